@@ -1,0 +1,1 @@
+"""Everything that learns, draws and judges; knows nothing of ComfyUI."""

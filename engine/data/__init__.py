@@ -1,0 +1,1 @@
+"""Pictures, masks and concepts on their way from folders to training."""

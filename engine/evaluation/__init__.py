@@ -1,0 +1,1 @@
+"""Numbers and sheets that say how well a concept was learned."""

@@ -1,0 +1,91 @@
+"""Writing files so that a reader sees the old one or the new one, never half of one."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import LikenessError
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EFBIG: "the file would be larger than allowed here; raise the limit or choose another folder",
+    errno.EACCES: "permission denied; choose a folder you may write to",
+    errno.EPERM: "permission denied; choose a folder you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "part of the path is a file, not a folder; choose another path",
+    errno.EISDIR: "there is a folder of that name; choose another name",
+    errno.EEXIST: "there is a file of that name; choose another name",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> LikenessError:
+    """What to tell the user when `path` could not be written."""
+    reason = _REMEDIES.get(error.errno or 0) or f"{error.strerror or error}; choose another folder"
+    return LikenessError(f"cannot write {os.fspath(path)}: {reason}")
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Creates the folder and its parents where they are missing."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return folder
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path in the same folder (same suffix), which replaces `path` at the end.
+
+    On any error, a full disk included, the temporary file is removed and `path` is as it was before.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    temporary = _reserve(target)
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        cause = _disk_error_behind(error, temporary)
+        if cause is not None:
+            raise write_error(target, cause) from error
+        raise
+
+
+def _reserve(target: Path) -> Path:
+    """An empty file of a name nobody else uses, hidden, beside the target."""
+    if target.is_dir():
+        raise LikenessError(f"cannot write {target}: {_REMEDIES[errno.EISDIR]}")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:60]}-", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise write_error(target, error) from error
+    os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, 0o666 & ~umask)  # mkstemp makes files only their owner can read
+    return Path(name)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _disk_error_behind(error: BaseException, path: Path) -> OSError | None:
+    """The operating system's refusal to write `path`, also where safetensors wrapped it into its own error."""
+    if isinstance(error, OSError):
+        about_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return error if about_disk or error.filename in (str(path), path) else None
+    if type(error).__module__.startswith("safetensors"):
+        codes = [code for code in _REMEDIES if f"os error {code})" in str(error)]
+        return OSError(codes[0], os.strerror(codes[0])) if codes else None
+    return None

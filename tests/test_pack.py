@@ -1,0 +1,267 @@
+"""The pack as a whole: who may import whom, and that its lists of packages, requirements and commands agree."""
+
+import ast
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "likeness_portraits"
+
+# Who may import whom: the longest matching prefix decides. Every module may import its own package.
+BASICS = {"engine.errors", "engine.files", "engine.config", "engine.artifact", "engine.networks"}
+MIDDLE = BASICS | {"engine.data", "engine.miniature"}
+ALL_BUT_COMFY = MIDDLE | {"engine.training", "engine.inference", "engine.evaluation"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "": {"nodes"},
+    "engine.errors": set(),
+    "engine.files": {"engine.errors"},
+    "engine.config": {"engine.errors"},
+    "engine.artifact": BASICS,
+    "engine.networks": BASICS,
+    "engine.data": MIDDLE,
+    "engine.miniature": MIDDLE,
+    "engine.training": MIDDLE,
+    "engine.inference": MIDDLE,
+    "engine.comfy_bridge": MIDDLE | {"engine.inference"},
+    "engine.evaluation": ALL_BUT_COMFY,
+    "engine.demo": ALL_BUT_COMFY,
+    "engine.cli": ALL_BUT_COMFY | {"engine.demo"},
+    "nodes": ALL_BUT_COMFY | {"engine.comfy_bridge"},
+}
+
+# Third-party packages that only some parts may import.
+ONLY_IN: dict[str, set[str]] = {
+    "comfy": {"engine.comfy_bridge"},
+    "comfy_extras": set(),
+    "folder_paths": {"engine.comfy_bridge"},
+    "nodes": set(),  # ComfyUI's own nodes.py
+    "comfy_api": {"nodes"},
+    "diffusers": {"engine.training", "engine.inference.generate", "engine.miniature.make"},
+    "peft": {"engine.training", "engine.inference.generate", "engine.miniature.make"},
+    "accelerate": {"engine.training", "engine.miniature.make"},
+    "insightface": {"engine.data.faces"},
+    "typer": {"engine.cli"},
+}
+
+# What nodes may import while ComfyUI starts; all else waits until a node runs.
+LIGHT = {"engine.errors", "engine.config", "nodes"}
+
+
+class Import(NamedTuple):
+    target: str  # dotted, without the package's name for our own modules
+    ours: bool
+    line: int
+    at_start: bool  # runs when the module is imported
+
+
+def sources() -> list[Path]:
+    found = [ROOT / "__init__.py"] if (ROOT / "__init__.py").exists() else []
+    return found + sorted(path for top in ("engine", "nodes") for path in (ROOT / top).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def inside(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(prefix + ".")
+
+
+def for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def walk(node: ast.AST, at_start: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if for_type_checkers(child):
+            continue
+        deeper = at_start and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        yield child, at_start
+        yield from walk(child, deeper)
+
+
+def resolve(path: Path, node: ast.ImportFrom) -> list[str]:
+    """The own modules that a relative import reaches."""
+    package = module_name(path).split(".") if path.name != "__init__.py" else [*module_name(path).split("."), ""]
+    base = [part for part in package[: len(package) - node.level] if part]
+    base += node.module.split(".") if node.module else []
+    targets = []
+    for alias in node.names:
+        candidate = ROOT.joinpath(*base, alias.name)
+        is_module = candidate.with_suffix(".py").exists() or (candidate / "__init__.py").exists()
+        targets.append(".".join([*base, alias.name] if is_module else base))
+    return targets
+
+
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
+    found = []
+    for node, at_start in walk(ast.parse(path.read_text("utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, False, node.lineno, at_start) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append(Import(node.module or "", False, node.lineno, at_start))
+        elif isinstance(node, ast.ImportFrom):
+            found += [Import(target, True, node.lineno, at_start) for target in resolve(path, node)]
+    return tuple(found)
+
+
+def rule_for(module: str) -> str:
+    rules = [rule for rule in MAY_IMPORT if rule and inside(module, rule)]
+    return max(rules, key=len, default="")
+
+
+def test_modules_import_only_what_the_table_allows():
+    wrong = []
+    for path in sources():
+        rule = rule_for(module_name(path))
+        for found in imports(path):
+            # `engine` itself holds nothing, so importing from it reaches nothing
+            allowed = not found.ours or found.target == "engine" or inside(found.target, rule) and rule != ""
+            allowed = allowed or any(inside(found.target, prefix) for prefix in MAY_IMPORT[rule])
+            if not allowed:
+                wrong.append(f"{path.relative_to(ROOT)}:{found.line} imports {found.target}")
+    assert wrong == []
+
+
+def test_every_engine_module_has_a_rule():
+    assert [path for path in sources() if path.parent != ROOT and not rule_for(module_name(path))
+            and path != ROOT / "engine" / "__init__.py"] == []
+
+
+def test_restricted_libraries_stay_where_they_belong():
+    wrong = []
+    for path in sources():
+        for found in imports(path):
+            owners = None if found.ours else ONLY_IN.get(found.target.split(".")[0])
+            if owners is not None and not any(inside(module_name(path), owner) for owner in owners):
+                wrong.append(f"{path.relative_to(ROOT)}:{found.line} imports {found.target}")
+    assert wrong == []
+
+
+def test_own_modules_are_imported_relatively():
+    wrong = [f"{path.relative_to(ROOT)}:{found.line}" for path in sources() for found in imports(path)
+             if not found.ours and found.target.split(".")[0] in {PACKAGE, "engine", "nodes"}]
+    assert wrong == []
+
+
+def test_starting_comfyui_loads_no_training_code():
+    heavy = {"torch", "diffusers", "peft", "transformers", "accelerate"}
+    wrong = []
+    for path in sources():
+        name = module_name(path)
+        if name and not inside(name, "nodes"):
+            continue
+        for found in imports(path):
+            light = any(inside(found.target, prefix) for prefix in LIGHT)
+            if found.at_start and (not light if found.ours else found.target.split(".")[0] in heavy - {"torch"}):
+                wrong.append(f"{path.relative_to(ROOT)}:{found.line} imports {found.target}")
+    assert wrong == []
+
+
+def test_imports_form_no_cycle():
+    graph = {module_name(path): {found.target for found in imports(path) if found.ours} for path in sources()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module):], module])
+        if module not in done:
+            for target in sorted(graph.get(module, set()) - {module}):
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+@cache
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_requirements_equal_the_base_dependencies():
+    lines = [line.strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
+    assert [line for line in lines if line and not line.startswith("#")] == project()["project"]["dependencies"]
+
+
+def test_package_list_is_complete():
+    tops = [folder for folder in (ROOT / "engine", ROOT / "nodes") if folder.exists()]
+    found = {module_name(path) for top in tops for path in top.rglob("__init__.py")}
+    expected = {PACKAGE} | {f"{PACKAGE}.{name}" for name in found}
+    assert set(project()["tool"]["setuptools"]["packages"]) == expected
+
+
+def test_every_folder_with_modules_is_a_package():
+    folders = {path.parent for path in sources()}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_console_command_names_a_function_that_exists():
+    target, _, function = project()["project"]["scripts"]["likeness"].partition(":")
+    path = ROOT.joinpath(*target.split(".")[1:]).with_suffix(".py")
+    assert f"def {function}(" in path.read_text("utf-8")
+
+
+def pip_name(requirement: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def test_constraints_pin_every_dependency_exactly_and_name_no_machine():
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
+    pinned = {pip_name(line) for line in lines}
+    metadata = project()["project"]
+    wanted = {pip_name(line) for line in metadata["dependencies"] + metadata["optional-dependencies"]["test"]}
+    assert wanted - pinned == set()
+    assert "torch==2.13.0" in lines
+
+
+def readme_commands() -> list[str]:
+    """The fenced lines that begin with `pip install`."""
+    commands, fenced = [], False
+    for line in (ROOT / "README.md").read_text("utf-8").splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced and re.match(r"[$ ]*pip install", line):
+            commands.append(line.lstrip("$ "))
+    return commands
+
+
+def test_readme_begins_with_the_demo_and_the_tests():
+    assert readme_commands()[:2] == [
+        "pip install -c constraints.txt . && likeness demo",
+        'pip install -c constraints.txt ".[test]" && pytest',
+    ]
+    first_screen = (ROOT / "README.md").read_text("utf-8").splitlines()[:40]
+    assert sum("pip install" in line for line in first_screen) == 2
+
+
+def test_ci_runs_the_very_test_command_of_the_readme():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert readme_commands()[1] in script.read_text("utf-8").splitlines()
+
+
+def test_version_is_in_the_changelog():
+    version = project()["project"]["version"]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_comfy_registry_metadata_is_there():
+    comfy = project()["tool"]["comfy"]
+    assert comfy["DisplayName"] == "Likeness" and comfy["PublisherId"]
+    assert comfy["requires-comfyui"] == ">=0.3.64"
+    assert "comfyui" not in project()["project"]["name"].lower()
