@@ -1,0 +1,369 @@
+"""What a training run is asked to do: frozen settings that validate themselves and go to JSON and back."""
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import LikenessError, nearest
+
+ROLES = ("subject", "style", "component")
+BASE_KINDS = ("miniature", "checkpoint", "diffusers", "graph")
+SCHEDULES = ("constant", "cosine", "linear")
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu")
+TOKEN = re.compile(r"<[A-Za-z0-9_-]+>")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSpec:
+    """Which diffusion model to start from."""
+
+    kind: str = "miniature"
+    path: str | None = None  # a single-file checkpoint or a diffusers folder
+    tokenizer: str | None = None  # a CLIP tokenizer's folder: single-file checkpoints hold none
+
+    def __post_init__(self) -> None:
+        one_of("base kind", self.kind, BASE_KINDS)
+        if self.kind in ("checkpoint", "diffusers") and not self.path:
+            raise LikenessError(f"a base of kind '{self.kind}' needs a path; give the file or folder")
+
+    @classmethod
+    def parse(cls, text: str, tokenizer: str | None = None) -> "BaseSpec":
+        """`miniature`, a diffusers folder or a single-file checkpoint, as typed on the command line."""
+        if text == "miniature":
+            return cls()
+        kind = "diffusers" if Path(text).expanduser().is_dir() else "checkpoint"
+        return cls(kind=kind, path=text, tokenizer=tokenizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptSpec:
+    """A folder of pictures, and what to call its content in prompts."""
+
+    folder: str
+    token: str = "<v0>"
+    class_word: str | None = None  # None: as concept.json says
+    role: str | None = None  # None: as concept.json says
+
+    def __post_init__(self) -> None:
+        if not TOKEN.fullmatch(self.token):
+            raise LikenessError(
+                f"'{self.token}' cannot be a placeholder; write letters, digits, - or _ between < and >, "
+                "such as <v0>"
+            )
+        if self.role is not None:
+            one_of("role", self.role, ROLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training with one set of trained parameters, one optimiser and one schedule."""
+
+    name: str
+    steps: int  # optimiser steps
+    learning_rates: Mapping[str, float]  # by parameter group; groups not named stay still
+    schedule: str = "constant"  # of all learning rates, after the warm-up; cosine and linear end at 0
+    warmup_steps: int = 0  # the rate climbs from 0 linearly
+    batch_size: int = 1  # examples per pass, over all processes together: any number of GPUs, one result
+    gradient_accumulation: int = 1  # passes per optimiser step
+    max_grad_norm: float | None = 1.0  # over all trained parameters; None: no clipping
+    weight_decay: float = 0.0  # AdamW's, for all groups
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "batch_size", "gradient_accumulation")
+        at_least(self, 0, "warmup_steps", "weight_decay")
+        above_zero(self, "max_grad_norm")
+        one_of("schedule", self.schedule, SCHEDULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextualInversionSettings:
+    """Learns only the placeholder's vectors (Gal et al. 2022); the default suits a person on SD 1.x."""
+
+    steps: int = 2000  # about 20 minutes on a small GPU
+    learning_rate: float = 5e-4  # per step, not multiplied by the batch size
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    batch_size: int = 4  # all pictures of a usual concept at once
+    gradient_accumulation: int = 1  # raise when the batch does not fit the GPU
+    max_grad_norm: float | None = 1.0
+    weight_decay: float = 0.0  # a token far from 0 is no fault
+    vectors: int = 1  # rows per placeholder: more hold more likeness, fewer combine better with prompts
+    masked_loss: bool = False  # learn only inside the masks; needs concepts with masks
+    background_weight: float = 0.1  # the loss's weight outside the masks, with masked_loss
+    min_snr_gamma: float | None = None  # 5.0 evens out the timesteps (Hang et al. 2023); None: plain loss
+    templates: tuple[str, ...] = (  # training prompts; {} becomes the placeholder
+        "a photo of {}",
+        "a portrait of {}",
+        "a close-up photo of {}",
+        "a good photo of {}",
+        "a cropped photo of {}",
+        "a bright photo of {}",
+        "a rendition of {}",
+    )
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "batch_size", "gradient_accumulation", "vectors")
+        at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "background_weight")
+        above_zero(self, "max_grad_norm", "min_snr_gamma")
+        one_of("schedule", self.schedule, SCHEDULES)
+        with_gap("templates", self.templates)
+
+    @classmethod
+    def preset(cls, name: str = "default") -> "TextualInversionSettings":
+        """`default`, `paper` (rate 0.005 times batch 8), `reference` (diffusers' example), `miniature`."""
+        presets = {
+            "default": {},
+            "paper": {"steps": 5000, "learning_rate": 0.04, "batch_size": 8, "max_grad_norm": None},
+            "reference": {"steps": 5000, "learning_rate": 1e-4, "batch_size": 16, "max_grad_norm": None,
+                          "weight_decay": 1e-2},
+            "miniature": {"steps": 300, "learning_rate": 2e-2, "batch_size": 4, "vectors": 2,
+                          "schedule": "cosine", "masked_loss": True, "min_snr_gamma": 5.0,
+                          "templates": ("a photo of {}", "a portrait photo of {}")},
+        }  # fmt: skip
+        return cls(**chosen_preset(cls, name, presets))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothLoraSettings:
+    """Learns low-rank updates of the attention layers, beside pictures of the class that the base itself drew
+    (Ruiz et al. 2023; Hu et al. 2021); the default suits a person on SD 1.x."""
+
+    steps: int = 800  # 4 to 8 pictures; more overfits
+    unet_learning_rate: float = 1e-4  # of the U-Net's LoRA
+    text_encoder_learning_rate: float = 5e-5  # of the text encoder's LoRA; lower, for it forgets faster
+    token_learning_rate: float = 5e-4  # of the placeholder's rows
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    batch_size: int = 2  # pictures of the concept per pass
+    gradient_accumulation: int = 1  # raise when the batch does not fit the GPU
+    max_grad_norm: float | None = 1.0
+    weight_decay: float = 1e-2  # as the diffusers example has it
+    rank: int = 16  # of the updates; 4 to 32, larger files and likeness with it
+    alpha: float = 16.0  # updates are scaled by alpha / rank
+    text_encoder: bool = False  # give the text encoder a LoRA too: closer likeness, looser prompts
+    train_token: bool = True  # the placeholder has rows of its own, begun from the class word
+    vectors: int = 1  # rows per placeholder
+    identifier: str = "sks"  # without train_token the placeholder reads "<identifier> <class word>"
+    prior_weight: float = 1.0  # of the loss on pictures of the class; 0: none are drawn
+    prior_pictures: int = 64  # that the base draws before training
+    prior_batch_size: int = 2  # of them in each pass
+    prior_steps: int = 25  # sampling steps for each of them
+    prior_guidance: float = 5.0  # classifier-free guidance for them
+    masked_loss: bool = False  # learn only inside the masks; needs concepts with masks
+    background_weight: float = 0.1  # the loss's weight outside the masks, with masked_loss
+    min_snr_gamma: float | None = None  # 5.0 evens out the timesteps (Hang et al. 2023); None: plain loss
+    templates: tuple[str, ...] = ("a photo of {}", "a portrait of {}", "a close-up photo of {}")
+    prior_templates: tuple[str, ...] = ("a photo of a {}", "a portrait of a {}", "a close-up photo of a {}")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "batch_size", "gradient_accumulation", "rank", "vectors", "prior_pictures",
+                 "prior_batch_size", "prior_steps")  # fmt: skip
+        at_least(self, 0, "unet_learning_rate", "text_encoder_learning_rate", "token_learning_rate",
+                 "warmup_steps", "weight_decay", "prior_weight", "prior_guidance",
+                 "background_weight")  # fmt: skip
+        above_zero(self, "alpha", "max_grad_norm", "min_snr_gamma")
+        one_of("schedule", self.schedule, SCHEDULES)
+        with_gap("templates", self.templates)
+        with_gap("prior_templates", self.prior_templates)
+
+    @classmethod
+    def preset(cls, name: str = "default") -> "DreamBoothLoraSettings":
+        """`default`, `reference` (diffusers' LoRA example with prior preservation), `miniature`."""
+        presets = {
+            "default": {},
+            "reference": {"steps": 500, "rank": 4, "alpha": 4.0, "batch_size": 1, "prior_batch_size": 1,
+                          "prior_pictures": 100, "train_token": False, "templates": ("a photo of {}",),
+                          "prior_templates": ("a photo of {}",)},
+            "miniature": {"steps": 150, "unet_learning_rate": 2e-3, "text_encoder_learning_rate": 5e-4,
+                          "token_learning_rate": 1e-2, "schedule": "cosine", "rank": 8, "alpha": 8.0,
+                          "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16,
+                          "weight_decay": 0.0, "masked_loss": True, "min_snr_gamma": 5.0,
+                          "templates": ("a photo of {}", "a portrait photo of {}"),
+                          "prior_templates": ("a photo of a {}", "a portrait photo of a {}")},
+        }  # fmt: skip
+        return cls(**chosen_preset(cls, name, presets))
+
+
+METHODS: dict[str, type] = {
+    "textual-inversion": TextualInversionSettings,
+    "dreambooth-lora": DreamBoothLoraSettings,
+}
+
+
+def settings_for(method: str, base: BaseSpec | None = None) -> Any:
+    """The method's settings before anybody changes them: tuned for the Miniature, or the default."""
+    one_of("method", method, METHODS)
+    small = base is None or base.kind == "miniature"
+    return METHODS[method].preset("miniature" if small else "default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run: everything `train` needs to know, JSON-able."""
+
+    method: str
+    concepts: tuple[ConceptSpec, ...]
+    output: str  # the artifact's path, ending in .safetensors
+    base: BaseSpec = field(default_factory=BaseSpec)
+    settings: Any = None  # an instance of METHODS[method]; None: settings_for(method, base)
+    seed: int = 0  # of everything random in the run
+    resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
+    precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
+    device: str = "auto"  # a GPU where there is one
+    checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
+    preview_every: int = 0  # steps; 0: no previews
+    preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
+    resume: bool = False  # go on from the checkpoint beside the output, if there is one
+    cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        if self.settings is None:
+            object.__setattr__(self, "settings", settings_for(self.method, self.base))
+        if not isinstance(self.settings, METHODS[self.method]):
+            raise LikenessError(
+                f"the settings of a '{self.method}' job must be {METHODS[self.method].__name__}, "
+                f"not {type(self.settings).__name__}"
+            )
+        if not self.concepts:
+            raise LikenessError("a job needs at least one concept; give a folder with pictures")
+        tokens = [concept.token for concept in self.concepts]
+        for token in tokens:
+            if tokens.count(token) > 1:
+                raise LikenessError(f"two concepts share the placeholder {token}; give each its own")
+        if not self.output.endswith(".safetensors"):
+            raise LikenessError(f"the output {self.output} must end in .safetensors; rename it")
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device, DEVICES)
+        at_least(self, 0, "seed", "checkpoint_every", "preview_every")
+        at_least(self, 8, "resolution")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts, numbers and strings; `Job.from_json` takes it back."""
+        return json.loads(self.to_json())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> "Job":
+        """Reads what `to_json` wrote, or a hand-written config; unknown keys are errors."""
+        if isinstance(source, str):
+            try:
+                source = json.loads(source)
+            except json.JSONDecodeError as error:
+                raise LikenessError(f"the job is not valid JSON: {error}; mend it there") from error
+        if not isinstance(source, Mapping):
+            raise LikenessError("a job must be a mapping of keys to values, such as {\"method\": ...}")
+        plain = dict(source)
+        method = plain.get("method")
+        if "method" not in plain:
+            raise LikenessError(f"the job names no method; set 'method' to one of {', '.join(METHODS)}")
+        one_of("method", method, METHODS)
+        settings = plain.pop("settings", None)
+        job = read(cls, {**plain, "settings": None}, "job")
+        if settings is None:
+            return job
+        # a partial mapping changes the method's own starting point, not the class's bare defaults
+        if not isinstance(settings, Mapping):
+            raise LikenessError(f"'settings' must be a mapping of {method} settings")
+        whole = {**asdict(job.settings), **known_keys(METHODS[job.method], settings, "settings")}
+        changed = {entry.name: getattr(job, entry.name) for entry in fields(cls)}
+        return cls(**{**changed, "settings": read(METHODS[job.method], whole, "settings")})
+
+
+def read(kind: type[T], source: Mapping[str, Any], where: str) -> T:
+    """Builds the dataclass `kind` from plain values; errors name the key within `where`."""
+    hints = typing.get_type_hints(kind)
+    values = {
+        key: convert(value, hints[key], f"{where}.{key}")
+        for key, value in known_keys(kind, source, where).items()
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = re.findall(r"'(\w+)'", str(error))
+        raise LikenessError(f"{where} lacks {', '.join(missing) or error}; add it") from error
+
+
+def known_keys(kind: type, source: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """`source` itself, once every key is known to be a field of `kind`."""
+    valid = [entry.name for entry in fields(kind)]
+    for key in source:
+        if key not in valid:
+            hint = nearest(str(key), valid) or f"; valid are {', '.join(valid)}"
+            raise LikenessError(f"unknown setting '{key}' in {where}{hint}")
+    return source
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """`value`, as JSON or YAML gave it, as the annotated type `hint`."""
+    if hint is Any:
+        return value
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        (hint,) = [option for option in typing.get_args(hint) if option is not type(None)]
+    origin = typing.get_origin(hint)
+    if is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return read(typing.cast(type, hint), value, where)
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(convert(item, typing.get_args(hint)[0], where) for item in value)
+    elif hint is bool or hint is str:
+        if isinstance(value, hint):
+            return value
+    elif hint in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)  # YAML 1.1 reads 1e-4 as a string
+            if hint is float or number == int(number):
+                return value if isinstance(value, hint) else hint(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise LikenessError(f"{where} must be {_in_words(hint)}, not {json.dumps(value, default=str)}")
+
+
+def _in_words(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(hint, "a list" if typing.get_origin(hint) is tuple else "a mapping of keys to values")
+
+
+def one_of(what: str, value: object, valid: Iterable[str]) -> None:
+    if value not in list(valid):
+        hint = nearest(str(value), valid) or f"; valid are {', '.join(valid)}"
+        raise LikenessError(f"unknown {what} '{value}'{hint}")
+
+
+def at_least(settings: Any, least: float, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not least <= value < float("inf"):
+            raise LikenessError(f"'{name}' is {value}; it must be {least} or more")
+
+
+def above_zero(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise LikenessError(f"'{name}' is {value}; it must be more than 0")
+
+
+def with_gap(name: str, templates: tuple[str, ...]) -> None:
+    if not templates or any("{}" not in template for template in templates):
+        raise LikenessError(f"'{name}' must hold prompts with {{}} where the subject goes: 'a photo of {{}}'")
+
+
+def chosen_preset(kind: type, name: str, presets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    if name not in presets:
+        hint = nearest(name, presets) or f"; valid are {', '.join(presets)}"
+        raise LikenessError(f"{kind.__name__} has no preset '{name}'{hint}")
+    return presets[name]

@@ -1,0 +1,1 @@
+"""Drawing with what was learned."""

@@ -1,0 +1,1 @@
+"""Plain torch used by both training and inference."""

@@ -1,0 +1,1 @@
+"""Learning concepts: base models, the trainer and the methods."""
