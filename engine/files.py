@@ -65,7 +65,8 @@ def _reserve(target: Path) -> Path:
     if target.is_dir():
         raise LikenessError(f"cannot write {target}: {_REMEDIES[errno.EISDIR]}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:60]}-", suffix=target.suffix, dir=target.parent)
+        prefix = f".{target.stem[:60]}-"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     os.close(handle)
@@ -81,7 +82,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _disk_error_behind(error: BaseException, path: Path) -> OSError | None:
-    """The operating system's refusal to write `path`, also where safetensors wrapped it into its own error."""
+    """The system's refusal to write `path`, also where safetensors wrapped it into its own error."""
     if isinstance(error, OSError):
         about_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return error if about_disk or error.filename in (str(path), path) else None

@@ -1,4 +1,4 @@
-"""Makes the working tree importable as the package `likeness_portraits`, and skips what this machine cannot run."""
+"""Makes the working tree importable as `likeness_portraits`, and skips what this machine cannot run."""
 
 import os
 import subprocess
