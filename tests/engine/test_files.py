@@ -1,0 +1,86 @@
+"""Files are whole or absent, whatever goes wrong while they are written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from likeness_portraits.engine.errors import LikenessError, nearest
+from likeness_portraits.engine.files import write_atomically
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    with write_atomically(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+        assert temporary.parent == tmp_path and temporary.suffix == ".json"
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_an_error_half_way_leaves_the_folder_as_it_was(tmp_path: Path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), write_atomically(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_missing_folders_are_made(tmp_path: Path):
+    with write_atomically(tmp_path / "a" / "b" / "c.txt") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
+
+
+def test_a_folder_that_is_a_file_is_named_with_its_remedy(tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    with (
+        pytest.raises(LikenessError, match=r"taken.*choose another"),
+        write_atomically(tmp_path / "taken" / "x.txt"),
+    ):
+        pass
+
+
+def test_a_target_that_is_a_folder_is_refused(tmp_path: Path):
+    with pytest.raises(LikenessError, match="there is a folder of that name"), write_atomically(tmp_path):
+        pass
+
+
+def test_an_error_about_another_file_is_not_blamed_on_the_target(tmp_path: Path):
+    with pytest.raises(FileNotFoundError), write_atomically(tmp_path / "x.txt"):
+        open(tmp_path / "missing.txt")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to set")
+def test_no_room_for_a_file_is_one_sentence_and_leaves_nothing(tmp_path: Path, package_parent: Path):
+    program = """
+import resource, signal, sys
+from pathlib import Path
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.files import write_atomically
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with write_atomically(Path(sys.argv[1]) / "big.bin") as temporary:
+        temporary.write_bytes(b"x" * 5000)
+except LikenessError as error:
+    sys.exit(f"told: {error}")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(package_parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert done.stderr.startswith("told: cannot write ") and "big.bin" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_nearest_word_is_offered_only_if_it_is_near():
+    assert nearest("stepz", ["steps", "rank"]) == "; did you mean 'steps'?"
+    assert nearest("learning-rate", ["learning_rate", "rank"]) == "; did you mean 'learning_rate'?"
+    assert nearest("zzz", ["steps", "rank"]) == ""
