@@ -14,20 +14,15 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from ..config import ROLES, TOKEN, ConceptSpec
 from ..errors import LikenessError, nearest
 from ..files import make_folder, write_error
 from .pictures import pictures_in, read_mask, read_picture, to_mask_image
 
-if TYPE_CHECKING:
-    from ..config import ConceptSpec
-
-ROLES = ("subject", "style", "component")
-TOKEN = re.compile(r"<[^<>\s]+>")
 DESCRIPTION = "concept.json"
 KEYS = ("class_word", "role", "token", "notes")
 _PAIR = re.compile(r"(?P<asset>\d+)_(?P<word>[^_]+)_.*")  # MagicTailor: 0_person_a0.jpg
@@ -54,14 +49,14 @@ class Concept:
 
 
 def load_concept(
-    source: "ConceptSpec | str | Path",
+    source: ConceptSpec | str | Path,
     *,
     token: str | None = None,
     class_word: str | None = None,
     role: str | None = None,
 ) -> Concept:
     """Reads a concept folder; what is said here goes before what `concept.json` says."""
-    if not isinstance(source, (str, Path)):
+    if isinstance(source, ConceptSpec):
         return load_concept(source.folder, token=source.token, class_word=source.class_word, role=source.role)
     folder = _existing_folder(source)
     described = _read_description(folder)
