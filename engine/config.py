@@ -262,7 +262,7 @@ class Job:
             except json.JSONDecodeError as error:
                 raise LikenessError(f"the job is not valid JSON: {error}; mend it there") from error
         if not isinstance(source, Mapping):
-            raise LikenessError("a job must be a mapping of keys to values, such as {\"method\": ...}")
+            raise LikenessError('a job must be a mapping of keys to values, such as {"method": ...}')
         plain = dict(source)
         method = plain.get("method")
         if "method" not in plain:

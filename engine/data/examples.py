@@ -1,0 +1,135 @@
+"""Pictures as a method trains on them: cropped, stacked, and drawn in batches that depend only on seeds."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import LikenessError
+from .concepts import Concept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """N pictures: pixels (N, 3, S, S) in [-1, 1]; masks (N, 1, S, S) in [0, 1], 1 where nobody masked."""
+
+    pixels: Tensor
+    masks: Tensor
+    concepts: Tensor  # (N,) which concept each belongs to
+    prior: Tensor  # (N,) bool: drawn by the base to show the class, not a picture of the concept
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def joined(self, other: "Examples") -> "Examples":
+        """These pictures, then the other's."""
+        both = {entry.name: torch.cat([getattr(self, entry.name), getattr(other, entry.name)])
+                for entry in fields(self)}  # fmt: skip
+        return Examples(**both)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B examples and every random number that their training step needs; nobody changes it."""
+
+    pixels: Tensor  # (B, 3, S, S) in [-1, 1]
+    masks: Tensor  # (B, 1, S, S) in [0, 1]
+    prompts: tuple[str, ...]
+    concepts: Tensor  # (B,)
+    prior: Tensor  # (B,) bool
+    indices: Tensor  # (B,) which examples these are
+    noise: Tensor  # (B, C, h, w) that the diffusion adds
+    posterior: Tensor  # (B, C, h, w) standard normal: picks the latents from the autoencoder's posterior
+    timesteps: Tensor  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def shard(self, rank: int, world: int) -> "Batch":
+        """Every `world`-th example from number `rank`: what one of `world` processes works on."""
+        if world == 1:
+            return self
+        for count in (int(self.prior.sum()), int((~self.prior).sum())):
+            if count % world:
+                raise LikenessError(
+                    f"{count} pictures per pass do not divide among {world} processes; "
+                    f"choose batch sizes that are multiples of {world}"
+                )
+        return replace(self, **{entry.name: getattr(self, entry.name)[rank::world] for entry in fields(self)})
+
+    def to(self, device: torch.device) -> "Batch":
+        tensors = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(
+            self,
+            **{name: value.to(device, non_blocking=True) for name, value in tensors.items()
+               if isinstance(value, Tensor)},
+        )  # fmt: skip
+
+
+def examples_of(concepts: Sequence[Concept], size: int) -> Examples:
+    """All pictures of the concepts, cropped to squares around their middle and scaled to `size` pixels."""
+    pixels, masks, owners = [], [], []
+    for number, concept in enumerate(concepts):
+        for picture in concept.pictures:
+            pixels.append(square_pixels(picture.pixels, size))
+            masks.append(square_mask(picture.mask, size))
+            owners.append(number)
+    return Examples(
+        pixels=torch.stack(pixels),
+        masks=torch.stack(masks),
+        concepts=torch.tensor(owners),
+        prior=torch.zeros(len(owners), dtype=torch.bool),
+    )
+
+
+def square_pixels(pixels: np.ndarray, size: int) -> Tensor:
+    """The middle square of pixels (H, W, 3) uint8 as (3, size, size) in [-1, 1]."""
+    image = Image.fromarray(_middle_square(pixels))
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def square_mask(mask: np.ndarray | None, size: int) -> Tensor:
+    """The middle square of a mask (H, W) in [0, 1] as (1, size, size); 1 everywhere without one."""
+    if mask is None:
+        return torch.ones(1, size, size)
+    image = Image.fromarray(_middle_square(mask).astype(np.float32))
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(image)).clamp(0, 1)[None]
+
+
+def _middle_square(array: np.ndarray) -> np.ndarray:
+    height, width = array.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(array[top : top + side, left : left + side])
+
+
+def mixed_seed(*parts: object) -> int:
+    """One well-mixed seed from several numbers or words."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator_for(*parts: object) -> torch.Generator:
+    """A CPU generator of its own for each combination of numbers or words."""
+    return torch.Generator().manual_seed(mixed_seed(*parts))
+
+
+def shuffled(choices: Tensor, count: int, number: int, *seed: object) -> Tensor:
+    """The `number`-th batch of `count` items when going through `choices` (N,) in a new order each round."""
+    size = len(choices)
+    orders: dict[int, Tensor] = {}
+    picked = []
+    for position in range(number * count, (number + 1) * count):
+        turn, place = divmod(position, size)
+        if turn not in orders:
+            orders[turn] = torch.randperm(size, generator=generator_for("order", turn, *seed))
+        picked.append(orders[turn][place])
+    return choices[torch.stack(picked)]

@@ -1,0 +1,113 @@
+"""Drawing pictures without ComfyUI, with the same numbers as its KSampler: same seed, same picture."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..artifact import Artifact
+from ..errors import LikenessError
+from ..networks.lora import adaptable, merged
+from ..networks.sampling import OnStep, sample, seeded_noise
+
+if TYPE_CHECKING:
+    from ..training.base_model import BaseModel, Rows
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8  # pictures in one pass; more needs memory and is no faster
+
+
+def generate(
+    base: "BaseModel",
+    prompts: Sequence[str],
+    *,
+    negative: str = "",
+    artifacts: Sequence[tuple[Artifact, float]] = (),
+    steps: int = 25,
+    guidance: float = 5.0,
+    seed: int | Sequence[int] = 0,
+    sampler: str = "euler",
+    schedule: str = "simple",
+    width: int | None = None,
+    height: int | None = None,
+    on_step: OnStep | None = None,
+) -> np.ndarray:
+    """One picture per prompt: (N, H, W, 3) uint8.
+
+    `seed`: one for each prompt, or a single one for all, as that many runs of ComfyUI would have. `artifacts`
+    come with the strength of their LoRA; their placeholders may be used in the prompts. The base is unchanged
+    afterwards. `on_step(done, total)` counts the sampling steps of all pictures and may raise to stop.
+    """
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise LikenessError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each")
+    if steps < 1:
+        raise LikenessError(f"{steps} sampling steps draw nothing; use 1 or more")
+    shape = base.latent_shape(height, width)
+    groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
+    pictures = []
+    with torch.inference_mode(), applied(base, artifacts) as rows:
+        for number, group in enumerate(groups):
+            latents = sample(
+                base,
+                base.encode_text([prompts[i] for i in group], rows),
+                base.encode_text([negative] * len(group), rows),
+                seeded_noise([seeds[i] for i in group], shape).to(base.device),
+                steps=steps,
+                guidance=guidance,
+                sampler=sampler,
+                schedule=schedule,
+                on_step=_counted(on_step, number * steps, len(groups) * steps),
+            )
+            pictures.append(to_bytes(base.decode(latents)))
+    return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)
+
+
+@contextmanager
+def applied(base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]]) -> "Iterator[Rows]":
+    """The base with the artifacts' LoRAs in its weights; gives the rows of their placeholders."""
+    rows: dict[str, dict[str, Tensor]] = {}
+    with ExitStack() as stack:
+        modules = adaptable(base.unet, list(base.text_encoders.values())) if artifacts else {}
+        for artifact, strength in artifacts:
+            _check_fit(base, artifact)
+            stack.enter_context(merged(modules, artifact.lora(), strength))
+            for token in artifact.tokens:
+                if token.token in rows:
+                    raise LikenessError(
+                        f"two concepts use the placeholder {token.token}; learn one as another"
+                    )
+                if artifact.rows(token.token):
+                    rows[token.token] = artifact.rows(token.token)
+        yield rows
+
+
+def _check_fit(base: "BaseModel", artifact: Artifact) -> None:
+    if artifact.kind not in ("lora", "embedding"):
+        raise LikenessError(f"drawing with a {artifact.kind} is not possible here; use its node in ComfyUI")
+    if artifact.base_family != base.family:
+        raise LikenessError(
+            f"this concept was learned on a base of the family {artifact.base_family}, not {base.family}; "
+            "choose another base"
+        )
+    if artifact.base_fingerprint and artifact.base_fingerprint != base.fingerprint:
+        log.warning("the concept was learned on other weights of the same family; the likeness may suffer")
+
+
+def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:
+    return None if on_step is None else lambda done, _: on_step(before + done, total)
+
+
+def _size(base: "BaseModel", shape: tuple[int, int, int]) -> tuple[int, int]:
+    return shape[1] * base.pixels_per_latent, shape[2] * base.pixels_per_latent
+
+
+def to_bytes(pixels: Tensor) -> np.ndarray:
+    """Pixels (N, 3, H, W) in [-1, 1] as (N, H, W, 3) uint8, rounded down as ComfyUI saves them."""
+    shades = ((pixels + 1) / 2).clamp(0, 1) * 255
+    return shades.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,352 @@
+"""The frozen diffusion model that concepts are learned on: what it predicts, in whose words, and its loading.
+
+Pixels are (B, 3, H, W) in [-1, 1]; latents are scaled as the U-Net sees them.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TOKEN, BaseSpec
+from ..errors import LikenessError
+
+log = logging.getLogger(__name__)
+
+Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder (clip_l, …)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised prompts: ids (B, T), and which of their places are taken by placeholder vectors."""
+
+    ids: Tensor
+    places: tuple[tuple[int, int, str, int], ...]  # (prompt, position, placeholder, which of its vectors)
+
+
+class BaseModel(nn.Module):
+    """U-Net, autoencoder and text encoders, frozen and in evaluation mode."""
+
+    def __init__(
+        self,
+        *,
+        unet: nn.Module,
+        vae: nn.Module,
+        text_encoders: Mapping[str, nn.Module],  # "clip_l", "clip_g" or "clip_h"
+        tokenizers: Mapping[str, Any],
+        alphas_cumprod: Tensor,  # (T,)
+        family: str,
+        resolution: int,
+        prediction_type: str = "epsilon",
+        attention_side: int
+        | None = None,  # None: a quarter of the latents' side, as SD's upper levels have it
+        fingerprint: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.unet: Any = unet
+        self.vae: Any = vae
+        self.text_encoders = nn.ModuleDict(text_encoders)
+        self.tokenizers = dict(tokenizers)
+        self.alphas_cumprod = alphas_cumprod.double().cpu()  # no buffer: casting the model must not round it
+        self.family = family
+        self.resolution = resolution
+        self.prediction_type = prediction_type
+        self.latent_channels: int = vae.config.latent_channels
+        self.latent_scale: float = vae.config.scaling_factor
+        self.pixels_per_latent: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.attention_side = attention_side or resolution // self.pixels_per_latent // 4
+        self.fingerprint = fingerprint or weights_fingerprint(self)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "BaseModel":
+        """Stays in evaluation mode whatever the method around it does."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture of this size; by default the base's own."""
+        height, width = height or self.resolution, width or self.resolution
+        if height % self.pixels_per_latent or width % self.pixels_per_latent:
+            raise LikenessError(
+                f"{width} by {height} pixels do not fit this base; use multiples of {self.pixels_per_latent}"
+            )
+        return self.latent_channels, height // self.pixels_per_latent, width // self.pixels_per_latent
+
+    # -------------------------------------------------------------------------------- pictures and latents
+
+    @torch.no_grad()
+    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
+        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        return posterior.mean.float() * self.latent_scale, posterior.std.float() * self.latent_scale
+
+    def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, h, w), drawn from the posterior with a CPU generator, or its mean without one."""
+        mean, std = self.encode_moments(pixels)
+        if generator is None:
+            return mean
+        return mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1]."""
+        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.latent_scale, return_dict=False)[0]
+        return decoded.float().clamp(-1, 1)
+
+    # ------------------------------------------------------------------------------------------- diffusion
+
+    def _alpha(self, timesteps: Tensor) -> Tensor:
+        """Share of the signal's variance left at each timestep: (B, 1, 1, 1) fp32."""
+        shares = self.alphas_cumprod.to(timesteps.device, torch.float32)
+        return shares[timesteps].view(-1, 1, 1, 1)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents (B, C, h, w) as they are at timesteps (B,) of the diffusion."""
+        alpha = self._alpha(timesteps)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The U-Net's output (B, C, h, w) for noisy latents, timesteps (B,) and text states (B, T, D)."""
+        noisy, context = noisy.to(self.unet.dtype), context.to(self.unet.dtype)
+        return self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What `predict` should give: the noise, or the velocity (Salimans & Ho 2022)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        alpha = self._alpha(timesteps)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+    def clean(self, noisy: Tensor, output: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents that the U-Net's output says are behind the noisy ones."""
+        alpha = self._alpha(timesteps)
+        if self.prediction_type == "epsilon":
+            return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
+        return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
+
+    def snr_weights(self, timesteps: Tensor, gamma: float | None) -> Tensor:
+        """Min-SNR loss weights (B,) (Hang et al. 2023); 1 without a gamma."""
+        if gamma is None:
+            return torch.ones(len(timesteps), device=timesteps.device)
+        alpha = self._alpha(timesteps).flatten()
+        snr = alpha / (1 - alpha)
+        scale = (
+            snr if self.prediction_type == "epsilon" else snr + 1
+        )  # a velocity error weighs snr + 1 already
+        return snr.clamp(max=gamma) / scale
+
+    # ------------------------------------------------------------------------------------------------ text
+
+    def tokenize(self, prompts: Sequence[str], rows: Rows | None = None, encoder: str = "clip_l") -> Tokens:
+        """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors."""
+        tokenizer = self.tokenizers[encoder]
+        length = self.text_encoders[encoder].config.max_position_embeddings
+        ids = torch.full((len(prompts), length), tokenizer.pad_token_id, dtype=torch.long)
+        places: list[tuple[int, int, str, int]] = []
+        for number, prompt in enumerate(prompts):
+            pieces = _spell(tokenizer, prompt, rows or {}, encoder)
+            if len(pieces) > length - 2:
+                log.warning(
+                    "the prompt '%s' is %d tokens too long; its end is cut off",
+                    prompt,
+                    len(pieces) - length + 2,
+                )
+                pieces = pieces[: length - 2]
+            line = [tokenizer.bos_token_id]
+            for piece in pieces:
+                if isinstance(piece, tuple):
+                    places.append((number, len(line), *piece))
+                    piece = tokenizer.bos_token_id  # any id will do: its vector is replaced
+                line.append(piece)
+            line.append(tokenizer.eos_token_id)
+            ids[number, : len(line)] = torch.tensor(line)
+        return Tokens(ids, tuple(places))
+
+    def encode_text(self, prompts: Sequence[str], rows: Rows | None = None) -> Tensor:
+        """Text states (B, T, D), with `rows` in the place of placeholders; equal prompts are encoded once."""
+        unique = list(dict.fromkeys(prompts))
+        states = []
+        for name, encoder in self.text_encoders.items():
+            tokens = self.tokenize(unique, rows, name)
+            with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
+                states.append(encoder(tokens.ids.to(self.device)).last_hidden_state)
+        context = torch.cat(states, dim=-1)
+        if len(unique) == len(prompts):
+            return context
+        return context[torch.tensor([unique.index(prompt) for prompt in prompts], device=context.device)]
+
+    def word_rows(self, text: str) -> dict[str, Tensor]:
+        """The token table's own rows (n, D) for a text, by text encoder, as copies."""
+        found = {}
+        for name, encoder in self.text_encoders.items():
+            ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
+            found[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
+        return found
+
+
+def _spell(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[int | tuple[str, int]]:
+    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end."""
+    pieces: list[int | tuple[str, int]] = []
+    last = 0
+    for match in TOKEN.finditer(prompt):
+        if match.group() in rows:
+            pieces += tokenizer(prompt[last : match.start()], add_special_tokens=False)["input_ids"]
+            pieces += [(match.group(), number) for number in range(len(rows[match.group()][encoder]))]
+            last = match.end()
+    return pieces + tokenizer(prompt[last:], add_special_tokens=False)["input_ids"]
+
+
+@contextmanager
+def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str):
+    """Within, the token table answers with `rows` at the placeholders' places; it is itself not touched."""
+    if not tokens.places:
+        yield
+        return
+    prompt = torch.tensor([place[0] for place in tokens.places])
+    position = torch.tensor([place[1] for place in tokens.places])
+    vectors = torch.stack([rows[name][encoder][number] for _, _, name, number in tokens.places])
+
+    def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        where = (prompt.to(output.device), position.to(output.device))
+        return output.index_put(where, vectors.to(output.device, output.dtype))
+
+    handle = table.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def weights_fingerprint(model: BaseModel) -> str:
+    """A short name for these weights: equal in every file format and precision that holds them."""
+    total = hashlib.sha256()
+    for part in (model.unet, *model.text_encoders.values()):
+        for name, weight in sorted(part.state_dict().items()):
+            if weight.is_floating_point():
+                few = weight.flatten()[:64].detach().to("cpu", torch.float16)
+                total.update(f"{re.sub('^text_model[.]', '', name)}{tuple(weight.shape)}".encode())
+                total.update(few.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def noise_schedule(config: Mapping[str, Any]) -> Tensor:
+    """alphas_cumprod (T,) in float64 from a diffusers scheduler's config."""
+    count, kind = config["num_train_timesteps"], config["beta_schedule"]
+    start, end = config["beta_start"], config["beta_end"]
+    if kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+    elif kind == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float64)
+    else:
+        raise LikenessError(f"this base's noise schedule '{kind}' is not supported; use an SD 1.x model")
+    return torch.cumprod(1 - betas, dim=0)
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+def load_base(spec: BaseSpec) -> BaseModel:
+    """The base in fp32 on the CPU, from files that are here: nothing is downloaded."""
+    with torch.random.fork_rng(devices=[]):  # building networks draws random weights first
+        if spec.kind == "miniature":
+            return _load_miniature()
+        if spec.kind == "graph":
+            raise LikenessError(
+                "a base taken from ComfyUI lives only there; name a checkpoint or 'miniature'"
+            )
+        path = Path(spec.path or "").expanduser()
+        if not path.exists():
+            raise LikenessError(
+                f"there is no base model at {path}; give a checkpoint, a folder or 'miniature'"
+            )
+        if path.is_dir():
+            return _load_folder(path)
+        from .single_file import load_single_file
+
+        return load_single_file(path, spec.tokenizer)
+
+
+def _load_miniature() -> BaseModel:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from ..miniature import model as miniature
+
+    unet: Any = UNet2DConditionModel.from_config(miniature.unet_config())
+    vae: Any = AutoencoderKL.from_config(miniature.vae_config())
+    text_encoder = CLIPTextModel(CLIPTextConfig(**miniature.text_config()))
+    for part, name in ((unet, "unet"), (vae, "vae"), (text_encoder, "text_encoder")):
+        part.load_state_dict(miniature.state_dict(name))
+    schedule = miniature.scheduler_config()
+    return BaseModel(
+        unet=unet,
+        vae=vae,
+        text_encoders={"clip_l": text_encoder},
+        tokenizers={"clip_l": miniature.tokenizer()},
+        alphas_cumprod=noise_schedule(schedule),
+        family="miniature",
+        resolution=miniature.RESOLUTION,
+        prediction_type=schedule.get("prediction_type", "epsilon"),
+        attention_side=16,
+        fingerprint=miniature.fingerprint(),
+    )
+
+
+def _load_folder(path: Path) -> BaseModel:
+    """A diffusers folder of the SD 1.x family."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    parts = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    if "text_encoder_2" in parts or "transformer" in parts:
+        raise unsupported(path, "an SDXL, SD3 or FLUX model")
+    missing = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} - parts
+    if missing:
+        raise LikenessError(
+            f"{path} is not a diffusers model: it has no {sorted(missing)[0]} folder; choose the folder with "
+            "model_index.json in it"
+        )
+
+    def part(kind: Any, name: str) -> Any:
+        try:
+            return kind.from_pretrained(path / name, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise LikenessError(
+                f"cannot read {path / name}: {str(error).splitlines()[0]}; mend it"
+            ) from error
+
+    unet = part(UNet2DConditionModel, "unet").float()
+    if unet.config.cross_attention_dim == 1024:
+        raise unsupported(path, "an SD 2.x model")
+    vae = part(AutoencoderKL, "vae").float()
+    schedule = json.loads((path / "scheduler" / "scheduler_config.json").read_text())
+    return BaseModel(
+        unet=unet,
+        vae=vae,
+        text_encoders={"clip_l": part(CLIPTextModel, "text_encoder").float()},
+        tokenizers={"clip_l": part(CLIPTokenizer, "tokenizer")},
+        alphas_cumprod=noise_schedule(schedule),
+        family="sd1",
+        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
+        prediction_type=schedule.get("prediction_type", "epsilon"),
+    )
+
+
+def unsupported(path: Path, what: str) -> LikenessError:
+    return LikenessError(f"{path} is {what}, which is not supported yet; choose an SD 1.x model")

@@ -1,0 +1,59 @@
+"""LoRA layers while they are trained: peft puts them in and takes them out again; files have kohya names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import lora as kohya
+from .base_model import BaseModel
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention of a U-Net
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")  # and of a CLIP text model
+ADAPTER = "likeness"
+
+
+def inject(module: nn.Module, targets: Sequence[str], rank: int, alpha: float) -> list[nn.Parameter]:
+    """Adds LoRA to every layer whose path ends in one of the targets; returns the new parameters in order.
+
+    The first update is zero; the random half comes from torch's global generator.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    added = []
+    for _, layer in _layers(module):
+        added += [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+    return added
+
+
+def remove(module: nn.Module) -> None:
+    """Takes the LoRA layers out; the module is as it was before `inject`."""
+    for path, layer in _layers(module):
+        parent, _, leaf = path.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, layer.get_base_layer())
+    if hasattr(module, "peft_config"):
+        del module.peft_config
+
+
+def tensors(base: BaseModel) -> dict[str, Tensor]:
+    """Copies of all LoRA weights in the base, under kohya names with explicit alpha."""
+    encoders: list[Any] = list(base.text_encoders.values())
+    named = [(kohya.unet_name(path), layer) for path, layer in _layers(base.unet)]
+    for number, encoder in enumerate(encoders):
+        named += [(kohya.text_name(path, number, len(encoders)), layer) for path, layer in _layers(encoder)]
+    found: dict[str, Tensor] = {}
+    for name, layer in named:
+        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        found[name + kohya.DOWN] = down.detach().float().cpu().clone()
+        found[name + kohya.UP] = up.detach().float().cpu().clone()
+        found[name + kohya.ALPHA] = torch.tensor(layer.scaling[ADAPTER] * down.shape[0])
+    return found
+
+
+def _layers(module: nn.Module) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(path, layer) for path, layer in module.named_modules() if isinstance(layer, LoraLayer)]

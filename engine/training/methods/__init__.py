@@ -1,0 +1,14 @@
+"""The registry of methods: a name on the command line, and the class that learns that way."""
+
+from importlib import import_module
+
+CLASSES = {
+    "textual-inversion": ("baselines", "TextualInversion"),
+    "dreambooth-lora": ("baselines", "DreamBoothLora"),
+}
+
+
+def method_class(name: str) -> type:
+    """The `Method` of that name; its file is imported only now."""
+    module, attribute = CLASSES[name]
+    return getattr(import_module(f".{module}", __package__), attribute)

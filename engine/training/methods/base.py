@@ -1,0 +1,180 @@
+"""What a concept-learning method is to the trainer, and what all methods would otherwise repeat."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...artifact import Artifact, Token
+from ...config import Job, Phase
+from ...data.concepts import Concept
+from ...data.examples import Batch, examples_of, generator_for, shuffled
+from ...networks.sampling import sample, seeded_noise
+from ..base_model import BaseModel, Rows
+
+PREVIEW_STEPS = 20
+PREVIEW_GUIDANCE = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is; steps count optimiser steps that are done."""
+
+    phase: str
+    phase_step: int
+    phase_steps: int
+    step: int  # over all phases
+    total: int
+    stopped: bool = False  # by the user, before the end
+
+
+class Method(nn.Module, ABC):
+    """What differs between concept-learning methods; the rest is the trainer's."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__()
+        self.job = job
+        self.base = base
+        self.concepts = tuple(concepts)
+        self.examples = examples_of(self.concepts, job.resolution or base.resolution)
+        self._moments: tuple[Tensor, Tensor] | None = None
+
+    # ---------------------------------------------------------------------------- what each method answers
+
+    @abstractmethod
+    def phases(self) -> Sequence[Phase]:
+        """The stretches of training, in order."""
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Everything trained in any phase, by the names that `Phase.learning_rates` uses."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Weighted loss terms by name; their sum is minimised. DDP wraps this object."""
+
+    @abstractmethod
+    def artifact(self) -> Artifact:
+        """What was learned so far."""
+
+    # ---------------------------------------------------------------------------- what a method may change
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        """Work before the first step, on the training device; calls `check` often, which raises to stop."""
+        self.cache_latents()
+
+    def begin_phase(self, phase: Phase) -> None:
+        """Called before each phase; on resuming also before the phases that are done."""
+
+    def batch(self, phase: Phase, number: int) -> Batch:
+        """The phase's `number`-th batch: the same for the same job, whatever happened before."""
+        generator = generator_for(self.job.seed, phase.name, number)
+        everything = torch.arange(len(self.examples))
+        indices = shuffled(everything, phase.batch_size, number, self.job.seed, phase.name)
+        return self.draw(indices, self.prompts(indices, generator), generator)
+
+    def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
+        """Training prompts for the examples: one of the settings' templates each."""
+        templates: Sequence[str] = self.job.settings.templates
+        picked = torch.randint(len(templates), (len(indices),), generator=generator).tolist()
+        owners = self.examples.concepts[indices].tolist()
+        return tuple(templates[t].format(self.concepts[owner].token) for t, owner in zip(picked, owners))
+
+    def after_step(self, progress: Progress) -> None:
+        """Called after each optimiser step."""
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What exact resuming needs beside parameters and optimiser: teachers, moving averages."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `extra_state` gave."""
+
+    def rows(self) -> Rows:
+        """The vectors that placeholders in prompts stand for."""
+        return {}
+
+    def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
+        """A picture (H, W, 3) uint8 drawn with what was learned so far."""
+        size = self.job.resolution or self.base.resolution
+        return self.pictures([prompt], [seed], size, PREVIEW_STEPS, PREVIEW_GUIDANCE, check)[0]
+
+    def close(self) -> None:
+        """Takes everything off the base that the method put on it."""
+
+    # ---------------------------------------------------------------------------------- what methods share
+
+    def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
+        """The examples with fresh noise and timesteps from the generator."""
+        shape = (len(indices), *self.base.latent_shape(*self.examples.pixels.shape[-2:]))
+        return Batch(
+            pixels=self.examples.pixels[indices],
+            masks=self.examples.masks[indices],
+            prompts=prompts,
+            concepts=self.examples.concepts[indices],
+            prior=self.examples.prior[indices],
+            indices=indices,
+            noise=torch.randn(shape, generator=generator),
+            posterior=torch.randn(shape, generator=generator),
+            timesteps=torch.randint(self.base.timesteps, (len(indices),), generator=generator),
+        )
+
+    def cache_latents(self) -> None:
+        """Encodes all examples once, for methods that do not change the pixels from step to step."""
+        parts = [self.base.encode_moments(pixels) for pixels in self.examples.pixels.split(8)]
+        self._moments = torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Latents (B, C, h, w) of the batch, at the place in the posterior that the batch says."""
+        if self._moments is None:
+            mean, std = self.base.encode_moments(batch.pixels)
+        else:
+            mean, std = (moment[batch.indices.to(moment.device)] for moment in self._moments)
+        return mean + std * batch.posterior
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        size: int,
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
+        """Pictures (N, size, size, 3) uint8 from the base as it is now."""
+        latents = sample(
+            self.base,
+            self.base.encode_text(prompts, self.rows()),
+            self.base.encode_text([""] * len(prompts)),
+            seeded_noise(seeds, self.base.latent_shape(size, size)).to(self.base.device),
+            steps=steps,
+            guidance=guidance,
+            on_step=lambda done, total: check(),
+        )
+        pixels = self.base.decode(latents)
+        return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def learned(self, kind: str, tensors: Mapping[str, Tensor], vectors: Mapping[str, int]) -> Artifact:
+        """An artifact of these tensors; `vectors`: how many rows each placeholder has."""
+        return Artifact(
+            kind=kind,
+            method=self.job.method,
+            tensors=dict(tensors),
+            tokens=tuple(
+                Token(token=c.token, class_word=c.class_word, role=c.role, vectors=vectors[c.token])
+                for c in self.concepts
+            ),
+            base_family=self.base.family,
+            base_fingerprint=self.base.fingerprint,
+            settings=_plain(asdict(self.job.settings)),
+            seed=self.job.seed,
+        )
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}

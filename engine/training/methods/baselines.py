@@ -1,0 +1,230 @@
+"""The two methods that every other is compared with: Textual Inversion and DreamBooth-LoRA."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...artifact import Artifact
+from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
+from ...data.concepts import Concept
+from ...data.examples import Batch, Examples, generator_for, mixed_seed, shuffled
+from ...files import write_atomically
+from .. import lora
+from ..base_model import BaseModel, Rows
+from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
+from ..tokens import TokenRows, initial_rows
+from .base import Method, Progress
+
+log = logging.getLogger(__name__)
+
+
+class _Baseline(Method):
+    """Both learn from the plain diffusion loss; they differ in what they train and on which pictures."""
+
+    tokens: TokenRows
+
+    def rows(self) -> Rows:
+        return self.tokens.rows()
+
+    def errors(self, batch: Batch) -> Tensor:
+        """The diffusion loss of each example: (B,)."""
+        settings = self.job.settings
+        latents = self.latents(batch)
+        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        context = self.base.encode_text(batch.prompts, self.rows())
+        prediction = self.base.predict(noisy, batch.timesteps, context)
+        target = self.base.target(latents, batch.noise, batch.timesteps)
+        if settings.masked_loss:
+            mask = latent_masks(batch.masks, latents)
+            error = masked_squared_error(prediction, target, mask, settings.background_weight)
+        else:
+            error = squared_error(prediction, target)
+        return error * self.base.snr_weights(batch.timesteps, settings.min_snr_gamma)
+
+
+class TextualInversion(_Baseline):
+    """Textual Inversion (Gal et al. 2022): only the placeholder's vectors are trained."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self.settings: TextualInversionSettings = job.settings
+        self.tokens = TokenRows(
+            {c.token: initial_rows(base, c.class_word, self.settings.vectors) for c in self.concepts}
+        )
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        return [
+            Phase(
+                name="inversion",
+                steps=chosen.steps,
+                learning_rates={"tokens": chosen.learning_rate},
+                schedule=chosen.schedule,
+                warmup_steps=chosen.warmup_steps,
+                batch_size=chosen.batch_size,
+                gradient_accumulation=chosen.gradient_accumulation,
+                max_grad_norm=chosen.max_grad_norm,
+                weight_decay=chosen.weight_decay,
+            )
+        ]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"tokens": list(self.tokens.parameters())}
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        return {"diffusion": self.errors(batch).mean()}
+
+    def artifact(self) -> Artifact:
+        vectors = {c.token: self.settings.vectors for c in self.concepts}
+        return self.learned("embedding", self.tokens.tensors(), vectors)
+
+
+class DreamBoothLora(_Baseline):
+    """DreamBooth (Ruiz et al. 2023) with LoRA (Hu et al. 2021): low-rank updates of the attention layers,
+    trained beside pictures of the class that the untouched base drew, so that the class stays what it was."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self.settings: DreamBoothLoraSettings = job.settings
+        self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
+        self._unet_lora: list[nn.Parameter] = []
+        self._text_lora: list[nn.Parameter] = []
+
+    def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
+        if self.settings.train_token:
+            return initial_rows(self.base, concept.class_word, self.settings.vectors)
+        return initial_rows(self.base, f"{self.settings.identifier} {concept.class_word}")
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        if self.settings.prior_weight:
+            self.examples = self.examples.joined(self._prior_examples(check))
+        chosen = self.settings
+        self._unet_lora = lora.inject(self.base.unet, lora.ATTENTION, chosen.rank, chosen.alpha)
+        if chosen.text_encoder:
+            for encoder in self.base.text_encoders.values():
+                self._text_lora += lora.inject(encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.alpha)
+        self.cache_latents()
+
+    def _prior_examples(self, check: Callable[[], None]) -> Examples:
+        """Pictures of each concept's class, drawn by the base before anything is trained."""
+        size = self.examples.pixels.shape[-1]
+        drawn = [prior_pictures(self, concept.class_word, size, check) for concept in self.concepts]
+        count = len(drawn) * self.settings.prior_pictures
+        return Examples(
+            pixels=torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            masks=torch.ones(count, 1, size, size),
+            concepts=torch.arange(len(drawn)).repeat_interleave(self.settings.prior_pictures),
+            prior=torch.ones(count, dtype=torch.bool),
+        )
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        rates = {"unet": chosen.unet_learning_rate}
+        if chosen.text_encoder:
+            rates["text_encoder"] = chosen.text_encoder_learning_rate
+        if chosen.train_token:
+            rates["tokens"] = chosen.token_learning_rate
+        return [
+            Phase(
+                name="tuning",
+                steps=chosen.steps,
+                learning_rates=rates,
+                schedule=chosen.schedule,
+                warmup_steps=chosen.warmup_steps,
+                batch_size=chosen.batch_size,
+                gradient_accumulation=chosen.gradient_accumulation,
+                max_grad_norm=chosen.max_grad_norm,
+                weight_decay=chosen.weight_decay,
+            )
+        ]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = {"unet": self._unet_lora}
+        if self.settings.text_encoder:
+            groups["text_encoder"] = self._text_lora
+        if self.settings.train_token:
+            groups["tokens"] = list(self.tokens.parameters())
+        return groups
+
+    def batch(self, phase: Phase, number: int) -> Batch:
+        """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
+        generator = generator_for(self.job.seed, phase.name, number)
+        seed = (self.job.seed, phase.name)
+        own = shuffled((~self.examples.prior).nonzero()[:, 0], phase.batch_size, number, *seed)
+        prompts = self.prompts(own, generator)
+        if not self.settings.prior_weight:
+            return self.draw(own, prompts, generator)
+        pool = self.examples.prior.nonzero()[:, 0]
+        prior = shuffled(pool, self.settings.prior_batch_size, number, "prior", *seed)
+        owners = self.examples.concepts[prior].tolist()
+        # a prior picture keeps the prompt it was drawn from
+        places = (prior - pool[0]) % self.settings.prior_pictures
+        prompts += tuple(
+            self._prior_prompt(self.concepts[owner].class_word, place)
+            for owner, place in zip(owners, places.tolist())
+        )
+        return self.draw(torch.cat([own, prior]), prompts, generator)
+
+    def _prior_prompt(self, class_word: str, number: int) -> str:
+        templates = self.settings.prior_templates
+        return templates[number % len(templates)].format(class_word)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        errors = self.errors(batch)
+        losses = {"diffusion": mean_where(errors, ~batch.prior)}
+        if self.settings.prior_weight:
+            losses["prior"] = self.settings.prior_weight * mean_where(errors, batch.prior)
+        return losses
+
+    def artifact(self) -> Artifact:
+        vectors = {token: len(next(iter(rows.values()))) for token, rows in self.rows().items()}
+        return self.learned("lora", {**lora.tensors(self.base), **self.tokens.tensors()}, vectors)
+
+    def close(self) -> None:
+        for module in (self.base.unet, *self.base.text_encoders.values()):
+            lora.remove(module)
+
+
+def prior_pictures(
+    method: DreamBoothLora, class_word: str, size: int, check: Callable[[], None]
+) -> np.ndarray:
+    """Pictures (N, size, size, 3) uint8 of the class by the frozen base, or those of an earlier run."""
+    chosen, job = method.settings, method.job
+    recipe = (method.base.fingerprint, class_word, size, chosen.prior_templates, chosen.prior_pictures,
+              chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
+    kept = (
+        Path(job.cache).expanduser() / f"class-{mixed_seed(*recipe):016x}.safetensors" if job.cache else None
+    )
+    if kept is not None and kept.exists():
+        return _read_pictures(kept)
+    log.info("drawing %d pictures of '%s' for prior preservation", chosen.prior_pictures, class_word)
+    prompts = [method._prior_prompt(class_word, number) for number in range(chosen.prior_pictures)]
+    seeds = [mixed_seed("prior", class_word, job.seed, number) for number in range(chosen.prior_pictures)]
+    parts = [
+        method.pictures(
+            prompts[start : start + 8], seeds[start : start + 8], size, chosen.prior_steps,
+            chosen.prior_guidance, check,
+        )
+        for start in range(0, chosen.prior_pictures, 8)
+    ]  # fmt: skip
+    pictures = np.concatenate(parts)
+    if kept is not None:
+        _write_pictures(kept, pictures)
+    return pictures
+
+
+def _read_pictures(path: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    return load_file(path)["pictures"]
+
+
+def _write_pictures(path: Path, pictures: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    with write_atomically(path) as temporary:
+        save_file({"pictures": pictures}, temporary)

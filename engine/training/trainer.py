@@ -1,0 +1,216 @@
+"""The training loop: phases, accumulation, clipping, schedules, checkpoints, previews and cancelling.
+
+It knows nothing about any method: what is trained, on what and by which loss is asked of a `Method`.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..config import Job, Phase
+from ..errors import LikenessError
+from .checkpoint import Checkpoints, Position, Saved
+from .methods.base import Method, Progress
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Whoever watches a run; called in the main process only."""
+
+    def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None: ...
+
+    def on_preview(self, progress: Progress, image: np.ndarray) -> None: ...  # (H, W, 3) uint8
+
+    def should_stop(self) -> bool: ...
+
+
+class Silent:
+    """An observer that watches nothing and never stops a run."""
+
+    def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None:
+        pass
+
+    def on_preview(self, progress: Progress, image: np.ndarray) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False
+
+
+class Stopped(LikenessError):
+    """The user stopped the run before anything was learned."""
+
+
+class Trainer:
+    """Runs one method through its phases."""
+
+    def __init__(
+        self, method: Method, job: Job, accelerator: Accelerator, observer: Observer, checkpoints: Checkpoints
+    ) -> None:
+        self.method = method
+        self.job = job
+        self.accelerator = accelerator
+        self.observer = observer
+        self.checkpoints = checkpoints
+        self.phases = list(method.phases())
+        self.total = sum(phase.steps for phase in self.phases)
+
+    def run(self) -> Progress:
+        """Trains to the end, or until the observer stops it; says where it ended."""
+        saved = self.checkpoints.load() if self.job.resume and self.checkpoints.exists() else None
+        progress = self._progress(0, 0)
+        for number, phase in enumerate(self.phases):
+            self.method.begin_phase(phase)
+            if saved is not None and number < saved.position.phase:
+                continue
+            progress = self._run_phase(number, phase, saved)
+            saved = None
+            if progress.stopped:
+                break
+        return progress
+
+    def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> Progress:
+        groups = self.method.parameter_groups()
+        optimizer = adamw(groups, phase)
+        first = 0
+        if saved is not None:
+            first = saved.position.phase_step
+            saved.restore_parameters(groups)
+            saved.restore_optimizer(groups, optimizer)
+            self.method.load_extra_state(saved.extra())
+            saved.restore_rng()
+        model, prepared = self.accelerator.prepare(self.method, optimizer)
+        progress = self._progress(number, first)
+        try:
+            for step in range(first, phase.steps):
+                set_learning_rates(optimizer, phase, step)
+                losses = self._step(model, prepared, phase, step, progress)
+                progress = self._progress(number, step + 1)
+                self.method.after_step(progress)
+                stop = self._report(progress, losses)
+                last = step + 1 == phase.steps
+                if stop or (not last and due(self.job.checkpoint_every, progress.step)):
+                    if self.accelerator.is_main_process:
+                        state = self.method.extra_state()
+                        self.checkpoints.save(Position(number, step + 1), groups, optimizer, state)
+                if stop and progress.step < self.total:
+                    return self._progress(number, step + 1, stopped=True)
+        finally:
+            self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            self.accelerator.free_memory()
+        return progress
+
+    def _step(
+        self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress
+    ) -> dict[str, float]:
+        """One optimiser step; returns the mean of each loss term over its passes."""
+        accelerator, passes = self.accelerator, phase.gradient_accumulation
+        sums: dict[str, Tensor] = {}
+        for part in range(passes):
+            batch = self.method.batch(phase, step * passes + part)
+            batch = batch.shard(accelerator.process_index, accelerator.num_processes).to(accelerator.device)
+            together = nullcontext() if part == passes - 1 else accelerator.no_sync(model)
+            with together:
+                losses = {name: loss / passes for name, loss in model(batch, progress).items()}
+                accelerator.backward(torch.stack(list(losses.values())).sum())
+            sums = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}
+        values = self._mean_over_processes(sums)
+        if not all(map(math.isfinite, values.values())):
+            raise LikenessError(
+                f"the loss stopped being a number at step {progress.step + 1}; lower the learning rate"
+            )
+        if phase.max_grad_norm is not None:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            accelerator.clip_grad_norm_(trained, phase.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def _mean_over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        values = torch.stack([loss.float() for loss in losses.values()])
+        values = self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
+        return dict(zip(losses, values.tolist()))
+
+    def _report(self, progress: Progress, losses: Mapping[str, float]) -> bool:
+        """Tells the observer, shows a preview where one is due; whether to stop."""
+        if self.accelerator.is_main_process:
+            self.observer.on_step(progress, losses)
+            if due(self.job.preview_every, progress.step):
+                self._preview(progress)
+        return self.should_stop()
+
+    def _preview(self, progress: Progress) -> None:
+        prompt = self.job.preview_prompt or f"a photo of {self.job.concepts[0].token}"
+        with torch.random.fork_rng(), self.accelerator.autocast():
+            try:
+                image = self.method.preview(prompt, self.job.seed, self.check)
+            except Stopped:
+                return
+        self.observer.on_preview(progress, image)
+
+    def should_stop(self) -> bool:
+        """The main process's answer, in all processes."""
+        if self.accelerator.num_processes == 1:
+            return self.observer.should_stop()
+        main = self.accelerator.is_main_process
+        answer = torch.tensor(float(main and self.observer.should_stop()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(answer, "sum").item())
+
+    def check(self) -> None:
+        """Raises `Stopped` when the user wants no more of it; for work between steps."""
+        if self.accelerator.is_main_process and self.observer.should_stop():
+            raise Stopped(
+                "stopped before the first step: nothing was learned, nothing was written; run it again"
+            )
+
+    def _progress(self, number: int, phase_step: int, stopped: bool = False) -> Progress:
+        phase = self.phases[number]
+        return Progress(
+            phase=phase.name,
+            phase_step=phase_step,
+            phase_steps=phase.steps,
+            step=sum(earlier.steps for earlier in self.phases[:number]) + phase_step,
+            total=self.total,
+            stopped=stopped,
+        )
+
+
+def adamw(groups: Mapping[str, list[nn.Parameter]], phase: Phase) -> torch.optim.AdamW:
+    """An optimiser over the phase's groups; all other parameters of the method stand still."""
+    unknown = set(phase.learning_rates) - set(groups)
+    assert not unknown, f"phase {phase.name} has rates for {unknown}, the method trains {set(groups)}"
+    for name, parameters in groups.items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in phase.learning_rates)
+    options = [
+        {"params": groups[name], "lr": rate, "full_rate": rate} for name, rate in phase.learning_rates.items()
+    ]
+    return torch.optim.AdamW(options, weight_decay=phase.weight_decay, fused=True)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
+    """The rates of step number `step` (from 0) of the phase."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["full_rate"] * schedule(phase, step)
+
+
+def schedule(phase: Phase, step: int) -> float:
+    """The share of the full learning rate at a step: a linear climb, then constant or down to 0."""
+    if step < phase.warmup_steps:
+        return (step + 1) / phase.warmup_steps
+    if phase.schedule == "constant":
+        return 1.0
+    done = (step - phase.warmup_steps) / max(1, phase.steps - phase.warmup_steps)
+    return 1 - done if phase.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+def due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
