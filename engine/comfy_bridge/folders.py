@@ -1,0 +1,71 @@
+"""ComfyUI's folders: where likenesses, LoRAs and embeddings lie, and where passing files go."""
+
+import hashlib
+from pathlib import Path
+
+import folder_paths
+
+from ..errors import LikenessError
+
+FOLDER = "likeness"  # models/likeness: what was learned, and helper models
+
+
+def register_folders() -> None:
+    """Makes models/likeness known to ComfyUI, so that its file lists hold our artifacts and nothing else."""
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+
+
+def folder(kind: str) -> Path:
+    """The folder in which ComfyUI looks first for models of this kind ("likeness", "loras", "embeddings")."""
+    return Path(folder_paths.get_folder_paths(kind)[0])
+
+
+def listed(kind: str = FOLDER) -> list[str]:
+    """The files of a kind, as ComfyUI's own loaders would list them."""
+    return folder_paths.get_filename_list(kind)
+
+
+def find(name: str, kind: str = FOLDER) -> Path:
+    """The full path of a listed file."""
+    found = folder_paths.get_full_path(kind, name)
+    if found is None:
+        raise LikenessError(f"there is no {name} in {folder(kind)}; press R in the editor and choose again")
+    return Path(found)
+
+
+def inside(kind: str, name: str, suffix: str) -> Path:
+    """Where a file the user named goes; the name may hold subfolders but never leads out of the folder."""
+    root = folder(kind).resolve()
+    target = (root / name.strip().removesuffix(suffix)).resolve()
+    if not name.strip() or not target.is_relative_to(root) or target == root:
+        raise LikenessError(f"'{name}' is no file name inside {root}; give a plain name such as 'my-friend'")
+    return target.with_name(target.name + suffix)
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or with the first free number: an earlier file is never replaced."""
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return free
+
+
+def input_folder(name: str) -> Path:
+    """A folder the user named: a full path, or one inside ComfyUI's input folder."""
+    if not name.strip():
+        raise LikenessError("no folder is named; type the folder that holds the pictures")
+    return Path(folder_paths.get_input_directory()) / Path(name.strip()).expanduser()
+
+
+def state_of(path: Path) -> str:
+    """Changes whenever the file, or a file in the folder, does: what ComfyUI's cache goes by."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
+def temporary_folder(*parts: str) -> Path:
+    """A folder that ComfyUI empties when it starts; it need not exist yet."""
+    return Path(folder_paths.get_temp_directory()).joinpath(FOLDER, *parts)

@@ -1,0 +1,54 @@
+"""IMAGE and MASK as pictures, and as concept folders."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..config import ConceptSpec
+from ..data.concepts import Concept, Picture, digest, write_concept
+from ..errors import LikenessError
+from .folders import temporary_folder
+
+
+def pictures_of(images: torch.Tensor) -> list[np.ndarray]:
+    """IMAGE (B, H, W, C) in [0, 1] as B arrays (H, W, 3) uint8."""
+    return list((images[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """Arrays (H, W, 3) uint8 of one size as IMAGE (B, H, W, 3) in [0, 1]."""
+    return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
+
+
+def concept_on_disk(spec: ConceptSpec, images: torch.Tensor, masks: torch.Tensor | None) -> ConceptSpec:
+    """Writes IMAGE and MASK, without loss, into a concept folder named after its content; `spec` with it."""
+    pixels = pictures_of(images)
+    coverage = [None] * len(pixels) if masks is None else _masks_for(pixels, masks)
+    pictures = tuple(Picture(f"{i:03d}", pixels[i], coverage[i]) for i in range(len(pixels)))
+    concept = Concept(spec.token, spec.class_word or "", spec.role or "subject", pictures)
+    target = temporary_folder("concepts", digest([concept])[:16])
+    if not target.exists():
+        write_concept(target, concept)
+    return dataclasses.replace(spec, folder=str(target))
+
+
+def _masks_for(pixels: Sequence[np.ndarray], masks: torch.Tensor) -> list[np.ndarray]:
+    """One mask (H, W) in [0, 1] per picture, or a sentence that says what is wrong with them."""
+    found = [mask.detach().cpu().float().clamp(0, 1).numpy() for mask in masks.reshape(-1, *masks.shape[-2:])]
+    if len(found) != len(pixels):
+        raise LikenessError(
+            f"there are {len(pixels)} pictures but {len(found)} masks; connect one mask per picture"
+        )
+    for number, (picture, mask) in enumerate(zip(pixels, found), start=1):
+        if mask.shape != picture.shape[:2]:
+            raise LikenessError(
+                f"mask {number} is {mask.shape[1]} x {mask.shape[0]} pixels, but its picture is "
+                f"{picture.shape[1]} x {picture.shape[0]}; make both one size or leave masks unconnected"
+            )
+        if not mask.any():
+            raise LikenessError(
+                f"mask {number} marks nothing; paint the subject white or leave masks unconnected"
+            )
+    return found

@@ -1,0 +1,105 @@
+"""A training run inside ComfyUI: gradients, the progress bar and previews in the node, the cancel button."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import torch
+from PIL import Image
+
+from ..files import write_atomically
+from .folders import FOLDER, inside, temporary_folder, unused
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SIDE = 512  # longest side of a preview sent to the browser
+BETWEEN_LINES = 0.5  # seconds
+
+
+@contextmanager
+def training_allowed() -> Iterator[None]:
+    """Gradients inside the executor, which runs nodes in inference mode; ComfyUI's models make room first."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def device() -> str:
+    """The job's device that is ComfyUI's: the CPU where ComfyUI was told to stay on it."""
+    return "cpu" if comfy.model_management.get_torch_device().type == "cpu" else "auto"
+
+
+def run_file(identity: str) -> Path:
+    """Where a run writes; equal runs, by all that decides their outcome, share it and can go on from it."""
+    return temporary_folder("runs") / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+
+
+class GraphObserver:
+    """Shows a run in its node (bar, pictures, a line of text) and hears ComfyUI's cancel button."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self.losses: dict[str, list[tuple[int, float]]] = {}
+        self.previews: list[np.ndarray] = []
+        self.interrupted = False
+        self.step = self.total = 0
+        self._node_id = node_id
+        self._bar = comfy.utils.ProgressBar(1)
+        self._said_at = 0.0
+
+    def on_step(self, progress: Any, losses: Mapping[str, float]) -> None:
+        self.step, self.total = progress.step, progress.total
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append((progress.step, value))
+        self._show()
+        if time.monotonic() - self._said_at > BETWEEN_LINES:
+            self._said_at = time.monotonic()
+            self.say(f"step {self.step} of {self.total} · loss {sum(losses.values()):.4f}")
+
+    def on_preview(self, progress: Any, image: np.ndarray) -> None:
+        self.previews.append(image)
+        self._show(("JPEG", Image.fromarray(image), PREVIEW_SIDE))
+
+    def should_stop(self) -> bool:
+        self.interrupted = self.interrupted or comfy.model_management.processing_interrupted()
+        return self.interrupted
+
+    def say(self, text: str) -> None:
+        """A line of text on the node, where an editor is open."""
+        from server import PromptServer  # only there while ComfyUI serves
+
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self._node_id is not None:
+            server.send_progress_text(text, self._node_id)
+
+    def _show(self, picture: Any = None) -> None:
+        try:
+            self._bar.update_absolute(self.step, self.total, picture)
+        except comfy.model_management.InterruptProcessingException:
+            self.interrupted = True  # the bar obeys the button by raising; we end the step and save instead
+
+
+def stop_graph(observer: GraphObserver, learned: Path | None, name: str) -> NoReturn:
+    """Ends the running graph as the cancel button wants it, with what was learned kept in models/likeness."""
+    if learned is None:
+        text = "stopped before the first step; nothing was learned"
+    else:
+        kept = unused(inside(FOLDER, f"interrupted/{name}-step-{observer.step}", ".safetensors"))
+        with write_atomically(kept) as unfinished:
+            shutil.copyfile(learned, unfinished)
+        text = (
+            f"stopped at step {observer.step} of {observer.total}; what was learned is in {kept}; "
+            "queue again to go on from there"
+        )
+    log.warning("%s", text)
+    observer.say(text)
+    comfy.model_management.interrupt_current_processing(False)
+    raise comfy.model_management.InterruptProcessingException()

@@ -1,0 +1,203 @@
+"""MODEL, CLIP and VAE as plain weights under diffusers' names, for training on copies of them."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.clip_model
+import comfy.lora
+import comfy.model_sampling
+import comfy.supported_models
+import comfy.utils
+import torch
+
+from ..errors import LikenessError
+from ..miniature import model as miniature
+from ..networks.weights import BaseWeights, TextTower
+from .miniature import MiniatureModel
+
+FAMILIES = {  # ComfyUI's kinds of model that can be learned on
+    MiniatureModel: "miniature",
+    comfy.supported_models.SD15: "sd1",
+    comfy.supported_models.SD20: "sd2",
+}
+
+
+_DROPPED_LAYERS = {"sd2": 1}  # SD 2.x listens to the last layer but one; diffusers leaves the last one out
+_VAE_NAMES = (  # ComfyUI's names to diffusers', in this order
+    (r"encoder\.down\.(\d+)\.block\.(\d+)", r"encoder.down_blocks.\1.resnets.\2"),
+    (r"encoder\.down\.(\d+)\.downsample", r"encoder.down_blocks.\1.downsamplers.0"),
+    (r"mid\.block_(\d+)", lambda m: f"mid_block.resnets.{int(m[1]) - 1}"),
+    (r"mid\.attn_1\.norm", "mid_block.attentions.0.group_norm"),
+    (r"mid\.attn_1\.proj_out", "mid_block.attentions.0.to_out.0"),
+    (r"mid\.attn_1\.([qkv])\b", r"mid_block.attentions.0.to_\1"),
+    (r"nin_shortcut", "conv_shortcut"),
+    (r"norm_out", "conv_norm_out"),
+)
+
+
+def family_of(model: Any) -> str:
+    """"miniature", "sd1" or "sd2"; other kinds of model are refused by name."""
+    kind = type(model.model.model_config)
+    if kind not in FAMILIES:
+        raise LikenessError(
+            f"learning on a {kind.__name__} model is not possible; connect an SD 1.x or SD 2.x checkpoint "
+            "or the Miniature"
+        )
+    return FAMILIES[kind]
+
+
+def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:
+    """Copies of all weights as they are used, LoRAs and other patches included, for training on them."""
+    family = family_of(model)
+    names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    ours = {ldm: name for name, ldm in names.items()}
+    unet = {ours[name]: weight for name, weight in _weights_in_use(model, "diffusion_model.").items()}
+    vae_weights = _vae_weights(vae)
+    unet_config = _unet_config(model.model.model_config.unet_config)
+    scale = model.model.latent_format.scale_factor
+    vae_config = _vae_config(vae_weights, scale)
+    untouched = family == "miniature" and not model.patches and not clip.patcher.patches
+    return BaseWeights(
+        family=family,
+        prediction_type=_prediction_type(model),
+        resolution={"miniature": miniature.vae_config()["sample_size"], "sd1": 512, "sd2": 768}[family],
+        alphas_cumprod=_alphas_cumprod(model),
+        unet_config=unet_config,
+        unet=unet,
+        vae_config=vae_config,
+        vae=vae_weights,
+        text_towers=_text_towers(clip, family),
+        fingerprint=miniature.fingerprint() if untouched else None,
+    )
+
+
+def _weights_in_use(patcher: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """fp32 CPU copies of a patcher's weights, whatever of them is loaded or patched at the moment."""
+    found = {}
+    for name, ((weight, convert), *patches) in patcher.get_key_patches(prefix).items():
+        weight = convert(weight, inplace=False)
+        if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+            raise LikenessError(
+                f"{name} is quantised in a way that cannot be read; load the unquantised model"
+            )
+        weight = weight.detach().to("cpu", torch.float32, copy=True)
+        if patches:
+            with torch.no_grad():
+                weight = comfy.lora.calculate_weight(patches, weight, name).float()
+        found[name.removeprefix(prefix)] = weight
+    return found
+
+
+def _prediction_type(model: Any) -> str:
+    sampling = model.get_model_object("model_sampling")
+    if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
+        return "v_prediction"
+    if isinstance(sampling, comfy.model_sampling.EPS):
+        return "epsilon"
+    raise LikenessError("this MODEL predicts neither noise nor velocity; connect an SD 1.x or 2.x checkpoint")
+
+
+def _alphas_cumprod(model: Any) -> torch.Tensor:
+    """Share of the signal at each training timestep (T,)."""
+    sigmas = model.get_model_object("model_sampling").sigmas.detach().cpu().double()
+    return 1 / (1 + sigmas**2)
+
+
+def _unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """ComfyUI's description of an SD 1.x or 2.x U-Net in diffusers' words."""
+    layers = config["num_res_blocks"]
+    if len(set(layers)) != 1:
+        raise LikenessError("this U-Net has levels of unequal depth; connect an SD 1.x or SD 2.x checkpoint")
+    per_level = [config["transformer_depth"][i * layers[0]] for i in range(len(layers))]
+    widths = [config["model_channels"] * factor for factor in config["channel_mult"]]
+    heads, width_per_head = config.get("num_heads", -1), config.get("num_head_channels", -1)
+    return {
+        "sample_size": config["image_size"],
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "block_out_channels": widths,
+        "layers_per_block": layers[0],
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in per_level],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(per_level)],
+        "transformer_layers_per_block": [max(depth, 1) for depth in per_level],
+        "cross_attention_dim": config["context_dim"],
+        "attention_head_dim": heads if heads > 0 else [width // width_per_head for width in widths],
+        "use_linear_projection": config["use_linear_in_transformer"],
+    }
+
+
+def _vae_weights(vae: Any) -> dict[str, torch.Tensor]:
+    """The autoencoder's weights under diffusers' names; its attention's convolutions become linear layers."""
+    stored = _weights_in_use(vae.patcher, "")
+    if "encoder.down.0.block.0.conv1.weight" not in stored or "quant_conv.weight" not in stored:
+        raise LikenessError("this VAE is of a kind that cannot be trained with; use the checkpoint's own VAE")
+    last = max(int(name.split(".")[2]) for name in stored if name.startswith("decoder.up."))
+    found = {}
+    for name, weight in stored.items():
+        for pattern, words in _VAE_NAMES:
+            name = re.sub(pattern, words, name)
+        # diffusers counts the decoder's levels from the inside
+        name = re.sub(r"decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{last - int(m[1])}.", name)
+        name = re.sub(r"(up_blocks\.\d+)\.block\.", r"\1.resnets.", name)
+        name = re.sub(r"(up_blocks\.\d+)\.upsample\.", r"\1.upsamplers.0.", name)
+        found[name] = weight.flatten(1) if ".attentions." in name and weight.ndim == 4 else weight
+    return found
+
+
+def _vae_config(weights: Mapping[str, torch.Tensor], scale: float) -> dict[str, Any]:
+    levels = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("encoder.down_blocks."))
+    first_level = re.compile(r"encoder\.down_blocks\.0\.resnets\.\d+\.conv1\.weight")
+    return {
+        "in_channels": weights["encoder.conv_in.weight"].shape[1],
+        "out_channels": weights["decoder.conv_out.weight"].shape[0],
+        "block_out_channels": [
+            weights[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(levels)
+        ],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": sum(first_level.fullmatch(name) is not None for name in weights),
+        "latent_channels": weights["post_quant_conv.weight"].shape[1],
+        "scaling_factor": scale,
+    }
+
+
+def _text_towers(clip: Any, family: str) -> dict[str, TextTower]:
+    if clip.layer_idx is not None:
+        raise LikenessError("CLIP Set Last Layer cannot be trained with; connect the checkpoint's CLIP")
+    towers = {}
+    for name in ("clip_l", "clip_g", "clip_h"):
+        encoder = getattr(clip.cond_stage_model, name, None)
+        if encoder is not None:
+            dropped = _DROPPED_LAYERS.get(family, 0)
+            towers[name] = _text_tower(clip, name, encoder.transformer.text_model, dropped)
+    return towers
+
+
+def _text_tower(clip: Any, name: str, model: Any, dropped: int) -> TextTower:
+    weights = _weights_in_use(clip.patcher, f"{name}.transformer.text_model.")
+    layers = len(model.encoder.layers) - dropped
+    weights = {
+        key: value for key, value in weights.items() if not key.startswith(f"encoder.layers.{layers}.")
+    }
+    first = model.encoder.layers[0]
+    words, width = weights["embeddings.token_embedding.weight"].shape
+    activations = {function: word for word, function in comfy.clip_model.ACTIVATIONS.items()}
+    reader = getattr(clip.tokenizer, name)
+    tokenizer = copy.deepcopy(reader.tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(reader.pad_token)
+    config = {
+        "vocab_size": words,
+        "hidden_size": width,
+        "projection_dim": width,
+        "intermediate_size": weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": layers,
+        "num_attention_heads": first.self_attn.heads,
+        "max_position_embeddings": weights["embeddings.position_embedding.weight"].shape[0],
+        "hidden_act": activations[first.mlp.activation],
+        "bos_token_id": reader.start_token,
+        "eos_token_id": reader.end_token,
+        "pad_token_id": reader.pad_token,
+    }
+    return TextTower(config=config, weights=weights, tokenizer=tokenizer)

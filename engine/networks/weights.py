@@ -1,0 +1,32 @@
+"""A base model on its way from ComfyUI into training: plain tensors under diffusers' names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTower:
+    """One CLIP text encoder."""
+
+    config: Mapping[str, Any]  # of transformers' CLIPTextConfig
+    weights: Mapping[str, Tensor]
+    tokenizer: Any  # transformers' CLIPTokenizer; its pad token is the one this encoder was trained with
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseWeights:
+    """U-Net, autoencoder and text encoders, fp32 copies that nobody else holds."""
+
+    family: str  # "miniature", "sd1" or "sd2"
+    prediction_type: str  # "epsilon" or "v_prediction"
+    resolution: int  # pixels a side
+    alphas_cumprod: Tensor  # (T,)
+    unet_config: Mapping[str, Any]
+    unet: Mapping[str, Tensor]
+    vae_config: Mapping[str, Any]
+    vae: Mapping[str, Tensor]
+    text_towers: Mapping[str, TextTower]  # by ComfyUI's name: clip_l, clip_h
+    fingerprint: str | None = None  # None: from the weights

@@ -1,0 +1,32 @@
+"""The extension ComfyUI asks for: one list of node classes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .concept import LikenessConcept, LikenessConceptFolder
+from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
+from .miniature import LikenessMiniature
+from .train import LikenessTrainDreamBoothLora, LikenessTrainTextualInversion
+
+NODES: list[type[io.ComfyNode]] = [
+    LikenessMiniature,
+    LikenessConcept,
+    LikenessConceptFolder,
+    LikenessTrainTextualInversion,
+    LikenessTrainDreamBoothLora,
+    LikenessApply,
+    LikenessSave,
+    LikenessLoad,
+    LikenessExport,
+]
+
+
+class LikenessExtension(ComfyExtension):
+    """Registers our model folder and our nodes."""
+
+    def __init__(self) -> None:
+        from ..engine.comfy_bridge.folders import register_folders
+
+        register_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

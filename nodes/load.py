@@ -1,0 +1,161 @@
+"""What was learned: using it, keeping it, reading it back, and giving it to other tools."""
+
+from comfy_api.latest import io, ui
+
+from .types import CATEGORY, Likeness
+
+
+class LikenessApply(io.ComfyNode):
+    """LoRA and learned words onto MODEL and CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessApply",
+            display_name="Apply a Likeness",
+            category=CATEGORY,
+            description="Teaches MODEL and CLIP what was learned. Any prompt node after it understands "
+            "the placeholder: write <v0>, or embedding:v0.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model the likeness was learned on, or a relative of it.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="That model's CLIP; connect the prompts to this node's CLIP output.",
+                ),
+                Likeness.Input("likeness", tooltip="From one of the Learn nodes, or from Load a Likeness."),
+                io.Float.Input(
+                    "strength_model", display_name="strength in the model", default=1.0, min=-4.0, max=4.0,
+                    step=0.05,
+                    tooltip="How strongly the learned LoRA changes the picture. Lower it when prompts are "
+                    "ignored, raise it when the likeness is weak.",
+                ),
+                io.Float.Input(
+                    "strength_clip", display_name="strength in the text encoder", default=1.0,
+                    min=-4.0, max=4.0, step=0.05,
+                    tooltip="How strongly the text encoder's LoRA counts, where one was learned. Leave it "
+                    "at 1 unless the placeholder takes over the prompt. Learned words always count in "
+                    "full.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="Connect it to the sampler."),
+                io.Clip.Output(display_name="CLIP", tooltip="Connect it to the prompts."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, clip, likeness, strength_model: float, strength_clip: float) -> io.NodeOutput:
+        from ..engine.comfy_bridge.words import apply
+
+        return io.NodeOutput(*apply(model, clip, likeness, strength_model, strength_clip))
+
+
+class LikenessSave(io.ComfyNode):
+    """A likeness into models/likeness."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessSave",
+            display_name="Save a Likeness",
+            category=CATEGORY,
+            description="Writes a likeness to models/likeness, from where Load a Likeness and the "
+            "likeness command read it. An earlier file of that name is kept: the new one gets a number.",
+            inputs=[
+                Likeness.Input("likeness", tooltip="From one of the Learn nodes."),
+                io.String.Input(
+                    "name", display_name="name", default="my-likeness",
+                    tooltip="The file's name without ending; friends/ann makes a subfolder. Change it for "
+                    "every person.",
+                ),
+            ],
+            outputs=[
+                Likeness.Output(display_name="likeness", tooltip="The same likeness, once it is on disk."),
+                io.String.Output(display_name="file", tooltip="Where it was written."),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, likeness, name: str) -> io.NodeOutput:
+        from ..engine.comfy_bridge.folders import inside, unused
+
+        path = unused(inside("likeness", name, ".safetensors"))
+        likeness.save(path)
+        return io.NodeOutput(likeness, str(path), ui=ui.PreviewText(f"saved to {path}"))
+
+
+class LikenessLoad(io.ComfyNode):
+    """A likeness out of models/likeness."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..engine.comfy_bridge.folders import listed
+
+        return io.Schema(
+            node_id="LikenessLoad",
+            display_name="Load a Likeness",
+            category=CATEGORY,
+            description="Reads a likeness from models/likeness.",
+            inputs=[
+                io.Combo.Input(
+                    "name", options=listed("likeness"), display_name="file",
+                    tooltip="A file in models/likeness. Press R to refresh the list after adding one.",
+                ),
+            ],
+            outputs=[
+                Likeness.Output(display_name="likeness", tooltip="Connect it to Apply a Likeness."),
+                io.String.Output(
+                    display_name="placeholder",
+                    tooltip="What to write in prompts, such as <v0>.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        from ..engine.artifact import Artifact
+        from ..engine.comfy_bridge.folders import find
+
+        likeness = Artifact.load(find(name, "likeness"))
+        return io.NodeOutput(likeness, " ".join(token.token for token in likeness.tokens))
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        from ..engine.comfy_bridge.folders import find, state_of
+
+        return state_of(find(name, "likeness"))
+
+
+class LikenessExport(io.ComfyNode):
+    """A likeness as a stock LoRA and stock embeddings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessExport",
+            display_name="Export a Likeness for Other Tools",
+            category=CATEGORY,
+            description="Writes a LoRA to models/loras and an embedding to models/embeddings, for "
+            "ComfyUI's own LoRA loader and embedding: words, and for other programs.",
+            inputs=[
+                Likeness.Input("likeness", tooltip="From one of the Learn nodes, or from Load a Likeness."),
+                io.String.Input(
+                    "name", display_name="name", default="my-likeness",
+                    tooltip="The files' name without ending; the embedding is then called "
+                    "embedding:<name>. Files of that name are replaced, so change it for every person.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="files", tooltip="What was written, one path per line.")],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, likeness, name: str) -> io.NodeOutput:
+        from ..engine.comfy_bridge.words import export
+
+        files = "\n".join(str(path) for path in export(likeness, name))
+        return io.NodeOutput(files, ui=ui.PreviewText(files))

@@ -1,0 +1,53 @@
+"""The start of a workflow that needs no file: our own tiny model, and a person it has never seen."""
+
+from comfy_api.latest import io
+
+from .types import CATEGORY
+
+
+class LikenessMiniature(io.ComfyNode):
+    """MODEL, CLIP and VAE of the Miniature, and a few pictures of one made-up person."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessMiniature",
+            display_name="Load the Miniature",
+            category=CATEGORY,
+            description="A tiny portrait model that comes with Likeness, and pictures of a made-up person "
+            "to learn. Nothing is downloaded. Use it to try things out in seconds, then put a checkpoint "
+            "in its place.",
+            inputs=[
+                io.Int.Input(
+                    "person", display_name="person", default=0, min=0, max=99, step=1,
+                    tooltip="Which made-up person to show; the model was trained without any of them. "
+                    "Change it to try another face.",
+                ),
+                io.Int.Input(
+                    "pictures", display_name="pictures", default=4, min=1, max=16, step=1,
+                    tooltip="How many different pictures of that person to give. Raise it to see how much "
+                    "more pictures help.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="MODEL",
+                    tooltip="The Miniature's U-Net, for 128 x 128 pictures.",
+                ),
+                io.Clip.Output(
+                    display_name="CLIP",
+                    tooltip="Its text encoder, with a vocabulary of its own.",
+                ),
+                io.Vae.Output(display_name="VAE", tooltip="Its autoencoder."),
+                io.Image.Output(display_name="pictures", tooltip="Pictures of the person, 128 x 128."),
+                io.Mask.Output(display_name="masks", tooltip="Where the person is in each picture."),
+                io.String.Output(display_name="class word", tooltip="What the person is: man or woman."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, person: int, pictures: int) -> io.NodeOutput:
+        from ..engine.comfy_bridge import miniature
+
+        model, clip, vae = miniature.build_miniature()
+        return io.NodeOutput(model, clip, vae, *miniature.miniature_person(person, pictures))
