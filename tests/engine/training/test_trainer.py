@@ -1,0 +1,200 @@
+"""The loop itself, on a method with two numbers to learn."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from likeness_portraits.engine.config import Phase
+from likeness_portraits.engine.data.examples import Batch, generator_for
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training.checkpoint import Checkpoints
+from likeness_portraits.engine.training.launch import _accelerator, _forget
+from likeness_portraits.engine.training.methods.base import Method
+from likeness_portraits.engine.training.trainer import Silent, Trainer, adamw, schedule
+from likeness_portraits.tests.engine.tiny import tiny_job
+
+
+class Toy(Method):
+    """Fits slope and offset of a line; the offset only in the second phase. Keeps an average too."""
+
+    def __init__(self, *phases: Phase) -> None:
+        nn.Module.__init__(self)
+        self._phases = phases
+        self.slope = nn.Parameter(torch.tensor(0.0))
+        self.offset = nn.Parameter(torch.tensor(0.5))
+        self.average = torch.tensor(0.0)
+        self.begun: list[str] = []
+        self.trace: list[tuple[float, float]] = []
+
+    def phases(self):
+        return self._phases
+
+    def parameter_groups(self):
+        return {"slope": [self.slope], "offset": [self.offset]}
+
+    def begin_phase(self, phase):
+        self.begun.append(phase.name)
+
+    def batch(self, phase, number):
+        x = torch.randn(phase.batch_size, 1, 1, 1, generator=generator_for(phase.name, number))
+        empty = torch.zeros(phase.batch_size)
+        return Batch(pixels=x, masks=x, prompts=("",) * phase.batch_size, concepts=empty, prior=empty.bool(),
+                     indices=empty, noise=x, posterior=x, timesteps=empty)  # fmt: skip
+
+    def forward(self, batch, progress):
+        x = batch.pixels.flatten()
+        noise = torch.randn(()) * 0.01  # from torch's global generator, as dropout's would be
+        return {"fit": ((self.slope * x + self.offset - (3 * x + 1) + noise) ** 2).mean()}
+
+    def after_step(self, progress):
+        self.average = 0.9 * self.average + 0.1 * self.slope.detach()
+        self.trace.append((self.slope.item(), self.offset.item()))
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {"average": self.average}
+
+    def load_extra_state(self, state):
+        self.average = state["average"]
+
+    def artifact(self):
+        raise NotImplementedError
+
+
+FIRST = Phase(name="first", steps=5, learning_rates={"slope": 0.1})
+SECOND = Phase(name="second", steps=6, learning_rates={"slope": 0.1, "offset": 0.05}, schedule="cosine",
+               warmup_steps=2, batch_size=4)  # fmt: skip
+
+
+def run(toy: Toy, folder: Path, observer=None, **changes):
+    torch.manual_seed(0)
+    job = tiny_job("textual-inversion", folder, **changes)
+    accelerator = _accelerator(job)
+    try:
+        return Trainer(toy, job, accelerator, observer or Silent(), Checkpoints(job, "pictures")).run()
+    finally:
+        _forget(accelerator)
+
+
+class StopAt(Silent):
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.now = 0
+
+    def on_step(self, progress, losses) -> None:
+        self.now = progress.step
+
+    def should_stop(self) -> bool:
+        return self.now == self.step
+
+
+def test_only_the_groups_a_phase_names_are_trained(tmp_path):
+    toy = Toy(FIRST, SECOND)
+    progress = run(toy, tmp_path)
+    assert (progress.step, progress.total, progress.phase) == (11, 11, "second")
+    offsets = [offset for _, offset in toy.trace]
+    assert offsets[:5] == [0.5] * 5 and offsets[5] != 0.5
+    assert len({slope for slope, _ in toy.trace}) == 11
+
+
+@pytest.mark.parametrize("stop", [3, 5, 8])
+def test_resuming_in_any_phase_gives_the_same_numbers_bit_for_bit(tmp_path, stop):
+    whole = Toy(FIRST, SECOND)
+    run(whole, tmp_path)
+    part = Toy(FIRST, SECOND)
+    progress = run(part, tmp_path, StopAt(stop))
+    assert progress.stopped and progress.step == stop
+    rest = Toy(FIRST, SECOND)
+    run(rest, tmp_path, resume=True)
+    assert part.trace + rest.trace == whole.trace
+    assert torch.equal(rest.average, whole.average)
+    assert rest.begun == ["first", "second"]
+
+
+def test_accumulated_passes_equal_one_pass_over_all_their_examples(tmp_path):
+    class Joined(Toy):
+        """One batch of 4 made of the two batches of 2 that the other one accumulates."""
+
+        def batch(self, phase, number):
+            halves = [super(Joined, self).batch(phase, 2 * number + part) for part in (0, 1)]
+            pixels = torch.cat([half.pixels for half in halves])
+            return type(halves[0])(**{**vars(halves[0]), "pixels": pixels})
+
+        def forward(self, batch, progress):
+            x = batch.pixels.flatten()
+            return {"fit": ((self.slope * x + self.offset - (3 * x + 1)) ** 2).mean()}
+
+    class Quiet(Toy):
+        forward = Joined.forward
+
+    common = {"name": "first", "steps": 3, "learning_rates": {"slope": 0.1, "offset": 0.1}, "batch_size": 2}
+    joined, accumulated = Joined(Phase(**common)), Quiet(Phase(**common, gradient_accumulation=2))
+    run(joined, tmp_path)
+    run(accumulated, tmp_path)
+    torch.testing.assert_close(torch.tensor(accumulated.trace), torch.tensor(joined.trace))
+
+
+def test_gradients_are_clipped_over_all_groups_together(tmp_path):
+    norms = []
+
+    class Spy(Toy):
+        def after_step(self, progress):
+            pass
+
+    toy = Spy(Phase(name="one", steps=1, learning_rates={"slope": 0.1, "offset": 0.1}, max_grad_norm=0.25))
+    toy.slope.register_post_accumulate_grad_hook(lambda p: norms.append(p.grad))
+    toy.offset.register_post_accumulate_grad_hook(lambda p: norms.append(p.grad))
+    run(toy, tmp_path)  # clipping works in place on the tensors the hooks kept
+    assert math.isclose(torch.stack(norms).norm().item(), 0.25, rel_tol=1e-3)
+
+
+def test_schedules_climb_then_fall():
+    rates = {"slope": 1.0}
+    cosine = Phase(name="p", steps=6, learning_rates=rates, schedule="cosine", warmup_steps=2)
+    assert [round(schedule(cosine, step), 3) for step in range(6)] == [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    linear = Phase(name="p", steps=4, learning_rates=rates, schedule="linear")
+    assert [schedule(linear, step) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert schedule(Phase(name="p", steps=4, learning_rates=rates), 3) == 1.0
+
+
+def test_groups_without_a_rate_need_no_gradient():
+    toy = Toy(FIRST)
+    optimizer = adamw(toy.parameter_groups(), FIRST)
+    assert toy.slope.requires_grad and not toy.offset.requires_grad
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_the_weights(tmp_path):
+    class Diverging(Toy):
+        def forward(self, batch, progress):
+            losses = super().forward(batch, progress)
+            return {"fit": losses["fit"] * (math.nan if progress.step == 2 else 1.0)}
+
+    toy = Diverging(FIRST)
+    with pytest.raises(LikenessError, match="at step 3; lower the learning rate"):
+        run(toy, tmp_path)
+    assert len(toy.trace) == 2 and math.isfinite(toy.slope.item())
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(tmp_path):
+    run(Toy(FIRST, SECOND), tmp_path, StopAt(3))
+    with pytest.raises(LikenessError, match="another 'learning_rate'"):
+        run(Toy(FIRST, SECOND), tmp_path, resume=True, settings={"learning_rate": 1.0})
+    with pytest.raises(LikenessError, match="another 'seed'"):
+        run(Toy(FIRST, SECOND), tmp_path, resume=True, seed=8)
+
+
+def test_a_damaged_checkpoint_says_what_to_delete(tmp_path):
+    run(Toy(FIRST, SECOND), tmp_path, StopAt(3))
+    state = tmp_path / "me.checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(LikenessError, match=r"me\.checkpoint and begin again"):
+        run(Toy(FIRST, SECOND), tmp_path, resume=True)
+
+
+def test_checkpoints_hold_no_pickle(tmp_path):
+    run(Toy(FIRST, SECOND), tmp_path, StopAt(3))
+    names = sorted(path.name for path in (tmp_path / "me.checkpoint").iterdir())
+    assert names == ["job.json", "state.safetensors"]
