@@ -156,9 +156,8 @@ def test_the_callers_random_numbers_are_left_alone(method, base, folder):
 
 
 def test_two_processes_agree_with_one(base, folder, package_parent):
-    jobs = {
-        method: tiny_job(method, folder, f"two-{method}", settings={"batch_size": 4}) for method in METHODS
-    }
+    four = {"batch_size": 4}
+    jobs = {method: tiny_job(method, folder, f"two-{method}", settings=four) for method in METHODS}
     (folder / "jobs.json").write_text(json.dumps([job.to_dict() for job in jobs.values()]))
     script = Path(__file__).with_name("two_processes.py")
     environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
