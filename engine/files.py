@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,19 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise write_error(folder, error) from error
     return folder
+
+
+def check_room(path: str | os.PathLike[str], wanted: int = 64 * 2**20) -> None:
+    """Raises before long work whose result could not be written to `path`: no folder, no right, no room."""
+    place = Path(path).absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.ENOTDIR]}")
+    if not os.access(place, os.W_OK):
+        raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.EACCES]}")
+    if shutil.disk_usage(place).free < wanted:
+        raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.ENOSPC]}")
 
 
 @contextmanager

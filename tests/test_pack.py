@@ -44,8 +44,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.inference": MIDDLE,
     "engine.comfy_bridge": MIDDLE | {"engine.inference"},
     "engine.evaluation": ALL_BUT_COMFY,
-    "engine.demo": ALL_BUT_COMFY,
-    "engine.cli": ALL_BUT_COMFY | {"engine.demo"},
+    "engine.console": {"engine.errors", "engine.files", "engine.training"},
+    "engine.job_file": MIDDLE,
+    "engine.doctor": {"engine.version"},
+    "engine.demo": ALL_BUT_COMFY | {"engine.console"},
+    "engine.cli": ALL_BUT_COMFY | {"engine.console", "engine.demo", "engine.doctor", "engine.job_file"},
     "nodes": ALL_BUT_COMFY | {"engine.comfy_bridge"},
 }
 
@@ -56,9 +59,19 @@ ONLY_IN: dict[str, set[str]] = {
     "folder_paths": {"engine.comfy_bridge"},
     "nodes": set(),  # ComfyUI's own nodes.py
     "comfy_api": {"nodes"},
-    "diffusers": {"engine.training", "engine.inference.generate", "engine.miniature.make"},
-    "peft": {"engine.training", "engine.inference.generate", "engine.miniature.make"},
-    "accelerate": {"engine.training", "engine.miniature.make"},
+    "diffusers": {
+        "engine.training",
+        "engine.inference.generate",
+        "engine.miniature.make",
+        "engine.miniature.making",
+    },
+    "peft": {
+        "engine.training",
+        "engine.inference.generate",
+        "engine.miniature.make",
+        "engine.miniature.making",
+    },
+    "accelerate": {"engine.training", "engine.miniature.make", "engine.miniature.making"},
     "insightface": {"engine.data.faces"},
     "typer": {"engine.cli"},
 }

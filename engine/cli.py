@@ -1,0 +1,408 @@
+"""The command `likeness`: reads options, calls the engine, turns mistakes into one line and exit status 2.
+
+Heavy libraries are imported inside the commands, so that help and mistakes in options answer at once.
+"""
+
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+from typer.main import get_command
+
+from .config import METHODS, BaseSpec
+from .console import ConsoleObserver, meter, note, save_picture, say
+from .errors import LikenessError, nearest
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="likeness",
+    help="Learn a person, a style or a component from a few pictures and draw it in any prompt.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train_app = typer.Typer(
+    help="Learn a concept from a folder of pictures; one sub-command per method.", no_args_is_help=True
+)
+app.add_typer(train_app, name="train")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        status = get_command(app).main(
+            list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="likeness",
+            standalone_mode=False,
+        )
+        return status if isinstance(status, int) else 0
+    except LikenessError as error:
+        note(f"likeness: {error}")
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        note("likeness: interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own complaints about how it was called
+            raise
+        note(_usage_message(error))
+        return USER_MISTAKE
+
+
+def _usage_message(error: Any) -> str:
+    """A complaint about options or commands in one line, with the nearest valid word."""
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command", None)
+    wrong = getattr(error, "option_name", None)
+    message = " ".join(error.format_message().split())
+    if wrong and command is not None and message.startswith("No such option"):
+        known = {
+            name.lstrip("-")
+            for parameter in command.params
+            for name in parameter.opts
+            if name.startswith("--")
+        }
+        message = f"unknown setting '{wrong.lstrip('-')}'{nearest(wrong.lstrip('-'), known)}"
+    elif message.startswith("No such command") and hasattr(command, "commands"):
+        wrong = message.split("'")[1]
+        message = f"unknown command '{wrong}'{nearest(wrong, command.commands)}"
+    elif type(error).__name__ == "NoArgsIsHelpError":
+        return error.format_message()
+    path = getattr(context, "command_path", "likeness") if context is not None else "likeness"
+    return f"likeness: {message.rstrip('.')}; see `{path} --help`"
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        say(f"likeness-portraits {VERSION}")
+        raise typer.Exit()
+
+
+# --- learning ---------------------------------------------------------------------------
+
+
+def _train(method: str, preset: str | None, config: Path | None, print_config: bool, **options: Any) -> int:
+    from . import job_file
+
+    names = {field.name for field in fields(METHODS[method])}
+    typed = {name: value for name, value in options.items() if value not in (None, [], False)}
+    settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
+    chosen = job_file.read_yaml(config) if config is not None else {}
+    concepts = job_file.concepts_of(
+        typed.pop("folders", []), typed.pop("token", []), typed.pop("class_word", []), typed.pop("role", [])
+    )
+    if concepts:
+        typed["concepts"] = concepts
+    job = job_file.build_job(method, chosen, typed, settings, preset)
+    if print_config:
+        say(job_file.to_yaml(job).rstrip())
+        return 0
+    job_file.check_job(job)
+    return _run(job)
+
+
+def _run(job: Any) -> int:
+    from .training.launch import train
+
+    output = Path(job.output)
+    observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
+    with observer.watching():
+        path = train(job, observer)
+    say(str(path))
+    if observer.interrupt.pressed:
+        steps = observer.last.step if observer.last else 0
+        note(f"stopped after {steps} steps; what was learned is saved, and --resume goes on from there")
+        return INTERRUPTED
+    return 0
+
+
+_COMMON: dict[str, Any] = {
+    "folders": Annotated[
+        list[str] | None, Argument(metavar="FOLDER...", help="Folders with pictures, one per concept.")
+    ],
+    "output": Annotated[str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")],
+    "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
+    "token": Annotated[
+        list[str] | None, Option(help="Placeholder for prompts, such as <v0>; repeat per folder.")
+    ],
+    "class_word": Annotated[
+        list[str] | None, Option(help="What the pictures show: woman, dog …; repeat per folder.")
+    ],
+    "role": Annotated[list[str] | None, Option(help="subject, style or component; repeat per folder.")],
+    "seed": Annotated[int | None, Option(help="Of everything random.")],
+    "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
+    "precision": Annotated[str | None, Option(help="fp32, bf16 or fp16.")],
+    "device": Annotated[str | None, Option(help="auto or cpu.")],
+    "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
+    "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
+    "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
+    "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
+    "resume": Annotated[bool, Option("--resume", help="Go on from the checkpoint beside the output.")],
+    "preset": Annotated[
+        str | None, Option(help="Where all settings start: default, paper, reference, miniature.")
+    ],
+    "config": Annotated[
+        Path | None, Option("--config", "-c", help="YAML file; options typed here go before it.")
+    ],
+    "print_config": Annotated[bool, Option("--print-config", help="Print the whole job as YAML and exit.")],
+}
+
+
+def _train_command(method: str) -> Callable[..., int]:
+    """A command whose options are the run's and the method's settings, explained by their own comments."""
+    from .job_file import setting_help
+
+    def command(**options: Any) -> int:
+        return _train(method, **options)
+
+    told, kinds = setting_help(METHODS[method]), dict(_COMMON)
+    for field in fields(METHODS[method]):
+        option = Option(
+            f"--{field.name.replace('_', '-')}",
+            help=told.get(field.name, ""),
+            rich_help_panel="Settings",
+            metavar=str(getattr(field.type, "__name__", field.type)).upper(),
+        )
+        kinds[field.name] = Annotated[str | None, option]
+    flags = {"resume", "print_config"}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if name in flags else None,
+                annotation=kind,
+            )
+            for name, kind in kinds.items()
+        ]
+    )
+    command.__annotations__ = kinds
+    command.__doc__ = f"Learn with {method}. {(METHODS[method].__doc__ or '').splitlines()[0]}"
+    return command
+
+
+for _method in METHODS:
+    train_app.command(_method)(_train_command(_method))
+
+
+# --- drawing ----------------------------------------------------------------------------
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[str], Argument(metavar="PROMPT...", help="What to draw; use the concept's placeholder.")
+    ],
+    concept: Annotated[
+        list[str] | None, Option(help="Concept file, or FILE:STRENGTH; repeat for several.")
+    ] = None,
+    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature",
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+        "likeness-pictures"
+    ),
+    negative: Annotated[str, Option(help="What should not be there.")] = "",
+    count: Annotated[
+        int, Option(min=1, help="Pictures per prompt, with seeds that follow on one another.")
+    ] = 1,
+    seed: Annotated[int, Option(min=0, help="Of the noise the first picture starts from.")] = 0,
+    steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25,
+    guidance: Annotated[
+        float, Option(help="How strictly to follow the prompt (classifier-free guidance).")
+    ] = 5.0,
+    sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler",
+    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI.")] = "simple",
+    width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
+    height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
+) -> int:
+    """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
+    artifacts = [_with_strength(text) for text in concept or []]
+    _check_placeholders(prompts, [artifact for artifact, _ in artifacts])
+    single = out.suffix.lower() == ".png"
+    if single and len(prompts) * count > 1:
+        raise LikenessError(
+            f"{out} is one file, but {len(prompts) * count} pictures are to be drawn; give a folder"
+        )
+    wanted = [(prompt, seed + number) for prompt in prompts for number in range(count)]
+    from .inference.generate import generate as draw
+    from .training.base_model import load_base
+
+    with meter("drawing") as show:
+        pictures = draw(
+            load_base(BaseSpec.parse(base)),
+            [prompt for prompt, _ in wanted],
+            negative=negative,
+            artifacts=artifacts,
+            steps=steps,
+            guidance=guidance,
+            seed=[number for _, number in wanted],
+            sampler=sampler,
+            schedule=schedule,
+            width=width,
+            height=height,
+            on_step=lambda done, total: show(done, total, ""),
+        )
+    drawn_with = {"negative": negative, "steps": str(steps), "guidance": str(guidance), "base": base}
+    drawn_with |= {"sampler": sampler, "schedule": schedule}
+    for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
+        about = {"prompt": prompt, "seed": str(number), **drawn_with}
+        say(str(save_picture(out if single else out / f"{index:03d}-seed{number}.png", pixels, about)))
+    return 0
+
+
+def _with_strength(text: str) -> "tuple[Artifact, float]":
+    """`me.safetensors` or `me.safetensors:0.8`."""
+    from .artifact import Artifact
+
+    path, _, strength = text.rpartition(":")
+    try:
+        factor = float(strength)
+    except ValueError:
+        return Artifact.load(text), 1.0
+    return (Artifact.load(path), factor) if path else (Artifact.load(text), 1.0)
+
+
+def _check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> None:
+    from .artifact import placeholders
+    from .config import TOKEN
+
+    known = placeholders(artifacts)
+    for prompt in prompts:
+        for word in TOKEN.findall(prompt):
+            if word not in known:
+                hint = nearest(word, known) or "; give its file with --concept"
+                raise LikenessError(f"the prompt uses {word}, which no given concept defines{hint}")
+
+
+# --- concept files ----------------------------------------------------------------------
+
+
+@app.command()
+def info(
+    paths: Annotated[list[Path], Argument(metavar="FILE...", help="Concept files or concept folders.")],
+    as_json: Annotated[bool, Option("--json", help="As JSON, one object per line.")] = False,
+) -> None:
+    """Show what concept files and concept folders hold."""
+    for path in paths:
+        facts = _folder_facts(path) if path.is_dir() else _file_facts(path)
+        if as_json:
+            say(json.dumps(facts))
+        else:
+            width = max(map(len, facts))
+            for name, value in facts.items():
+                text = value if isinstance(value, str) else json.dumps(value)
+                say(f"{name.replace('_', ' '):<{width}}  {text}")
+            say()
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from .artifact import read_metadata
+
+    facts = read_metadata(path)
+    return {"file": str(path), **facts, "tokens": [asdict(token) for token in facts["tokens"]]}
+
+
+def _folder_facts(path: Path) -> dict[str, Any]:
+    from .data.concepts import digest, load_concept
+
+    concept = load_concept(path)
+    sizes = sorted({f"{picture.pixels.shape[1]}x{picture.pixels.shape[0]}" for picture in concept.pictures})
+    masks = sum(picture.mask is not None for picture in concept.pictures)
+    about = {"token": concept.token, "class_word": concept.class_word, "role": concept.role}
+    counted = {"pictures": len(concept.pictures), "masks": masks, "sizes": sizes}
+    return {"folder": str(path), **about, **counted, "digest": digest([concept])}
+
+
+@app.command()
+def export(
+    file: Annotated[Path, Argument(help="A concept file.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the files.")] = Path("."),
+    name: Annotated[
+        str | None, Option(help="Name of the LoRA file; by default <the concept's>-stock.")
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a stock LoRA and embedding that ComfyUI's own nodes, A1111-style tools and diffusers load."""
+    from .artifact import Artifact, export_stock
+
+    for path in export_stock(Artifact.load(file), out, name or f"{file.stem}-stock", overwrite=overwrite):
+        say(str(path))
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path], Argument(metavar="FILE...", help="A LoRA, embeddings, or both: they become one.")
+    ],
+    output: Annotated[
+        Path, Option("--output", "-o", help="The concept file to write; ends in .safetensors.")
+    ],
+    token: Annotated[
+        str | None, Option(help="Placeholder of an embedding; by default its file's name.")
+    ] = None,
+    class_word: Annotated[str, Option(help="What it shows: woman, dog, …")] = "",
+) -> None:
+    """Make a concept file out of other tools' LoRAs and embeddings; nothing in them is executed."""
+    from .artifact import import_file, merge
+
+    if output.suffix != ".safetensors":
+        raise LikenessError(f"the output {output} must end in .safetensors; rename it")
+    say(str(merge([import_file(file, token=token, class_word=class_word) for file in files]).save(output)))
+
+
+# --- looking after ----------------------------------------------------------------------
+
+
+@app.command()
+def doctor() -> int:
+    """Show versions, devices, onnxruntime's state and folders, and what is wrong with them."""
+    from .doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        say(f"{finding.mark}  {finding.what:<22}  {finding.state}")
+    return USER_MISTAKE if any(finding.mark == "✗" for finding in findings) else 0
+
+
+@app.command()
+def demo(
+    method: Annotated[str, Option(help=f"One of {', '.join(METHODS)}.")] = "dreambooth-lora",
+    seed: Annotated[int, Option(min=0, help="Which person, and everything random.")] = 0,
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder for the report, the sheet and the concept file.")
+    ] = Path("likeness-demo"),
+) -> int:
+    """Learn a person nobody has seen from four pictures and draw them in new scenes; no download, no GPU."""
+    from .config import one_of
+
+    one_of("method", method, METHODS)
+    from .files import check_room
+
+    check_room(out / "report.json")
+    from .demo import run_demo
+
+    observer = ConsoleObserver(f"learning ({method})")
+    report = run_demo(method, seed, out, observer)
+    say(json.dumps(report, indent=2))
+    note(f"look at {out / 'sheet.png'}")
+    return INTERRUPTED if observer.interrupt.pressed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What people see while a command works: progress and previews on stderr, results on stdout."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .files import write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from .training.methods.base import Progress
+
+LINES = 10  # progress lines of a whole run where nobody watches a terminal
+
+
+def say(text: str = "") -> None:
+    """A result, on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """A remark on how it goes, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def save_picture(path: Path, pixels: np.ndarray, about: Mapping[str, str] | None = None) -> Path:
+    """Writes pixels (H, W, 3) uint8 as PNG, whole or not at all, with `about` in its text fields."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    for key, value in (about or {}).items():
+        text.add_itxt(key, value)
+    with write_atomically(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+    return path
+
+
+class Interrupt:
+    """Remembers that Ctrl-C was pressed; pressed again it interrupts at once."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def _press(self, *_: object) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+        note("stopping after this step; press Ctrl-C again to give up at once")
+
+    @contextmanager
+    def watched(self) -> Iterator["Interrupt"]:
+        """While this lasts, Ctrl-C (and a polite kill) only sets `pressed`."""
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.signal(kind, self._press) for kind in kinds}
+        try:
+            yield self
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
+class ConsoleObserver:
+    """Shows a training run on the terminal, saves its previews, and stops it on Ctrl-C."""
+
+    def __init__(self, what: str, previews: Path | None = None) -> None:
+        self.what = what
+        self.previews = previews
+        self.interrupt = Interrupt()
+        self.last: Progress | None = None
+        self._meter: Meter | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator["ConsoleObserver"]:
+        with self.interrupt.watched(), meter(self.what) as self._meter:
+            yield self
+
+    def on_step(self, progress: "Progress", losses: Mapping[str, float]) -> None:
+        self.last = progress
+        if self._meter is not None:
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            self._meter(progress.step, progress.total, shown)
+
+    def on_preview(self, progress: "Progress", image: np.ndarray) -> None:
+        if self.previews is not None:
+            save_picture(self.previews / f"step-{progress.step:06d}.png", image)
+
+    def should_stop(self) -> bool:
+        return self.interrupt.pressed
+
+
+Meter = Callable[[int, int, str], None]  # done, total, what else to show
+
+
+@contextmanager
+def meter(what: str) -> Iterator[Meter]:
+    """A progress bar on a terminal, or a line now and then where stderr goes to a file."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task(what, total=None, more="")
+
+            def show(done: int, total: int, more: str) -> None:
+                bar.update(task, completed=done, total=total, more=more)
+
+            yield show
+    else:
+        yield _lines(what)
+
+
+def _bar(console: "Console") -> "Bar":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (
+        "[bold]{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        "<",
+        Left(),
+    )
+    return Progress(*columns, TextColumn("[dim]{task.fields[more]}"), console=console, transient=False)
+
+
+def _lines(what: str) -> Meter:
+    started, told = time.monotonic(), -1
+
+    def show(done: int, total: int, more: str) -> None:
+        nonlocal told
+        part = done * LINES // max(total, 1)
+        if part != told or done == total:
+            told = part
+            note(f"{what}: {done}/{total} after {time.monotonic() - started:.0f} s  {more}".rstrip())
+
+    return show

@@ -1,0 +1,77 @@
+"""Measures a likeness on the Miniature, where who somebody is and what a picture shows are known exactly."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..inference.generate import generate
+from ..miniature import world
+from .metrics import accuracy_by_attribute, attributes_kept, similarity_to_references
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+    from ..miniature.judges import Judges
+    from ..training.base_model import BaseModel
+
+Steps = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """A picture to draw: its prompt, the attributes the prompt asks for, and the seed of its noise."""
+
+    prompt: str
+    asked: dict[str, str]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How pictures were judged, one number per picture (N,); identity once by each of the two recognisers."""
+
+    identity: np.ndarray
+    identity_second: np.ndarray
+    prompt: np.ndarray
+    by_attribute: dict[str, float]
+
+
+def test_shots(subject: str, seeds: Sequence[int]) -> list[Shot]:
+    """Every test prompt about `subject` ("a man", "<v0>") with every seed."""
+    prompts = world.test_prompts(subject)
+    return [Shot(prompt=prompt, asked=asked, seed=seed) for seed in seeds for prompt, asked in prompts]
+
+
+def draw(
+    base: "BaseModel",
+    shots: Sequence[Shot],
+    artifact: "Artifact | None" = None,
+    on_step: Steps | None = None,
+) -> np.ndarray:
+    """The shots' pictures (N, H, W, 3) uint8, with the artifact's concept where one is given."""
+    used = [] if artifact is None else [(artifact, 1.0)]
+    prompts = [shot.prompt for shot in shots]
+    return generate(base, prompts, artifacts=used, seed=[shot.seed for shot in shots], on_step=on_step)
+
+
+def render_person(seed: int, rounds: int = 1) -> np.ndarray:
+    """The person `seed` really rendered in the test contexts, `rounds` times with other poses and light."""
+    who = world.sample_identity(seed)
+    contexts = [
+        world.test_context(index, turn) for turn in range(rounds) for index in range(len(world.TEST_CONTEXTS))
+    ]
+    return np.stack([world.render(who, context).pixels for context in contexts])
+
+
+def judge(pictures: np.ndarray, references: np.ndarray, shots: Sequence[Shot], judges: "Judges") -> Scores:
+    """Scores of pictures (N, H, W, 3) against references (M, H, W, 3) and their prompts."""
+    read, asked = judges.read(pictures), [shot.asked for shot in shots]
+    return Scores(
+        identity=similarity_to_references(judges.embed(pictures), judges.embed(references)),
+        identity_second=similarity_to_references(
+            judges.embed_reporting(pictures), judges.embed_reporting(references)
+        ),
+        prompt=attributes_kept(read, asked),
+        by_attribute=accuracy_by_attribute(read, asked),
+    )

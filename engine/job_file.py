@@ -1,0 +1,131 @@
+"""Jobs as people write them: YAML files, command-line options and the method's own settings, put together."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import METHODS, BaseSpec, ConceptSpec, Job, read, settings_for
+from .data.concepts import load_concept
+from .errors import LikenessError
+from .files import check_room
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A config file's mapping."""
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise LikenessError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where is not None else ""
+        raise LikenessError(f"{path} is not valid YAML{line}; mend it there") from error
+    if not isinstance(content, Mapping):
+        raise LikenessError(f"{path} holds no settings; write lines such as 'output: me.safetensors'")
+    return dict(content)
+
+
+def to_yaml(job: Job) -> str:
+    """The whole job as YAML that `--config` reads back."""
+    return yaml.safe_dump(job.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def value_of(text: str) -> Any:
+    """What a value typed on the command line means: 300, 1e-4, true, null, [a, b] or plain text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def build_job(
+    method: str,
+    config: Mapping[str, Any],
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    preset: str | None = None,
+) -> Job:
+    """The job that results when options go before the config file, which goes before the preset."""
+    plain = {**config, **options}
+    named = plain.setdefault("method", method)
+    if named != method:
+        raise LikenessError(
+            f"the config file is for '{named}'; run `likeness train {named}` or change its method"
+        )
+    if isinstance(plain.get("base"), str):
+        plain["base"] = vars(BaseSpec.parse(plain["base"]))
+    plain["concepts"] = _concepts(plain.get("concepts"))
+    if not plain["concepts"]:
+        raise LikenessError("nothing to learn from; give a folder that holds the pictures")
+    if not plain.get("output"):
+        raise LikenessError("no place to write to; give --output NAME.safetensors")
+    chosen = plain.get("settings") or {}
+    if not isinstance(chosen, Mapping):
+        raise LikenessError("'settings' in the config file must be a mapping, such as {steps: 300}")
+    start = _starting_point(method, plain.get("base"), preset)
+    plain["settings"] = {**start, **chosen, **settings}
+    return Job.from_json(plain)
+
+
+def concepts_of(
+    folders: Sequence[str], tokens: Sequence[str], class_words: Sequence[str], roles: Sequence[str]
+) -> list[dict[str, str]]:
+    """Concepts typed on the command line: the n-th token, class word and role belong to the n-th folder."""
+    for option, values in (("--token", tokens), ("--class-word", class_words), ("--role", roles)):
+        if len(values) > len(folders):
+            raise LikenessError(
+                f"{option} is given {len(values)} times for {len(folders)} folders; once per folder"
+            )
+    concepts = []
+    for number, folder in enumerate(folders):
+        concept = {"folder": folder, "token": f"<v{number}>"}
+        for key, values in (("token", tokens), ("class_word", class_words), ("role", roles)):
+            if number < len(values):
+                concept[key] = values[number]
+        concepts.append(concept)
+    return concepts
+
+
+def check_job(job: Job) -> None:
+    """Raises early, before anything heavy is loaded, when pictures or places are not what they should be."""
+    for concept in job.concepts:
+        load_concept(concept)
+    if job.base.path is not None and not Path(job.base.path).expanduser().exists():
+        raise LikenessError(
+            f"{job.base.path} does not exist; give a checkpoint, a diffusers folder or 'miniature'"
+        )
+    check_room(job.output)
+
+
+def setting_help(kind: type) -> dict[str, str]:
+    """What each setting means, from the comments beside the fields of its class."""
+    told = re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(kind), re.MULTILINE)
+    return {name: text[0].upper() + text[1:] for name, text in told if name in {f.name for f in fields(kind)}}
+
+
+def _starting_point(method: str, base: object, preset: str | None) -> dict[str, Any]:
+    if preset is not None:
+        return vars(METHODS[method].preset(preset))
+    spec = read(BaseSpec, base, "base") if isinstance(base, Mapping) else None
+    return vars(settings_for(method, spec))
+
+
+def _concepts(listed: object) -> list[dict[str, Any]]:
+    """Concepts as mappings; a bare folder's name is one too."""
+    if listed is None:
+        return []
+    if not isinstance(listed, (list, tuple)):
+        raise LikenessError("'concepts' must be a list of folders or of mappings with 'folder'")
+    plain = []
+    for number, entry in enumerate(listed):
+        if isinstance(entry, ConceptSpec):
+            entry = vars(entry)
+        elif isinstance(entry, str):
+            entry = {"folder": entry, "token": f"<v{number}>"}
+        plain.append(entry)
+    return plain
