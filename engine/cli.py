@@ -19,6 +19,7 @@ from typer.main import get_command
 from .config import METHODS, BaseSpec
 from .console import ConsoleObserver, meter, note, save_picture, say
 from .errors import LikenessError, nearest
+from .files import check_room, write_atomically
 from .version import VERSION
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ def _usage_message(error: Any) -> str:
             if name.startswith("--")
         }
         message = f"unknown setting '{wrong.lstrip('-')}'{nearest(wrong.lstrip('-'), known)}"
-    elif message.startswith("No such command") and hasattr(command, "commands"):
+    elif message.startswith("No such command"):
         wrong = message.split("'")[1]
-        message = f"unknown command '{wrong}'{nearest(wrong, command.commands)}"
+        message = f"unknown command '{wrong}'{nearest(wrong, getattr(command, 'commands', ()))}"
     elif type(error).__name__ == "NoArgsIsHelpError":
         return error.format_message()
     path = getattr(context, "command_path", "likeness") if context is not None else "likeness"
@@ -366,6 +367,50 @@ def import_(
     say(str(merge([import_file(file, token=token, class_word=class_word) for file in files]).save(output)))
 
 
+# --- masks and measuring ------------------------------------------------------------------
+
+
+@app.command()
+def masks(
+    folder: Annotated[Path, Argument(help="A folder with pictures.")],
+    subject: Annotated[str, Option(help="What to mark: face, head, hair or person.")] = "head",
+    backend: Annotated[
+        str, Option(help="What finds it: miniature (for pictures of its world).")
+    ] = "miniature",
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace masks that are there.")] = False,
+) -> None:
+    """Write a mask beside every picture of a concept folder."""
+    from .config import one_of
+    from .data.segment import mask_folder, miniature_segmenter
+
+    one_of("backend", backend, ["miniature"])
+    for path in mask_folder(folder, miniature_segmenter(subject), overwrite):
+        say(str(path))
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, Argument(help="A concept file learned on the Miniature.")],
+    pictures: Annotated[Path, Option("--pictures", "-p", help="The concept folder it was learned from.")],
+    rounds: Annotated[int, Option(min=1, help="Seeds per test prompt; more are more certain.")] = 2,
+    out: Annotated[Path | None, Option("--out", "-o", help="Write the report to this JSON file too.")] = None,
+) -> None:
+    """Measure identity and prompt-following of a concept against the base without it."""
+    from .artifact import Artifact
+    from .data.concepts import load_concept
+
+    artifact, concept = Artifact.load(file), load_concept(pictures)
+    from .evaluation.people import evaluate_person
+
+    with meter("drawing") as show:
+        report = evaluate_person(artifact, concept, rounds, lambda done, total: show(done, total, ""))
+    text = json.dumps({"file": str(file), **report}, indent=2)
+    if out is not None:
+        with write_atomically(out) as temporary:
+            temporary.write_text(text + "\n", "utf-8")
+    say(text)
+
+
 # --- looking after ----------------------------------------------------------------------
 
 
@@ -392,8 +437,6 @@ def demo(
     from .config import one_of
 
     one_of("method", method, METHODS)
-    from .files import check_room
-
     check_room(out / "report.json")
     from .demo import run_demo
 

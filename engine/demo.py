@@ -12,7 +12,7 @@ from .artifact import Artifact
 from .config import ConceptSpec, Job
 from .console import meter
 from .data.concepts import Concept, Picture, write_concept
-from .evaluation.people import Scores, Shot, draw, judge, render_person, test_shots
+from .evaluation.people import Scores, Shot, draw, judge, render_person, summary, test_shots
 from .evaluation.sheet import Row, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
@@ -62,7 +62,9 @@ def run_demo(method: str, seed: int, out: Path, observer: "ConsoleObserver") -> 
     report = {
         "method": method,
         "seconds": round(time.monotonic() - started, 1),
-        **_scores(before, after, truth),
+        **summary(before.scores, after.scores),
+        "identity_reference": round(float(truth.scores.identity.mean()), 4),
+        "prompt_accuracy_reference": round(float(truth.scores.prompt.mean()), 4),
         "artifact": str(path.resolve()),
         "seed": seed,
         "person": person,
@@ -99,28 +101,6 @@ def _drawn(
     with meter(f"drawing {what}") as show:
         pictures = draw(base, shots, artifact, lambda done, total: show(done, total, ""))
     return Drawn(pictures, judge(pictures, references, shots, judges))
-
-
-def _scores(before: Drawn, after: Drawn, truth: Drawn) -> dict[str, Any]:
-    """The report's figures: means over all pictures."""
-
-    def mean(values: np.ndarray) -> float:
-        return round(float(values.mean()), 4)
-
-    return {
-        "identity_before": mean(before.scores.identity),
-        "identity_after": mean(after.scores.identity),
-        "identity_reference": mean(truth.scores.identity),
-        "prompt_accuracy": mean(after.scores.prompt),
-        "prompt_accuracy_base": mean(before.scores.prompt),
-        "prompt_accuracy_reference": mean(truth.scores.prompt),
-        "identity_before_second_judge": mean(before.scores.identity_second),
-        "identity_after_second_judge": mean(after.scores.identity_second),
-        "identity_reference_second_judge": mean(truth.scores.identity_second),
-        "prompt_accuracy_by_attribute": {
-            name: round(share, 3) for name, share in after.scores.by_attribute.items()
-        },
-    }
 
 
 def _write_sheet(

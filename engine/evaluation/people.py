@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
+from ..config import BaseSpec
+from ..errors import LikenessError
 from ..inference.generate import generate
 from ..miniature import world
 from .metrics import accuracy_by_attribute, attributes_kept, similarity_to_references
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
+    from ..data.concepts import Concept
     from ..miniature.judges import Judges
     from ..training.base_model import BaseModel
 
@@ -62,6 +66,57 @@ def render_person(seed: int, rounds: int = 1) -> np.ndarray:
         world.test_context(index, turn) for turn in range(rounds) for index in range(len(world.TEST_CONTEXTS))
     ]
     return np.stack([world.render(who, context).pixels for context in contexts])
+
+
+def evaluate_person(
+    artifact: "Artifact", concept: "Concept", rounds: int = 2, on_step: Steps | None = None
+) -> dict[str, Any]:
+    """Means over all test prompts: with the concept, and with the base's own class word instead."""
+    from ..miniature.judges import load_judges
+    from ..training.base_model import load_base
+
+    if artifact.base_family != "miniature" or not artifact.tokens:
+        raise LikenessError(
+            "only concepts with a placeholder, learned on the Miniature, can be measured this way"
+        )
+    base, judges, seeds = load_base(BaseSpec()), load_judges(), range(1, rounds + 1)
+    references = fitted([picture.pixels for picture in concept.pictures], base.resolution)
+    before, after = test_shots(f"a {concept.class_word}", seeds), test_shots(artifact.tokens[0].token, seeds)
+    half = _halves(on_step)
+    scores_before = judge(draw(base, before, None, half(0)), references, before, judges)
+    scores_after = judge(draw(base, after, artifact, half(1)), references, after, judges)
+    return summary(scores_before, scores_after)
+
+
+def summary(before: "Scores", after: "Scores") -> dict[str, Any]:
+    """A report's figures: means over all pictures."""
+    by_attribute = {name: round(share, 3) for name, share in after.by_attribute.items()}
+    return {
+        "identity_before": _mean(before.identity),
+        "identity_after": _mean(after.identity),
+        "prompt_accuracy": _mean(after.prompt),
+        "prompt_accuracy_base": _mean(before.prompt),
+        "identity_before_second_judge": _mean(before.identity_second),
+        "identity_after_second_judge": _mean(after.identity_second),
+        "prompt_accuracy_by_attribute": by_attribute,
+    }
+
+
+def fitted(pictures: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """Pictures of any size as (N, side, side, 3): the middle square, resized."""
+    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(pixels), (side, side))) for pixels in pictures])
+
+
+def _mean(values: np.ndarray) -> float:
+    return round(float(values.mean()), 4)
+
+
+def _halves(on_step: Steps | None) -> Callable[[int], Steps | None]:
+    """Progress of two equal jobs as one."""
+
+    if on_step is None:
+        return lambda number: None
+    return lambda number: lambda done, total: on_step(number * total + done, 2 * total)
 
 
 def judge(pictures: np.ndarray, references: np.ndarray, shots: Sequence[Shot], judges: "Judges") -> Scores:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PAPER, INK, QUIET, ACCENT, LINE = "#ffffff", "#111827", "#6b7280", "#1d4ed8", "#e5e7eb"
 MARGIN, GAP, LABEL_WIDTH, CORNER = 40, 12, 190, 10  # pixels
