@@ -446,9 +446,10 @@ def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> N
     for module in {key.split(".")[0] for key in lora}:
         down, up = lora.get(f"{module}.lora_down.weight"), lora.get(f"{module}.lora_up.weight")
         alpha = lora.get(f"{module}.alpha")
-        whole = down is not None and up is not None and alpha is not None
-        if not whole or down.ndim not in (2, 4) or up.ndim != down.ndim or alpha.numel() != 1:
+        if down is None or up is None or alpha is None or alpha.numel() != 1:
             raise LikenessError(f"{path}: the LoRA of {module} is incomplete; get it again")
+        if down.ndim not in (2, 4) or up.ndim != down.ndim:
+            raise LikenessError(f"{path}: the LoRA of {module} is for no kind of layer we know; get it again")
         if down.shape[0] != up.shape[1]:
             raise LikenessError(f"{path}: the shapes in the LoRA of {module} disagree; get it again")
 
