@@ -432,6 +432,7 @@ def demo(
     out: Annotated[
         Path, Option("--out", "-o", help="Folder for the report, the sheet and the concept file.")
     ] = Path("likeness-demo"),
+    rounds: Annotated[int, Option(min=1, help="Seeds per test prompt; more are more certain.")] = 2,
 ) -> int:
     """Learn a person nobody has seen from four pictures and draw them in new scenes; no download, no GPU."""
     from .config import one_of
@@ -441,7 +442,7 @@ def demo(
     from .demo import run_demo
 
     observer = ConsoleObserver(f"learning ({method})")
-    report = run_demo(method, seed, out, observer)
+    report = run_demo(method, seed, out, observer, rounds)
     say(json.dumps(report, indent=2))
     note(f"look at {out / 'sheet.png'}")
     return INTERRUPTED if observer.interrupt.pressed else 0

@@ -12,7 +12,7 @@ from .artifact import Artifact
 from .config import ConceptSpec, Job
 from .console import meter
 from .data.concepts import Concept, Picture, write_concept
-from .evaluation.people import Scores, Shot, draw, judge, render_person, summary, test_shots
+from .evaluation.people import Scores, Shot, all_shots, draw, judge, render_person, summary
 from .evaluation.sheet import Row, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 TOKEN = "<v0>"
 PICTURES = 4
-SEEDS = (1, 2)  # of the noise; each with every test prompt
-SHOWN = 8  # columns of the sheet: the test prompts with the first seed
+SHOWN = len(world.TEST_CONTEXTS)  # columns of the sheet: the test prompts with the first seed
 HEAD = (*world.FACE_PARTS, "hair", "ear", "neck")
 
 
@@ -38,8 +37,13 @@ class Drawn:
     scores: Scores
 
 
-def run_demo(method: str, seed: int, out: Path, observer: "ConsoleObserver") -> dict[str, Any]:
-    """Learns, draws, measures; writes `report.json`, `sheet.png`, the concept folder and the concept file."""
+def run_demo(
+    method: str, seed: int, out: Path, observer: "ConsoleObserver", rounds: int = 2
+) -> dict[str, Any]:
+    """Learns, draws, measures; writes `report.json`, `sheet.png`, the concept folder and the concept file.
+
+    Every test prompt is drawn and judged with `rounds` seeds, before and after learning.
+    """
     started = time.monotonic()
     make_folder(out)
     person = world.REPORTING_SEEDS[seed % len(world.REPORTING_SEEDS)]
@@ -48,7 +52,8 @@ def run_demo(method: str, seed: int, out: Path, observer: "ConsoleObserver") -> 
     folder = write_concept(out / "concept", concept)
     base, judges = load_base(_job(method, folder, out, seed).base), load_judges()
 
-    before_shots, after_shots = test_shots(f"a {concept.class_word}", SEEDS), test_shots(TOKEN, SEEDS)
+    seeds = range(1, rounds + 1)
+    before_shots, after_shots = all_shots(f"a {concept.class_word}", seeds), all_shots(TOKEN, seeds)
     before = _drawn(base, before_shots, None, references, judges, "before")
     learning = time.monotonic()
     with observer.watching():
@@ -56,7 +61,7 @@ def run_demo(method: str, seed: int, out: Path, observer: "ConsoleObserver") -> 
     learned = time.monotonic()
     artifact = Artifact.load(path)
     after = _drawn(base, after_shots, artifact, references, judges, "after")
-    real = render_person(person, len(SEEDS))
+    real = render_person(person, rounds)
     truth = Drawn(real, judge(real, references, after_shots, judges))
 
     report = {

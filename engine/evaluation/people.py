@@ -41,7 +41,7 @@ class Scores:
     by_attribute: dict[str, float]
 
 
-def test_shots(subject: str, seeds: Sequence[int]) -> list[Shot]:
+def all_shots(subject: str, seeds: Sequence[int]) -> list[Shot]:
     """Every test prompt about `subject` ("a man", "<v0>") with every seed."""
     prompts = world.test_prompts(subject)
     return [Shot(prompt=prompt, asked=asked, seed=seed) for seed in seeds for prompt, asked in prompts]
@@ -81,7 +81,7 @@ def evaluate_person(
         )
     base, judges, seeds = load_base(BaseSpec()), load_judges(), range(1, rounds + 1)
     references = fitted([picture.pixels for picture in concept.pictures], base.resolution)
-    before, after = test_shots(f"a {concept.class_word}", seeds), test_shots(artifact.tokens[0].token, seeds)
+    before, after = all_shots(f"a {concept.class_word}", seeds), all_shots(artifact.tokens[0].token, seeds)
     half = _halves(on_step)
     scores_before = judge(draw(base, before, None, half(0)), references, before, judges)
     scores_after = judge(draw(base, after, artifact, half(1)), references, after, judges)
