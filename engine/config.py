@@ -184,7 +184,7 @@ class DreamBoothLoraSettings:
                           "prior_templates": ("a photo of {}",)},
             "miniature": {"steps": 150, "unet_learning_rate": 2e-3, "text_encoder_learning_rate": 5e-4,
                           "token_learning_rate": 1e-2, "schedule": "cosine", "rank": 8, "alpha": 8.0,
-                          "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16,
+                          "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16, "prior_steps": 12,
                           "weight_decay": 0.0, "masked_loss": True, "min_snr_gamma": 5.0,
                           "templates": ("a photo of {}", "a portrait photo of {}"),
                           "prior_templates": ("a photo of a {}", "a portrait photo of a {}")},

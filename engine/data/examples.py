@@ -53,7 +53,7 @@ class Batch:
         """Every `world`-th example from number `rank`: what one of `world` processes works on."""
         if world == 1:
             return self
-        for count in (int(self.prior.sum()), int((~self.prior).sum())):
+        for count in (int((~self.prior).sum()), int(self.prior.sum())):
             if count % world:
                 raise LikenessError(
                     f"{count} pictures per pass do not divide among {world} processes; "

@@ -93,7 +93,7 @@ class BaseModel(nn.Module):
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
-        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(pixels.to(self.device, dtype_of(self.vae))).latent_dist
         return posterior.mean.float() * self.latent_scale, posterior.std.float() * self.latent_scale
 
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -106,7 +106,7 @@ class BaseModel(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1]."""
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.latent_scale, return_dict=False)[0]
+        decoded = self.vae.decode(latents.to(dtype_of(self.vae)) / self.latent_scale, return_dict=False)[0]
         return decoded.float().clamp(-1, 1)
 
     # ------------------------------------------------------------------------------------------- diffusion
@@ -123,7 +123,8 @@ class BaseModel(nn.Module):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The U-Net's output (B, C, h, w) for noisy latents, timesteps (B,) and text states (B, T, D)."""
-        noisy, context = noisy.to(self.unet.dtype), context.to(self.unet.dtype)
+        dtype = dtype_of(self.unet)
+        noisy, context = noisy.to(dtype), context.to(dtype)
         return self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -198,6 +199,11 @@ class BaseModel(nn.Module):
             ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
             found[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
         return found
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Its weights' dtype; diffusers' own property walks through all parameters, at every call."""
+    return next(module.parameters()).dtype
 
 
 def _spell(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[int | tuple[str, int]]:

@@ -11,6 +11,12 @@ from likeness_portraits.engine.miniature import model as miniature
 from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
 
 SIZE = 32  # pixels
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
 QUICK = {  # settings that make each method a matter of a second
     "textual-inversion": {"steps": 4, "batch_size": 2, "vectors": 2},
     "dreambooth-lora": {
@@ -26,7 +32,7 @@ QUICK = {  # settings that make each method a matter of a second
 }
 
 
-def tiny_base(prediction_type: str = "epsilon") -> BaseModel:
+def tiny_base(prediction_type: str = "epsilon", heads: int = 2, text_heads: int = 2) -> BaseModel:
     """SD 1.x in shape: 8 by 8 latents, cross-attention on both levels; always the same weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -41,7 +47,7 @@ def tiny_base(prediction_type: str = "epsilon") -> BaseModel:
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
             layers_per_block=1,
             cross_attention_dim=32,
-            attention_head_dim=2,
+            attention_head_dim=heads,
         )
         vae = AutoencoderKL(
             block_out_channels=(32, 32, 32),
@@ -55,24 +61,18 @@ def tiny_base(prediction_type: str = "epsilon") -> BaseModel:
                 hidden_size=32,
                 intermediate_size=64,
                 num_hidden_layers=2,
-                num_attention_heads=2,
+                num_attention_heads=text_heads,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-    schedule = {
-        "num_train_timesteps": 1000,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-    }
     return BaseModel(
         unet=unet,
         vae=vae,
         text_encoders={"clip_l": text},
         tokenizers={"clip_l": tokenizer},
-        alphas_cumprod=noise_schedule(schedule),
+        alphas_cumprod=noise_schedule(SCHEDULE),
         family="sd1",
         resolution=SIZE,
         prediction_type=prediction_type,

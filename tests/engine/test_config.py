@@ -1,0 +1,106 @@
+"""Settings say what is wrong with them, and survive a journey through JSON."""
+
+import json
+
+import pytest
+
+from likeness_portraits.engine.config import (
+    METHODS,
+    BaseSpec,
+    ConceptSpec,
+    DreamBoothLoraSettings,
+    Job,
+    Phase,
+    settings_for,
+)
+from likeness_portraits.engine.errors import LikenessError
+
+PLAIN = {"method": "dreambooth-lora", "concepts": [{"folder": "anna"}], "output": "anna.safetensors"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_job_survives_the_journey_through_json(method):
+    concepts = (ConceptSpec(folder="anna", role="subject"), ConceptSpec(folder="hat", token="<hat>"))
+    base = BaseSpec(kind="checkpoint", path="sd15.safetensors", tokenizer="clip")
+    job = Job(method=method, concepts=concepts, output="a.safetensors", base=base, seed=3, resolution=512)
+    assert Job.from_json(job.to_json()) == job
+    assert Job.from_json(job.to_dict()) == job
+    json.dumps(job.to_dict())
+
+
+def test_a_partial_config_changes_the_methods_own_starting_point():
+    job = Job.from_json({**PLAIN, "settings": {"steps": 7}})
+    assert job.settings.steps == 7
+    assert job.settings.rank == DreamBoothLoraSettings.preset("miniature").rank
+    real = Job.from_json({**PLAIN, "base": {"kind": "diffusers", "path": "sd15"}})
+    assert real.settings == DreamBoothLoraSettings.preset("default")
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    job = Job.from_json({**PLAIN, "seed": 4.0, "settings": {"unet_learning_rate": "1e-4", "steps": "20"}})
+    assert (job.seed, job.settings.unet_learning_rate, job.settings.steps) == (4, 1e-4, 20)
+    assert isinstance(job.seed, int)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "dream-booth"}, "unknown method 'dream-booth'; did you mean 'dreambooth-lora'?"),
+        ({"settings": {"step": 3}}, "unknown setting 'step' in settings; did you mean 'steps'?"),
+        ({"sed": 3}, "unknown setting 'sed' in job; did you mean 'seed'?"),
+        ({"settings": {"steps": 0}}, "'steps' is 0; it must be 1 or more"),
+        ({"settings": {"steps": 2.5}}, "settings.steps must be a whole number, not 2.5"),
+        ({"settings": {"text_encoder": "yes"}}, 'settings.text_encoder must be true or false, not "yes"'),
+        ({"settings": {"alpha": 0}}, "'alpha' is 0.0; it must be more than 0"),
+        ({"settings": {"alpha": float("nan")}}, "'alpha' is nan; it must be more than 0"),
+        ({"settings": {"schedule": "cosin"}}, "unknown schedule 'cosin'; did you mean 'cosine'?"),
+        ({"settings": {"templates": ["a photo"]}}, "'templates' must hold prompts with {} where"),
+        ({"settings": [1]}, "'settings' must be a mapping"),
+        ({"concepts": []}, "a job needs at least one concept"),
+        ({"concepts": "anna"}, 'job.concepts must be a list, not "anna"'),
+        ({"concepts": [{"token": "<v0>"}]}, "job.concepts lacks folder; add it"),
+        ({"concepts": [{"folder": "a", "token": "v0"}]}, "'v0' cannot be a placeholder"),
+        ({"concepts": [{"folder": "a"}, {"folder": "b"}]}, "two concepts share the placeholder <v0>"),
+        ({"concepts": [{"folder": "a", "role": "stile"}]}, "unknown role 'stile'; did you mean 'style'?"),
+        ({"output": "anna.pt"}, "the output anna.pt must end in .safetensors"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; did you mean 'fp"),
+        ({"base": {"kind": "checkpoint"}}, "a base of kind 'checkpoint' needs a path"),
+        ({"resolution": 0}, "'resolution' is 0; it must be 8 or more"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(change, message):
+    with pytest.raises(LikenessError) as caught:
+        Job.from_json({**PLAIN, **change})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_that_is_no_job_is_refused():
+    with pytest.raises(LikenessError, match="not valid JSON"):
+        Job.from_json("{")
+    with pytest.raises(LikenessError, match="must be a mapping"):
+        Job.from_json("[]")
+    with pytest.raises(LikenessError, match="names no method; set 'method' to one of"):
+        Job.from_json({})
+
+
+def test_a_base_is_recognised_from_what_is_typed(tmp_path):
+    assert BaseSpec.parse("miniature") == BaseSpec(kind="miniature")
+    assert BaseSpec.parse(str(tmp_path)).kind == "diffusers"
+    assert BaseSpec.parse(str(tmp_path / "sd15.safetensors")).kind == "checkpoint"
+
+
+def test_presets_are_chosen_by_name_and_by_base():
+    assert settings_for("dreambooth-lora") == DreamBoothLoraSettings.preset("miniature")
+    checkpoint = BaseSpec(kind="checkpoint", path="x")
+    assert settings_for("dreambooth-lora", checkpoint) == DreamBoothLoraSettings()
+    with pytest.raises(LikenessError, match="has no preset 'referense'; did you mean 'reference'?"):
+        DreamBoothLoraSettings.preset("referense")
+    for kind in METHODS.values():
+        for name in ("default", "reference", "miniature"):
+            kind.preset(name)
+
+
+def test_a_phase_checks_itself():
+    with pytest.raises(LikenessError, match="'batch_size' is 0"):
+        Phase(name="p", steps=1, learning_rates={}, batch_size=0)

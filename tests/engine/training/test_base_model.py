@@ -1,0 +1,174 @@
+"""What the frozen base predicts, reads and refuses."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training.base_model import BaseModel, load_base, noise_schedule
+from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    return tiny_base()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_clean_latents_come_back_from_the_right_prediction(kind):
+    base = tiny_base(kind)
+    latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    timesteps = torch.tensor([0, 400, 900])
+    noisy = base.add_noise(latents, noise, timesteps)
+    back = base.clean(noisy, base.target(latents, noise, timesteps), timesteps)
+    torch.testing.assert_close(back, latents, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_follows_the_schedule_of_diffusers():
+    from diffusers import DDPMScheduler
+
+    base, theirs = tiny_base(), DDPMScheduler(**SCHEDULE)
+    latents, noise, timesteps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 999])
+    ours = base.add_noise(latents, noise, timesteps)
+    torch.testing.assert_close(ours, theirs.add_noise(latents, noise, timesteps))
+    velocity = tiny_base("v_prediction").target(latents, noise, timesteps)
+    torch.testing.assert_close(velocity, theirs.get_velocity(latents, noise, timesteps))
+
+
+def test_min_snr_weights_are_gamma_over_snr_where_there_is_little_noise(base):
+    alpha = noise_schedule(SCHEDULE)[[1, 999]]
+    snr = alpha / (1 - alpha)
+    weights = base.snr_weights(torch.tensor([1, 999]), 5.0)
+    torch.testing.assert_close(weights.double(), torch.tensor([5 / snr[0], 1.0]), atol=1e-6, rtol=1e-5)
+    velocity = tiny_base("v_prediction").snr_weights(torch.tensor([1, 999]), 5.0)
+    torch.testing.assert_close(velocity.double(), torch.tensor([5, snr[1]]) / (snr + 1), atol=1e-6, rtol=1e-5)
+    assert base.snr_weights(torch.tensor([1, 999]), None).tolist() == [1, 1]
+
+
+def test_latents_are_drawn_from_the_posterior_around_its_mean(base):
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    mean, std = base.encode_moments(pixels)
+    assert mean.shape == std.shape == (2, 4, 8, 8)
+    torch.testing.assert_close(base.encode_pixels(pixels), mean)
+    drawn = base.encode_pixels(pixels, torch.Generator().manual_seed(1))
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(drawn, mean + std * noise)
+    assert base.decode(mean).shape == pixels.shape
+
+
+def test_sizes_that_do_not_fit_are_refused(base):
+    assert base.latent_shape() == (4, 8, 8)
+    assert base.latent_shape(64, 32) == (4, 16, 8)
+    with pytest.raises(LikenessError, match="multiples of 4"):
+        base.latent_shape(33, 32)
+
+
+def test_the_base_stays_in_evaluation_mode_and_frozen(base):
+    holder = torch.nn.ModuleList([base]).train()
+    assert holder.training and not base.unet.training
+    assert not any(weight.requires_grad for weight in base.parameters())
+
+
+def test_text_without_placeholders_is_encoded_as_transformers_does(base):
+    prompts = ["a photo of a woman", "a man"]
+    ids = base.tokenizers["clip_l"](
+        prompts, padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
+    theirs = base.text_encoders["clip_l"](ids).last_hidden_state
+    torch.testing.assert_close(base.encode_text(prompts), theirs)
+    twice = base.encode_text(["a man", "a photo of a woman", "a man"])
+    torch.testing.assert_close(twice, theirs[[1, 0, 1]])
+
+
+def test_a_placeholder_with_the_class_words_vectors_reads_like_the_class_word(base):
+    rows = {"<v0>": base.word_rows("woman")}
+    placed = base.encode_text(["a photo of <v0>, wearing a hat"], rows)
+    torch.testing.assert_close(placed, base.encode_text(["a photo of woman, wearing a hat"]))
+
+
+def test_each_vector_takes_a_place_of_its_own(base):
+    rows = {"<v0>": {"clip_l": torch.zeros(3, 32)}, "<v1>": {"clip_l": torch.zeros(1, 32)}}
+    tokens = base.tokenize(["a <v1> and <v0>", "a man"], rows)
+    assert tokens.places == ((0, 2, "<v1>", 0), (0, 4, "<v0>", 0), (0, 5, "<v0>", 1), (0, 6, "<v0>", 2))
+    end = base.tokenizers["clip_l"].eos_token_id
+    assert tokens.ids[0, 7] == end and tokens.ids.shape == (2, 77)
+
+
+def test_a_prompt_that_is_too_long_is_cut_off_and_says_so(base, caplog):
+    with caplog.at_level(logging.WARNING):
+        tokens = base.tokenize(["a woman " * 50])
+    assert "25 tokens too long" in caplog.text
+    assert tokens.ids[0, -1] == base.tokenizers["clip_l"].eos_token_id
+
+
+def test_the_fingerprint_names_the_weights_not_their_precision(base):
+    from likeness_portraits.engine.training.base_model import weights_fingerprint
+
+    other = tiny_base()
+    assert other.fingerprint == base.fingerprint
+    assert weights_fingerprint(other.half()) == base.fingerprint
+    with torch.no_grad():
+        next(other.unet.parameters()).mul_(1.5)
+    assert weights_fingerprint(other) != base.fingerprint
+
+
+# ----------------------------------------------------------------------------------------------- loading
+
+
+def test_the_miniature_loads():
+    base = load_base(BaseSpec())
+    assert (base.family, base.resolution, base.attention_side) == ("miniature", 128, 16)
+    assert base.latent_shape() == (4, 16, 16)
+    assert base.encode_text(["a photo of a woman"]).shape[:2] == (1, 77)
+
+
+def test_loading_leaves_the_callers_random_numbers_alone():
+    state = torch.get_rng_state()
+    load_base(BaseSpec())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def diffusers_folder(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    base.unet.save_pretrained(folder / "unet")
+    base.vae.save_pretrained(folder / "vae")
+    base.text_encoders["clip_l"].save_pretrained(folder / "text_encoder")
+    base.tokenizers["clip_l"].save_pretrained(folder / "tokenizer")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
+    return folder
+
+
+def test_a_diffusers_folder_gives_the_same_model(base, diffusers_folder):
+    loaded = load_base(BaseSpec.parse(str(diffusers_folder)))
+    assert (loaded.family, loaded.resolution, loaded.fingerprint) == ("sd1", 32, base.fingerprint)
+    prompts = ["a photo of a woman"]
+    torch.testing.assert_close(loaded.encode_text(prompts), base.encode_text(prompts))
+
+
+def test_a_folder_of_another_family_is_refused_by_name(diffusers_folder):
+    (diffusers_folder / "text_encoder_2").mkdir()
+    try:
+        with pytest.raises(LikenessError, match="SDXL.*choose an SD 1.x model"):
+            load_base(BaseSpec.parse(str(diffusers_folder)))
+    finally:
+        (diffusers_folder / "text_encoder_2").rmdir()
+
+
+def test_what_is_no_model_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "note.txt").write_text("not a model")
+    (tmp_path / "note.safetensors").write_text("not a model either")
+    (tmp_path / "unet").mkdir()
+    for path, words in {
+        tmp_path / "nothing": "there is no base model at",
+        tmp_path / "note.txt": "is not a model, or is damaged",
+        tmp_path / "note.safetensors": "is not a model, or is damaged",
+        tmp_path: "is not a diffusers model: it has no scheduler folder",
+    }.items():
+        with pytest.raises(LikenessError, match=words) as caught:
+            load_base(BaseSpec.parse(str(path)))
+        assert "\n" not in str(caught.value)
