@@ -121,7 +121,7 @@ class LikenessTrainTextualInversion(io.ComfyNode):
         cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float,
         vectors: int, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen = {"steps": steps, "learning_rate": learning_rate, "vectors": vectors, "masked_loss": masked}
+        chosen = _touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
         return _learn(cls, "textual-inversion", (model, clip, vae), concept, preset, chosen, run)
 
 
@@ -156,8 +156,8 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
                     tooltip="Give the text encoder a LoRA as well: closer likeness, looser prompts.",
                 ),
                 io.Combo.Input(
-                    "prior", options=[AS_PRESET, *SWITCH], display_name="keep the class general",
-                    default=AS_PRESET,
+                    "prior", options=list(SWITCH), display_name="keep the class general",
+                    default="yes",
                     tooltip="Learn beside pictures of the class, so that not everybody ends up with this "
                     "face. Say no to save time when the LoRA is for this one subject only.",
                 ),
@@ -172,13 +172,22 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float, rank: int,
         text_encoder: str, prior: str, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen: dict[str, Any] = {
-            "steps": steps, "unet_learning_rate": learning_rate, "rank": rank, "text_encoder": text_encoder,
-            "masked_loss": masked,
-        }  # fmt: skip
-        if prior != AS_PRESET:
-            chosen["prior_weight"] = float(SWITCH[prior])
+        chosen = _touched(
+            steps=steps,
+            unet_learning_rate=learning_rate,
+            rank=rank,
+            text_encoder=text_encoder,
+            masked_loss=masked,
+        )
+        if prior == "no":
+            chosen["prior_weight"] = 0.0
         return _learn(cls, "dreambooth-lora", (model, clip, vae), concept, preset, chosen, run)
+
+
+def _touched(**widgets: Any) -> dict[str, Any]:
+    """The widgets that say something else than the preset, as settings."""
+    told = {name: value for name, value in widgets.items() if value not in (0, AS_PRESET)}
+    return {name: SWITCH.get(value, value) for name, value in told.items()}
 
 
 def _learn(
@@ -202,7 +211,7 @@ def _learn(
 
 
 def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
-    """The preset, changed by the widgets that were touched, then by the text field."""
+    """The preset, changed by the widgets, then by the text field."""
     import yaml
 
     from ..engine.comfy_bridge.weights import family_of
@@ -215,10 +224,8 @@ def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], m
         raise LikenessError(f"'more settings' is not in name: value lines ({error}); mend it") from error
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
-    touched = {name: value for name, value in chosen.items() if value not in (0, AS_PRESET)}
-    touched = {name: SWITCH.get(value, value) for name, value in touched.items()}
     kind = METHODS[method]
-    return read(kind, {**asdict(kind.preset(preset)), **touched, **typed}, "more settings")
+    return read(kind, {**asdict(kind.preset(preset)), **chosen, **typed}, "more settings")
 
 
 def _train(

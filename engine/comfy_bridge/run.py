@@ -1,5 +1,6 @@
 """A training run inside ComfyUI: gradients, the progress bar and previews in the node, the cancel button."""
 
+import gc
 import hashlib
 import logging
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..files import write_atomically
+from ..files import make_folder
 from .folders import FOLDER, inside, temporary_folder, unused
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,13 @@ def training_allowed() -> Iterator[None]:
     """Gradients inside the executor, which runs nodes in inference mode; ComfyUI's models make room first."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+    gc.collect()
+    gc.freeze()  # Accelerate collects garbage when it ends: a second or two among all of ComfyUI's objects
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        gc.unfreeze()
 
 
 def device() -> str:
@@ -57,6 +63,8 @@ class GraphObserver:
 
     def on_step(self, progress: Any, losses: Mapping[str, float]) -> None:
         self.step, self.total = progress.step, progress.total
+        if not self.losses:
+            log.info("learning: step %d of %d", self.step, self.total)
         for name, value in losses.items():
             self.losses.setdefault(name, []).append((progress.step, value))
         self._show()
@@ -93,8 +101,8 @@ def stop_graph(observer: GraphObserver, learned: Path | None, name: str) -> NoRe
         text = "stopped before the first step; nothing was learned"
     else:
         kept = unused(inside(FOLDER, f"interrupted/{name}-step-{observer.step}", ".safetensors"))
-        with write_atomically(kept) as unfinished:
-            shutil.copyfile(learned, unfinished)
+        make_folder(kept.parent)
+        shutil.move(learned, kept)  # the checkpoint beside it stays, to go on from
         text = (
             f"stopped at step {observer.step} of {observer.total}; what was learned is in {kept}; "
             "queue again to go on from there"

@@ -38,7 +38,7 @@ _VAE_NAMES = (  # ComfyUI's names to diffusers', in this order
 
 
 def family_of(model: Any) -> str:
-    """"miniature", "sd1" or "sd2"; other kinds of model are refused by name."""
+    """One of the families: "miniature", "sd1" or "sd2"; other kinds of model are refused by name."""
     kind = type(model.model.model_config)
     if kind not in FAMILIES:
         raise LikenessError(

@@ -1,0 +1,179 @@
+"""A real ComfyUI for the tests: which Python runs it, its server, and prompts through its API.
+
+A checkout's virtual environment is `.venv-<checkout's name>` beside it, or `.venv` or `venv` inside it, or
+COMFYUI_VENV. It holds ComfyUI's requirements and ours.
+"""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = "likeness-portraits"  # the folder's name in custom_nodes
+WORKFLOW = ROOT / "workflows" / "learn-a-person.json"
+CPU = ["--cpu", "--use-pytorch-cross-attention"]
+
+
+def host_python(checkout: Path) -> Path | None:
+    """The Python that runs this checkout, if its environment is found."""
+    folders = [checkout.parent / f".venv-{checkout.name}", checkout / ".venv", checkout / "venv"]
+    if os.environ.get("COMFYUI_VENV"):
+        folders.insert(0, Path(os.environ["COMFYUI_VENV"]).expanduser())
+    pythons = [folder / name for folder in folders for name in ("bin/python", "Scripts/python.exe")]
+    return next((python for python in pythons if python.exists()), None)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """One thread for torch: test machines are small and shared."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
+
+
+class Server:
+    """ComfyUI's server with one pack in custom_nodes, and all of its folders under `base`."""
+
+    def __init__(self, checkout: Path, base: Path, pack: Path = ROOT) -> None:
+        self.checkout, self.base = checkout, base
+        for folder in ("custom_nodes", "input", "output", "user", "models"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        link = base / "custom_nodes" / PACK
+        if not link.exists():
+            link.symlink_to(pack, target_is_directory=True)
+        settings = base / "user" / "default" / "comfy.settings.json"
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text('{"Comfy.TutorialCompleted": true}')  # no dialog over the editor
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = base / "server.log"
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen:
+        command = [
+            host_python(self.checkout), self.checkout / "main.py", *CPU, "--port", self.port,
+            "--base-directory", self.base, "--database-url", f"sqlite:///{self.base}/user/comfyui.db",
+            "--disable-auto-launch", "--disable-api-nodes",
+        ]  # fmt: skip
+        with open(self.log, "w") as log:
+            process = subprocess.Popen(
+                [str(part) for part in command], cwd=self.base, stdout=log, stderr=log, env=environment()
+            )
+        for _ in range(480):
+            time.sleep(0.25)
+            assert process.poll() is None, f"ComfyUI ended at once:\n{self.log.read_text()[-3000:]}"
+            try:
+                urllib.request.urlopen(f"{self.url}/system_stats", timeout=2).close()
+                return process
+            except OSError:
+                continue
+        process.kill()
+        raise AssertionError(f"no answer from ComfyUI in two minutes:\n{self.log.read_text()[-3000:]}")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def get(self, path: str, **query: str) -> bytes:
+        address = f"{self.url}{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.read()
+
+    def post(self, path: str, content: Mapping[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                body = answer.read()
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path} refused: {error.read().decode()}") from error
+        return json.loads(body) if body else None
+
+    def nodes(self) -> dict[str, Any]:
+        return json.loads(self.get("/object_info"))
+
+    def queue(self, prompt: Mapping[str, Any]) -> str:
+        return self.post("/prompt", {"prompt": prompt})["prompt_id"]
+
+    def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
+        """The prompt's history entry, once it ended in whatever way."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            history = json.loads(self.get(f"/history/{prompt_id}"))
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.1)
+        raise AssertionError(f"prompt not done after {seconds} s:\n{self.log.read_text()[-3000:]}")
+
+    def run(self, prompt: Mapping[str, Any], seconds: float = 300) -> dict[str, Any]:
+        """Queues a prompt and waits; the outputs by node."""
+        entry = self.wait(self.queue(prompt), seconds)
+        assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)[-3000:]
+        return entry["outputs"]
+
+    def picture(self, file: Mapping[str, str]) -> np.ndarray:
+        """An image of an output as (H, W, 3) uint8."""
+        return np.asarray(Image.open(io.BytesIO(self.get("/view", **file))).convert("RGB"))
+
+
+def to_api(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """A workflow as the editor saves it, in the form the server's API takes."""
+    links = {link[0]: link for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] not in nodes:
+            continue  # notes, which are drawn by the editor alone
+        inputs = dict(zip_widgets(nodes[node["type"]], node.get("widgets_values") or []))
+        for socket_ in node.get("inputs", []):
+            if socket_.get("link") is not None:
+                _, source, slot, *_ = links[socket_["link"]]
+                inputs[socket_["name"]] = [str(source), slot]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def zip_widgets(node: Mapping[str, Any], values: list[Any]) -> list[tuple[str, Any]]:
+    """Widget values by input name, in the order in which the editor keeps them."""
+    left = list(values)
+    named = []
+    for group in ("required", "optional"):
+        for name in node["input_order"].get(group, []):
+            kind, options = (*node["input"][group][name], {})[:2]
+            if not (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")):
+                continue
+            named.append((name, left.pop(0)))
+            seedlike = options.get("control_after_generate", name in ("seed", "noise_seed"))
+            if seedlike and left and left[0] in ("fixed", "increment", "decrement", "randomize"):
+                left.pop(0)
+    return named
+
+
+def widget(workflow: Mapping[str, Any], nodes: Mapping[str, Any], node_type: str, title: str = "") -> str:
+    """The id of the workflow's only node of a type (and title), as the API names it."""
+    found = [
+        str(node["id"]) for node in workflow["nodes"]
+        if node["type"] == node_type and (not title or node.get("title") == title)
+    ]  # fmt: skip
+    assert len(found) == 1, f"{len(found)} {node_type} nodes"
+    return found[0]
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two pictures of uint8, in dB."""
+    error = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)

@@ -1,0 +1,211 @@
+"""The nodes inside a running ComfyUI: words, files, pictures and the cancel button."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.tests.comfy.hosts import PACK, WORKFLOW, Server, psnr, to_api
+from likeness_portraits.tests.comfy.write_locales import LOCALE, definitions
+
+pytestmark = pytest.mark.comfy
+
+STEPS = 6  # of training: enough to change a picture, quick enough for a test
+PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
+SEED, SAMPLING_STEPS, GUIDANCE = 7, 25, 5.0
+
+
+def by_type(prompt: dict[str, Any], class_type: str) -> list[str]:
+    return [name for name, node in prompt.items() if node["class_type"] == class_type]
+
+
+def shortened(prompt: dict[str, Any], name: str) -> dict[str, Any]:
+    """The bundled workflow's prompt with little training, saved under a name of its own."""
+    prompt = copy.deepcopy(prompt)
+    (learn,), (save,), (keep,) = (
+        by_type(prompt, kind) for kind in ("LikenessTrainDreamBoothLora", "LikenessSave", "SaveImage")
+    )
+    prompt[learn]["inputs"] |= {"steps": STEPS, "prior": "no", "preview_every": STEPS // 2}
+    prompt[save]["inputs"]["name"] = name
+    prompt["export"] = {"class_type": "LikenessExport", "inputs": {"likeness": [learn, 0], "name": name}}
+    prompt[keep]["inputs"]["filename_prefix"] = name
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def prompt(workflow: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
+    """The bundled workflow as the server takes it."""
+    return to_api(workflow, nodes)
+
+
+@pytest.fixture(scope="module")
+def learned(server: Server, prompt: dict[str, Any]) -> dict[str, Any]:
+    """The outputs of one run of the bundled workflow, by class of node."""
+    short = shortened(prompt, "ann")
+    outputs = server.run(short)
+    return {node["class_type"]: outputs[name] for name, node in short.items() if name in outputs}
+
+
+@pytest.fixture(scope="module")
+def picture(server: Server, learned: dict[str, Any]) -> np.ndarray:
+    """What the workflow saved after learning."""
+    return server.picture(learned["SaveImage"]["images"][0])
+
+
+def test_nodes_say_in_the_editor_what_the_locale_file_says(nodes: dict[str, Any]):
+    assert definitions(nodes) == json.loads(LOCALE.read_text("utf-8"))
+
+
+def test_help_pages_locale_and_template_are_served(server: Server, nodes: dict[str, Any]):
+    for node_id in definitions(nodes):
+        assert server.get(f"/extensions/{PACK}/docs/{node_id}.md").startswith(b"# ")
+    assert "LikenessApply" in json.loads(server.get("/i18n"))["en"]["nodeDefs"]
+    assert WORKFLOW.stem in json.loads(server.get("/workflow_templates"))[PACK]
+    served = json.loads(server.get(f"/api/workflow_templates/{PACK}/{WORKFLOW.name}"))
+    assert served == json.loads(WORKFLOW.read_text("utf-8"))
+    assert server.get(f"/api/workflow_templates/{PACK}/{WORKFLOW.stem}.jpg").startswith(b"\xff\xd8")
+
+
+def test_the_command_line_draws_what_the_workflow_saved(
+    server: Server, learned: dict[str, Any], picture: np.ndarray, likeness: Callable, tmp_path: Path
+):
+    assert learned["LikenessTrainDreamBoothLora"]["images"]  # the loss plot, shown in the node
+    out, concept = tmp_path / "drawn.png", server.base / "models" / "likeness" / "ann.safetensors"
+    ran = likeness(
+        "generate", PROMPT.format("<v0>"), "--concept", concept,
+        "--seed", SEED, "--steps", SAMPLING_STEPS, "--guidance", GUIDANCE, "--out", out,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert psnr(np.asarray(Image.open(out).convert("RGB")), picture) >= 40
+
+
+def drawing(model: list, clip: list, text: str) -> dict[str, Any]:
+    """Nodes that draw a prompt with the Miniature's node `base`, as the bundled workflow does."""
+    return {
+        "base": {"class_type": "LikenessMiniature", "inputs": {"person": 0, "pictures": 4}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}},
+        "nothing": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}},
+        "latent": {
+            "class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1},
+        },
+        "sample": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": model, "positive": ["text", 0], "negative": ["nothing", 0],
+                "latent_image": ["latent", 0], "seed": SEED, "steps": SAMPLING_STEPS, "cfg": GUIDANCE, "sampler_name": "euler",
+                "scheduler": "simple", "denoise": 1.0,
+            },
+        },
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["base", 2]}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }  # fmt: skip
+
+
+def test_stock_lora_loader_and_embedding_give_the_same_picture(
+    server: Server, learned: dict[str, Any], picture: np.ndarray
+):
+    graph = drawing(["lora", 0], ["lora", 1], PROMPT.format("embedding:ann"))
+    graph["lora"] = {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "model": ["base", 0], "clip": ["base", 1], "lora_name": "ann.safetensors", "strength_model": 1.0,
+            "strength_clip": 1.0,
+        },
+    }  # fmt: skip
+    assert psnr(server.picture(server.run(graph)["show"]["images"][0]), picture) >= 40
+
+
+@pytest.mark.parametrize("spelling", ["<v0>", "embedding:v0", "(<v0>:1.0)"])
+def test_a_saved_likeness_loaded_again_gives_the_same_picture(
+    server: Server, learned: dict[str, Any], picture: np.ndarray, spelling: str
+):
+    graph = drawing(["apply", 0], ["apply", 1], PROMPT.format(spelling))
+    graph["load"] = {"class_type": "LikenessLoad", "inputs": {"name": "ann.safetensors"}}
+    graph["apply"] = {
+        "class_type": "LikenessApply",
+        "inputs": {
+            "model": ["base", 0], "clip": ["base", 1], "likeness": ["load", 0], "strength_model": 1.0,
+            "strength_clip": 1.0,
+        },
+    }  # fmt: skip
+    assert psnr(server.picture(server.run(graph)["show"]["images"][0]), picture) >= 40
+
+
+def test_the_model_itself_is_unchanged_by_learning_and_applying(server: Server, learned: dict[str, Any]):
+    graph = drawing(["base", 0], ["base", 1], PROMPT.format("woman"))
+    before = server.picture(server.run(graph)["show"]["images"][0])
+    graph["base"]["inputs"]["pictures"] = 1  # another cache entry: the Miniature is built anew
+    after = server.picture(server.run(graph)["show"]["images"][0])
+    assert (before == after).all()
+
+
+def endless(prompt: dict[str, Any], name: str) -> dict[str, Any]:
+    long = shortened(prompt, name)
+    (learn,) = by_type(long, "LikenessTrainDreamBoothLora")
+    long[learn]["inputs"] |= {"steps": 100_000, "seed": 5, "preview_every": 0}
+    return long
+
+
+def wait_for_line(server: Server, text: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while text not in server.log.read_text():
+        assert time.monotonic() < end, f"'{text}' never came:\n{server.log.read_text()[-2000:]}"
+        time.sleep(0.05)
+
+
+def cancel_soon(server: Server, graph: dict[str, Any], step: int) -> float:
+    """Queues a graph, cancels it after `step`; seconds until the editor was told that it ended."""
+    running = server.queue(graph)
+    wait_for_line(server, f"learning: step {step} of 100000")
+    time.sleep(2)
+    asked = time.time()
+    server.post("/interrupt", {})
+    told = dict(server.wait(running, 30)["status"]["messages"])
+    return told["execution_interrupted"]["timestamp"] / 1000 - asked
+
+
+def test_cancelling_stops_within_a_second_keeps_what_was_learned_and_goes_on_from_there(
+    server: Server, prompt: dict[str, Any]
+):
+    graph = endless(prompt, "long")
+    first = cancel_soon(server, graph, 1)
+    (kept,) = (server.base / "models" / "likeness" / "interrupted").glob("*.safetensors")
+    done = Artifact.load(kept).steps
+    assert 0 < done < 100_000
+    assert str(kept) in server.log.read_text()
+    second = cancel_soon(server, graph, done + 1)
+    assert min(first, second) <= 1.0  # the better of two: other work on a small machine delays one
+
+
+def message_of_failure(server: Server, graph: dict[str, Any]) -> str:
+    entry = server.wait(server.queue(graph))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    return failures[0]["exception_message"].strip()
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "message"),
+    [
+        ("LikenessConcept", {"token": "v0"}, "'v0' cannot be a placeholder"),
+        ("LikenessConcept", {"masks": ["fewer", 0]}, "there are 4 pictures but 1 masks"),
+        ("LikenessTrainDreamBoothLora", {"more_settings": "rnak: 4"}, "did you mean 'rank'"),
+    ],
+    ids=["token", "masks", "setting"],
+)
+def test_mistakes_are_told_in_one_sentence(
+    server: Server, prompt: dict[str, Any], node: str, inputs: dict[str, Any], message: str
+):
+    graph = shortened(prompt, "wrong")
+    (name,) = by_type(graph, node)
+    graph[name]["inputs"] |= inputs
+    graph["fewer"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    told = message_of_failure(server, graph)
+    assert message in told
+    assert "\n" not in told

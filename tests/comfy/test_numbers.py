@@ -1,0 +1,45 @@
+"""ComfyUI's own classes and the engine's diffusers classes compute the same."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likeness_portraits.tests.comfy.hosts import environment
+
+pytestmark = pytest.mark.comfy
+
+
+@pytest.fixture(scope="module")
+def measured(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
+    script = Path(__file__).with_name("same_numbers.py")
+    ran = subprocess.run(
+        [python, script, checkout, package_parent],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("what", ["text", "noise", "pictures", "latents"])
+@pytest.mark.parametrize("base", ["headless", "taken out", "sd1"])
+def test_comfyui_and_the_engine_compute_the_same(measured: dict[str, Any], base: str, what: str):
+    assert measured[base][what] <= 1e-4
+
+
+def test_an_sd2_unet_with_linear_projections_and_fixed_head_width_predicts_the_same(measured: dict[str, Any]):
+    assert measured["sd2 noise"] <= 1e-4
+
+
+def test_the_miniature_out_of_the_graph_is_the_miniature(measured: dict[str, Any]):
+    assert measured["same fingerprint"]
+    assert measured["schedule"] == 0
+
+
+def test_a_patch_on_the_model_is_part_of_what_is_learned_on(measured: dict[str, Any]):
+    assert measured["patch of a half"] == pytest.approx(0.5, abs=1e-4)

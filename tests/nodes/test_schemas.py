@@ -1,0 +1,74 @@
+"""Every node tells people what it is: checked in the source, where no ComfyUI is at hand."""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "nodes").glob("*.py"))
+LOCALE = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+VERBS = {"Load", "Describe", "Read", "Learn", "Apply", "Save", "Export"}
+
+
+def calls(name: str) -> Iterator[tuple[Path, ast.Call]]:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
+                yield path, node
+
+
+def keywords(call: ast.Call) -> dict[str, ast.expr]:
+    return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+
+
+SCHEMAS = [keywords(call) for _, call in calls("Schema")]
+NODE_IDS = [ast.literal_eval(schema["node_id"]) for schema in SCHEMAS]
+
+
+def test_node_classes_are_named_as_their_ids_and_all_are_listed():
+    tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text("utf-8"))
+    lists = [node.value for node in tree.body if isinstance(node, ast.AnnAssign)]
+    assert [name.id for name in lists[0].elts] == list(LOCALE)
+    assert sorted(NODE_IDS) == sorted(LOCALE)
+
+
+def test_display_names_are_verb_phrases_and_descriptions_are_sentences():
+    for schema in SCHEMAS:
+        assert ast.literal_eval(schema["display_name"]).split()[0] in VERBS
+        assert len(ast.literal_eval(schema["description"]).split()) >= 5
+        assert ast.literal_eval(schema["description"]).endswith(".")
+
+
+@pytest.mark.parametrize("kind", ["Input", "Output"])
+def test_every_input_and_output_has_a_tooltip(kind: str):
+    found = [
+        (path, call) for path, call in calls(kind) if isinstance(call.func.value, ast.Name | ast.Attribute)
+    ]
+    assert len(found) > 10
+    assert [f"{path.name}:{call.lineno}" for path, call in found if "tooltip" not in keywords(call)] == []
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_names_the_node_and_every_input(node_id: str):
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+    assert page.startswith(f"# {LOCALE[node_id]['display_name']}\n")
+    assert [entry["name"] for entry in LOCALE[node_id]["inputs"].values() if entry["name"] not in page] == []
+
+
+def test_there_is_no_help_page_without_a_node():
+    assert {path.stem for path in (ROOT / "web" / "docs").glob("*")} == set(NODE_IDS)
+
+
+def test_locale_holds_nothing_the_editor_would_take_for_its_own_syntax():
+    assert [text for text in texts(LOCALE) if set(text) & set("{}@|")] == []
+
+
+def texts(entry: object) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, dict):
+        for value in entry.values():
+            yield from texts(value)
