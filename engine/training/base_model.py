@@ -18,9 +18,16 @@ from torch import Tensor, nn
 
 from ..config import TOKEN, BaseSpec
 from ..errors import LikenessError
+from .single_file import read_single_file, unsupported
 
 log = logging.getLogger(__name__)
 
+SD1_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder (clip_l, …)
 
 
@@ -283,9 +290,7 @@ def load_base(spec: BaseSpec) -> BaseModel:
             )
         if path.is_dir():
             return _load_folder(path)
-        from .single_file import load_single_file
-
-        return load_single_file(path, spec.tokenizer)
+        return _load_single_file(path, spec.tokenizer)
 
 
 def _load_miniature() -> BaseModel:
@@ -354,5 +359,15 @@ def _load_folder(path: Path) -> BaseModel:
     )
 
 
-def unsupported(path: Path, what: str) -> LikenessError:
-    return LikenessError(f"{path} is {what}, which is not supported yet; choose an SD 1.x model")
+def _load_single_file(path: Path, tokenizer: str | None) -> BaseModel:
+    """A single-file checkpoint of the SD 1.x family, with the schedule and size that all of them share."""
+    parts = read_single_file(path, tokenizer)
+    return BaseModel(
+        unet=parts.unet,
+        vae=parts.vae,
+        text_encoders={"clip_l": parts.text_encoder},
+        tokenizers={"clip_l": parts.tokenizer},
+        alphas_cumprod=noise_schedule(SD1_SCHEDULE),
+        family="sd1",
+        resolution=parts.unet.config.sample_size * 2 ** (len(parts.vae.config.block_out_channels) - 1),
+    )

@@ -76,6 +76,7 @@ def _accelerator(job: Job) -> Accelerator:
     try:
         return Accelerator(mixed_precision=precision, cpu=job.device == "cpu", kwargs_handlers=[ddp])
     except ValueError as error:
+        AcceleratorState._reset_state(reset_partial_state=True)
         raise LikenessError(f"this machine cannot train in {job.precision} ({error}); use fp32") from error
 
 

@@ -3,13 +3,12 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import LikenessError
-from .base_model import BaseModel, noise_schedule, unsupported
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 OTHERS = {  # a key that gives another family away
@@ -20,19 +19,22 @@ OTHERS = {  # a key that gives another family away
     "double_blocks.0.img_attn.qkv.weight": "a FLUX model",
     "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": "a FLUX model",
 }
-SD1_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
 SD1_HEADS = 8  # of every attention layer of the U-Net
 SD1_LATENT_SCALE = 0.18215
 CLIP_HEAD_WIDTH = 64
 
 
-def load_single_file(path: Path, tokenizer: str | None) -> BaseModel:
-    """The base in fp32; its tokenizer, which such files lack, from a CLIP tokenizer's folder."""
+class Parts(NamedTuple):
+    """What a checkpoint holds, in fp32, and the tokenizer that it does not hold."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+
+
+def read_single_file(path: Path, tokenizer: str | None) -> Parts:
+    """The networks of a checkpoint; `tokenizer` is the folder of CLIP's, which such files lack."""
     state = read_state(path)
     for key, family in OTHERS.items():
         if key in state:
@@ -41,21 +43,14 @@ def load_single_file(path: Path, tokenizer: str | None) -> BaseModel:
         raise LikenessError(f"{path} holds no diffusion model that we know; choose an SD 1.x checkpoint")
     words = _read_tokenizer(path, tokenizer)
     try:
-        with torch.random.fork_rng(devices=[]):
-            unet, vae, text_encoder = _build_unet(state), _build_vae(state), _build_text_encoder(state, words)
+        return Parts(_build_unet(state), _build_vae(state), _build_text_encoder(state, words), words)
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LikenessError(f"{path} is not a whole SD 1.x checkpoint ({reason}); get it again") from error
-    pixels_per_latent = 2 ** (len(vae.config.block_out_channels) - 1)
-    return BaseModel(
-        unet=unet,
-        vae=vae,
-        text_encoders={"clip_l": text_encoder},
-        tokenizers={"clip_l": words},
-        alphas_cumprod=noise_schedule(SD1_SCHEDULE),
-        family="sd1",
-        resolution=64 * pixels_per_latent,
-    )
+
+
+def unsupported(path: Path, what: str) -> LikenessError:
+    return LikenessError(f"{path} is {what}, which is not supported yet; choose an SD 1.x model")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -65,7 +65,11 @@ class Trainer:
 
     def run(self) -> Progress:
         """Trains to the end, or until the observer stops it; says where it ended."""
-        saved = self.checkpoints.load() if self.job.resume and self.checkpoints.exists() else None
+        saved = None
+        if self.job.resume and self.checkpoints.exists():
+            saved = self.checkpoints.load()
+        elif self.job.resume:
+            log.info("there is no checkpoint in %s; beginning at the first step", self.checkpoints.folder)
         progress = self._progress(0, 0)
         for number, phase in enumerate(self.phases):
             self.method.begin_phase(phase)
@@ -98,15 +102,23 @@ class Trainer:
                 stop = self._report(progress, losses)
                 last = step + 1 == phase.steps
                 if stop or (not last and due(self.job.checkpoint_every, progress.step)):
-                    if self.accelerator.is_main_process:
-                        state = self.method.extra_state()
-                        self.checkpoints.save(Position(number, step + 1), groups, optimizer, state)
+                    self._checkpoint(Position(number, step + 1), groups, optimizer)
                 if stop and progress.step < self.total:
                     return self._progress(number, step + 1, stopped=True)
         finally:
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
         return progress
+
+    def _checkpoint(
+        self, position: Position, groups: Mapping[str, list[nn.Parameter]], optimizer: torch.optim.Optimizer
+    ) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            self.checkpoints.save(position, groups, optimizer, self.method.extra_state())
+        except LikenessError as error:  # a full disk: what is learned is worth more than the checkpoint
+            log.warning("%s; training goes on without a checkpoint", error)
 
     def _step(
         self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress

@@ -79,7 +79,7 @@ class Method(nn.Module, ABC):
 
     def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         """Training prompts for the examples: one of the settings' templates each."""
-        templates: Sequence[str] = self.job.settings.templates
+        templates: list[str] = list(self.job.settings.templates)
         picked = torch.randint(len(templates), (len(indices),), generator=generator).tolist()
         owners = self.examples.concepts[indices].tolist()
         return tuple(templates[t].format(self.concepts[owner].token) for t, owner in zip(picked, owners))

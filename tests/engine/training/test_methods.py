@@ -12,6 +12,7 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.config import METHODS
+from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.engine.training.launch import Stopped, train
@@ -209,3 +210,9 @@ def test_a_second_job_in_the_same_process_may_ask_for_another_precision(base, fo
     half = Artifact.load(train(tiny_job("textual-inversion", folder, "bf16", precision="bf16"), base=base))
     assert not torch.equal(full.tensors["token.v0.clip_l"], half.tensors["token.v0.clip_l"])
     assert (full.tensors["token.v0.clip_l"] - half.tensors["token.v0.clip_l"]).abs().max() < 0.1
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(base, folder):
+    (folder / "file").write_text("")
+    with pytest.raises(LikenessError, match="choose another"):
+        train(tiny_job("textual-inversion", folder, "file/me"), base=base)
