@@ -93,7 +93,7 @@ both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
 """
 GROUPS = [
     ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 890)),
+    ("2  Learn", (340, -10, 400, 1060)),
     ("3  Use what was learned", (760, -10, 360, 770)),
     ("4  Draw before and after", (1140, -10, 1700, 810)),
 ]

@@ -99,8 +99,8 @@ def drawing(model: list, clip: list, text: str) -> dict[str, Any]:
             "class_type": "KSampler",
             "inputs": {
                 "model": model, "positive": ["text", 0], "negative": ["nothing", 0],
-                "latent_image": ["latent", 0], "seed": SEED, "steps": SAMPLING_STEPS, "cfg": GUIDANCE, "sampler_name": "euler",
-                "scheduler": "simple", "denoise": 1.0,
+                "latent_image": ["latent", 0], "seed": SEED, "steps": SAMPLING_STEPS,
+                "cfg": GUIDANCE, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
             },
         },
         "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["base", 2]}},

@@ -1,0 +1,69 @@
+"""The bundled workflow in ComfyUI's own editor, in a headless Chromium."""
+
+import json
+from typing import Any
+
+import pytest
+
+from likeness_portraits.tests.comfy.draw_workflows import CHROMIUM, editor
+from likeness_portraits.tests.comfy.hosts import PACK, WORKFLOW, Server, to_api
+
+pytestmark = [
+    pytest.mark.comfy,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install the package chromium"),
+]
+
+STEPS = 6
+OPEN_TEMPLATE = """
+async ([pack, name]) => {
+  const answer = await window.app.api.fetchApi(`/workflow_templates/${pack}/${name}.json`);
+  await window.app.loadGraphData(await answer.json(), true, true, name);
+}
+"""
+SHORTEN = """
+(steps) => {
+  const learn = window.app.graph._nodes.find(node => node.type === 'LikenessTrainDreamBoothLora');
+  const set = (name, value) => learn.widgets.find(widget => widget.name === name).value = value;
+  set('steps', steps); set('prior', 'no'); set('preview_every', 2);
+  window.seen = {previews: 0, lines: [], errors: []};
+  const api = window.app.api;
+  api.addEventListener('b_preview', () => window.seen.previews++);
+  api.addEventListener('progress_text', event => window.seen.lines.push(event.detail.text));
+  api.addEventListener('execution_error', event => window.seen.errors.push(event.detail));
+  api.addEventListener('execution_success', () => window.seen.done = true);
+}
+"""
+
+
+def test_the_workflow_is_opened_understood_and_run_by_the_editor(
+    server: Server, nodes: dict[str, Any], workflow: dict[str, Any], tmp_path: Any
+):
+    with editor(server.url) as page:
+        page.evaluate(OPEN_TEMPLATE, [PACK, WORKFLOW.stem])
+        page.wait_for_timeout(1000)
+        page.screenshot(path=tmp_path / "opened.png")
+        understood = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        assert without_notes(understood) == to_api(workflow, nodes)
+        assert not page.locator(".p-toast-message-warn, .p-toast-message-error").count()
+
+        page.evaluate(SHORTEN, STEPS)
+        page.get_by_role("button", name="Run", exact=True).first.click()
+        page.wait_for_function("window.seen.done || window.seen.errors.length", timeout=180_000)
+        seen = page.evaluate("window.seen")
+        page.screenshot(path=tmp_path / "run.png")
+    assert seen["errors"] == []
+    assert seen["previews"] >= 3
+    assert any(f"of {STEPS}" in line for line in seen["lines"])
+    history = json.loads(server.get("/history", max_items="1"))
+    (entry,) = history.values()
+    saved = [images["images"][0] for images in entry["outputs"].values() if images.get("images")]
+    assert any(server.picture(file).shape == (128, 128, 3) for file in saved if file["type"] == "output")
+
+
+def without_notes(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The editor's prompt with nothing but classes and inputs, as the server reads it."""
+    return {
+        name: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for name, node in prompt.items()
+        if node["class_type"] != "MarkdownNote"
+    }
