@@ -1,0 +1,152 @@
+"""Makes the Miniature's weights from nothing, stage by stage, and prints their scores.
+
+    python -m likeness_portraits.engine.miniature.make --work DIR [--device cuda] [--scale 4] [STAGE ...]
+
+Seeds are fixed.  A stage that was interrupted goes on where it was; one that is done is not done again.
+`--scale` multiplies all step counts: 1 is what two CPU cores do in some hours.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import nn
+
+from . import model, world
+from .making import autoencoder, clip, dataset, judges, text, unet, vocabulary
+
+log = logging.getLogger(__name__)
+PEOPLE = 4500
+STEPS = {
+    "text": 300, "autoencoder64": 2600, "autoencoder": 900, "unet": 6000, "recogniser": 1000,
+    "reporting_recogniser": 1200, "reader": 1000, "parser": 600, "clip": 1500,
+}  # fmt: skip
+
+
+def write_weights(name: str, network: nn.Module, folder: Path = model.WEIGHTS) -> None:
+    """Writes `network` as fp16 to its place in the package."""
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in network.state_dict().items()
+    }
+    temporary = folder / f"{name}.tmp"
+    save_file(tensors, temporary)
+    temporary.chmod(0o644)
+    temporary.replace(folder / f"{name}.safetensors")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The stages; each makes what it needs from the stages before it."""
+
+    work: Path
+    device: str
+    scale: float
+    processes: int
+
+    def steps(self, name: str) -> int:
+        return max(1, round(STEPS[name] * self.scale))
+
+    @cached_property
+    def training(self) -> dataset.Dataset:
+        people = range(world.TRAINING_SEEDS.start, world.TRAINING_SEEDS.start + PEOPLE)
+        return dataset.prepare(self.work / "train", people, self.processes)
+
+    @cached_property
+    def held_out(self) -> dataset.Dataset:
+        return dataset.prepare(self.work / "heldout", world.REPORTING_SEEDS, self.processes)
+
+    @cached_property
+    def listener(self) -> text.Listener:
+        return text.make(self.work, self.steps("text"), device=self.device)
+
+    @cached_property
+    def inner(self) -> AutoencoderKL:
+        return autoencoder.make_inner(
+            self.training, self.held_out, self.work, self.steps("autoencoder64"), device=self.device
+        )
+
+    @cached_property
+    def latents(self) -> tuple[torch.Tensor, float, float]:
+        """Latents of unit variance, with the mean and deviation taken out."""
+        side = model.RESOLUTION // 2
+        found = unet.cache_latents(self.inner, self.training, self.work / "latents.npy", side, self.device)
+        mean, deviation = float(found.mean()), float(found.std())
+        return (found - mean) / deviation, mean, deviation
+
+    @cached_property
+    def painter(self) -> unet.Painter:
+        steps = self.steps("unet")
+        return unet.make(self.listener, self.training, self.latents[0], self.work, steps, device=self.device)
+
+    def vocabulary(self) -> None:
+        vocabulary.write_tokenizer(model.tokenizer_folder())
+
+    def autoencoder(self) -> None:
+        steps = self.steps("autoencoder")
+        whole = autoencoder.make_whole(
+            self.inner, self.training, self.held_out, self.work, steps, device=self.device
+        )
+        write_weights("vae", autoencoder.fold_scale(whole, *self.latents[1:]))
+
+    def unet(self) -> None:
+        write_weights("unet", self.painter.unet)
+        write_weights("text_encoder", self.painter.listener.encoder)
+
+    def clip(self) -> None:
+        encoder = self.painter.listener.encoder
+        write_weights(
+            "image_encoder",
+            clip.make(encoder, self.training, self.work, self.steps("clip"), device=self.device),
+        )
+
+    def judge(self, name: str, make: Callable[..., nn.Module]) -> None:
+        network = make(self.training, self.held_out, self.work, self.steps(name), device=self.device)
+        write_weights(name, network)
+
+    def judges(self) -> None:
+        self.judge("recogniser", judges.make_recogniser)
+        self.judge("reporting_recogniser", judges.make_reporting)
+        self.judge("reader", judges.make_reader)
+        self.judge("parser", judges.make_parser)
+
+    def card(self) -> None:
+        from ..evaluation.card import measure
+
+        scores = measure()
+        (model.WEIGHTS / "card.json").write_text(json.dumps(scores, indent=1) + "\n")
+        log.info("%s", json.dumps(scores, indent=1))
+
+
+STAGES = ("vocabulary", "autoencoder", "unet", "judges", "clip", "card")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "stages", nargs="*", choices=[*STAGES, []], default=STAGES, metavar="STAGE", help=", ".join(STAGES)
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and unfinished weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies all step counts")
+    parser.add_argument("--processes", type=int, default=2, help="that render pictures")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    workshop = Workshop(arguments.work, arguments.device, arguments.scale, arguments.processes)
+    for stage in arguments.stages:
+        log.info("stage %s", stage)
+        getattr(workshop, stage)()
+
+
+if __name__ == "__main__":
+    main()

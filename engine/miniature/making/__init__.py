@@ -1,0 +1,1 @@
+"""How the Miniature's weights are made, one file per network."""

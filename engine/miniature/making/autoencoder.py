@@ -1,0 +1,170 @@
+"""The Miniature's autoencoder, made in two strides: at 64 px, then with the outermost 128 px level added."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from .. import model, world
+from .dataset import Dataset
+from .fitting import fit
+
+log = logging.getLogger(__name__)
+FEATURES = [world.PART_ID[part] for part in ("eye", "brow", "nose", "mouth", "glasses")]
+FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
+
+
+def inner_config() -> dict:
+    """The autoencoder without its outermost level: 64 px to 16x16."""
+    config = model.vae_config()
+    return config | {
+        "block_out_channels": config["block_out_channels"][1:],
+        "down_block_types": config["down_block_types"][1:],
+        "up_block_types": config["up_block_types"][1:],
+        "sample_size": model.RESOLUTION // 2,
+    }
+
+
+def weight_map(parts: Tensor, side: int) -> Tensor:
+    """How much each pixel counts, (B, 1, side, side): features of the face 5, face and hair 2, the rest 1."""
+    weight = torch.ones_like(parts, dtype=torch.float32)
+    weight[parts > 0] = 2.0
+    weight[torch.isin(parts, torch.tensor(FEATURES, device=parts.device))] = 5.0
+    return F.interpolate(weight[:, None], size=(side, side), mode="area")
+
+
+def reconstruction_loss(output: Tensor, pixels: Tensor, weight: Tensor) -> Tensor:
+    """Weighted absolute and squared error, and the error of smoothed colours (they drift otherwise)."""
+    error = output.float() - pixels
+    smooth = F.avg_pool2d(error, 8)
+    return (weight * (error.abs() + 2 * error.square())).mean() + 2 * smooth.abs().mean()
+
+
+def face_psnr(vae: nn.Module, pixels: Tensor, parts: Tensor) -> dict[str, float]:
+    """PSNR in dB over whole pictures and inside the face region; pixels in [-1, 1], parts (B, S, S)."""
+    with torch.no_grad():
+        output = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    error = ((output - pixels) / 2).square().mean(1, keepdim=True)
+    face = torch.isin(parts, torch.tensor(FACE, device=parts.device))[:, None].float()
+    face = F.interpolate(face, size=pixels.shape[-2:], mode="area")
+    inside = (error * face).sum() / face.sum()
+    return {
+        "psnr": round(float(-10 * error.mean().log10()), 2),
+        "face_psnr": round(float(-10 * inside.log10()), 2),
+    }
+
+
+def _loss(data: Dataset, batch: int, side: int, device: str):
+    def loss_of(vae: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        index = rng.integers(0, len(data), batch)
+        pixels = F.interpolate(data.images(index, device), size=(side, side), mode="area")
+        weight = weight_map(data.parts(index, device), side)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            posterior = vae.encode(pixels).latent_dist
+            latents = posterior.mode() + 0.05 * torch.randn_like(posterior.mean)
+            output = vae.decode(latents).sample
+        mean = posterior.mean.float()
+        centred = mean.mean((0, 2, 3)).square().sum() + (mean.std((0, 2, 3)) - 1).square().sum()
+        return reconstruction_loss(output, pixels, weight) + 0.01 * centred
+
+    return loss_of
+
+
+def make_inner(
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 16, device="cpu"
+) -> AutoencoderKL:
+    """First stride: the autoencoder at 64 px, four times cheaper a step."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**inner_config()).to(device)
+    side = model.RESOLUTION // 2
+    index = np.arange(0, len(held_out), 6)[:48]
+    pixels = F.interpolate(held_out.images(index, device), size=(side, side), mode="area")
+    parts = held_out.parts(index, device)
+    return fit(
+        "autoencoder64", vae, _loss(data, batch, side, device), steps=steps, learning_rate=2.5e-3, work=work,
+        report=lambda net: face_psnr(net, pixels, parts), report_every=200,
+    )  # fmt: skip
+
+
+def grow(inner: AutoencoderKL) -> AutoencoderKL:
+    """The whole autoencoder: inner levels taken over, the outermost level begins as plain resampling."""
+    torch.manual_seed(1)
+    whole = AutoencoderKL(**model.vae_config())
+    levels = len(model.vae_config()["block_out_channels"])
+    state = whole.state_dict()
+    for key, value in inner.state_dict().items():
+        name = key
+        if key.startswith("encoder.down_blocks."):
+            level, rest = key.removeprefix("encoder.down_blocks.").split(".", 1)
+            name = f"encoder.down_blocks.{int(level) + 1}.{rest}"
+        if not name.startswith("encoder.conv_in") and state[name].shape == value.shape:
+            state[name] = value
+    whole.load_state_dict(state)
+    outer = [whole.encoder.down_blocks[0].resnets[0], *whole.decoder.up_blocks[levels - 1].resnets]
+    for block in outer:
+        nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(block.conv2.bias)
+    upsample = whole.decoder.up_blocks[levels - 2].upsamplers[0].conv
+    nn.init.dirac_(upsample.weight)
+    nn.init.zeros_(upsample.bias)
+    return whole
+
+
+def make_whole(
+    inner: AutoencoderKL,
+    data: Dataset,
+    held_out: Dataset,
+    work: Path,
+    steps: int,
+    batch: int = 8,
+    device: str = "cpu",
+) -> AutoencoderKL:
+    """Second stride, 128 px: the encoder learns to give the inner one's latents, so that they stay valid."""
+    vae = grow(inner).to(device)
+    inner = inner.to(device).eval().requires_grad_(False)
+    index = np.arange(0, len(held_out), 6)[:48]
+    pixels, parts = held_out.images(index, device), held_out.parts(index, device)
+    half = model.RESOLUTION // 2
+
+    def loss_of(vae: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        index = rng.integers(0, len(data), batch)
+        pixels = data.images(index, device)
+        weight = weight_map(data.parts(index, device), model.RESOLUTION)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            with torch.no_grad():
+                wanted = inner.encode(
+                    F.interpolate(pixels, size=(half, half), mode="area")
+                ).latent_dist.mode()
+            latents = vae.encode(pixels).latent_dist.mode()
+            output = vae.decode(wanted + 0.05 * torch.randn_like(wanted)).sample
+        return (
+            reconstruction_loss(output, pixels, weight) + (latents.float() - wanted.float()).square().mean()
+        )
+
+    return fit(
+        "autoencoder", vae, loss_of, steps=steps, learning_rate=1e-3, work=work,
+        report=lambda net: face_psnr(net, pixels, parts), report_every=100,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def fold_scale(vae: AutoencoderKL, mean: float, deviation: float, noise: float = 0.05) -> AutoencoderKL:
+    """Moves the latents' `mean` and `deviation` into the layers, so that 0.18215 makes them standard.
+
+    The posterior's deviation becomes the constant `noise` (a share of the latents' own) that the decoder
+    was trained with.
+    """
+    channels = model.vae_config()["latent_channels"]
+    gain = 1 / (model.vae_config()["scaling_factor"] * deviation)
+    vae.quant_conv.weight[:channels] *= gain
+    vae.quant_conv.bias[:channels] = (vae.quant_conv.bias[:channels] - mean) * gain
+    vae.quant_conv.weight[channels:] = 0
+    vae.quant_conv.bias[channels:] = 2 * float(np.log(noise * deviation * gain))
+    weight = vae.post_quant_conv.weight
+    vae.post_quant_conv.bias += weight.sum((1, 2, 3)) * mean
+    weight /= gain
+    return vae

@@ -1,0 +1,106 @@
+"""The Miniature's image tower, aligned with its text encoder by captions that differ in one attribute."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .. import model, world
+from .dataset import Dataset
+from .fitting import fit
+
+NEGATIVES = 3  # captions beside the true one in which one attribute is changed
+SCALE = 20.0  # inverse temperature
+
+
+class Pair(nn.Module):
+    """The image tower and the projection of the (frozen) text encoder's end state."""
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.image = CLIPVisionModelWithProjection(CLIPVisionConfig(**model.image_config()))
+        self.text_projection = nn.Linear(model.TEXT_WIDTH, model.TEXT_WIDTH, bias=False)
+        self._text_encoder = [text_encoder.eval().requires_grad_(False)]  # in a list: not trained, not saved
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """Unit vectors (B, 128) of tokens (B, T)."""
+        with torch.no_grad():
+            pooled = self._text_encoder[0](tokens).pooler_output
+        return F.normalize(self.text_projection(pooled.float()), dim=-1)
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (B, 128) of pixels (B, 3, 128, 128) in [-1, 1]."""
+        return F.normalize(self.image(pixels).image_embeds.float(), dim=-1)
+
+
+def altered(identity: world.Identity, context: world.Context, name: str, value: str) -> str:
+    """The full caption of the portrait with one attribute said differently."""
+    if name in world.IDENTITY_ATTRIBUTES:
+        identity = replace(identity, **{name: value})
+    else:
+        context = replace(context, **{name: value})
+    return world.caption(identity, context)
+
+
+def stated_attributes(identity: world.Identity) -> list[str]:
+    """The attributes that a full caption of this person states (a bald head has no hair colour)."""
+    return [
+        name for name in world.ATTRIBUTES if not (name == "hair_colour" and identity.hair_style == "bald")
+    ]
+
+
+def make(
+    text_encoder: CLIPTextModel, data: Dataset, work: Path, steps: int, batch: int = 48, device: str = "cpu"
+) -> Pair:
+    """Trains the pair on the dataset's pictures; the text encoder stays as it is."""
+    torch.manual_seed(5)
+    tokenizer = model.tokenizer()
+    pair = Pair(text_encoder.to(device)).to(device)
+    each = len(data) // len(data.person.unique())
+
+    def texts_of(index: int, rng: np.random.Generator) -> list[str]:
+        identity, context = world.sample_identity(index // each), world.sample_context(index)
+        texts = [world.caption(identity, context)]
+        for name in rng.choice(stated_attributes(identity), NEGATIVES, replace=False):
+            true = world.attributes(identity, context)[name]
+            other = str(rng.choice([value for value in world.ATTRIBUTES[name] if value != true]))
+            texts.append(altered(identity, context, str(name), other))
+        return texts
+
+    def loss_of(pair: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        index = rng.integers(0, len(data), batch)
+        texts = [text for picture in index for text in texts_of(int(picture), rng)]
+        tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            images, words = pair.embed_images(data.images(index, device)), pair.embed_texts(tokens)
+        logits = SCALE * images @ words.T
+        true = torch.arange(batch, device=device) * (NEGATIVES + 1)
+        return F.cross_entropy(logits, true) + F.cross_entropy(
+            logits[:, true].T, torch.arange(batch, device=device)
+        )
+
+    return fit(
+        "clip", pair, loss_of, steps=steps, learning_rate=2e-3, work=work,
+        report=lambda net: retrieval(net, range(200_000, 200_060), device), report_every=300,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def retrieval(pair: nn.Module, people: range, device: str = "cpu") -> dict[str, float]:
+    """By attribute, how often the true caption beats all captions in which that attribute alone differs."""
+    tokenizer, right = model.tokenizer(), {name: [] for name in world.ATTRIBUTES}
+    for seed in people:
+        identity, context = world.sample_identity(seed), world.sample_context(seed)
+        portrait = torch.from_numpy(world.render(identity, context).pixels.copy()).permute(2, 0, 1)[None]
+        picture = pair.embed_images((portrait.float() / 127.5 - 1).to(device))
+        truth = world.attributes(identity, context)
+        for name in stated_attributes(identity):
+            texts = [altered(identity, context, name, value) for value in world.ATTRIBUTES[name]]
+            tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)
+            best = int((picture @ pair.embed_texts(tokens).T).argmax())
+            right[name].append(world.ATTRIBUTES[name][best] == truth[name])
+    return {name: round(float(np.mean(found)), 3) for name, found in right.items()}

@@ -1,0 +1,183 @@
+"""The training loop of all of the Miniature's networks: Muon, warm-up and decay, averaged weights, resume."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+log = logging.getLogger(__name__)
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int = 100, flat: float = 0.5) -> float:
+    """Linear warm-up, constant for the share `flat` of all steps, then a cosine down to 2 %."""
+    progress = min(1.0, step / max(1, steps))
+    decay = max(0.0, (progress - flat) / (1 - flat))
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decay)))
+
+
+@torch.no_grad()
+def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Nearest semi-orthogonal matrix, nearly: Newton-Schulz iterations (Jordan et al. 2024, Muon)."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.AdamW):
+    """Orthogonalised momentum for matrices and convolutions; AdamW for vectors, embeddings and edges.
+
+    torch.optim.Muon takes 2-D parameters only; most of these networks' weights are convolutions.  Updates
+    are scaled to AdamW's usual size (root mean square 0.2; Liu et al. 2025): one learning rate serves both.
+    """
+
+    def __init__(
+        self, groups: list[dict], learning_rate: float, weight_decay: float = 0.01, momentum: float = 0.95
+    ) -> None:
+        split = []
+        for group in groups:
+            matrices = [
+                p
+                for p in group["params"]
+                if p.ndim >= 2 and 16 < p.shape[0] <= 4 * p[0].numel() and p.shape[0] <= 1024
+            ]
+            chosen = {id(p) for p in matrices if p[0].numel() > 64 or p.ndim == 2}
+            split.append({**group, "params": [p for p in group["params"] if id(p) in chosen], "muon": True})
+            split.append(
+                {**group, "params": [p for p in group["params"] if id(p) not in chosen], "muon": False}
+            )
+        self._momentum = momentum
+        super().__init__(
+            [group for group in split if group["params"]],
+            learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=weight_decay,
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):  # noqa: ANN001, ANN201 (torch's signature)
+        for group in self.param_groups:
+            if group["muon"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._step_matrix(parameter, group)
+        return super().step(closure)
+
+    def _step_matrix(self, parameter: Tensor, group: dict) -> None:
+        state = self.state[parameter]
+        state.setdefault("step", torch.tensor(0.0))  # AdamW wants one in every state it loads
+        velocity = state.setdefault("velocity", torch.zeros_like(parameter))
+        velocity.lerp_(parameter.grad, 1 - self._momentum)
+        direction = parameter.grad.lerp(velocity, self._momentum).flatten(1)
+        update = orthogonalised(direction) * (0.2 * math.sqrt(max(direction.shape)))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+            update.view_as(parameter), alpha=group["lr"]
+        )
+        parameter.grad = None  # AdamW passes over it
+
+
+def _average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
+    flat = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+    )
+    distributed.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = (part / ranks).view_as(parameter)
+
+
+def fit(
+    name: str,
+    network: nn.Module,
+    loss_of: Callable[[nn.Module, np.random.Generator, float], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    work: Path,
+    report: Callable[[nn.Module], object] | None = None,
+    report_every: int = 500,
+    groups: list[dict] | None = None,
+    averaging: float = 0.999,
+    save_seconds: float = 120.0,
+) -> nn.Module:
+    """Trains `network` on `loss_of(network, rng, progress)` and leaves its averaged weights in it.
+
+    Work in progress is kept in `work/<name>.pt` and continued from there; `report` sees the averaged weights.
+    `groups` may give parameter groups a "rate" of their own.  Several processes (torchrun) share the batch.
+    """
+    state_file = work / f"{name}.pt"
+    groups = groups or [{"params": list(network.parameters()), "rate": 1.0}]
+    parameters = [p for group in groups for p in group["params"]]
+    optimizer = Muon(groups, learning_rate)
+    rank, ranks = (
+        (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    )
+    average = [p.detach().clone() for p in parameters]
+    buffers = dict(network.named_buffers())
+    start = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=parameters[0].device, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+        log.info("%s: continuing at step %d", name, start)
+
+    def save(step: int) -> None:
+        state = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average,
+            "step": step,
+        }
+        torch.save(state, state_file.with_suffix(".tmp"))
+        state_file.with_suffix(".tmp").replace(state_file)
+
+    def swap() -> None:
+        for parameter, mean in zip(parameters, average, strict=True):
+            kept = parameter.data.clone()
+            parameter.data.copy_(mean)
+            mean.copy_(kept)
+
+    network.train()
+    shown, began, saved = None, time.time(), time.time()
+    for step in range(start, steps):
+        rng = np.random.default_rng([step, 11, rank])
+        torch.manual_seed(step * ranks + rank)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * learning_rate * learning_rate_factor(step, steps)
+        loss = loss_of(network, rng, step / steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if ranks > 1:
+            _average_gradients(parameters, ranks)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(averaging, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
+        if step % 50 == 49:
+            rate = (time.time() - began) / (step + 1 - start)
+            log.info("%s %d/%d loss %.4f, %.2f s a step", name, step + 1, steps, shown, rate)
+        if rank == 0 and time.time() - saved > save_seconds:
+            save(step + 1)
+            saved = time.time()
+        if report and rank == 0 and (step + 1) % report_every == 0 and step + 1 < steps:
+            swap()
+            network.eval()
+            log.info("%s %d: %s", name, step + 1, report(network))
+            network.train()
+            swap()
+    if rank == 0:
+        save(steps)
+    swap()
+    network.eval()
+    log.info("%s done, %d buffers: %s", name, len(buffers), report(network) if report else "")
+    return network

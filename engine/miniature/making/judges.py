@@ -1,0 +1,175 @@
+"""How the judges are trained: recognisers, reader and parser, all on real renders."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import judges, world
+from .dataset import ATTRIBUTE_NAMES, PICTURES_EACH, Dataset
+from .fitting import fit
+
+
+def roughened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures as a generator may draw them: shifted, softened, brighter or darker, noisy."""
+    side = pixels.shape[-1]
+    if rng.random() < 0.6:
+        small = int(side * rng.uniform(0.35, 1.0))
+        pixels = F.interpolate(pixels, size=(small, small), mode="bilinear", antialias=True)
+        pixels = F.interpolate(pixels, size=(side, side), mode="bilinear")
+    right, down = (int(shift) for shift in rng.integers(-5, 6, 2))
+    pixels = torch.roll(pixels, (down, right), (2, 3))
+    pixels = pixels * rng.uniform(0.88, 1.12) + rng.uniform(-0.08, 0.08)
+    return pixels + torch.randn_like(pixels) * rng.uniform(0, 0.08)
+
+
+@torch.no_grad()
+def recognition(network: nn.Module, data: Dataset, device: str = "cpu") -> dict[str, float]:
+    """AUC, true-accept rate at 1 % false-accept, mean cosines of the same person and of strangers."""
+    found = [
+        network(data.images(np.arange(s, min(s + 200, len(data))), device)) for s in range(0, len(data), 200)
+    ]
+    vectors = torch.cat(found).float().cpu()
+    cosine = vectors @ vectors.T
+    same = data.person[:, None] == data.person[None]
+    pairs = torch.ones_like(same).triu(1)
+    genuine, strangers = cosine[same & pairs.bool()], cosine[~same & pairs.bool()]
+    threshold = strangers.sort().values[int(0.99 * len(strangers))]
+    order = torch.cat([genuine, strangers]).argsort().argsort().double()[: len(genuine)]
+    auc = (order.sum() - len(genuine) * (len(genuine) - 1) / 2) / (len(genuine) * len(strangers))
+    figures = {
+        "auc": auc, "tar_at_1_far": (genuine > threshold).float().mean(), "same": genuine.mean(),
+        "strangers": strangers.mean(), "threshold": threshold,
+    }  # fmt: skip
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def make_recogniser(
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch=96, device="cpu"
+) -> nn.Module:
+    """The recogniser, by additive-margin softmax over all training people (CosFace, arXiv 1801.09414)."""
+    torch.manual_seed(1)
+    network = judges.Recogniser().to(device)
+    people = len(data) // PICTURES_EACH
+    network.centres = nn.Parameter(torch.randn(people, judges.EMBEDDING, device=device) * 0.05)
+
+    def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        index = rng.integers(0, len(data), batch)
+        person = torch.from_numpy(index // PICTURES_EACH).to(device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            vectors = network(roughened(data.images(index, device), rng))
+        cosine = vectors.float() @ F.normalize(network.centres, dim=-1).T
+        margin = 0.3 * min(1.0, progress * 3) * F.one_hot(person, people)
+        return F.cross_entropy(24 * (cosine - margin), person)
+
+    fit(
+        "recogniser", network, loss_of, steps=steps, learning_rate=2e-3, work=work, averaging=0.995,
+        report=lambda net: recognition(net, held_out, device), report_every=250,
+    )  # fmt: skip
+    del network.centres
+    return network
+
+
+def make_reporting(
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch=32, device="cpu"
+) -> nn.Module:
+    """The reporting recogniser, by supervised contrast (arXiv 2004.11362): three pictures of each person."""
+    torch.manual_seed(2)
+    network = judges.ReportingRecogniser().to(device)
+    people = len(data) // PICTURES_EACH
+
+    def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        chosen = rng.choice(people, batch, replace=False)
+        index = np.concatenate(
+            [person * PICTURES_EACH + rng.permutation(PICTURES_EACH)[:3] for person in chosen]
+        )
+        with torch.autocast(device, dtype=torch.bfloat16):
+            vectors = network(roughened(data.images(index, device), rng))
+        logits = (vectors.float() @ vectors.float().T) / 0.1
+        person = torch.from_numpy(index // PICTURES_EACH).to(device)
+        itself = torch.eye(len(index), dtype=torch.bool, device=device)
+        positive = (person[:, None] == person[None]) & ~itself
+        likelihood = logits - torch.logsumexp(logits.masked_fill(itself, -1e4), 1, keepdim=True)
+        return -(likelihood * positive).sum(1).div(positive.sum(1)).mean()
+
+    return fit(
+        "reporting_recogniser", network, loss_of, steps=steps, learning_rate=2e-3, work=work, averaging=0.995,
+        report=lambda net: recognition(net, held_out, device), report_every=250,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def reading(network: nn.Module, data: Dataset, device: str = "cpu") -> dict[str, float]:
+    """The share of pictures whose attribute is read rightly, by attribute."""
+    right = []
+    for start in range(0, len(data), 200):
+        index = np.arange(start, min(start + 200, len(data)))
+        logits = network(data.images(index, device))
+        right.append(
+            torch.stack([logits[name].argmax(1).cpu() for name in ATTRIBUTE_NAMES], 1) == data.targets[index]
+        )
+    share = torch.cat(right).float().mean(0)
+    return {name: round(float(value), 3) for name, value in zip(ATTRIBUTE_NAMES, share, strict=True)}
+
+
+def make_reader(
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch=64, device="cpu"
+) -> nn.Module:
+    """The reader: one classifier per attribute on a shared trunk."""
+    torch.manual_seed(3)
+
+    def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        index = rng.integers(0, len(data), batch)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = network(roughened(data.images(index, device), rng))
+        targets = data.targets[index].to(device)
+        losses = [
+            F.cross_entropy(logits[name].float(), targets[:, k]) for k, name in enumerate(ATTRIBUTE_NAMES)
+        ]
+        return torch.stack(losses).sum()
+
+    return fit(
+        "reader", judges.Reader().to(device), loss_of, steps=steps, learning_rate=2e-3, work=work,
+        averaging=0.995,
+        report=lambda net: reading(net, held_out, device), report_every=250,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def parsing(network: nn.Module, data: Dataset, device: str = "cpu") -> float:
+    """Mean intersection over union of the parts, over pictures in which any of the two has the part."""
+    index = np.arange(0, len(data), 3)
+    found, true = network(data.images(index, device)).argmax(1), data.parts(index, device)
+    overlaps = []
+    for part in range(len(world.PARTS)):
+        both, either = ((found == part) & (true == part)).sum(), ((found == part) | (true == part)).sum()
+        overlaps.append(both / either)
+    return round(float(torch.stack(overlaps).mean()), 4)
+
+
+def make_parser(
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch=16, device="cpu"
+) -> nn.Module:
+    """The parser, by cross-entropy in which rare parts count more."""
+    torch.manual_seed(4)
+    share = torch.bincount(
+        torch.from_numpy(np.asarray(data.labels[:300]).ravel()).long(), minlength=len(world.PARTS)
+    )
+    weight = (share.sum() / share.clamp(min=1)).sqrt().clamp(max=12).to(device)
+
+    def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+        index = rng.integers(0, len(data), batch)
+        pixels = data.images(index, device)
+        pixels = pixels * rng.uniform(0.88, 1.12) + rng.uniform(-0.08, 0.08)
+        pixels = pixels + torch.randn_like(pixels) * rng.uniform(0, 0.08)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = network(pixels)
+        return F.cross_entropy(logits.float(), data.parts(index, device), weight / weight.mean())
+
+    return fit(
+        "parser", judges.Parser().to(device), loss_of, steps=steps, learning_rate=2e-3, work=work,
+        averaging=0.995,
+        report=lambda net: parsing(net, held_out, device), report_every=250,
+    )  # fmt: skip
