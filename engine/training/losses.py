@@ -1,5 +1,6 @@
 """Loss terms shared by methods: tensors in, one value per sample or a scalar out, reduced in fp32."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,3 +30,29 @@ def latent_masks(masks: Tensor, latents: Tensor) -> Tensor:
 def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
     """The mean of the chosen values: values (B,), chosen (B,) bool with at least one True -> scalar."""
     return (values * chosen).sum() / chosen.sum()
+
+
+def tandem_equilibrium(
+    attention: Tensor,
+    pseudo: Tensor,
+    ordinary: Tensor,
+    sharpness: float = 100.0,
+    queries: Tensor | None = None,
+) -> Tensor:
+    """Tandem Equilibrium (PersonaMagic): the strongest pseudo-word and the strongest ordinary word are pulled
+    towards equal attention.
+
+    attention (B, heads, T, T) after the softmax [query, key]; pseudo, ordinary (B, T) bool: which keys are
+    which; queries (B, T) bool: which are averaged over, by default all -> (B,): -p(1 - p), p being how often the
+    pseudo-word wins.
+    """
+    strength = attention.sum((1, 2))
+    winners = [strength.masked_fill(~keys, float("-inf")).argmax(-1) for keys in (pseudo, ordinary)]
+    rows = torch.arange(len(attention), device=attention.device)
+    first, second = (attention[rows, :, :, winner] for winner in winners)  # (B, heads, T)
+    wins = torch.sigmoid(sharpness * (first - second)).mean(1)
+    if queries is None:
+        share = wins.mean(-1)
+    else:
+        share = (wins * queries).sum(-1) / queries.sum(-1)
+    return -share * (1 - share)

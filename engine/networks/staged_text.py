@@ -1,0 +1,122 @@
+"""Text states with pseudo-words in them: keys from one context, values from another ("bypass"), and the text
+encoder's own attention. Works on transformers' CLIP text models and diffusers' U-Nets through hooks that are
+taken off again; no processor is replaced.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where in a batch of prompts (B, T) the P pseudo-words stand, and what stands there."""
+
+    prompts: Tensor  # (P,) which prompt
+    positions: Tensor  # (P,) which token of it
+    vectors: Tensor  # (P, D) token vectors
+    bypass: Tensor  # (P, D) added to the last layer's states, for values only; 0 changes nothing
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What cross-attention reads: keys and values (B, T, D); attention (B, heads, T, T) where it was asked for."""
+
+    keys: Tensor
+    values: Tensor
+    attention: Tensor | None = None
+
+
+def encode(
+    encoder: nn.Module, ids: Tensor, places: Places, *, penultimate: bool = False, attention: bool = False
+) -> TextStates:
+    """Text states of ids (B, T) with pseudo-words in their places.
+
+    `penultimate`: the last layer but one without the final norm, as SDXL listens to it. `attention`: the
+    post-softmax attention of the last layer too.
+    """
+    layers = encoder.config.num_hidden_layers
+    final_norm = _part(encoder, "final_layer_norm")
+    last = _part(encoder, f"layers.{layers - 1}")
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        encoder.get_input_embeddings().register_forward_hook(lambda _m, _i, out: _written(out, places)),
+        final_norm.register_forward_pre_hook(_keep(seen, "last")),
+        last.register_forward_pre_hook(_keep(seen, "penultimate"), with_kwargs=True),
+    ]
+    if attention:
+        for name in ("q_proj", "k_proj"):
+            part = _part(last, f"self_attn.{name}")
+            hooks.append(part.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out})))
+    try:
+        normed = encoder(ids).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
+    maps = _attention(seen["q_proj"], seen["k_proj"], encoder.config) if attention else None
+    if penultimate:
+        states = seen["penultimate"]
+        return TextStates(states, with_bypass(states, places), maps)
+    if not len(places.prompts):
+        return TextStates(normed, normed, maps)
+    return TextStates(normed, final_norm(with_bypass(seen["last"], places)), maps)
+
+
+def with_bypass(states: Tensor, places: Places) -> Tensor:
+    """The states (B, T, D) with each pseudo-word's moved by its bypass and brought back to its length."""
+    where = (places.prompts, places.positions)
+    own = states[where]
+    moved = own + places.bypass.to(own.dtype)
+    length = own.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    # without a bypass exactly the states themselves: values then equal keys to the last bit
+    still = (places.bypass == 0).all(-1, keepdim=True)
+    return states.index_put(where, torch.where(still, own, moved * length))
+
+
+def _written(embedded: Tensor, places: Places) -> Tensor:
+    return embedded.index_put((places.prompts, places.positions), places.vectors.to(embedded.dtype))
+
+
+def _keep(seen: dict[str, Tensor], name: str) -> Any:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any] | None = None) -> None:
+        seen[name] = inputs[0] if inputs else (options or {})["hidden_states"]
+
+    return hook
+
+
+def _part(module: nn.Module, ending: str) -> nn.Module:
+    """The sub-module whose name ends so; its place differs between versions of transformers."""
+    return next(part for name, part in module.named_modules() if f".{name}".endswith(f".{ending}"))
+
+
+def _attention(queries: Tensor, keys: Tensor, config: Any) -> Tensor:
+    """Causal attention (B, heads, T, T) after the softmax, from projections (B, T, D)."""
+    heads = config.num_attention_heads
+    queries, keys = (rows.unflatten(-1, (heads, -1)).transpose(1, 2).float() for rows in (queries, keys))
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return scores.masked_fill(ahead, float("-inf")).softmax(-1)
+
+
+def cross_value_layers(unet: nn.Module) -> list[nn.Module]:
+    """The value projections of all cross-attentions of a diffusers U-Net."""
+    return [part for name, part in unet.named_modules() if name.endswith("attn2.to_v")]
+
+
+@contextmanager
+def split_values(layers: Sequence[nn.Module], values: Tensor) -> Iterator[None]:
+    """Within, these value projections read `values` (B, T, D), whatever context they are given."""
+
+    def swap(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        return (values.to(inputs[0].dtype),)
+
+    hooks = [layer.register_forward_pre_hook(swap) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
