@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..artifact import Artifact
+from ..config import TOKEN
 from ..errors import LikenessError
 from ..networks.lora import adaptable, merged
-from ..networks.sampling import OnStep, sample, seeded_noise
+from ..networks.sampling import OnStep, sample, seeded_noise, to_bytes
 
 if TYPE_CHECKING:
     from ..training.base_model import BaseModel, Rows
@@ -52,6 +53,7 @@ def generate(
     groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
     pictures = []
     with torch.inference_mode(), applied(base, artifacts) as rows:
+        _check_placeholders([*prompts, negative], rows)
         for number, group in enumerate(groups):
             latents = sample(
                 base,
@@ -99,15 +101,18 @@ def _check_fit(base: "BaseModel", artifact: Artifact) -> None:
         log.warning("the concept was learned on other weights of the same family; the likeness may suffer")
 
 
+def _check_placeholders(prompts: Sequence[str], rows: "Rows") -> None:
+    """Raises for a placeholder that nobody defined: it would be read as so many letters."""
+    for prompt in prompts:
+        for name in TOKEN.findall(prompt):
+            if name not in rows:
+                known = f"; there are {', '.join(rows)}" if rows else "; load the concept that defines it"
+                raise LikenessError(f"the prompt '{prompt}' mentions {name}, which no concept defines{known}")
+
+
 def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:
     return None if on_step is None else lambda done, _: on_step(before + done, total)
 
 
 def _size(base: "BaseModel", shape: tuple[int, int, int]) -> tuple[int, int]:
     return shape[1] * base.pixels_per_latent, shape[2] * base.pixels_per_latent
-
-
-def to_bytes(pixels: Tensor) -> np.ndarray:
-    """Pixels (N, 3, H, W) in [-1, 1] as (N, H, W, 3) uint8, rounded down as ComfyUI saves them."""
-    shades = ((pixels + 1) / 2).clamp(0, 1) * 255
-    return shades.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

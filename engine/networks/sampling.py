@@ -6,6 +6,7 @@ Same seed, same picture as there: noise, step sizes and guidance follow its conv
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,12 @@ def seeded_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     return torch.cat(
         [torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
+
+
+def to_bytes(pixels: Tensor) -> np.ndarray:
+    """Pixels (N, 3, H, W) in [-1, 1] as (N, H, W, 3) uint8, rounded down as ComfyUI saves them."""
+    shades = ((pixels + 1) / 2).clamp(0, 1) * 255
+    return shades.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def denoiser(model: Denoiser, context: Tensor, unconditional: Tensor, guidance: float):

@@ -82,6 +82,10 @@ class BaseModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
+    def _full_precision(self) -> torch.autocast:
+        """No autocast within: SD's autoencoder overflows in fp16."""
+        return torch.autocast(self.device.type, enabled=False)
+
     @property
     def timesteps(self) -> int:
         return len(self.alphas_cumprod)
@@ -100,7 +104,8 @@ class BaseModel(nn.Module):
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
-        posterior = self.vae.encode(pixels.to(self.device, dtype_of(self.vae))).latent_dist
+        with self._full_precision():
+            posterior = self.vae.encode(pixels.to(self.device, dtype_of(self.vae))).latent_dist
         return posterior.mean.float() * self.latent_scale, posterior.std.float() * self.latent_scale
 
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -113,7 +118,9 @@ class BaseModel(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1]."""
-        decoded = self.vae.decode(latents.to(dtype_of(self.vae)) / self.latent_scale, return_dict=False)[0]
+        with self._full_precision():
+            latents = latents.to(dtype_of(self.vae)) / self.latent_scale
+            decoded = self.vae.decode(latents, return_dict=False)[0]
         return decoded.float().clamp(-1, 1)
 
     # ------------------------------------------------------------------------------------------- diffusion

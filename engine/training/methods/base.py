@@ -13,7 +13,7 @@ from ...artifact import Artifact, Token
 from ...config import Job, Phase
 from ...data.concepts import Concept
 from ...data.examples import Batch, examples_of, generator_for, shuffled
-from ...networks.sampling import sample, seeded_noise
+from ...networks.sampling import sample, seeded_noise, to_bytes
 from ..base_model import BaseModel, Rows
 
 PREVIEW_STEPS = 20
@@ -40,7 +40,9 @@ class Method(nn.Module, ABC):
         self.job = job
         self.base = base
         self.concepts = tuple(concepts)
-        self.examples = examples_of(self.concepts, job.resolution or base.resolution)
+        self.size = job.resolution or base.resolution  # pixels a side
+        base.latent_shape(self.size, self.size)  # raises where the size does not fit
+        self.examples = examples_of(self.concepts, self.size)
         self._moments: tuple[Tensor, Tensor] | None = None
 
     # ---------------------------------------------------------------------------- what each method answers
@@ -100,8 +102,7 @@ class Method(nn.Module, ABC):
 
     def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
         """A picture (H, W, 3) uint8 drawn with what was learned so far."""
-        size = self.job.resolution or self.base.resolution
-        return self.pictures([prompt], [seed], size, PREVIEW_STEPS, PREVIEW_GUIDANCE, check)[0]
+        return self.pictures([prompt], [seed], PREVIEW_STEPS, PREVIEW_GUIDANCE, check)[0]
 
     def close(self) -> None:
         """Takes everything off the base that the method put on it."""
@@ -110,7 +111,7 @@ class Method(nn.Module, ABC):
 
     def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
         """The examples with fresh noise and timesteps from the generator."""
-        shape = (len(indices), *self.base.latent_shape(*self.examples.pixels.shape[-2:]))
+        shape = (len(indices), *self.base.latent_shape(self.size, self.size))
         return Batch(
             pixels=self.examples.pixels[indices],
             masks=self.examples.masks[indices],
@@ -141,23 +142,21 @@ class Method(nn.Module, ABC):
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        size: int,
         steps: int,
         guidance: float,
         check: Callable[[], None],
     ) -> np.ndarray:
-        """Pictures (N, size, size, 3) uint8 from the base as it is now."""
+        """Pictures (N, H, W, 3) uint8 from the base as it is now."""
         latents = sample(
             self.base,
             self.base.encode_text(prompts, self.rows()),
             self.base.encode_text([""] * len(prompts)),
-            seeded_noise(seeds, self.base.latent_shape(size, size)).to(self.base.device),
+            seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
             steps=steps,
             guidance=guidance,
             on_step=lambda done, total: check(),
         )
-        pixels = self.base.decode(latents)
-        return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return to_bytes(self.base.decode(latents))
 
     def learned(self, kind: str, tensors: Mapping[str, Tensor], vectors: Mapping[str, int]) -> Artifact:
         """An artifact of these tensors; `vectors`: how many rows each placeholder has."""

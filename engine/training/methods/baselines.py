@@ -111,12 +111,11 @@ class DreamBoothLora(_Baseline):
 
     def _prior_examples(self, check: Callable[[], None]) -> Examples:
         """Pictures of each concept's class, drawn by the base before anything is trained."""
-        size = self.examples.pixels.shape[-1]
-        drawn = [prior_pictures(self, concept.class_word, size, check) for concept in self.concepts]
+        drawn = [prior_pictures(self, concept.class_word, check) for concept in self.concepts]
         count = len(drawn) * self.settings.prior_pictures
         return Examples(
             pixels=torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1,
-            masks=torch.ones(count, 1, size, size),
+            masks=torch.ones(count, 1, self.size, self.size),
             concepts=torch.arange(len(drawn)).repeat_interleave(self.settings.prior_pictures),
             prior=torch.ones(count, dtype=torch.bool),
         )
@@ -189,12 +188,10 @@ class DreamBoothLora(_Baseline):
             lora.remove(module)
 
 
-def prior_pictures(
-    method: DreamBoothLora, class_word: str, size: int, check: Callable[[], None]
-) -> np.ndarray:
-    """Pictures (N, size, size, 3) uint8 of the class by the frozen base, or those of an earlier run."""
+def prior_pictures(method: DreamBoothLora, class_word: str, check: Callable[[], None]) -> np.ndarray:
+    """Pictures (N, H, W, 3) uint8 of the class by the frozen base, or those of an earlier run."""
     chosen, job = method.settings, method.job
-    recipe = (method.base.fingerprint, class_word, size, chosen.prior_templates, chosen.prior_pictures,
+    recipe = (method.base.fingerprint, class_word, method.size, chosen.prior_templates, chosen.prior_pictures,
               chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
     kept = (
         Path(job.cache).expanduser() / f"class-{mixed_seed(*recipe):016x}.safetensors" if job.cache else None
@@ -206,7 +203,7 @@ def prior_pictures(
     seeds = [mixed_seed("prior", class_word, job.seed, number) for number in range(chosen.prior_pictures)]
     parts = [
         method.pictures(
-            prompts[start : start + 8], seeds[start : start + 8], size, chosen.prior_steps,
+            prompts[start : start + 8], seeds[start : start + 8], chosen.prior_steps,
             chosen.prior_guidance, check,
         )
         for start in range(0, chosen.prior_pictures, 8)

@@ -6,7 +6,8 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.inference.generate import generate, to_bytes
+from likeness_portraits.engine.inference.generate import generate
+from likeness_portraits.engine.networks.sampling import to_bytes
 from likeness_portraits.tests.engine.tiny import tiny_base
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
@@ -88,6 +89,13 @@ def test_artifacts_that_do_not_fit_are_refused(base):
 def test_other_weights_of_the_same_family_are_warned_about(base, caplog):
     generate(base, ["a man"], artifacts=[(artifact(base_fingerprint="0" * 16), 1.0)], steps=1)
     assert "learned on other weights" in caplog.text
+
+
+def test_a_placeholder_that_nobody_defined_is_refused(base):
+    with pytest.raises(LikenessError, match="mentions <v0>, which no concept defines; load the concept"):
+        generate(base, ["a photo of <v0>"])
+    with pytest.raises(LikenessError, match="mentions <v1>, which no concept defines; there are <v0>"):
+        generate(base, ["a photo of <v0> and <v1>"], artifacts=[(artifact(), 1.0)])
 
 
 def test_wrong_numbers_are_refused(base):
