@@ -2,8 +2,8 @@
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +62,10 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     make_folder(target.parent)
     temporary = _reserve(target)
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(permissions)  # safetensors makes a file of its own, which only its owner may read
         _flush_to_disk(temporary)
         os.replace(temporary, target)
     except BaseException as error:
@@ -78,16 +80,17 @@ def _reserve(target: Path) -> Path:
     """An empty file of a name nobody else uses, hidden, beside the target."""
     if target.is_dir():
         raise LikenessError(f"cannot write {target}: {_REMEDIES[errno.EISDIR]}")
+    temporary = unused_name(target)
     try:
-        prefix = f".{target.stem[:60]}-"
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise write_error(target, error) from error
-    os.close(handle)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)  # mkstemp makes files only their owner can read
-    return Path(name)
+    return temporary
+
+
+def unused_name(target: Path) -> Path:
+    """A hidden name beside the target, of the same suffix, that nothing has."""
+    return target.with_name(f".{target.stem[:60]}-{secrets.token_hex(6)}{target.suffix}")
 
 
 def _flush_to_disk(path: Path) -> None:

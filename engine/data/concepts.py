@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 
 from ..config import ROLES, TOKEN, ConceptSpec
 from ..errors import LikenessError, nearest
-from ..files import make_folder, write_error
+from ..files import make_folder, unused_name, write_error
 from .pictures import pictures_in, read_mask, read_picture, to_mask_image
 
 DESCRIPTION = "concept.json"
@@ -110,13 +109,10 @@ def write_concept(folder: str | Path, concept: Concept) -> Path:
     if foreign:
         raise LikenessError(f"{target} exists and is no concept; choose another name so that nothing is lost")
     parent = make_folder(target.absolute().parent)
+    fresh = unused_name(parent / target.name)
     try:
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent))
-    except OSError as error:
-        raise write_error(target, error) from error
-    try:
+        fresh.mkdir()
         _fill(fresh, concept)
-        fresh.chmod(0o755)
         _replace_folder(fresh, target)
     except OSError as error:
         raise write_error(target, error) from error
@@ -242,7 +238,7 @@ def _replace_folder(fresh: Path, target: Path) -> None:
     if not target.exists():
         fresh.rename(target)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=fresh.parent))
-    target.rename(aside / "old")
+    aside = unused_name(fresh)
+    target.rename(aside)
     fresh.rename(target)
     shutil.rmtree(aside, ignore_errors=True)

@@ -70,6 +70,13 @@ def test_what_is_saved_is_loaded_exactly(tmp_path: Path):
     assert os.listdir(tmp_path) == ["anna.safetensors"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_others_may_read_a_concept_file(tmp_path: Path):
+    (tmp_path / "plain").touch()
+    path = person().save(tmp_path / "anna.safetensors")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_metadata_is_read_without_the_tensors(tmp_path: Path):
     person().save(tmp_path / "anna.safetensors")
     metadata = read_metadata(tmp_path / "anna.safetensors")
