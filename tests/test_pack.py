@@ -35,11 +35,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.errors": set(),
     "engine.files": {"engine.errors"},
     "engine.version": set(),
-    "engine.config": {"engine.errors"},
+    "engine.config": {"engine.errors", "engine.networks.stages"},
     "engine.artifact": BASICS,
     "engine.networks": BASICS,
     "engine.data": MIDDLE,
     "engine.miniature": MIDDLE,
+    "engine.miniature.make": MIDDLE | {"engine.evaluation"},  # the maker prints the scores of what it made
     "engine.training": MIDDLE,
     "engine.inference": MIDDLE,
     "engine.comfy_bridge": MIDDLE | {"engine.inference"},
