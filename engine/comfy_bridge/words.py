@@ -72,7 +72,11 @@ def _shelve(token: str, vectors: Mapping[str, torch.Tensor]) -> str:
 
 def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
     """A copy of one text encoder's tokenizer that spells placeholders as embedding names before it reads."""
-    known = {**getattr(tokenizer, "likeness_names", {}), **names}
+    earlier = getattr(tokenizer, "likeness_names", {})
+    for token in names:
+        if earlier.get(token, names[token]) != names[token]:
+            raise LikenessError(f"two likenesses use the placeholder {token}; learn one of them as another")
+    known = {**earlier, **names}
     reader = copy.copy(tokenizer)
     folders = tokenizer.embedding_directory or []
     own = str(temporary_folder("embeddings"))

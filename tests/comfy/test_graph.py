@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.hosts import PACK, WORKFLOW, Server, psnr, to_api
 from likeness_portraits.tests.comfy.write_locales import LOCALE, definitions
 
@@ -122,20 +123,83 @@ def test_stock_lora_loader_and_embedding_give_the_same_picture(
     assert psnr(server.picture(server.run(graph)["show"]["images"][0]), picture) >= 40
 
 
+def applied(likeness: list, number: int = 0) -> dict[str, Any]:
+    """The node that puts a likeness onto the Miniature, or onto the `number`-th of these nodes."""
+    source = f"apply {number - 1}" if number else "base"
+    inputs = {"model": [source, 0], "clip": [source, 1], "likeness": likeness}
+    return {"class_type": "LikenessApply", "inputs": inputs | {"strength_model": 1.0, "strength_clip": 1.0}}
+
+
+def drawn_with_ann(server: Server, text: str) -> np.ndarray:
+    """The saved likeness, loaded again, in a prompt."""
+    graph = drawing(["apply 0", 0], ["apply 0", 1], text)
+    graph["load"] = {"class_type": "LikenessLoad", "inputs": {"name": "ann.safetensors"}}
+    graph["apply 0"] = applied(["load", 0])
+    return server.picture(server.run(graph)["show"]["images"][0])
+
+
 @pytest.mark.parametrize("spelling", ["<v0>", "embedding:v0", "(<v0>:1.0)"])
 def test_a_saved_likeness_loaded_again_gives_the_same_picture(
     server: Server, learned: dict[str, Any], picture: np.ndarray, spelling: str
 ):
-    graph = drawing(["apply", 0], ["apply", 1], PROMPT.format(spelling))
-    graph["load"] = {"class_type": "LikenessLoad", "inputs": {"name": "ann.safetensors"}}
-    graph["apply"] = {
-        "class_type": "LikenessApply",
-        "inputs": {
-            "model": ["base", 0], "clip": ["base", 1], "likeness": ["load", 0], "strength_model": 1.0,
-            "strength_clip": 1.0,
-        },
+    assert psnr(drawn_with_ann(server, PROMPT.format(spelling)), picture) >= 40
+
+
+def test_a_placeholder_can_be_given_a_weight_in_both_spellings(
+    server: Server, learned: dict[str, Any], picture: np.ndarray
+):
+    short, long = (
+        drawn_with_ann(server, PROMPT.format(f"({word}:1.5)")) for word in ("<v0>", "embedding:v0")
+    )
+    assert (short == long).all()
+    assert (short != picture).any()
+
+
+def learning_a_word(folder: str, token: str) -> dict[str, Any]:
+    """Nodes that learn `token` by Textual Inversion from a folder in ComfyUI's input folder."""
+    folder_inputs = {"folder": folder, "class_word": "", "token": token, "role": "as concept.json says"}
+    learn_inputs = {
+        "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "concept": ["folder", 0],
+        "preset": "automatic", "steps": 3, "learning_rate": 0.0, "vectors": 1, "masked": "no", "seed": 0,
+        "preview_every": 0, "preview_prompt": "",
     }  # fmt: skip
-    assert psnr(server.picture(server.run(graph)["show"]["images"][0]), picture) >= 40
+    return {
+        "folder": {"class_type": "LikenessConceptFolder", "inputs": folder_inputs},
+        "learn": {"class_type": "LikenessTrainTextualInversion", "inputs": learn_inputs},
+    }
+
+
+@pytest.fixture
+def folder_of_pictures(server: Server) -> str:
+    """A concept folder in ComfyUI's input folder."""
+    concept = server.base / "input" / "bob"
+    concept.mkdir(exist_ok=True)
+    for number, portrait in enumerate(world.example_pictures(world.TUNING_SEEDS[1], 2)):
+        Image.fromarray(portrait.pixels).save(concept / f"{number}.png")
+    (concept / "concept.json").write_text('{"class_word": "man"}')
+    return "bob"
+
+
+def test_a_word_learned_from_a_folder_is_used_beside_another_likeness(
+    server: Server, learned: dict[str, Any], picture: np.ndarray, folder_of_pictures: str
+):
+    graph = drawing(["apply 1", 0], ["apply 1", 1], PROMPT.format("<v0> beside <v1>"))
+    graph |= learning_a_word(folder_of_pictures, "<v1>")
+    graph["load"] = {"class_type": "LikenessLoad", "inputs": {"name": "ann.safetensors"}}
+    graph["apply 0"], graph["apply 1"] = applied(["load", 0]), applied(["learn", 0], 1)
+    both = server.picture(server.run(graph)["show"]["images"][0])
+    assert (both != picture).any()
+    assert "does not exist" not in server.log.read_text()  # what ComfyUI says of unknown embeddings
+
+
+def test_two_likenesses_with_one_placeholder_are_refused(
+    server: Server, learned: dict[str, Any], folder_of_pictures: str
+):
+    graph = drawing(["apply 1", 0], ["apply 1", 1], PROMPT.format("<v0>"))
+    graph |= learning_a_word(folder_of_pictures, "<v0>")
+    graph["load"] = {"class_type": "LikenessLoad", "inputs": {"name": "ann.safetensors"}}
+    graph["apply 0"], graph["apply 1"] = applied(["load", 0]), applied(["learn", 0], 1)
+    assert "two likenesses use the placeholder <v0>" in message_of_failure(server, graph)
 
 
 def test_the_model_itself_is_unchanged_by_learning_and_applying(server: Server, learned: dict[str, Any]):
