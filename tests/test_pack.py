@@ -239,6 +239,22 @@ def test_every_folder_with_modules_is_a_package():
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
+def test_every_file_that_is_no_code_is_installed_too():
+    """Weights, tokenizer, workflows, help pages and translations, by setuptools' patterns."""
+    patterns = project()["tool"]["setuptools"]["package-data"]
+    installed: set[Path] = set()
+    for package, globs in patterns.items():
+        folder = ROOT.joinpath(*package.split(".")[1:])
+        installed |= {path for pattern in globs for path in folder.glob(pattern) if path.is_file()}
+    wanted = {
+        path
+        for top in ("engine", "nodes", "web", "workflows", "locales")
+        for path in (ROOT / top).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
+    }
+    assert wanted - installed == set()
+
+
 def test_console_command_names_a_function_that_exists():
     target, _, function = project()["project"]["scripts"]["likeness"].partition(":")
     path = ROOT.joinpath(*target.split(".")[1:]).with_suffix(".py")
