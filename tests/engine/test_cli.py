@@ -300,6 +300,23 @@ def test_export_and_import_keep_every_number(tmp_path: Path, likeness, learned: 
     assert all((back.tensors[key] == tensor).all() for key, tensor in original.tensors.items())
 
 
+def test_evaluate_measures_a_concept_against_the_base(tmp_path: Path, likeness, learned: Path, person: Path):
+    done = likeness(
+        "evaluate", learned, "--pictures", person, "--rounds", 1, "--out", tmp_path / "scores.json"
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert scores == json.loads((tmp_path / "scores.json").read_text())
+    assert {"identity_before", "identity_after", "prompt_accuracy", "prompt_accuracy_base"} <= scores.keys()
+
+
+def test_masks_are_written_beside_the_pictures(tmp_path: Path, likeness, person: Path):
+    shutil.copytree(person / "images", tmp_path / "images")
+    done = likeness("masks", tmp_path, "--subject", "face")
+    assert done.returncode == 0, done.stderr
+    assert files_in(tmp_path / "masks") == ["0.png", "1.png"]
+
+
 def test_the_printed_config_is_the_job_and_can_be_given_back(tmp_path: Path, likeness, person: Path):
     options = [
         "-o",
