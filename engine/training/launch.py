@@ -16,8 +16,9 @@ from ..files import make_folder
 from .base_model import BaseModel, load_base
 from .checkpoint import Checkpoints
 from .methods import method_class
-from .methods.base import Method, Progress
-from .trainer import Observer, Silent, Stopped, Trainer
+from .methods.base import Method
+from .observer import Observer, Progress, Silent, Stopped
+from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,8 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -17,36 +16,11 @@ from torch import Tensor, nn
 from ..config import Job, Phase
 from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
-from .methods.base import Method, Progress
+from .methods.base import Method
+from .observer import Observer, Progress, Stopped
+from .optimiser import adamw, set_learning_rates
 
 log = logging.getLogger(__name__)
-
-
-class Observer(Protocol):
-    """Whoever watches a run; called in the main process only."""
-
-    def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None: ...
-
-    def on_preview(self, progress: Progress, image: np.ndarray) -> None: ...  # (H, W, 3) uint8
-
-    def should_stop(self) -> bool: ...
-
-
-class Silent:
-    """An observer that watches nothing and never stops a run."""
-
-    def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None:
-        pass
-
-    def on_preview(self, progress: Progress, image: np.ndarray) -> None:
-        pass
-
-    def should_stop(self) -> bool:
-        return False
-
-
-class Stopped(LikenessError):
-    """The user stopped the run before anything was learned."""
 
 
 class Trainer:
@@ -193,35 +167,6 @@ class Trainer:
             total=self.total,
             stopped=stopped,
         )
-
-
-def adamw(groups: Mapping[str, list[nn.Parameter]], phase: Phase) -> torch.optim.AdamW:
-    """An optimiser over the phase's groups; all other parameters of the method stand still."""
-    unknown = set(phase.learning_rates) - set(groups)
-    assert not unknown, f"phase {phase.name} has rates for {unknown}, the method trains {set(groups)}"
-    for name, parameters in groups.items():
-        for parameter in parameters:
-            parameter.requires_grad_(name in phase.learning_rates)
-    options = [
-        {"params": groups[name], "lr": rate, "full_rate": rate} for name, rate in phase.learning_rates.items()
-    ]
-    return torch.optim.AdamW(options, weight_decay=phase.weight_decay, fused=True)
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
-    """The rates of step number `step` (from 0) of the phase."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["full_rate"] * schedule(phase, step)
-
-
-def schedule(phase: Phase, step: int) -> float:
-    """The share of the full learning rate at a step: a linear climb, then constant or down to 0."""
-    if step < phase.warmup_steps:
-        return (step + 1) / phase.warmup_steps
-    if phase.schedule == "constant":
-        return 1.0
-    done = (step - phase.warmup_steps) / max(1, phase.steps - phase.warmup_steps)
-    return 1 - done if phase.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
 
 def due(every: int, step: int) -> bool:

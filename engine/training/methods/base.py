@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,10 @@ from ...data.concepts import Concept
 from ...data.examples import Batch, examples_of, generator_for, shuffled
 from ...networks.sampling import sample, seeded_noise, to_bytes
 from ..base_model import BaseModel, Rows
+from ..observer import Progress
 
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is; steps count optimiser steps that are done."""
-
-    phase: str
-    phase_step: int
-    phase_steps: int
-    step: int  # over all phases
-    total: int
-    stopped: bool = False  # by the user, before the end
 
 
 class Method(nn.Module, ABC):

@@ -16,8 +16,9 @@ from ...files import write_atomically
 from .. import lora
 from ..base_model import BaseModel, Rows
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
+from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
-from .base import Method, Progress
+from .base import Method
 
 log = logging.getLogger(__name__)
 

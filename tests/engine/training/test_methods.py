@@ -81,9 +81,11 @@ def test_frozen_base_is_bit_identical_after_training(method, base, folder):
 @every_method
 def test_only_declared_parameters_move(method, base, folder):
     from likeness_portraits.engine.data.concepts import load_concept
+    from likeness_portraits.engine.training.checkpoint import Checkpoints
     from likeness_portraits.engine.training.launch import _accelerator, _forget
     from likeness_portraits.engine.training.methods import method_class
-    from likeness_portraits.engine.training.trainer import Checkpoints, Silent, Trainer
+    from likeness_portraits.engine.training.observer import Silent
+    from likeness_portraits.engine.training.trainer import Trainer
 
     job = tiny_job(method, folder)
     learner = method_class(method)(job, base, [load_concept(concept) for concept in job.concepts])

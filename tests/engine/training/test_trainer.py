@@ -13,7 +13,9 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods.base import Method
-from likeness_portraits.engine.training.trainer import Silent, Trainer, adamw, schedule
+from likeness_portraits.engine.training.observer import Silent
+from likeness_portraits.engine.training.optimiser import adamw, schedule
+from likeness_portraits.engine.training.trainer import Trainer
 from likeness_portraits.tests.engine.tiny import tiny_job
 
 

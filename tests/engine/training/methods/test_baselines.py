@@ -9,8 +9,8 @@ import torch
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.methods.base import Progress
 from likeness_portraits.engine.training.methods.baselines import DreamBoothLora, TextualInversion
+from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job
 
 START = Progress(phase="p", phase_step=0, phase_steps=4, step=0, total=4)
