@@ -17,7 +17,7 @@ from typer import Argument, Option
 from typer.main import get_command
 
 from .config import METHODS, BaseSpec
-from .console import ConsoleObserver, meter, note, save_picture, say
+from .console import ConsoleObserver, Interrupted, meter, note, save_picture, say
 from .errors import LikenessError, nearest
 from .files import check_room, write_atomically
 from .version import VERSION
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except LikenessError as error:
         note(f"likeness: {error}")
-        return USER_MISTAKE
+        return INTERRUPTED if isinstance(error, Interrupted) else USER_MISTAKE
     except KeyboardInterrupt:
         note("likeness: interrupted")
         return INTERRUPTED

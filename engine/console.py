@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import LikenessError
 from .files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    from .training.methods.base import Progress
+    from .training.observer import Progress
 
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
@@ -43,6 +44,10 @@ def save_picture(path: Path, pixels: np.ndarray, about: Mapping[str, str] | None
     with write_atomically(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
     return path
+
+
+class Interrupted(LikenessError):
+    """The user pressed Ctrl-C before there was anything to keep."""
 
 
 class Interrupt:
@@ -81,8 +86,13 @@ class ConsoleObserver:
 
     @contextmanager
     def watching(self) -> Iterator["ConsoleObserver"]:
-        with self.interrupt.watched(), meter(self.what) as self._meter:
-            yield self
+        try:
+            with self.interrupt.watched(), meter(self.what) as self._meter:
+                yield self
+        except LikenessError as error:
+            if self.interrupt.pressed:  # stopped before there was anything to keep
+                raise Interrupted(str(error)) from error
+            raise
 
     def on_step(self, progress: "Progress", losses: Mapping[str, float]) -> None:
         self.last = progress
@@ -136,6 +146,7 @@ def _bar(console: "Console") -> "Bar":
 
 def _lines(what: str) -> Meter:
     started, told = time.monotonic(), -1
+    note(f"{what}: begins")
 
     def show(done: int, total: int, more: str) -> None:
         nonlocal told

@@ -380,28 +380,45 @@ sys.exit(sum(name in sys.modules for name in ("torch", "diffusers", "transformer
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_saves_what_was_learned(tmp_path: Path, package_parent: Path, person: Path):
+@pytest.fixture
+def start(package_parent: Path, tmp_path: Path, person: Path):
+    """Starts `likeness train METHOD`, and waits until a line on stderr matches."""
     environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "likeness_portraits.engine.cli",
-        "train",
-        "textual-inversion",
-        str(person),
-    ]
-    command += ["-o", "x.safetensors", "--steps", "100000"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        for line in run.stderr:
-            if re.search(r"learning .*: \d+/100000", line):
-                break
-        time.sleep(0.5)
-        run.send_signal(signal.SIGINT)
-        output, errors = run.communicate(timeout=120)
+    running: list[subprocess.Popen[str]] = []
+
+    def until(pattern: str, method: str, *options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "likeness_portraits.engine.cli", "train", method, person, *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        run = subprocess.Popen([*map(str, command)], cwd=tmp_path, env=environment, text=True, **pipes)
+        running.append(run)
+        assert any(re.search(pattern, line) for line in run.stderr)
+        return run
+
+    yield until
+    for run in running:
+        run.kill()
+        run.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_saves_what_was_learned(tmp_path: Path, start):
+    run = start(r"learning .*: \d+/100000", "textual-inversion", "-o", "x.safetensors", "--steps", "100000")
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    output, errors = run.communicate(timeout=120)
     assert run.returncode == 130, errors
     assert output.strip() == "x.safetensors"
     assert "stopped after" in errors and "--resume" in errors
     assert 0 < Artifact.load(tmp_path / "x.safetensors").steps < 100_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_before_the_first_step_writes_nothing(tmp_path: Path, start):
+    options = ("-o", "x.safetensors", "--prior-pictures", 500, "--prior-steps", 100)
+    run = start("learning .*: begins", "dreambooth-lora", *options)
+    time.sleep(2)  # now the base is loaded, or draws pictures of the class
+    run.send_signal(signal.SIGINT)
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 130, errors
+    assert output == "" and "nothing was learned, nothing was written" in errors
+    assert files_in(tmp_path) == []
