@@ -13,7 +13,9 @@ from ..artifact import Artifact
 from ..config import TOKEN
 from ..errors import LikenessError
 from ..networks.lora import adaptable, merged
-from ..networks.sampling import OnStep, sample, seeded_noise, to_bytes
+from ..networks.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
+from ..networks.staged import StagedModel, StagedWords, with_class_word
+from .staged_embedding import KIND, adjusted, check_used, check_width, staged_words
 
 if TYPE_CHECKING:
     from ..training.base_model import BaseModel, Rows
@@ -41,8 +43,9 @@ def generate(
     """One picture per prompt: (N, H, W, 3) uint8.
 
     `seed`: one for each prompt, or a single one for all, as that many runs of ComfyUI would have. `artifacts`
-    come with the strength of their LoRA; their placeholders may be used in the prompts. The base is unchanged
-    afterwards. `on_step(done, total)` counts the sampling steps of all pictures and may raise to stop.
+    come with the strength of their LoRA (a staged embedding's: of its bypass); their placeholders may be used
+    in the prompts. The base is unchanged afterwards. `on_step(done, total)` counts the sampling steps of all
+    pictures and may raise to stop.
     """
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
@@ -52,12 +55,16 @@ def generate(
     shape = base.latent_shape(height, width)
     groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
     pictures = []
+    staged = _staged(base, artifacts, prompts)
     with torch.inference_mode(), applied(base, artifacts) as rows:
-        _check_placeholders([*prompts, negative], rows)
+        _check_placeholders([*prompts, negative], {**rows, **{words.token: {} for words in staged}})
+        for words in staged:
+            negative = with_class_word(negative, words)
         for number, group in enumerate(groups):
+            model, context = _painter(base, [prompts[i] for i in group], rows, staged)
             latents = sample(
-                base,
-                base.encode_text([prompts[i] for i in group], rows),
+                model,
+                context,
                 base.encode_text([negative] * len(group), rows),
                 seeded_noise([seeds[i] for i in group], shape).to(base.device),
                 steps=steps,
@@ -70,27 +77,55 @@ def generate(
     return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)
 
 
+def _staged(
+    base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]], prompts: Sequence[str]
+) -> list[StagedWords]:
+    """The placeholders whose words change with the noise level; each must be in some prompt."""
+    found = []
+    for artifact, strength in artifacts:
+        if artifact.kind == KIND:
+            words = adjusted(staged_words(artifact), bypass=strength)
+            widths = {name: tower.config.hidden_size for name, tower in base.text_encoders.items()}
+            check_width(words, widths)
+            check_used(prompts, words)
+            words.mapper.to(base.device)
+            found.append(words)
+    return found
+
+
+def _painter(
+    base: "BaseModel", prompts: Sequence[str], rows: "Rows", staged: Sequence[StagedWords]
+) -> tuple[Denoiser, Tensor]:
+    """What predicts the noise, and the text states (N, T, D) it begins with."""
+    if not staged:
+        return base, base.encode_text(prompts, rows)
+    model = StagedModel(base, prompts, rows, staged)
+    return model, model.context()
+
+
 @contextmanager
 def applied(base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]]) -> "Iterator[Rows]":
     """The base with the artifacts' LoRAs in its weights; gives the rows of their placeholders."""
     rows: dict[str, dict[str, Tensor]] = {}
+    seen: set[str] = set()
     with ExitStack() as stack:
         modules = adaptable(base.unet, list(base.text_encoders.values())) if artifacts else {}
         for artifact, strength in artifacts:
             _check_fit(base, artifact)
             stack.enter_context(merged(modules, artifact.lora(), strength))
             for token in artifact.tokens:
-                if token.token in rows:
+                if token.token in seen:
                     raise LikenessError(
                         f"two concepts use the placeholder {token.token}; learn one as another"
                     )
+                seen.add(token.token)
                 if artifact.rows(token.token):
                     rows[token.token] = artifact.rows(token.token)
         yield rows
 
 
 def _check_fit(base: "BaseModel", artifact: Artifact) -> None:
-    if artifact.kind not in ("lora", "embedding"):
+    if artifact.kind not in ("lora", "embedding", KIND):
         raise LikenessError(f"drawing with a {artifact.kind} is not possible here; use its node in ComfyUI")
     if artifact.base_family != base.family:
         raise LikenessError(

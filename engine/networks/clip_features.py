@@ -11,7 +11,6 @@ from ..errors import LikenessError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
-WIDTHS = {"ViT-B/32": 512}
 
 
 def clip_pixels(pixels: Tensor, side: int = 224) -> Tensor:
@@ -57,6 +56,6 @@ def read_features(path: str | Path, count: int) -> Tensor:
         raise LikenessError(f"{path} holds no image_embeds; compute the features again") from error
     if features.ndim != 2 or len(features) != count:
         raise LikenessError(
-            f"{path} holds features of {len(features)} pictures, but the concept has {count}; compute them again"
+            f"{path} holds {len(features)} features for the concept's {count} pictures; compute them again"
         )
     return features

@@ -15,7 +15,7 @@ LONGEST_WAVE = 10_000.0
 
 
 def time_code(timesteps: Tensor, width: int = CODE_WIDTH) -> Tensor:
-    """The sinusoidal code (B, width) of raw timesteps (B,): all cosines, then all sines; its norm is fixed."""
+    """The sinusoidal code (B, width) of raw timesteps (B,): all cosines, then all sines."""
     half = width // 2
     steps = torch.arange(half, device=timesteps.device, dtype=torch.float32)
     phases = timesteps.float()[:, None] * torch.exp(-math.log(LONGEST_WAVE) * steps / half)

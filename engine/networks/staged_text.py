@@ -24,7 +24,7 @@ class Places:
 
 @dataclass(frozen=True)
 class TextStates:
-    """What cross-attention reads: keys and values (B, T, D); attention (B, heads, T, T) where it was asked for."""
+    """What cross-attention reads: keys and values (B, T, D), attention (B, heads, T, T) on request."""
 
     keys: Tensor
     values: Tensor

@@ -48,7 +48,8 @@ class StagePlan:
         if high < LAST_TIMESTEP:
             found.append(Stage(LAST_TIMESTEP, high + 1, None))
         for i in reversed(range(self.stages)):
-            top = edges[i + 1] if i == self.stages - 1 else edges[i + 1] - 1  # as the reference, ends included
+            # the reference draws with pseudo-words at the upper end too, although it never trains there
+            top = edges[i + 1] if i == self.stages - 1 else edges[i + 1] - 1
             found.append(Stage(min(top, LAST_TIMESTEP), edges[i], (edges[i] + edges[i + 1] - 1) / 2))
         if low > 0:
             held = found[-1].timestep if self.late == "hold" else None
@@ -72,8 +73,9 @@ class StagePlan:
 
 
 def route(timesteps: Sequence[int], interval: tuple[int, int]) -> tuple[list[int], list[int]]:
-    """As the reference samples: for each step its kind (class word, dynamic, held), and the step whose encoding
-    it uses. A schedule that begins below the interval has nothing to hold and is an error.
+    """As the reference samples: each step's kind (class word, dynamic, held) and whose encoding it uses.
+
+    A schedule that begins below the interval has nothing to hold and is an error.
     """
     kinds, sources = [], []
     for number, timestep in enumerate(timesteps):

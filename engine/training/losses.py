@@ -43,8 +43,8 @@ def tandem_equilibrium(
     towards equal attention.
 
     attention (B, heads, T, T) after the softmax [query, key]; pseudo, ordinary (B, T) bool: which keys are
-    which; queries (B, T) bool: which are averaged over, by default all -> (B,): -p(1 - p), p being how often the
-    pseudo-word wins.
+    which; queries (B, T) bool: which are averaged over, by default all -> (B,): -p(1 - p), p being how often
+    the pseudo-word wins.
     """
     strength = attention.sum((1, 2))
     winners = [strength.masked_fill(~keys, float("-inf")).argmax(-1) for keys in (pseudo, ordinary)]

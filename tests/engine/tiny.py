@@ -29,6 +29,14 @@ QUICK = {  # settings that make each method a matter of a second
         "alpha": 2.0,
         "text_encoder": True,
     },
+    "personamagic": {
+        "steps": 4,
+        "batch_size": 2,
+        "anchors": 10,
+        "hidden_width": 16,
+        "stages": 8,
+        "image_encoder": "none",
+    },
 }
 
 

@@ -1,4 +1,4 @@
-"""Reading reference numbers: inputs `in.*` and expected outputs `out.*`, and weights made by the fill rule."""
+"""Reading reference numbers: inputs `in.*`, expected outputs `out.*`, and weights made by the fill rule."""
 
 import json
 from pathlib import Path

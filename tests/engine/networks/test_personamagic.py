@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.networks.clip_features import clip_pixels
 from likeness_portraits.engine.networks.mapper import Mapper, anchor_codes, time_code
@@ -180,9 +181,7 @@ def test_penultimate_states_take_the_bypass_without_a_final_norm():
     there = (places.prompts, places.positions)
     close(states.values[there].norm(dim=-1), states.keys[there].norm(dim=-1), 1e-3, 1e-5)
     moved = states.keys[there] + places.bypass
-    close(
-        torch.cosine_similarity(states.values[there], moved, dim=-1), torch.ones(len(moved)), 1e-5
-    )
+    close(torch.cosine_similarity(states.values[there], moved, dim=-1), torch.ones(len(moved)), 1e-5)
 
 
 @pytest.mark.parametrize("prompt", ["b", "c", "d"])
@@ -320,6 +319,7 @@ def test_bad_plans_are_refused():
 
 def test_training_steps_follow_the_references_trace():
     from diffusers import UNet2DConditionModel
+
     from likeness_portraits.engine.training.base_model import noise_schedule
     from likeness_portraits.tests.engine.tiny import SCHEDULE
 

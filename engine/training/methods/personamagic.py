@@ -1,0 +1,322 @@
+"""PersonaMagic (arXiv 2412.15674): a small network learns pseudo-words that follow the noise level."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ...artifact import Artifact
+from ...config import Job, PersonaMagicSettings, Phase
+from ...data.concepts import Concept, Picture
+from ...data.examples import Batch, Examples
+from ...errors import LikenessError
+from ...networks.clip_features import image_features, load_tower, read_features
+from ...networks.mapper import Mapper
+from ...networks.sampling import sample, seeded_noise, to_bytes
+from ...networks.staged import StagedModel, StagedWords
+from ...networks.staged_text import Places, TextStates, cross_value_layers, encode, split_values
+from ...networks.stages import StagePlan
+from ..base_model import BaseModel, Tokens
+from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
+from .base import Method, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedBatch(Batch):
+    """A batch with timesteps inside the interval, and what this method draws beside."""
+
+    open_prompts: tuple[str, ...]  # for Tandem Equilibrium
+    keep_bypass: Tensor  # (B,) 1.0 or 0.0
+
+
+class PersonaMagic(Method):
+    """Only the mapper is trained: the base, its token table and its text encoder stand still."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self.settings: PersonaMagicSettings = job.settings
+        if len(self.concepts) > 1:
+            raise LikenessError(
+                "personamagic learns one concept at a time; train each by itself and use both in a prompt"
+            )
+        self.concept = self.concepts[0]
+        if self.settings.squash:
+            self.examples = squashed_examples(self.concept, self.size, base.pixels_per_latent)
+        self.interval = (self.settings.interval[0], self.settings.interval[1])
+        self.class_rows = class_rows(base, self.concept.class_word)
+        self.norms = {name: float(row.norm()) for name, row in self.class_rows.items()}
+        self.features = self._features()  # (N, W), one per picture
+        self.mapper = Mapper(
+            text_widths={name: len(row) for name, row in self.class_rows.items()},
+            image_width=self.features.shape[1],
+            words=self.settings.vectors,
+            anchors=self.settings.anchors,
+            interval=self.interval,
+            hidden=self.settings.hidden_width,
+            zero_init=self.settings.zero_init,
+        )
+        for part in (self.mapper.image_proj, self.mapper.image_output_layer):
+            part.requires_grad_(self.settings.bypass)
+        self._spelled: dict[tuple[str, str], Tokens] = {}
+
+    def _features(self) -> Tensor:
+        """What the image tower makes of each picture, computed once; no columns without a bypass."""
+        wanted, count = self.settings.image_encoder, len(self.examples)
+        if wanted == "none" or not self.settings.bypass:
+            return torch.zeros(count, 0)
+        if wanted.endswith(".safetensors"):
+            return read_features(wanted, count)
+        if wanted != "auto":
+            return image_features(load_tower(wanted), self.examples.pixels)
+        if self.base.family != "miniature":
+            raise LikenessError(
+                "personamagic looks at the pictures with a CLIP image tower; give the folder of one, such as "
+                "openai/clip-vit-base-patch32, as image_encoder, or 'none' to learn without"
+            )
+        return image_features(miniature_tower(), self.examples.pixels)
+
+    # ------------------------------------------------------------------------------ what the trainer asks
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        return [
+            Phase(
+                name="mapping",
+                steps=chosen.steps,
+                learning_rates={"mapper": chosen.learning_rate},
+                schedule=chosen.schedule,
+                warmup_steps=chosen.warmup_steps,
+                batch_size=chosen.batch_size,
+                gradient_accumulation=chosen.gradient_accumulation,
+                max_grad_norm=chosen.max_grad_norm,
+                weight_decay=chosen.weight_decay,
+            )
+        ]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The mapper; without a bypass its picture half is no part of what is learned."""
+        parts = dict(self.mapper.named_parameters())
+        if not self.settings.bypass:
+            parts = {name: weight for name, weight in parts.items() if not name.startswith("image_")}
+        return {"mapper": list(parts.values())}
+
+    def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
+        style = self.concept.role == "style"
+        templates = self.settings.style_templates if style else self.settings.templates
+        return self._pick(templates, len(indices), generator)
+
+    def _pick(self, templates: Sequence[str], count: int, generator: torch.Generator) -> tuple[str, ...]:
+        picked = torch.randint(len(templates), (count,), generator=generator).tolist()
+        return tuple(templates[number].format(self.concept.token) for number in picked)
+
+    def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> StagedBatch:
+        batch, count = super().draw(indices, prompts, generator), len(indices)
+        timesteps = torch.randint(*self.interval, (count,), generator=generator)
+        keep = torch.rand(count, generator=generator) >= self.settings.bypass_dropout
+        return StagedBatch(
+            **{**vars(batch), "timesteps": timesteps},
+            open_prompts=self._pick(self.settings.open_prompts, count, generator),
+            keep_bypass=keep.float() * self.settings.bypass,
+        )
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        assert isinstance(batch, StagedBatch)
+        balanced = self.settings.balance_weight > 0
+        prompts = batch.prompts + batch.open_prompts if balanced else batch.prompts
+        parts = self._text_states(prompts, *self._words(batch), attention=balanced)
+        count = len(batch.prompts)
+        keys = torch.cat([states.keys[:count] for states in parts.values()], dim=-1)
+        values = torch.cat([states.values[:count] for states in parts.values()], dim=-1)
+        losses = {"diffusion": self._diffusion(batch, keys, values)}
+        if balanced:
+            terms = [
+                self._balance(states.attention[count:], prompts[count:], name)
+                for name, states in parts.items()
+                if states.attention is not None
+            ]
+            losses["text_attention"] = self.settings.balance_weight * torch.stack(terms).mean()
+        return losses
+
+    def artifact(self) -> Artifact:
+        weights = {f"mapper.{name}": weight.detach() for name, weight in self.mapper.state_dict().items()}
+        rows = {f"word.{name}": row for name, row in self.class_rows.items()}
+        tensors = {**weights, **rows}
+        if self.features.shape[1]:
+            tensors["image_features"] = self.features
+        artifact = self.learned("staged_embedding", tensors, {self.concept.token: self.settings.vectors})
+        plan = self._plan()
+        extra = {
+            "interval": list(plan.interval), "stages": plan.stages, "late": plan.late, "norms": self.norms,
+            "bypass": float(self.settings.bypass), "fixed": self._fixed(),
+        }  # fmt: skip
+        return replace(artifact, extra=extra)
+
+    # -------------------------------------------------------------------------------------- words and text
+
+    def _words(self, batch: StagedBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Token vectors and bypass by text encoder, each (B, words, D)."""
+        device = batch.timesteps.device
+        when = batch.timesteps if self._fixed() is None else torch.full_like(batch.timesteps, self._fixed())
+        rows = {name: row.to(device) for name, row in self.class_rows.items()}
+        image = self.features.to(device)[batch.indices]
+        vectors, bypass = self.mapper(when, rows, self.norms, image)
+        return vectors, {name: rows * batch.keep_bypass[:, None, None] for name, rows in bypass.items()}
+
+    def _text_states(
+        self,
+        prompts: Sequence[str],
+        vectors: Mapping[str, Tensor],
+        bypass: Mapping[str, Tensor],
+        attention: bool,
+    ) -> dict[str, TextStates]:
+        """By text encoder; prompts (k * B): the words of sample i stand in prompts i, i + B, …"""
+        found = {}
+        for name, encoder in self.base.text_encoders.items():
+            tokens = [self._tokens(prompt, name) for prompt in prompts]
+            device, samples = vectors[name].device, len(vectors[name])
+            where = [(row, place[1], place[3]) for row, token in enumerate(tokens) for place in token.places]
+            rows, positions, numbers = torch.tensor(where, device=device).T
+            places = Places(
+                rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
+            )
+            ids = torch.cat([token.ids for token in tokens]).to(device)
+            found[name] = encode(encoder, ids, places, attention=attention)
+        return found
+
+    def _tokens(self, prompt: str, encoder: str) -> Tokens:
+        """The prompt's tokens; templates come again and again, so they are spelled once."""
+        if (prompt, encoder) not in self._spelled:
+            rows = {self.concept.token: {encoder: torch.zeros(self.settings.vectors, 1)}}
+            self._spelled[prompt, encoder] = self.base.tokenize([prompt], rows, encoder)
+        return self._spelled[prompt, encoder]
+
+    # ---------------------------------------------------------------------------------------------- losses
+
+    def _diffusion(self, batch: StagedBatch, keys: Tensor, values: Tensor) -> Tensor:
+        chosen, latents = self.settings, self.latents(batch)
+        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        with split_values(cross_value_layers(self.base.unet), values):
+            prediction = self.base.predict(noisy, batch.timesteps, keys)
+        target = self.base.target(latents, batch.noise, batch.timesteps)
+        if chosen.masked_loss:
+            mask = batch.masks if chosen.squash else latent_masks(batch.masks, latents)
+            error = masked_squared_error(prediction, target, mask, chosen.background_weight)
+        else:
+            error = squared_error(prediction, target)
+        return (error * self.base.snr_weights(batch.timesteps, chosen.min_snr_gamma)).mean()
+
+    def _balance(self, attention: Tensor, prompts: Sequence[str], encoder: str) -> Tensor:
+        """Tandem Equilibrium of the open prompts in one text encoder: scalar."""
+        tokens = [self._tokens(prompt, encoder) for prompt in prompts]
+        ids = torch.cat([token.ids for token in tokens])
+        end = self.base.tokenizers[encoder].eos_token_id
+        ends = torch.tensor([_length(token, end) for token in tokens])
+        positions = torch.arange(ids.shape[1])
+        real = (positions >= 1) & (positions[None] <= ends[:, None])
+        ours = torch.zeros_like(real)
+        for row, token in enumerate(tokens):
+            ours[row, [place[1] for place in token.places]] = True
+        pseudo, ordinary = (ours & real).to(attention.device), (~ours & real).to(attention.device)
+        queries = (positions[None] <= ends[:, None] + 1).to(attention.device)
+        return tandem_equilibrium(
+            attention,
+            pseudo,
+            ordinary,
+            self.settings.balance_sharpness,
+            queries if self.settings.balance_real_queries else None,
+        ).mean()
+
+    # --------------------------------------------------------------------------------------------- drawing
+
+    def _plan(self) -> StagePlan:
+        return StagePlan(interval=self.interval, stages=self.settings.stages, late=self.settings.late)
+
+    def _fixed(self) -> float | None:
+        """The timestep whose words serve all stages, where there is a single one."""
+        return (self.interval[0] + self.interval[1] - 1) / 2 if self.settings.single_stage else None
+
+    def words(self) -> StagedWords:
+        """What was learned so far, as prompts use it."""
+        return StagedWords(
+            token=self.concept.token, class_word=self.concept.class_word, mapper=self.mapper,
+            class_rows=self.class_rows, norms=self.norms, image=self.features.mean(0), plan=self._plan(),
+            fixed=self._fixed(), bypass=float(self.settings.bypass),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
+        model = StagedModel(self.base, prompts, {}, [self.words()])
+        latents = sample(
+            model,
+            model.context(),
+            self.base.encode_text([""] * len(prompts)),
+            seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
+            steps=steps,
+            guidance=guidance,
+            on_step=lambda done, total: check(),
+        )
+        return to_bytes(self.base.decode(latents))
+
+
+def _length(tokens: Tokens, end: int) -> int:
+    """How many tokens of a prompt lie between its start and its end token, whose id is `end`."""
+    return tokens.ids[0].tolist().index(end) - 1
+
+
+def class_rows(base: BaseModel, class_word: str) -> dict[str, Tensor]:
+    """The class word's token vector (D,) in each text encoder; it must be one token in all of them."""
+    rows = base.word_rows(class_word)
+    if any(len(row) != 1 for row in rows.values()):
+        count = max(len(row) for row in rows.values())
+        raise LikenessError(
+            f"the class word '{class_word}' is {count} tokens long; personamagic needs a single common word, "
+            "such as man, woman, face or dog"
+        )
+    return {name: row[0] for name, row in rows.items()}
+
+
+def miniature_tower():
+    """The Miniature's own CLIP image tower."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from ...miniature import model as miniature
+
+    with torch.random.fork_rng(devices=[]):  # building it draws random weights first
+        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**miniature.image_config()))
+    tower.load_state_dict(miniature.state_dict("image_encoder"))
+    return tower.requires_grad_(False).eval()
+
+
+def squashed_examples(concept: Concept, size: int, pixels_per_latent: int) -> Examples:
+    """The pictures as the reference prepares them: squeezed into squares, masks at the latents' size."""
+    side = size // pixels_per_latent
+    return Examples(
+        pixels=torch.stack([squashed_pixels(picture, size) for picture in concept.pictures]),
+        masks=torch.stack([nearest_mask(picture, side) for picture in concept.pictures]),
+        concepts=torch.zeros(len(concept.pictures), dtype=torch.long),
+        prior=torch.zeros(len(concept.pictures), dtype=torch.bool),
+    )
+
+
+def squashed_pixels(picture: Picture, size: int) -> Tensor:
+    """Pixels (3, size, size) in [-1, 1], whatever the picture's proportions were."""
+    image = Image.fromarray(picture.pixels).resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def nearest_mask(picture: Picture, side: int) -> Tensor:
+    """The mask (1, side, side) in [0, 1] by its nearest pixels; 1 everywhere without one."""
+    if picture.mask is None:
+        return torch.ones(1, side, side)
+    image = Image.fromarray(picture.mask.astype(np.float32)).resize((side, side), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(image))[None]
