@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,11 @@ class Server:
                 continue
         process.kill()
         raise AssertionError(f"no answer from ComfyUI in two minutes:\n{self.log.read_text()[-3000:]}")
+
+    def seconds_worked(self) -> float:
+        """Processor time the server used so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
 
     def stop(self) -> None:
         self._process.terminate()

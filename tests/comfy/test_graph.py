@@ -225,14 +225,17 @@ def wait_for_line(server: Server, text: str, seconds: float = 120) -> None:
 
 
 def cancel_soon(server: Server, graph: dict[str, Any], step: int) -> float:
-    """Queues a graph, cancels it after `step`; seconds until the editor was told that it ended."""
+    """Queues a graph, cancels it after `step`; the server's seconds of work until the editor was told it ended.
+
+    Seconds of work, not of the clock: other processes on a small machine delay everything.
+    """
     running = server.queue(graph)
     wait_for_line(server, f"learning: step {step} of 100000")
     time.sleep(2)
-    asked = time.time()
+    asked = server.seconds_worked()
     server.post("/interrupt", {})
-    told = dict(server.wait(running, 30)["status"]["messages"])
-    return told["execution_interrupted"]["timestamp"] / 1000 - asked
+    assert "execution_interrupted" in dict(server.wait(running, 30)["status"]["messages"])
+    return server.seconds_worked() - asked
 
 
 def test_cancelling_stops_within_a_second_keeps_what_was_learned_and_goes_on_from_there(
@@ -245,7 +248,7 @@ def test_cancelling_stops_within_a_second_keeps_what_was_learned_and_goes_on_fro
     assert 0 < done < 100_000
     assert str(kept) in server.log.read_text()
     second = cancel_soon(server, graph, done + 1)
-    assert min(first, second) <= 1.0  # the better of two: other work on a small machine delays one
+    assert max(first, second) <= 1.0
 
 
 def message_of_failure(server: Server, graph: dict[str, Any]) -> str:
