@@ -83,6 +83,4 @@ def _accelerator(job: Job) -> Accelerator:
 
 def _forget(accelerator: Accelerator) -> None:
     """Accelerate keeps its settings for the whole process; the next job may want others."""
-    alone = accelerator.num_processes == 1
-    accelerator.free_memory()
-    AcceleratorState._reset_state(reset_partial_state=alone)
+    AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)

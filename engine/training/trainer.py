@@ -81,7 +81,8 @@ class Trainer:
                     return self._progress(number, step + 1, stopped=True)
         finally:
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            self.accelerator.free_memory()
+            if self.accelerator.num_processes > 1:  # DDP's hooks would average gradients in later phases too
+                self.accelerator.free_memory()
         return progress
 
     def _checkpoint(
