@@ -1,4 +1,7 @@
-"""Runs every `comfy` test against each checkout named in COMFYUI_PATHS, with one server per checkout."""
+"""Runs every `comfy` test against each checkout named in COMFYUI_PATHS, with one server per checkout.
+
+Where a checkout's virtual environment is looked for: see `host_python` in hosts.py.
+"""
 
 import json
 from collections.abc import Iterator

@@ -225,9 +225,9 @@ def wait_for_line(server: Server, text: str, seconds: float = 120) -> None:
 
 
 def cancel_soon(server: Server, graph: dict[str, Any], step: int) -> float:
-    """Queues a graph, cancels it after `step`; the server's seconds of work until the editor was told it ended.
+    """Queues a graph, cancels it after `step`; the server's seconds of work until the editor was told.
 
-    Seconds of work, not of the clock: other processes on a small machine delay everything.
+    Of work, not of the clock: other processes on a small machine delay everything.
     """
     running = server.queue(graph)
     wait_for_line(server, f"learning: step {step} of 100000")

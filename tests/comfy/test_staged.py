@@ -1,0 +1,143 @@
+"""Staged prompts inside a running ComfyUI: learned there, drawn there, and the same from the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.tests.comfy.hosts import Server, psnr
+from PIL import Image
+
+pytestmark = pytest.mark.comfy
+
+PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
+SEED, STEPS, GUIDANCE = 7, 12, 5.0
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def learning() -> dict[str, Any]:
+    """Nodes that learn a person of the Miniature for a moment, and keep what was learned."""
+    return {
+        "base": node("LikenessMiniature", person=0, pictures=4),
+        "concept": node(
+            "LikenessConcept", images=["base", 3], masks=["base", 4], class_word=["base", 5], token="<v0>",
+            role="subject",
+        ),
+        "learn": node(
+            "LikenessTrainPersonaMagic", model=["base", 0], clip=["base", 1], vae=["base", 2],
+            concept=["concept", 0], preset="automatic", steps=4, learning_rate=0.05, vectors=0,
+            masked="as the preset says", seed=3, preview_every=2, preview_prompt="",
+            more_settings="image_encoder: none\nbypass_dropout: 0",
+        ),
+        "save": node("LikenessSave", likeness=["learn", 0], name="staged"),
+    }  # fmt: skip
+
+
+def drawing(text: str, likeness: list, **sampling: Any) -> dict[str, Any]:
+    """Nodes that draw a staged prompt as the command line would."""
+    return {
+        "base": node("LikenessMiniature", person=0, pictures=4),
+        "prompt": node("LikenessStagedPrompt", model=["base", 0], clip=["base", 1], likeness=likeness, text=text),
+        "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "sample": node(
+            "KSampler", **{
+                "model": ["prompt", 0], "positive": ["prompt", 1], "negative": ["nothing", 0],
+                "latent_image": ["latent", 0], "seed": SEED, "steps": STEPS, "cfg": GUIDANCE,
+                "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, **sampling,
+            },
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
+        "show": node("PreviewImage", images=["decode", 0]),
+    }  # fmt: skip
+
+
+def loaded(graph: dict[str, Any]) -> dict[str, Any]:
+    return {**graph, "load": node("LikenessLoad", name="staged.safetensors")}
+
+
+def drawn(server: Server, graph: dict[str, Any]) -> np.ndarray:
+    return server.picture(server.run(graph)["show"]["images"][0])
+
+
+@pytest.fixture(scope="module")
+def learned(server: Server) -> Path:
+    server.run(learning())
+    return server.base / "models" / "likeness" / "staged.safetensors"
+
+
+@pytest.fixture(scope="module")
+def picture(server: Server, learned: Path) -> np.ndarray:
+    return drawn(server, loaded(drawing(PROMPT.format("<v0>"), ["load", 0])))
+
+
+def test_what_the_node_learned_is_a_staged_embedding(learned: Path):
+    artifact = Artifact.load(learned)
+    assert (artifact.kind, artifact.method, artifact.steps) == ("staged_embedding", "personamagic", 4)
+    assert artifact.base_family == "miniature" and artifact.extra["interval"] == [400, 800]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "extra"),
+    [("euler", "simple", ()), ("dpmpp_2m", "karras", ("--sampler", "dpmpp_2m", "--schedule", "karras"))],
+)
+def test_the_command_line_draws_the_same_staged_prompt(
+    server: Server, learned: Path, likeness: Callable, tmp_path: Path, sampler: str, scheduler: str, extra: tuple
+):  # fmt: skip
+    graph = drawing(PROMPT.format("<v0>"), ["load", 0], sampler_name=sampler, scheduler=scheduler)
+    out = tmp_path / "drawn.png"
+    ran = likeness(
+        "generate", PROMPT.format("<v0>"), "--concept", learned, "--seed", SEED, "--steps", STEPS, "--guidance",
+        GUIDANCE, "--out", out, *extra,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert psnr(np.asarray(Image.open(out).convert("RGB")), drawn(server, loaded(graph))) >= 40
+
+
+def test_the_bypass_shows_and_only_through_the_patched_model(server: Server, learned: Path, picture: np.ndarray):
+    graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0]))
+    graph["prompt"]["inputs"]["bypass"] = 0.0
+    without = drawn(server, graph)
+    assert psnr(without, picture) < 60
+    graph["sample"]["inputs"]["model"] = ["base", 0]
+    graph["prompt"]["inputs"]["bypass"] = 1.0
+    assert (drawn(server, graph) == without).all()
+
+
+def test_the_prompt_differs_from_the_class_word(server: Server, learned: Path, picture: np.ndarray):
+    graph = drawing(PROMPT.format("<v0>"), ["load", 0])
+    graph |= {"plain": node("CLIPTextEncode", clip=["base", 1], text=PROMPT.format("woman"))}
+    graph["sample"]["inputs"] |= {"model": ["base", 0], "positive": ["plain", 0]}
+    del graph["prompt"]
+    assert psnr(drawn(server, graph), picture) < 40
+
+
+def test_a_staged_negative_half_leaves_a_plain_positive_alone(server: Server, learned: Path):
+    """The patch finds its own entries: a stock prompt through the same MODEL is drawn as ever."""
+    graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0]))
+    graph["plain"] = node("CLIPTextEncode", clip=["base", 1], text=PROMPT.format("woman"))
+    graph["sample"]["inputs"]["positive"] = ["plain", 0]
+    through_patch = drawn(server, graph)
+    graph["sample"]["inputs"]["model"] = ["base", 0]
+    assert (through_patch == drawn(server, graph)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a photo of a woman", "no prompt mentions <v0>"), ("a photo of <v1>", "no prompt mentions <v0>")],
+)
+def test_a_prompt_without_the_placeholder_is_told_so(server: Server, learned: Path, text: str, message: str):
+    entry = server.wait(server.queue(loaded(drawing(text, ["load", 0]))))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    assert message in failures[0]["exception_message"]
+
+
+def test_picture_to_picture_starts_in_the_middle_of_the_stages(server: Server, learned: Path):
+    graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0], denoise=0.35))
+    graph["latent"] = node("VAEEncode", pixels=["base", 3], vae=["base", 2])
+    assert drawn(server, graph).shape == (128, 128, 3)
