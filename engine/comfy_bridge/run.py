@@ -1,6 +1,5 @@
 """A training run inside ComfyUI: gradients, the progress bar and previews in the node, the cancel button."""
 
-import gc
 import hashlib
 import logging
 import shutil
@@ -30,13 +29,8 @@ def training_allowed() -> Iterator[None]:
     """Gradients inside the executor, which runs nodes in inference mode; ComfyUI's models make room first."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    gc.collect()
-    gc.freeze()  # Accelerate collects garbage when it ends: a second or two among all of ComfyUI's objects
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        gc.unfreeze()
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def device() -> str:
