@@ -125,7 +125,7 @@ class TextualInversionSettings:
             "paper": {"steps": 5000, "learning_rate": 0.04, "batch_size": 8, "max_grad_norm": None},
             "reference": {"steps": 5000, "learning_rate": 1e-4, "batch_size": 16, "max_grad_norm": None,
                           "weight_decay": 1e-2},
-            "miniature": {"steps": 300, "learning_rate": 2e-2, "batch_size": 4, "vectors": 2,
+            "miniature": {"steps": 300, "learning_rate": 2e-3, "batch_size": 4, "vectors": 2,
                           "schedule": "cosine", "masked_loss": True, "min_snr_gamma": 5.0,
                           "templates": ("a photo of {}", "a portrait photo of {}")},
         }  # fmt: skip
@@ -184,7 +184,7 @@ class DreamBoothLoraSettings:
                           "prior_pictures": 100, "train_token": False, "templates": ("a photo of {}",),
                           "prior_templates": ("a photo of {}",)},
             "miniature": {"steps": 150, "unet_learning_rate": 2e-3, "text_encoder_learning_rate": 5e-4,
-                          "token_learning_rate": 1e-2, "schedule": "cosine", "rank": 8, "alpha": 8.0,
+                          "token_learning_rate": 1e-3, "schedule": "cosine", "rank": 8, "alpha": 8.0,
                           "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16, "prior_steps": 12,
                           "weight_decay": 0.0, "masked_loss": True, "min_snr_gamma": 5.0,
                           "templates": ("a photo of {}", "a portrait photo of {}"),
