@@ -5,7 +5,8 @@ from comfy_api.latest import ComfyExtension, io
 from .concept import LikenessConcept, LikenessConceptFolder
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .miniature import LikenessMiniature
-from .train import LikenessTrainDreamBoothLora, LikenessTrainTextualInversion
+from .staged import LikenessStagedPrompt
+from .train import LikenessTrainDreamBoothLora, LikenessTrainPersonaMagic, LikenessTrainTextualInversion
 
 NODES: list[type[io.ComfyNode]] = [
     LikenessMiniature,
@@ -13,7 +14,9 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessConceptFolder,
     LikenessTrainTextualInversion,
     LikenessTrainDreamBoothLora,
+    LikenessTrainPersonaMagic,
     LikenessApply,
+    LikenessStagedPrompt,
     LikenessSave,
     LikenessLoad,
     LikenessExport,

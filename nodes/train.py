@@ -14,6 +14,7 @@ from .types import CATEGORY, Concept, Likeness
 AUTOMATIC = "automatic"
 AS_PRESET = "as the preset says"  # in a choice; in a number 0 means the same
 SWITCH = {"yes": True, "no": False}
+FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
 
 def _inputs(presets: list[str], *own: io.Input) -> list[io.Input]:
@@ -182,6 +183,57 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         if prior == "no":
             chosen["prior_weight"] = 0.0
         return _learn(cls, "dreambooth-lora", (model, clip, vae), concept, preset, chosen, run)
+
+
+class LikenessTrainPersonaMagic(io.ComfyNode):
+    """PersonaMagic: words that follow the noise level, no change to the model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessTrainPersonaMagic",
+            display_name="Learn Staged Words (PersonaMagic)",
+            category=CATEGORY,
+            description="Learns words that change while a picture emerges from noise, and a direct hint of "
+            "the pictures beside them. The model stays as it is, so that it combines with anything. Use "
+            "the result with Write a Staged Prompt.",
+            inputs=_inputs(
+                ["default", "paper", "reference", "miniature"],
+                io.Float.Input(
+                    "learning_rate", display_name="learning rate", default=0.0, min=0.0, max=1.0, step=0.0001,
+                    round=False,
+                    tooltip="How far each step moves what is learned; 0 leaves it to the preset. Halve it "
+                    "when the loss jumps.",
+                ),
+                io.Int.Input(
+                    "vectors", display_name="words", default=0, min=0, max=32,
+                    tooltip="How many words stand for the concept; 0 leaves it to the preset. More hold "
+                    "more of the likeness, fewer mix better with prompts.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", display_name="clip vision", optional=True,
+                    tooltip="Looks at the pictures: CLIP ViT-B/32, or another CLIP vision model. Needed but "
+                    "on the Miniature, which has its own; or write image_encoder: none below.",
+                ),
+            ),
+            outputs=OUTPUTS,
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float,
+        vectors: int, masked: str, clip_vision=None, **run: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.comfy_bridge.staged import features_file
+        from ..engine.data.concepts import load_concept
+
+        chosen = _touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
+        if clip_vision is not None:
+            size = run.get("resolution") or FEATURE_SIZE
+            chosen["image_encoder"] = features_file(clip_vision, load_concept(concept), size)
+        return _learn(cls, "personamagic", (model, clip, vae), concept, preset, chosen, run)
 
 
 def _touched(**widgets: Any) -> dict[str, Any]:

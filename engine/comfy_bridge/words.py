@@ -46,7 +46,11 @@ def _with_words(clip: Any, artifact: Artifact) -> Any:
 
     The vectors go through ComfyUI's own embedding files, so that the exported file gives the same picture.
     """
-    rows = {token.token: artifact.rows(token.token) for token in artifact.tokens}
+    return with_rows(clip, {token.token: artifact.rows(token.token) for token in artifact.tokens})
+
+
+def with_rows(clip: Any, rows: Mapping[str, Mapping[str, torch.Tensor]]) -> Any:
+    """A clone of CLIP in whose prompts these placeholders stand for vectors (n, D), by text encoder."""
     names = {token: _shelve(token, vectors) for token, vectors in rows.items() if vectors}
     if not names:
         return clip

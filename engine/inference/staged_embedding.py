@@ -50,13 +50,15 @@ def adjusted(
     words: StagedWords,
     *,
     bypass: float = 1.0,
-    interval: tuple[int, int] | None = None,
+    start: int | None = None,
+    end: int | None = None,
     stages: int | None = None,
     late: str | None = None,
 ) -> StagedWords:
-    """The same words with another strength of the bypass, or other stages."""
+    """The same words with another strength of the bypass, or other stages from timestep `start` to `end`."""
     plan = words.plan
-    span = interval or plan.interval
+    low, high = plan.interval
+    span = (low if end is None else end, high if start is None else start)
     count = min(stages or plan.stages, max(span[1] - span[0], 1))
     return replace(
         words,

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.tests.comfy.hosts import Server, psnr
-from PIL import Image
 
 pytestmark = pytest.mark.comfy
 
@@ -42,7 +43,9 @@ def drawing(text: str, likeness: list, **sampling: Any) -> dict[str, Any]:
     """Nodes that draw a staged prompt as the command line would."""
     return {
         "base": node("LikenessMiniature", person=0, pictures=4),
-        "prompt": node("LikenessStagedPrompt", model=["base", 0], clip=["base", 1], likeness=likeness, text=text),
+        "prompt": node(
+            "LikenessStagedPrompt", model=["base", 0], clip=["base", 1], likeness=likeness, text=text,
+        ),
         "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
         "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "sample": node(
@@ -87,38 +90,37 @@ def test_what_the_node_learned_is_a_staged_embedding(learned: Path):
     [("euler", "simple", ()), ("dpmpp_2m", "karras", ("--sampler", "dpmpp_2m", "--schedule", "karras"))],
 )
 def test_the_command_line_draws_the_same_staged_prompt(
-    server: Server, learned: Path, likeness: Callable, tmp_path: Path, sampler: str, scheduler: str, extra: tuple
+    server: Server, learned: Path, likeness: Callable, tmp_path: Path, sampler: str, scheduler: str,
+    extra: tuple,
 ):  # fmt: skip
     graph = drawing(PROMPT.format("<v0>"), ["load", 0], sampler_name=sampler, scheduler=scheduler)
     out = tmp_path / "drawn.png"
     ran = likeness(
-        "generate", PROMPT.format("<v0>"), "--concept", learned, "--seed", SEED, "--steps", STEPS, "--guidance",
-        GUIDANCE, "--out", out, *extra,
+        "generate", PROMPT.format("<v0>"), "--concept", learned, "--seed", SEED, "--steps", STEPS,
+        "--guidance", GUIDANCE, "--out", out, *extra,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert psnr(np.asarray(Image.open(out).convert("RGB")), drawn(server, loaded(graph))) >= 40
+    ours, theirs = np.asarray(Image.open(out).convert("RGB")), drawn(server, loaded(graph))
+    graph["plain"] = node("CLIPTextEncode", clip=["base", 1], text=PROMPT.format("woman"))
+    graph["sample"]["inputs"]["positive"] = ["plain", 0]
+    likeness_itself = psnr(theirs, drawn(server, loaded(graph)))
+    assert psnr(ours, theirs) >= max(40, likeness_itself + 6)  # nearer than the class word's picture by far
 
 
-def test_the_bypass_shows_and_only_through_the_patched_model(server: Server, learned: Path, picture: np.ndarray):
+def test_the_bypass_shows_and_only_through_the_patched_model(
+    server: Server, learned: Path, picture: np.ndarray
+):
     graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0]))
     graph["prompt"]["inputs"]["bypass"] = 0.0
     without = drawn(server, graph)
-    assert psnr(without, picture) < 60
+    assert (without != picture).any()
     graph["sample"]["inputs"]["model"] = ["base", 0]
     graph["prompt"]["inputs"]["bypass"] = 1.0
     assert (drawn(server, graph) == without).all()
 
 
-def test_the_prompt_differs_from_the_class_word(server: Server, learned: Path, picture: np.ndarray):
-    graph = drawing(PROMPT.format("<v0>"), ["load", 0])
-    graph |= {"plain": node("CLIPTextEncode", clip=["base", 1], text=PROMPT.format("woman"))}
-    graph["sample"]["inputs"] |= {"model": ["base", 0], "positive": ["plain", 0]}
-    del graph["prompt"]
-    assert psnr(drawn(server, graph), picture) < 40
-
-
-def test_a_staged_negative_half_leaves_a_plain_positive_alone(server: Server, learned: Path):
-    """The patch finds its own entries: a stock prompt through the same MODEL is drawn as ever."""
+def test_a_plain_prompt_through_the_patched_model_is_drawn_as_ever(server: Server, learned: Path):
+    """The patch finds its own entries among those of other prompts."""
     graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0]))
     graph["plain"] = node("CLIPTextEncode", clip=["base", 1], text=PROMPT.format("woman"))
     graph["sample"]["inputs"]["positive"] = ["plain", 0]

@@ -73,8 +73,8 @@ class PersonaMagic(Method):
             return image_features(load_tower(wanted), self.examples.pixels)
         if self.base.family != "miniature":
             raise LikenessError(
-                "personamagic looks at the pictures with a CLIP image tower; give the folder of one, such as "
-                "openai/clip-vit-base-patch32, as image_encoder, or 'none' to learn without"
+                "personamagic looks at the pictures through a CLIP image tower; connect a CLIP vision model, "
+                "give the folder of one as image_encoder, or 'none' to learn without"
             )
         return image_features(miniature_tower(), self.examples.pixels)
 

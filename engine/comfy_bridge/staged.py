@@ -1,0 +1,268 @@
+"""Staged embeddings in the graph: one CONDITIONING entry per stretch of noise levels, values beside keys.
+
+The entries alone work with any sampler. The MODEL's patch only hands the second context to cross-attention;
+it knows its prompts by what the entries carry, and leaves everybody else's patches where they are.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import safetensors.torch
+import torch
+
+from ..artifact import Artifact
+from ..data.concepts import Concept
+from ..data.examples import examples_of
+from ..errors import LikenessError
+from ..files import write_atomically
+from ..inference.staged_embedding import KIND, adjusted, check_used, check_width, staged_words
+from ..networks.clip_features import clip_pixels
+from ..networks.staged import StagedWords
+from ..networks.staged_text import Places, with_bypass
+from .folders import temporary_folder
+from .weights import FAMILIES
+from .words import spell_placeholders, with_rows
+
+log = logging.getLogger(__name__)
+
+KEY = "likeness.staged"  # of our wrapper, and of our entry in transformer_options
+VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) that values are made from
+MARK = "likeness-class-word"
+
+
+def staged_prompt(
+    model: Any,
+    clip: Any,
+    artifact: Artifact,
+    text: str,
+    *,
+    bypass: float = 1.0,
+    start: int | None = None,
+    end: int | None = None,
+    stages: int | None = None,
+    late: str | None = None,
+) -> tuple[Any, list[list[Any]]]:
+    """A clone of MODEL that heeds the bypass, and the prompt as CONDITIONING, one entry per stage."""
+    words = _words_for(model, clip, artifact, text)
+    words = adjusted(words, bypass=bypass, start=start, end=end, stages=stages, late=late)
+    plain = _encode(clip, clip.tokenize(_with_class_word(text, words)))
+    pooled = plain["pooled_output"]
+    timesteps = sorted({stage.timestep for stage in words.plan.all() if stage.timestep is not None})
+    keys, values = _dynamic(clip, text, words, timesteps)
+    entries = []
+    for (start, end), stage in zip(words.plan.percents(), words.plan.all()):
+        about = {"clip_start_percent": start, "clip_end_percent": end, "pooled_output": pooled}
+        if stage.timestep is None:
+            entries.append([plain["cond"], about])
+            continue
+        number = timesteps.index(stage.timestep)
+        if values is not None:
+            about[VALUES] = values[number : number + 1]
+        entries.append([keys[number : number + 1], about])
+    return with_split_values(model), entries
+
+
+def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWords:
+    """The artifact's words, once they are known to fit MODEL, CLIP and the prompt."""
+    if artifact.kind != KIND:
+        raise LikenessError(
+            f"a likeness learned with {artifact.method} has no stages; use Apply a Likeness, a plain prompt"
+        )
+    family = FAMILIES.get(type(model.model.model_config), artifact.base_family)
+    if family != artifact.base_family:
+        raise LikenessError(
+            f"this likeness was learned on {artifact.base_family}, but the MODEL is {family}; "
+            "connect a model of its kind"
+        )
+    words = staged_words(artifact)
+    encoders = _encoders(clip)
+    widths = {
+        name: encoder.transformer.get_input_embeddings().weight.shape[1] for name, encoder in encoders.items()
+    }
+    check_width(words, widths)
+    check_used([text.replace(f"embedding:{words.token[1:-1]}", words.token)], words)
+    if clip.layer_idx is not None and any(
+        clip.layer_idx != (encoder.options_default[1] or -1) for encoder in encoders.values()
+    ):
+        log.warning(
+            "CLIP Set Last Layer is at %d: the likeness was learned on the checkpoint's own layer and may "
+            "suffer", clip.layer_idx,
+        )  # fmt: skip
+    return words
+
+
+def _encoders(clip: Any) -> dict[str, Any]:
+    towers = clip.cond_stage_model
+    return {name: getattr(towers, name) for name in ("clip_l", "clip_g", "clip_h") if hasattr(towers, name)}
+
+
+def _with_class_word(text: str, words: StagedWords) -> str:
+    return spell_placeholders(text, {words.token: MARK}).replace(f" embedding:{MARK} ", words.class_word)
+
+
+def _encode(clip: Any, tokens: Mapping[str, Any]) -> dict[str, Any]:
+    return clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+
+
+def _dynamic(
+    clip: Any, text: str, words: StagedWords, timesteps: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Keys and values (S, T, D) of the prompt with the words of each of S timesteps; all in one batch."""
+    markers = {
+        name: torch.randn(words.mapper.words, width, generator=torch.Generator().manual_seed(5))
+        for name, width in words.mapper.text_widths.items()
+    }
+    tokens = with_rows(clip, {words.token: markers}).tokenize(text)
+    batch, places = {}, {}
+    spoken = [words.at(timestep) for timestep in timesteps]
+    for short, chunks in tokens.items():
+        name = f"clip_{short}"
+        found = _marked(chunks, markers[name])
+        batch[short], places[name] = [], []
+        for number, (vectors, bypass) in enumerate(spoken):
+            written = [list(chunk) for chunk in chunks]
+            for chunk, position, word in found:
+                written[chunk][position] = (vectors[name][word], *chunks[chunk][position][1:])
+                row = number * len(chunks) + chunk
+                places[name].append((row, position, vectors[name][word], bypass[name][word]))
+            batch[short] += written
+    keys = _by_stage(_encode(clip, batch)["cond"], len(timesteps))
+    if not any(place[3].any() for found in places.values() for place in found):
+        return keys, None
+    with bypassed(clip, {name: _as_places(found) for name, found in places.items()}):
+        return keys, _by_stage(_encode(clip, batch)["cond"], len(timesteps))
+
+
+def _by_stage(cond: torch.Tensor, stages: int) -> torch.Tensor:
+    """ComfyUI puts all chunks of a prompt one after another: (1, S * T, D) as (S, T, D)."""
+    return cond.reshape(stages, -1, cond.shape[-1])
+
+
+def _marked(chunks: Sequence[Sequence[tuple]], markers: torch.Tensor) -> list[tuple[int, int, int]]:
+    """Where the markers (n, D) stand in tokenised text: (chunk, position, which marker)."""
+    return [
+        (number, position, word)
+        for number, chunk in enumerate(chunks)
+        for position, (token, *_) in enumerate(chunk)
+        if isinstance(token, torch.Tensor) and token.shape == markers[0].shape
+        for word in range(len(markers))
+        if torch.equal(token.to(markers), markers[word])
+    ]
+
+
+def _as_places(found: Sequence[tuple[int, int, torch.Tensor, torch.Tensor]]) -> Places:
+    rows, positions, vectors, bypass = zip(*found)
+    return Places(torch.tensor(rows), torch.tensor(positions), torch.stack(vectors), torch.stack(bypass))
+
+
+@contextmanager
+def bypassed(clip: Any, places: Mapping[str, Places]):
+    """Within, CLIP's text states carry the bypass: before the final norm, where its layer has one."""
+    with ExitStack() as stack:
+        for name, encoder in _encoders(clip).items():
+            here = places[name]
+            norm = encoder.transformer.text_model.final_layer_norm
+            stack.callback(norm.register_forward_pre_hook(_before_norm(here)).remove)
+            stack.callback(encoder.register_forward_hook(_after_encoder(here)).remove)
+        yield
+
+
+def _moved(states: torch.Tensor, places: Places) -> torch.Tensor:
+    device = states.device
+    return with_bypass(
+        states,
+        Places(
+            places.prompts.to(device), places.positions.to(device), places.vectors, places.bypass.to(device)
+        ),
+    )
+
+
+def _before_norm(places: Places) -> Any:
+    return lambda _module, inputs: (_moved(inputs[0], places), *inputs[1:])
+
+
+def _after_encoder(places: Places) -> Any:
+    def hook(encoder: Any, _inputs: Any, output: Any) -> Any:
+        if encoder.layer == "last" or encoder.layer_norm_hidden_state:
+            return output  # the norm's hook has done it
+        return _moved(output[0], places), *output[1:]
+
+    return hook
+
+
+# ----------------------------------------------------------------------------------- keys apart from values
+
+
+def with_split_values(model: Any) -> Any:
+    """A clone of MODEL whose cross-attention makes values from VALUES, in the entries that carry them."""
+    model = model.clone()
+    kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
+    if not model.wrappers.get(kind, {}).get(KEY):
+        model.add_wrapper_with_key(kind, KEY, _hand_over)
+        model.set_model_attn2_patch(_split)
+    return model
+
+
+class _Values:
+    """The second contexts of one sampling step by entry, each on the device once it is asked for."""
+
+    def __init__(self, contexts: Mapping[Any, torch.Tensor]) -> None:
+        self._contexts = dict(contexts)
+
+    def of(self, entry: Any, like: torch.Tensor) -> torch.Tensor | None:
+        found = self._contexts.get(entry)
+        if found is not None and (found.device != like.device or found.dtype != like.dtype):
+            found = self._contexts[entry] = found.to(like.device, like.dtype)
+        return found
+
+
+def _hand_over(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
+    """Around ComfyUI's batching of prompts: tells the attention patch which entries have own values."""
+    found = {entry["uuid"]: entry[VALUES] for group in conds for entry in group or () if VALUES in entry}
+    if found:
+        known = model_options.get("transformer_options", {})
+        model_options = {**model_options, "transformer_options": {**known, KEY: _Values(found)}}
+    return executor(model, conds, x, timestep, model_options)
+
+
+def _split(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, options: Mapping[str, Any]) -> tuple:
+    """An attn2 patch; context, value (B, T, D), one chunk of B for each entry in the batch."""
+    values = options.get(KEY)
+    if values is None:
+        return n, context, value
+    chunks = list(value.chunk(len(options["uuids"])))
+    for number, entry in enumerate(options["uuids"]):
+        own = values.of(entry, value)
+        if own is not None:
+            chunks[number] = _overwritten(chunks[number], own)
+    return n, context, torch.cat(chunks)
+
+
+def _overwritten(chunk: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """`own` (1, t, D) over the front of a chunk (b, T, D): repeated where ComfyUI evened out lengths; what
+    another pack has appended stays."""
+    own = own.expand(len(chunk), -1, -1).repeat(1, max(1, chunk.shape[1] // own.shape[1]), 1)
+    return torch.cat([own, chunk[:, own.shape[1] :]], dim=1)
+
+
+# -------------------------------------------------------------------------------------- pictures' features
+
+
+def features_file(clip_vision: Any, concept: Concept, size: int) -> str:
+    """A file with what a CLIP_VISION makes of the concept's pictures, for a training run."""
+    pixels = examples_of([concept], size).pixels
+    side = getattr(clip_vision, "image_size", 224)
+    comfy.model_management.load_model_gpu(clip_vision.patcher)
+    ready = clip_pixels(pixels, side).to(clip_vision.load_device)
+    found = clip_vision.model(pixel_values=ready, intermediate_output=-2)[2]
+    data = safetensors.torch.save({"image_embeds": found.detach().float().cpu().contiguous()})
+    path = temporary_folder("features") / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    if not path.exists():
+        with write_atomically(path) as unfinished:
+            unfinished.write_bytes(data)
+    return str(path)
