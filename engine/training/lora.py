@@ -10,18 +10,23 @@ from ..networks import lora as kohya
 from .base_model import BaseModel
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention of a U-Net
+TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.2")  # what else is in a U-Net's attention blocks
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")  # and of a CLIP text model
 ADAPTER = "likeness"
 
 
-def inject(module: nn.Module, targets: Sequence[str], rank: int, alpha: float) -> list[nn.Parameter]:
+def inject(
+    module: nn.Module, targets: Sequence[str], rank: int, alpha: float, gaussian: bool = False
+) -> list[nn.Parameter]:
     """Adds LoRA to every layer whose path ends in one of the targets; returns the new parameters in order.
 
-    The first update is zero; the random half comes from torch's global generator.
+    The first update is zero; the random half comes from torch's global generator, evenly within bounds or
+    normal with a deviation of 1 / rank.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+    start = "gaussian" if gaussian else True
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=start)
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     added = []
     for _, layer in _layers(module):

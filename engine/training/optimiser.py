@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +18,29 @@ def adamw(groups: Mapping[str, list[nn.Parameter]], phase: Phase) -> torch.optim
         for parameter in parameters:
             parameter.requires_grad_(name in phase.learning_rates)
     options = [
-        {"params": groups[name], "lr": rate, "full_rate": rate} for name, rate in phase.learning_rates.items()
+        {"name": name, "params": groups[name], "lr": rate, "full_rate": rate,
+         "weight_decay": 0.0 if name in phase.without_decay else phase.weight_decay}
+        for name, rate in phase.learning_rates.items()
+    ]  # fmt: skip
+    return torch.optim.AdamW(options, fused=True)
+
+
+def go_on(optimizer: torch.optim.Optimizer, before: Mapping[nn.Parameter, Any]) -> None:
+    """Gives the optimiser the moments that an earlier phase's had for the same parameters."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in before:
+                optimizer.state[parameter] = before[parameter]
+
+
+def clipped(optimizer: torch.optim.Optimizer, phase: Phase) -> list[nn.Parameter]:
+    """The parameters whose gradients the phase clips together."""
+    return [
+        parameter
+        for group in optimizer.param_groups
+        if phase.clipped is None or group["name"] in phase.clipped
+        for parameter in group["params"]
     ]
-    return torch.optim.AdamW(options, weight_decay=phase.weight_decay, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:

@@ -18,7 +18,7 @@ from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
 from .methods.base import Method
 from .observer import Observer, Progress, Stopped
-from .optimiser import adamw, set_learning_rates
+from .optimiser import adamw, clipped, go_on, set_learning_rates
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
+        self._moments: Mapping[nn.Parameter, Any] = {}  # the optimiser's, of the phase before
 
     def run(self) -> Progress:
         """Trains to the end, or until the observer stops it; says where it ended."""
@@ -58,6 +59,8 @@ class Trainer:
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> Progress:
         groups = self.method.parameter_groups()
         optimizer = adamw(groups, phase)
+        if phase.keeps_moments:
+            go_on(optimizer, self._moments)
         first = 0
         if saved is not None:
             first = saved.position.phase_step
@@ -83,6 +86,7 @@ class Trainer:
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             if self.accelerator.num_processes > 1:  # DDP's hooks would average gradients in later phases too
                 self.accelerator.free_memory()
+        self._moments = optimizer.state
         return progress
 
     def _checkpoint(
@@ -115,8 +119,7 @@ class Trainer:
                 f"the loss stopped being a number at step {progress.step + 1}; lower the learning rate"
             )
         if phase.max_grad_norm is not None:
-            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            accelerator.clip_grad_norm_(trained, phase.max_grad_norm)
+            accelerator.clip_grad_norm_(clipped(optimizer, phase), phase.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return values

@@ -37,6 +37,7 @@ QUICK = {  # settings that make each method a matter of a second
         "stages": 8,
         "image_encoder": "none",
     },
+    "magictailor": {"warm_up_steps": 2, "balance_steps": 2, "rank": 4, "alpha": 2.0},
 }
 
 
@@ -84,6 +85,7 @@ def tiny_base(prediction_type: str = "epsilon", heads: int = 2, text_heads: int 
         family="sd1",
         resolution=SIZE,
         prediction_type=prediction_type,
+        attention_side=4,
     )
 
 

@@ -6,6 +6,7 @@ CLASSES = {
     "textual-inversion": ("baselines", "TextualInversion"),
     "dreambooth-lora": ("baselines", "DreamBoothLora"),
     "personamagic": ("personamagic", "PersonaMagic"),
+    "magictailor": ("magictailor", "MagicTailor"),
 }
 
 

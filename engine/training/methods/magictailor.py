@@ -1,0 +1,437 @@
+"""MagicTailor (arXiv 2410.13370): a subject and components from other pictures, learned together.
+
+A warm-up on all of them, then a phase that trains the worst and holds the others near a slow teacher.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...artifact import Artifact
+from ...config import Job, MagicTailorSettings, Phase
+from ...data.augment import KINDS, jittered, mirrored
+from ...data.concepts import Concept
+from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...errors import LikenessError
+from .. import lora
+from ..attention_maps import CrossAttention, cross_attention_layers, recorded
+from ..base_model import BaseModel, Rows
+from ..component_losses import (
+    attention_in_mask,
+    attention_to,
+    balanced,
+    degradation_intensity,
+    degraded,
+    even_shares,
+    masked_mean_error,
+    per_concept,
+    preservation,
+    reduced_masks,
+    selection,
+)
+from ..momentum import Momentum
+from ..observer import Progress
+from ..tokens import TokenRows, initial_rows
+from .base import Method
+
+log = logging.getLogger(__name__)
+
+WARM_UP, SWITCH, BALANCE = "warm-up", "switch", "balance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailorBatch(Batch):
+    """A batch of several concepts' pictures."""
+
+    outside: Tensor  # (B, 3, H, W) standard normal: noise for what lies outside the masks
+    shares: Tensor  # (B,) that make sums over a concept's rows means over all processes' rows of it
+
+    def shard(self, rank: int, world: int) -> "TailorBatch":
+        part = super().shard(rank, world)
+        assert isinstance(part, TailorBatch)
+        return replace(part, shares=part.shares * world)  # the trainer averages over processes
+
+
+class MagicTailor(Method):
+    """Trains a LoRA of the U-Net and the placeholders' rows; one U-Net is teacher and student."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self.settings: MagicTailorSettings = job.settings
+        self.together = len(self.concepts) > 1
+        if not self.together:
+            log.warning("magictailor has a single concept: there is nothing to balance, training is plain")
+        check_batch_size(self.settings.batch_size, len(self.concepts))
+        if self.settings.whole_pictures:
+            self.examples = whole_examples(self.concepts, self.size)
+        if self.together:
+            check_masks(self.concepts, self.examples)
+        height, width = self.examples.pixels.shape[-2:]
+        self.latent_shape = base.latent_shape(height, width)  # raises where the size does not fit
+        self.layers = mask_layers(base) if self.settings.attention_weight else {}
+        self.tokens = TokenRows(
+            {c.token: initial_rows(base, c.class_word, self.settings.vectors) for c in self.concepts}
+        )
+        self._lora: list[nn.Parameter] = []
+        self._tables: dict[str, nn.Parameter] = {}  # the token tables' own weights, while others are trained
+        self._momentum: Momentum | None = None
+        self._places: dict[tuple[str, str], list[int]] = {}
+
+    # ------------------------------------------------------------------------------ what the trainer asks
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        chosen = self.settings
+        self._lora = lora.inject(self.base.unet, lora.TRANSFORMER, chosen.rank, chosen.alpha, gaussian=True)
+        if chosen.all_rows:
+            self._tables = trainable_tables(self.base)
+        if chosen.gradient_checkpointing:
+            self.base.unet.enable_gradient_checkpointing()
+        if chosen.degradation == "none" and not chosen.colour_jitter and not chosen.flip:
+            self.cache_latents()
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        first, second = chosen.warm_up_learning_rate, chosen.balance_learning_rate
+        plan = [(WARM_UP, chosen.warm_up_steps, first)]
+        if chosen.restored_rate:
+            plan += [
+                (SWITCH, min(1, chosen.balance_steps), second),
+                (BALANCE, chosen.balance_steps - 1, first),
+            ]
+        else:
+            plan += [(BALANCE, chosen.balance_steps, second)]
+        return [self._phase(name, steps, rate) for name, steps, rate in plan if steps > 0]
+
+    def _phase(self, name: str, steps: int, rate: float) -> Phase:
+        chosen = self.settings
+        words = rate if chosen.token_learning_rate is None else chosen.token_learning_rate
+        return Phase(
+            name=name,
+            steps=steps,
+            learning_rates={"unet": rate, "tokens": words},
+            schedule=chosen.schedule,
+            batch_size=chosen.batch_size or len(self.examples),
+            gradient_accumulation=chosen.gradient_accumulation,
+            max_grad_norm=chosen.max_grad_norm,
+            clipped=("unet",),
+            weight_decay=chosen.weight_decay,
+            without_decay=() if chosen.token_decay else ("tokens",),
+            keeps_moments=True,
+        )
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        tables = [self.base.text_encoders[name].get_input_embeddings().weight for name in self._tables]
+        return {"unet": self._lora, "tokens": [*self.tokens.parameters(), *tables]}
+
+    def begin_phase(self, phase: Phase) -> None:
+        if phase.name != WARM_UP and self._balances and self.settings.preservation_weight:
+            if self._momentum is None:
+                self._momentum = self._new_teacher()
+
+    @property
+    def _balances(self) -> bool:
+        return self.together and self.settings.balancing
+
+    def _new_teacher(self) -> Momentum:
+        chosen = self.settings
+        own = self._lora + (list(self.tokens.parameters()) if chosen.momentum_tokens else [])
+        return Momentum([self.base.unet, self.tokens], own, chosen.momentum, chosen.momentum_first_copies)
+
+    def after_step(self, progress: Progress) -> None:
+        if progress.phase != WARM_UP and self._momentum is not None:
+            self._momentum.update()
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {} if self._momentum is None else self._momentum.state()
+
+    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+        if state:
+            self._momentum = self._momentum or self._new_teacher()
+            self._momentum.load_state(state)
+
+    def rows(self) -> Rows:
+        return self.tokens.rows()
+
+    def artifact(self) -> Artifact:
+        tensors = {**lora.tensors(self.base), **self.tokens.tensors()}
+        for name in self._tables:
+            table = self.base.text_encoders[name].get_input_embeddings().weight
+            tensors[f"table.{name}"] = table.detach().float().cpu().clone()
+        return self.learned("lora", tensors, {c.token: self.settings.vectors for c in self.concepts})
+
+    def close(self) -> None:
+        lora.remove(self.base.unet)
+        self.base.unet.disable_gradient_checkpointing()
+        for name, own in self._tables.items():
+            self.base.text_encoders[name].get_input_embeddings()._parameters["weight"] = own
+
+    # --------------------------------------------------------------------------------------------- batches
+
+    def batch(self, phase: Phase, number: int) -> TailorBatch:
+        generator = generator_for(self.job.seed, phase.name, number)
+        indices = self._indices(phase, number)
+        return self.draw(indices, self.prompts(indices, generator), generator)
+
+    def _indices(self, phase: Phase, number: int) -> Tensor:
+        """All pictures, or as many of each concept; grouped by concept."""
+        if not self.settings.batch_size:
+            return torch.arange(len(self.examples))
+        each, over = divmod(phase.batch_size, len(self.concepts))
+        picked = []
+        for owner in range(len(self.concepts)):
+            own = (self.examples.concepts == owner).nonzero()[:, 0]
+            picked.append(shuffled(own, each + (owner < over), number, self.job.seed, phase.name, owner))
+        return torch.cat(picked)
+
+    def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
+        """One of the templates with the picture's own placeholder, or now and then with everybody's."""
+        alone = super().prompts(indices, generator)
+        if not self.settings.joint_share or not self.together:
+            return alone
+        first, *others = (concept.token for concept in self.concepts)
+        together = self.settings.templates[0].format(f"{first} with {' and '.join(others)}")
+        joint = (torch.rand(len(alone), generator=generator) < self.settings.joint_share).tolist()
+        return tuple(together if joined else prompt for prompt, joined in zip(alone, joint))
+
+    def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> TailorBatch:
+        pixels, masks = self._changed(self.examples.pixels[indices], self.examples.masks[indices], generator)
+        owners, shape = self.examples.concepts[indices], (len(indices), *self.latent_shape)
+        outside = torch.randn(pixels.shape, generator=generator)
+        posterior = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        count = 1 if self.settings.shared_timestep else len(indices)
+        timesteps = torch.randint(self.base.timesteps, (count,), generator=generator).expand(len(indices))
+        return TailorBatch(
+            pixels=pixels, masks=masks, prompts=prompts, concepts=owners, prior=self.examples.prior[indices],
+            indices=indices, noise=noise, posterior=posterior, timesteps=timesteps, outside=outside,
+            shares=even_shares(owners),
+        )  # fmt: skip
+
+    def _changed(self, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Colours jittered and sides exchanged, all pictures alike."""
+        if self.settings.colour_jitter:
+            factors = 1 + self.settings.colour_jitter * (2 * torch.rand(len(KINDS), generator=generator) - 1)
+            order = torch.randperm(len(KINDS), generator=generator).tolist()
+            pixels = jittered(pixels, factors.tolist(), order)
+        if self.settings.flip and torch.rand(1, generator=generator) < 0.5:
+            return mirrored(pixels), mirrored(masks)
+        return pixels, masks
+
+    # ---------------------------------------------------------------------------------------------- losses
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        assert isinstance(batch, TailorBatch)
+        latents = self.latents(self._hidden_outside(batch, progress))
+        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        masks = reduced_masks(batch.masks, latents.shape[-2:], self.settings.smooth_masks)
+        target = self.base.target(latents, batch.noise, batch.timesteps)
+        return self.losses(batch, progress, noisy, target, masks)
+
+    def losses(
+        self, batch: TailorBatch, progress: Progress, noisy: Tensor, target: Tensor, masks: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss terms for given noisy latents, targets (B, C, h, w) and masks (B, 1, h, w)."""
+        context = self.base.encode_text(batch.prompts, self.rows())
+        prediction, attention = self._predict(batch, noisy, context)
+        errors = self._by_concept(masked_mean_error(prediction, target, masks), batch)
+        if not self._balances or progress.phase == WARM_UP:
+            losses = {"diffusion": errors.mean()}
+        else:
+            chosen = self.chosen(errors, masks, batch)
+            losses = {"worst_concept": balanced(errors, chosen)}
+            if self._momentum is not None:
+                drifts = self._drifts(batch, noisy, context, prediction, masks, chosen)
+                losses["preservation"] = self.settings.preservation_weight * preservation(drifts, chosen)
+        if attention is not None:
+            losses["attention"] = self.settings.attention_weight * self._attention(attention, batch)
+        return losses
+
+    def _hidden_outside(self, batch: TailorBatch, progress: Progress) -> TailorBatch:
+        """Dynamic Masked Degradation, or what stands in for it."""
+        chosen = self.settings
+        if chosen.degradation == "none":
+            return batch
+        if chosen.degradation == "mask out":
+            return replace(batch, pixels=batch.pixels * batch.masks)  # grey
+        intensity = degradation_intensity(
+            chosen.degradation, progress.step + 1, progress.total, chosen.intensity, chosen.intensity_exponent
+        )
+        return replace(batch, pixels=degraded(batch.pixels, batch.masks, batch.outside, intensity))
+
+    def _by_concept(self, values: Tensor, batch: TailorBatch) -> Tensor:
+        """Means (A,) over each concept's rows of values (B,)."""
+        return per_concept(values, batch.concepts, batch.shares, len(self.concepts))
+
+    def chosen(self, errors: Tensor, masks: Tensor, batch: TailorBatch) -> Tensor:
+        """How much of the step each concept gets, (A,): the same in all processes."""
+        compared = mean_over_processes(errors)
+        if self.settings.area_normalised:
+            areas = self._by_concept(masks.square().flatten(1).mean(1), batch)
+            compared = compared / mean_over_processes(areas)
+        return selection(compared, self.settings.selection_temperature)
+
+    def _drifts(
+        self,
+        batch: TailorBatch,
+        noisy: Tensor,
+        context: Tensor,
+        prediction: Tensor,
+        masks: Tensor,
+        chosen: Tensor,
+    ) -> Tensor:
+        """Each concept's distance (A,) from the teacher, asked only about rows that it is to hold."""
+        assert self._momentum is not None
+        rows = (chosen[batch.concepts] < 1).nonzero()[:, 0]
+        if not len(rows):  # another process has them
+            return prediction.new_zeros(len(self.concepts))
+        with torch.no_grad(), self._momentum.in_place():
+            if self.settings.momentum_tokens:
+                context = self.base.encode_text(batch.prompts, self.rows())
+            parts = [
+                self.base.predict(noisy[part], batch.timesteps[part], context[part])
+                for part in rows.split(self.settings.pass_size or len(rows))
+            ]
+        drifts = masked_mean_error(prediction[rows], torch.cat(parts), masks[rows])
+        return per_concept(drifts, batch.concepts[rows], batch.shares[rows], len(self.concepts))
+
+    def _attention(self, attention: Tensor, batch: TailorBatch) -> Tensor:
+        """How far the words' attention (B, Q) is from their masks: scalar."""
+        size = next(iter(self.layers.values())).size(self.latent_shape[1:])
+        masks = reduced_masks(batch.masks, size, self.settings.smooth_masks).flatten(1)
+        return attention_in_mask(attention, masks).mean()
+
+    # ---------------------------------------------------------------------------------- passes of the U-Net
+
+    def _predict(self, batch: TailorBatch, noisy: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The U-Net's output (B, C, h, w), and attention (B, Q) of each row to its own placeholder."""
+        whole = (noisy, batch.timesteps, context, self._positions(batch).to(noisy.device))
+        size = self.settings.pass_size or len(noisy)
+        if size >= len(noisy):
+            return self._pass(*whole)
+        # each part's inner states are thrown away and computed again in its backward pass: memory holds one
+        # part, while the losses see all rows
+        parts = [checkpoint(self._pass, *part, use_reentrant=False) for part in in_parts(whole, size)]
+        predictions, looks = zip(*parts)
+        return torch.cat(predictions), torch.cat(looks) if self.layers else None
+
+    def _pass(
+        self, noisy: Tensor, timesteps: Tensor, context: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        with recorded(self.layers) as maps:
+            prediction = self.base.predict(noisy, timesteps, context)
+        return prediction, attention_to(maps.all(), positions) if self.layers else None
+
+    def _positions(self, batch: TailorBatch) -> Tensor:
+        """Which tokens (B, T) of each row's prompt are its own placeholder's: 1.0 or 0.0."""
+        encoder = next(iter(self.base.text_encoders))
+        length = self.base.text_encoders[encoder].config.max_position_embeddings
+        found = torch.zeros(len(batch), length)
+        for row, (prompt, owner) in enumerate(zip(batch.prompts, batch.concepts.tolist())):
+            token = self.concepts[owner].token
+            if (prompt, token) not in self._places:
+                places = self.base.tokenize([prompt], self.rows(), encoder).places
+                self._places[prompt, token] = [place[1] for place in places if place[2] == token]
+            found[row, self._places[prompt, token]] = 1.0
+        return found
+
+
+def in_parts(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors (B, …) side by side, at most `size` rows at a time."""
+    return zip(*(tensor.split(size) for tensor in tensors))
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The processes' mean of detached values, the same in each of them."""
+    values = values.detach().clone()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values /= torch.distributed.get_world_size()
+    return values
+
+
+def mask_layers(base: BaseModel) -> dict[str, CrossAttention]:
+    """The cross-attention layers that masks are compared with: those at the base's attention side."""
+    wanted = base.resolution // base.pixels_per_latent // base.attention_side
+    layers = cross_attention_layers(base.unet, middle=False)
+    chosen = {name: layer for name, layer in layers.items() if layer.reduction == wanted}
+    if not chosen:
+        raise LikenessError(
+            f"this base has no cross-attention at a side of {base.attention_side}; set attention_weight to 0"
+        )
+    return chosen
+
+
+def trainable_tables(base: BaseModel) -> dict[str, nn.Parameter]:
+    """Puts trainable copies of the token tables in their place; returns the tables' own weights."""
+    own = {}
+    for name, encoder in base.text_encoders.items():
+        table = encoder.get_input_embeddings()
+        own[name] = table._parameters["weight"]
+        table._parameters["weight"] = nn.Parameter(own[name].detach().clone())
+    return own
+
+
+# ----------------------------------------------------------------------------------------- pictures and masks
+
+
+def whole_examples(concepts: Sequence[Concept], size: int) -> Examples:
+    """The pictures as the reference prepares them: short side scaled to `size`, nothing cut off."""
+    pictures = [(concept, picture) for concept in concepts for picture in concept.pictures]
+    pixels = [short_side_scaled(picture.pixels, size) for _, picture in pictures]
+    for (concept, picture), scaled in zip(pictures, pixels):
+        if scaled.shape != pixels[0].shape:
+            raise LikenessError(
+                f"{concept.class_word}: {picture.name} has other proportions than {pictures[0][1].name}; "
+                "crop them alike, or set whole_pictures to false"
+            )
+    masks = [
+        np.full(image.shape[:2], 255, np.uint8)
+        if picture.mask is None
+        else short_side_scaled(np.round(picture.mask * 255).astype(np.uint8), size)
+        for (_, picture), image in zip(pictures, pixels)
+    ]
+    return Examples(
+        pixels=torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1,
+        masks=torch.from_numpy(np.stack(masks))[:, None].float() / 255,
+        concepts=torch.tensor([owner for owner, concept in enumerate(concepts) for _ in concept.pictures]),
+        prior=torch.zeros(len(pictures), dtype=torch.bool),
+    )
+
+
+def short_side_scaled(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A picture or mask (H, W[, 3]) uint8 whose shorter side becomes `size`."""
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    target = int(size * width / short), int(size * height / short)
+    return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR))
+
+
+def check_batch_size(batch_size: int, concepts: int) -> None:
+    if 0 < batch_size < concepts:
+        raise LikenessError(
+            f"batch_size is {batch_size}, but there are {concepts} concepts; give one picture of each at "
+            "least, or 0 for all"
+        )
+
+
+def check_masks(concepts: Sequence[Concept], examples: Examples) -> None:
+    """Raises unless every picture says where its concept is, within what training sees of it."""
+    pictures = [(concept, picture) for concept in concepts for picture in concept.pictures]
+    for (concept, picture), mask in zip(pictures, examples.masks):
+        where = f"{concept.class_word} ({concept.token}), picture {picture.name}"
+        if picture.mask is None:
+            raise LikenessError(
+                f"{where}: there is no mask; mark the {concept.class_word} in masks/{picture.name}.png, or "
+                "let `likeness masks` do it"
+            )
+        if not mask.any():
+            raise LikenessError(
+                f"{where}: the mask is empty where training looks; move the {concept.class_word} to the "
+                "middle, or drop the picture"
+            )
