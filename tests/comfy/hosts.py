@@ -116,7 +116,7 @@ class Server:
     def queue(self, prompt: Mapping[str, Any]) -> str:
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
 
-    def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
+    def wait(self, prompt_id: str, seconds: float = 600) -> dict[str, Any]:
         """The prompt's history entry, once it ended in whatever way."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -126,7 +126,7 @@ class Server:
             time.sleep(0.1)
         raise AssertionError(f"prompt not done after {seconds} s:\n{self.log.read_text()[-3000:]}")
 
-    def run(self, prompt: Mapping[str, Any], seconds: float = 300) -> dict[str, Any]:
+    def run(self, prompt: Mapping[str, Any], seconds: float = 600) -> dict[str, Any]:
         """Queues a prompt and waits; the outputs by node."""
         entry = self.wait(self.queue(prompt), seconds)
         assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)[-3000:]

@@ -48,7 +48,7 @@ def test_the_workflow_is_opened_understood_and_run_by_the_editor(
 
         page.evaluate(SHORTEN, STEPS)
         page.get_by_role("button", name="Run", exact=True).first.click()
-        page.wait_for_function("window.seen.done || window.seen.errors.length", timeout=180_000)
+        page.wait_for_function("window.seen.done || window.seen.errors.length", timeout=600_000)
         seen = page.evaluate("window.seen")
         page.screenshot(path=tmp_path / "run.png")
     assert seen["errors"] == []

@@ -11,6 +11,8 @@ from likeness_portraits.tests.comfy.hosts import environment
 
 pytestmark = pytest.mark.comfy
 
+START_UP = 0.3  # seconds that importing the pack may add to ComfyUI's start
+
 
 @pytest.fixture(scope="module")
 def measured(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
@@ -39,6 +41,10 @@ def test_an_sd2_unet_with_linear_projections_and_fixed_head_width_predicts_the_s
 def test_the_miniature_out_of_the_graph_is_the_miniature(measured: dict[str, Any]):
     assert measured["same fingerprint"]
     assert measured["schedule"] == 0
+
+
+def test_the_pack_adds_little_to_comfyuis_start(measured: dict[str, Any]):
+    assert measured["start"] <= START_UP
 
 
 def test_a_patch_on_the_model_is_part_of_what_is_learned_on(measured: dict[str, Any]):

@@ -1,4 +1,4 @@
-"""The pack as the registry ships it: validated, packed, unpacked into a clean ComfyUI, and quick to start."""
+"""The pack as the registry ships it: validated, packed, and unpacked into a clean ComfyUI."""
 
 import json
 import os
@@ -16,8 +16,6 @@ from likeness_portraits.tests.comfy.hosts import PACK, ROOT, WORKFLOW, Server, t
 from likeness_portraits.tests.comfy.test_graph import shortened
 
 pytestmark = pytest.mark.comfy
-
-START_UP = 0.3  # seconds that importing the pack may add to ComfyUI's start
 
 
 def comfy_cli(*arguments: str, cwd: Path, home: Path) -> str:
@@ -87,8 +85,3 @@ def test_the_zip_in_a_clean_comfyui_runs_the_bundled_workflow(
         assert any(file["type"] == "output" for file in saved)
     finally:
         server.stop()
-
-
-def test_the_pack_adds_little_to_comfyuis_start(server: Server):
-    (seconds,) = re.findall(rf"([\d.]+) seconds: \S*{PACK}", server.log.read_text())
-    assert float(seconds) <= START_UP
