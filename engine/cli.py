@@ -349,7 +349,12 @@ def export(
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], Argument(metavar="FILE...", help="A LoRA, embeddings, or both: they become one.")
+        list[Path],
+        Argument(
+            metavar="FILE...",
+            help="A LoRA, embeddings, or both: they become one. Or PersonaMagic's mapper-*.pt and "
+            "learned_embeds-*.bin.",
+        ),
     ],
     output: Annotated[
         Path, Option("--output", "-o", help="The concept file to write; ends in .safetensors.")
@@ -358,13 +363,42 @@ def import_(
         str | None, Option(help="Placeholder of an embedding; by default its file's name.")
     ] = None,
     class_word: Annotated[str, Option(help="What it shows: woman, dog, …")] = "",
+    picture: Annotated[
+        Path | None, Option(help="For a mapper: the picture to draw after; needs --image-encoder.")
+    ] = None,
+    image_encoder: Annotated[Path | None, Option(help="For --picture: a CLIP ViT-B/32's folder.")] = None,
 ) -> None:
-    """Make a concept file out of other tools' LoRAs and embeddings; nothing in them is executed."""
-    from .artifact import import_file, merge
+    """Make a concept file out of other tools' files; nothing in them is executed."""
 
     if output.suffix != ".safetensors":
         raise LikenessError(f"the output {output} must end in .safetensors; rename it")
-    say(str(merge([import_file(file, token=token, class_word=class_word) for file in files]).save(output)))
+    say(str(_imported(files, token, class_word, picture, image_encoder).save(output)))
+
+
+def _imported(
+    files: Sequence[Path], token: str | None, class_word: str, picture: Path | None, tower: Path | None
+) -> "Artifact":
+    from .artifact import import_file, merge
+    from .inference.staged_embedding import import_reference, is_reference_mapper
+
+    mappers = [file for file in files if file.suffix == ".pt" and is_reference_mapper(file)]
+    if not mappers:
+        return merge([import_file(file, token=token, class_word=class_word) for file in files])
+    others = [file for file in files if file not in mappers]
+    if len(mappers) != 1 or len(others) != 1:
+        raise LikenessError(
+            "a mapper of PersonaMagic comes with one learned_embeds-*.bin; give exactly these two"
+        )
+    features = None
+    if picture is not None:
+        if tower is None:
+            raise LikenessError("a picture is looked at by a CLIP image tower; give --image-encoder FOLDER")
+        from .training.methods.personamagic import features_of
+
+        features = features_of(picture, tower)
+    return import_reference(
+        mappers[0], others[0], token=token or "<v0>", class_word=class_word, image_features=features
+    )
 
 
 # --- masks and measuring ------------------------------------------------------------------

@@ -83,7 +83,7 @@ def _staged(
     """The placeholders whose words change with the noise level; each must be in some prompt."""
     found = []
     for artifact, strength in artifacts:
-        if artifact.kind == KIND:
+        if artifact.kind == KIND and artifact.base_family == base.family:
             words = adjusted(staged_words(artifact), bypass=strength)
             widths = {name: tower.config.hidden_size for name, tower in base.text_encoders.items()}
             check_width(words, widths)

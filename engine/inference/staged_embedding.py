@@ -1,12 +1,17 @@
 """Drawing with a staged embedding (PersonaMagic): from the concept file to words that follow the noise."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..artifact import ENCODERS, Artifact
+from ..artifact import ENCODERS, Artifact, Token
 from ..errors import LikenessError
+from ..networks.inert_pickle import read_without_running
 from ..networks.mapper import Mapper
 from ..networks.staged import StagedWords
 from ..networks.stages import StagePlan
@@ -26,6 +31,8 @@ def staged_words(artifact: Artifact) -> StagedWords:
             if key.startswith("mapper.")
         }
         mapper = Mapper.from_weights(weights, {name: len(row) for name, row in rows.items()})
+        if mapper.words != token.vectors:
+            raise ValueError(f"{mapper.words} words instead of {token.vectors}")
         extra = artifact.extra
         low, high = extra["interval"]
         features = artifact.tensors.get("image_features")
@@ -84,3 +91,72 @@ def check_used(prompts: Sequence[str], words: StagedWords) -> None:
         raise LikenessError(
             f"no prompt mentions {words.token}; write it where the {words.class_word} should be"
         )
+
+
+# ------------------------------------------------------------------------------- the reference's own files
+
+
+def import_reference(
+    mapper: Path,
+    embeds: Path,
+    *,
+    token: str = "<v0>",
+    class_word: str = "",
+    image_features: Tensor | None = None,
+) -> Artifact:
+    """A staged embedding from the reference's `mapper-*.pt` and `learned_embeds-*.bin`; no pickle is run.
+
+    These files hold no picture: without `image_features` (N, W) of one, drawing goes without the bypass.
+    """
+    content = read_without_running(mapper)
+    weights, config = _weights_of(content, mapper), content.get("cfg")
+    row = _class_row(read_without_running(embeds), embeds)
+    norm = _entry(config, "model", "target_norm")
+    word = class_word or _entry(config, "data", "super_category_token") or ""
+    if not word:
+        raise LikenessError(f"{mapper} does not say what it shows; name it with --class-word")
+    network = Mapper.from_weights(weights, {"clip_l": len(row)})
+    tensors = {"word.clip_l": row, **{f"mapper.{name}": weight for name, weight in weights.items()}}
+    if image_features is not None:
+        tensors["image_features"] = image_features
+    return Artifact(
+        kind=KIND, method="imported", tensors=tensors, base_family="sd1",
+        tokens=(Token(token=token, class_word=str(word), vectors=network.words),),
+        extra={
+            "interval": [400, 800], "stages": 50, "late": "hold", "bypass": 1.0, "fixed": None,
+            "norms": {"clip_l": float(row.norm() if norm is None else norm)},
+        },
+    )  # fmt: skip
+
+
+def is_reference_mapper(path: Path) -> bool:
+    """Whether a file is a mapper of the reference."""
+    if not zipfile.is_zipfile(path):
+        return False
+    content = read_without_running(path)
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    return isinstance(weights, dict) and "input_layer.weight" in weights
+
+
+def _weights_of(content: Any, path: Path) -> dict[str, Tensor]:
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    known = Mapper(text_widths={"clip_l": 8}, image_width=8).state_dict()
+    if not isinstance(weights, dict) or not known.keys() <= weights.keys():
+        raise LikenessError(f"{path} is not a mapper of PersonaMagic; give its mapper-*.pt")
+    found = {name: weights[name] for name in known}  # `encoder.w`, where it is, was never used
+    if not all(isinstance(weight, Tensor) for weight in found.values()):
+        raise LikenessError(f"{path} holds no plain tensors; choose another file")
+    return {name: weight.detach().float() for name, weight in found.items()}
+
+
+def _class_row(content: Any, path: Path) -> Tensor:
+    """The class word's vector (D,): what all rows of the reference's embeddings file are."""
+    rows = [row for row in content.values() if isinstance(row, Tensor)] if isinstance(content, dict) else []
+    if not rows or rows[0].ndim != 1:
+        raise LikenessError(f"{path} holds no learned embeddings; give the mapper's learned_embeds-*.bin")
+    return rows[0].detach().float()
+
+
+def _entry(config: Any, group: str, name: str) -> Any:
+    inner = config.get(group) if isinstance(config, dict) else None
+    return inner.get(name) if isinstance(inner, dict) else None

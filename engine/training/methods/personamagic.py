@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from ...artifact import Artifact
 from ...config import Job, PersonaMagicSettings, Phase
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples
+from ...data.pictures import read_picture
 from ...errors import LikenessError
 from ...networks.clip_features import image_features, load_tower, read_features
 from ...networks.mapper import Mapper
@@ -22,6 +24,8 @@ from ...networks.stages import StagePlan
 from ..base_model import BaseModel, Tokens
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
 from .base import Method, Progress
+
+REFERENCE_SIZE = 512  # pixels a side of the reference's pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +310,12 @@ def squashed_examples(concept: Concept, size: int, pixels_per_latent: int) -> Ex
         concepts=torch.zeros(len(concept.pictures), dtype=torch.long),
         prior=torch.zeros(len(concept.pictures), dtype=torch.bool),
     )
+
+
+def features_of(picture: Path, tower: Path) -> Tensor:
+    """The feature (1, W) of one picture file, seen as the reference sees it."""
+    pixels = squashed_pixels(Picture(picture.stem, read_picture(picture), None), REFERENCE_SIZE)
+    return image_features(load_tower(tower), pixels[None])
 
 
 def squashed_pixels(picture: Picture, size: int) -> Tensor:

@@ -1,0 +1,68 @@
+"""Reading tensors and plain values out of PyTorch files full of pickled classes, without running these."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ..errors import LikenessError
+
+
+class Inert:
+    """Stands for anything that a file wants imported, called or restored: does nothing, remembers nothing."""
+
+    def __new__(cls, *_arguments: Any, **_options: Any) -> "Inert":
+        return object.__new__(cls)
+
+    def __init__(self, *_arguments: Any, **_options: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, item: Any) -> None: ...
+
+    def extend(self, items: Any) -> None: ...
+
+
+_STORAGES = ("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage", "LongStorage", "IntStorage")
+_HARMLESS = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    **{("torch", name): getattr(torch, name) for name in _STORAGES},
+}
+
+_DAMAGED = (  # whatever reading a crafted or broken file can end in
+    zipfile.BadZipFile, pickle.UnpicklingError, OSError, RuntimeError, ValueError, TypeError, KeyError,
+    IndexError, AttributeError, EOFError, NotImplementedError,
+)  # fmt: skip
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _HARMLESS.get((module, name), Inert)
+
+
+def _no_old_format(*_arguments: Any, **_options: Any) -> Any:
+    raise pickle.UnpicklingError("written by PyTorch 1.5 or older")
+
+
+def read_without_running(path: str | Path) -> Any:
+    """The file's content on the CPU: tensors and plain containers as they are, all else inert."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise LikenessError(f"{path} is a TorchScript program, not a checkpoint; choose another file")
+        careful: Any = SimpleNamespace(Unpickler=_Unpickler, load=_no_old_format, __name__="inert")
+        return torch.load(path, map_location="cpu", pickle_module=careful, weights_only=False)
+    except FileNotFoundError as error:
+        raise LikenessError(f"{path} does not exist; check the path") from error
+    except _DAMAGED as error:
+        raise LikenessError(
+            f"{path} is no PyTorch checkpoint, or is damaged; get it again or choose another"
+        ) from error

@@ -1,0 +1,249 @@
+"""PersonaMagic as a method: its pictures, settings, ablations, other bases, and mistakes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.config import PersonaMagicSettings
+from likeness_portraits.engine.data.concepts import Picture, load_concept
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.inference.generate import generate
+from likeness_portraits.engine.inference.staged_embedding import adjusted, staged_words
+from likeness_portraits.engine.training.base_model import BaseModel
+from likeness_portraits.engine.training.launch import train
+from likeness_portraits.engine.training.methods.personamagic import (
+    PersonaMagic,
+    nearest_mask,
+    squashed_pixels,
+)
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
+from likeness_portraits.tests.golden.goldens import Golden
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    return tiny_base()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_person(tmp_path / "person")
+    return tmp_path
+
+
+def method(folder: Path, base: BaseModel, **settings) -> PersonaMagic:
+    job = tiny_job("personamagic", folder, settings=settings)
+    torch.manual_seed(1)
+    learner = PersonaMagic(job, base, [load_concept(concept) for concept in job.concepts])
+    learner.cache_latents()
+    return learner
+
+
+def losses(learner: PersonaMagic, number: int = 0) -> dict[str, torch.Tensor]:
+    return learner(learner.batch(learner.phases()[0], number), None)  # type: ignore[arg-type]
+
+
+def test_training_picture_and_mask_of_the_reference():
+    case = Golden("personamagic", "dataset_item")
+    picture = Picture("photo", case["in.image_u8"].numpy(), case["in.mask_u8"].numpy() / np.float32(255))
+    pixels = squashed_pixels(picture, int(case["in.size"]))
+    torch.testing.assert_close(pixels, case["out.pixel_values"], atol=2.1 / 127.5, rtol=0)
+    assert torch.equal(nearest_mask(picture, 8), case["out.mask"])
+
+
+def test_presets_follow_the_released_configuration():
+    shipped = PersonaMagicSettings.preset("reference")
+    assert shipped.learning_rate == 1e-4 and shipped.gradient_accumulation * shipped.batch_size == 2
+    assert (shipped.vectors, shipped.anchors, shipped.interval) == (4, 200, (400, 800))
+    assert len(shipped.templates) == 27 and len(shipped.style_templates) == 19
+    assert len(shipped.open_prompts) == 20 and len(set(shipped.templates)) == 27
+    assert PersonaMagicSettings.preset("paper").late == "class word"
+
+
+def test_timesteps_stay_inside_the_interval(folder, base):
+    learner = method(folder, base, interval=[100, 110], stages=5)
+    drawn = torch.cat([learner.batch(learner.phases()[0], number).timesteps for number in range(40)])
+    assert drawn.min() == 100 and drawn.max() == 109
+
+
+def test_the_gradient_reaches_every_part_of_the_mapper(folder, base):
+    learner = method(folder, base, bypass_dropout=0.0)
+    sum(losses(learner).values()).backward()
+    silent = [name for name, weight in learner.mapper.named_parameters() if not weight.grad.any()]
+    assert silent == []
+    assert all(weight.grad is None for weight in base.parameters())
+
+
+def test_a_dropped_bypass_leaves_the_picture_half_without_gradient(folder, base):
+    learner = method(folder, base, bypass_dropout=1.0)
+    sum(losses(learner).values()).backward()
+    moved = {name for name, weight in learner.mapper.named_parameters() if weight.grad.any()}
+    assert moved and not any(name.startswith("image_") for name in moved)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"balance_weight": 0.0},
+        {"bypass": False},
+        {"single_stage": True},
+        {"interval": [0, 1000], "stages": 10},
+        {"zero_init": True, "balance_real_queries": True, "min_snr_gamma": 5.0},
+        {"squash": True, "masked_loss": True, "late": "class word"},
+        {"vectors": 1, "masked_loss": False},
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_switches_train_and_draw(folder, base, settings):
+    path = train(tiny_job("personamagic", folder, settings={**settings, "steps": 1}), base=base)
+    picture = generate(base, ["a photo of <v0>"], artifacts=[(Artifact.load(path), 1.0)], steps=4)
+    assert picture.shape == (1, 32, 32, 3)
+
+
+def test_without_tandem_equilibrium_there_is_one_loss(folder, base):
+    assert set(losses(method(folder, base))) == {"diffusion", "text_attention"}
+    assert set(losses(method(folder, base, balance_weight=0.0))) == {"diffusion"}
+
+
+def test_zero_initialised_heads_begin_as_the_class_word(folder, base):
+    words = method(folder, base, zero_init=True).words()
+    vectors, bypass = words.at(500)
+    row = base.word_rows("woman")["clip_l"]
+    torch.testing.assert_close(vectors["clip_l"], row.expand(4, -1))
+    assert not bypass["clip_l"].any()
+
+
+def test_a_single_stage_gives_the_same_words_at_every_noise_level(folder, base):
+    words = method(folder, base, single_stage=True).words()
+    assert torch.equal(words.at(410)[0]["clip_l"], words.at(790)[0]["clip_l"])
+    words = method(folder, base).words()
+    assert not torch.equal(words.at(410)[0]["clip_l"], words.at(790)[0]["clip_l"])
+
+
+def tower_folder(folder: Path) -> Path:
+    """A CLIP image tower of a few thousand random weights, as transformers saves one."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+        patch_size=8, projection_dim=12,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_pictures_features_come_from_a_tower_and_stay_in_the_artifact(folder, base):
+    tower = tower_folder(folder / "tower")
+    artifact = Artifact.load(
+        train(tiny_job("personamagic", folder, settings={"image_encoder": str(tower)}), base=base)
+    )
+    assert artifact.tensors["image_features"].shape == (4, 12)
+    options = {"artifacts": [(artifact, 1.0)], "steps": 6}
+    first = generate(base, ["a photo of <v0>"], **options)
+    other = {**artifact.tensors, "image_features": artifact.tensors["image_features"] * 3}
+    options["artifacts"] = [(replace(artifact, tensors=other), 1.0)]
+    assert (first != generate(base, ["a photo of <v0>"], **options)).any()
+
+
+def test_features_that_somebody_else_computed_are_taken(folder, base):
+    file = folder / "features.safetensors"
+    save_file({"image_embeds": torch.ones(4, 5)}, file)
+    assert method(folder, base, image_encoder=str(file)).features.shape == (4, 5)
+    save_file({"image_embeds": torch.ones(3, 5)}, file)
+    with pytest.raises(LikenessError, match="3 features for the concept's 4 pictures"):
+        method(folder, base, image_encoder=str(file))
+
+
+def test_an_sd2_base_with_velocity_and_its_own_text_encoder(folder, base):
+    other = tiny_base("v_prediction")
+    sd2 = BaseModel(
+        unet=other.unet, vae=other.vae, text_encoders={"clip_h": other.text_encoders["clip_l"]},
+        tokenizers={"clip_h": other.tokenizers["clip_l"]}, alphas_cumprod=other.alphas_cumprod, family="sd2",
+        resolution=other.resolution, prediction_type="v_prediction",
+    )  # fmt: skip
+    artifact = Artifact.load(train(tiny_job("personamagic", folder), base=sd2))
+    assert "word.clip_h" in artifact.tensors and artifact.base_family == "sd2"
+    assert generate(sd2, ["a photo of <v0>"], artifacts=[(artifact, 1.0)], steps=3).shape == (1, 32, 32, 3)
+    with pytest.raises(LikenessError, match="family sd2"):
+        generate(base, ["a photo of <v0>"], artifacts=[(artifact, 1.0)], steps=3)
+
+
+def test_it_draws_together_with_a_lora_and_a_plain_embedding(folder, base):
+    staged = Artifact.load(train(tiny_job("personamagic", folder, "staged"), base=base))
+    person = {"folder": str(folder / "person"), "token": "<v1>"}
+    others = [
+        Artifact.load(train(tiny_job("textual-inversion", folder, "word", concepts=[person]), base=base)),
+        Artifact.load(
+            train(
+                tiny_job("dreambooth-lora", folder, "lora", concepts=[{**person, "token": "<v2>"}]), base=base
+            )
+        ),
+    ]
+    together = [(staged, 1.0), *((artifact, 1.0) for artifact in others)]
+    prompts = ["<v0> beside <v1> and <v2>", "<v2> alone"]
+    drawn = generate(base, prompts, artifacts=together, steps=4)
+    alone = generate(base, prompts[:1], artifacts=together, steps=4)
+    assert np.abs(drawn[0].astype(int) - alone[0]).max() <= 1
+
+
+def test_strength_scales_the_bypass(folder, base):
+    artifact = Artifact.load(train(tiny_job("personamagic", folder), base=base))
+    words = staged_words(artifact)
+    assert adjusted(words, bypass=0.5).bypass == 0.5
+    assert adjusted(words, start=900, end=300).plan.interval == (300, 900)
+    assert adjusted(words, late="class word").plan.all()[-1].timestep is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"interval": [400, 1200]}, "0 to 999"),
+        ({"interval": [800, 400]}, "0 to 999"),
+        ({"open_prompts": ["{}"]}, "something beside"),
+        ({"open_prompts": ["on a beach"]}, "where the subject goes"),
+        ({"late": "holt"}, "did you mean 'hold'"),
+        ({"image_encoder": "nowhere"}, "no CLIP image tower"),
+        ({"image_encoder": "auto"}, "connect a CLIP vision model"),
+        ({"bypass_dropout": 2.0}, "0 to 1"),
+    ],
+)
+def test_mistaken_settings_are_told(folder, base, settings, message):
+    with pytest.raises(LikenessError, match=message):
+        method(folder, base, **settings)
+
+
+def test_a_class_word_of_several_tokens_is_refused(folder, base):
+    job = tiny_job("personamagic", folder)
+    concept = replace(load_concept(job.concepts[0]), class_word="old man")
+    with pytest.raises(LikenessError, match="'old man' is 2 tokens long; personamagic needs a single"):
+        PersonaMagic(job, base, [concept])
+
+
+def test_two_concepts_at_once_are_refused(folder, base):
+    job = tiny_job("personamagic", folder)
+    concept = load_concept(job.concepts[0])
+    with pytest.raises(LikenessError, match="one concept at a time"):
+        PersonaMagic(job, base, [concept, concept])
+
+
+def test_prompts_and_bases_that_do_not_fit_are_told(folder, base):
+    artifact = Artifact.load(train(tiny_job("personamagic", folder), base=base))
+    with pytest.raises(LikenessError, match="no prompt mentions <v0>"):
+        generate(base, ["a photo of a woman"], artifacts=[(artifact, 1.0)])
+    wide = {**artifact.tensors, "word.clip_l": torch.zeros(64)}
+    with pytest.raises(LikenessError, match="incomplete or damaged"):
+        generate(base, ["<v0>"], artifacts=[(replace(artifact, tensors=wide), 1.0)])
+    from likeness_portraits.engine.networks.mapper import Mapper
+
+    other = Mapper(text_widths={"clip_l": 64}, image_width=0, anchors=10, hidden=16).state_dict()
+    wide |= {f"mapper.{name}": weight for name, weight in other.items()}
+    with pytest.raises(LikenessError, match="64 wide, this model's is 32"):
+        generate(base, ["<v0>"], artifacts=[(replace(artifact, tensors=wide), 1.0)])
+    with pytest.raises(LikenessError, match="two concepts use the placeholder"):
+        generate(base, ["<v0>"], artifacts=[(artifact, 1.0), (artifact, 1.0)])
