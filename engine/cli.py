@@ -5,7 +5,6 @@ Heavy libraries are imported inside the commands, so that help and mistakes in o
 
 import inspect
 import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -43,7 +42,6 @@ app.add_typer(train_app, name="train")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         status = get_command(app).main(
             list(sys.argv[1:] if arguments is None else arguments),

@@ -146,7 +146,6 @@ def _bar(console: "Console") -> "Bar":
 
 def _lines(what: str) -> Meter:
     started, told = time.monotonic(), -1
-    note(f"{what}: begins")
 
     def show(done: int, total: int, more: str) -> None:
         nonlocal told

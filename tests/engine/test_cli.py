@@ -1,5 +1,9 @@
-"""The command line as people meet it: real processes, what they say, return and leave behind."""
+"""The command line as people meet it: what it says, returns and leaves behind.
 
+`likeness` runs a real process; `here` runs the same `main` in this one, which spares loading torch each time.
+"""
+
+import dataclasses
 import json
 import os
 import re
@@ -7,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +22,7 @@ import yaml
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import METHODS, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.job_file import build_job, setting_help
@@ -26,6 +33,20 @@ SHORT = ("--steps", 2, "--prior-pictures", 1, "--prior-steps", 1)
 
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -99,12 +120,12 @@ BAD_FOLDERS = {
 
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
-def test_a_bad_folder_is_one_sentence_and_leaves_nothing(tmp_path: Path, likeness, name: str):
+def test_a_bad_folder_is_one_sentence_and_leaves_nothing(tmp_path: Path, here, name: str):
     make, message = BAD_FOLDERS[name]
     (tmp_path / "people").mkdir()
     make(tmp_path / "people")
     before = files_in(tmp_path)
-    done = likeness(
+    done = here(
         "train",
         "dreambooth-lora",
         tmp_path / "people",
@@ -123,14 +144,14 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path, likeness):
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "folder", "empty file"])
-def test_a_base_that_is_no_model_is_named(tmp_path: Path, likeness, person: Path, kind: str):
+def test_a_base_that_is_no_model_is_named(tmp_path: Path, here, person: Path, kind: str):
     base = tmp_path / "model.safetensors"
     if kind == "folder":
         base.mkdir()
     elif kind != "missing":
         base.write_text("not a model" if kind == "text" else "")
     before = files_in(tmp_path)
-    done = likeness("train", "dreambooth-lora", person, "--base", base, "-o", tmp_path / "x.safetensors")
+    done = here("train", "dreambooth-lora", person, "--base", base, "-o", tmp_path / "x.safetensors")
     assert_refused(done, r"model\.safetensors", "; ")
     assert files_in(tmp_path) == before
 
@@ -156,14 +177,14 @@ def test_a_base_that_is_no_model_is_named(tmp_path: Path, likeness, person: Path
     ],
 )
 def test_a_wrong_setting_is_one_sentence_with_the_nearest_valid_one(
-    tmp_path: Path, likeness, person: Path, arguments: list[str], message: str
+    tmp_path: Path, here, person: Path, arguments: list[str], message: str
 ):
     configs = {"broken": "a: 1\nb: [", "typo": "settings: {rang: 3}", "typo2": "sede: 3", "list": "[1]",
                "other": "method: textual-inversion"}  # fmt: skip
     for name, text in configs.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     before = files_in(tmp_path)
-    done = likeness("train", "dreambooth-lora", person, "--output", "x.safetensors", *arguments, cwd=tmp_path)
+    done = here("train", "dreambooth-lora", person, "--output", "x.safetensors", *arguments, cwd=tmp_path)
     assert_refused(done, message)
     assert files_in(tmp_path) == before
 
@@ -190,11 +211,9 @@ def test_a_wrong_setting_is_one_sentence_with_the_nearest_valid_one(
         (["import", "text.safetensors", "-o", "x.ckpt"], "x.ckpt must end in .safetensors"),
     ],
 )
-def test_other_commands_refuse_in_one_sentence_too(
-    tmp_path: Path, likeness, arguments: list[str], message: str
-):
+def test_other_commands_refuse_in_one_sentence_too(tmp_path: Path, here, arguments: list[str], message: str):
     (tmp_path / "text.safetensors").write_text("hello")
-    assert_refused(likeness(*arguments, cwd=tmp_path), message)
+    assert_refused(here(*arguments, cwd=tmp_path), message)
     assert files_in(tmp_path) == ["text.safetensors"]
 
 
@@ -214,29 +233,35 @@ def tiny_disk(tmp_path: Path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_noticed_before_learning_begins(tiny_disk: Path, likeness, person: Path):
-    done = likeness("train", "dreambooth-lora", person, "-o", tiny_disk / "x.safetensors")
+def test_a_full_disk_is_noticed_before_learning_begins(tiny_disk: Path, here, person: Path):
+    done = here("train", "dreambooth-lora", person, "-o", tiny_disk / "x.safetensors")
     assert_refused(done, r"cannot write .*x\.safetensors: the disk is full; free some space")
     assert files_in(tiny_disk) == []
 
 
-def test_a_disk_that_fills_while_writing_keeps_the_old_file(tiny_disk: Path, likeness, learned: Path):
+def test_a_disk_that_fills_while_writing_keeps_the_old_file(tiny_disk: Path, here, learned: Path):
     (tiny_disk / "anna.safetensors").write_text("old")
-    done = likeness("export", learned, "--name", "anna", "-o", tiny_disk, "--overwrite")
+    done = here("export", learned, "--name", "anna", "-o", tiny_disk, "--overwrite")
     assert_refused(done, r"cannot write .*anna\.safetensors: the disk is full; free some space")
     assert files_in(tiny_disk) == ["anna.safetensors"]
     assert (tiny_disk / "anna.safetensors").read_text() == "old"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to set")
-def test_a_limit_on_file_size_leaves_nothing_half_written(tmp_path: Path, likeness, learned: Path):
-    def limit() -> None:
-        import resource
+@pytest.fixture
+def small_files_only():
+    resource = pytest.importorskip("resource", reason="Windows has no limit on file sizes to set")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, usual)
 
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    done = likeness("export", learned, "-o", tmp_path, preexec_fn=limit)
+def test_a_limit_on_file_size_leaves_nothing_half_written(
+    tmp_path: Path, here, learned: Path, small_files_only
+):
+    done = here("export", learned, "-o", tmp_path)
     assert_refused(done, r"cannot write .*: the file would be larger than allowed here")
     assert files_in(tmp_path) == []
 
@@ -244,7 +269,7 @@ def test_a_limit_on_file_size_leaves_nothing_half_written(tmp_path: Path, likene
 # --- what works ----------------------------------------------------------------------------
 
 
-def test_every_kind_of_picture_is_learned_from(tmp_path: Path, likeness):
+def test_every_kind_of_picture_is_learned_from(tmp_path: Path, here):
     face = Image.fromarray(world.example_pictures(world.TUNING_SEEDS[1], 1)[0].pixels)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -254,19 +279,17 @@ def test_every_kind_of_picture_is_learned_from(tmp_path: Path, likeness):
     Image.fromarray(np.asarray(face.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
     face.convert("P").save(tmp_path / "palette.png")
     (tmp_path / "concept.json").write_text('{"class_word": "man"}')
-    facts = json.loads(likeness("info", "--json", tmp_path).stdout)
+    facts = json.loads(here("info", "--json", tmp_path).stdout)
     assert facts["pictures"] == 5 and facts["sizes"] == ["128x128", "96x128"]
     output = tmp_path / "x.safetensors"
-    done = likeness(
-        "train", "textual-inversion", tmp_path, "-o", output, "--steps", 1, "--masked-loss", "false"
-    )
+    done = here("train", "textual-inversion", tmp_path, "-o", output, "--steps", 1, "--masked-loss", "false")
     assert done.returncode == 0, done.stderr
     assert Artifact.load(output).steps == 1
 
 
-def test_what_was_learned_draws_with_its_placeholder(tmp_path: Path, likeness, learned: Path):
+def test_what_was_learned_draws_with_its_placeholder(tmp_path: Path, here, learned: Path):
     options = ("--steps", 2, "--count", 2, "--seed", 5, "--out", tmp_path / "pictures")
-    done = likeness("generate", "a photo of <v0> in space", "--concept", f"{learned}:0.8", *options)
+    done = here("generate", "a photo of <v0> in space", "--concept", f"{learned}:0.8", *options)
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert [path.name for path in paths] == ["000-seed5.png", "001-seed6.png"]
@@ -276,8 +299,8 @@ def test_what_was_learned_draws_with_its_placeholder(tmp_path: Path, likeness, l
     assert files_in(tmp_path) == ["pictures", "pictures/000-seed5.png", "pictures/001-seed6.png"]
 
 
-def test_info_tells_what_a_concept_file_is(likeness, learned: Path):
-    facts = json.loads(likeness("info", "--json", learned).stdout)
+def test_info_tells_what_a_concept_file_is(here, learned: Path):
+    facts = json.loads(here("info", "--json", learned).stdout)
     assert (facts["kind"], facts["method"], facts["steps"], facts["base_family"]) == (
         "lora",
         "dreambooth-lora",
@@ -285,39 +308,38 @@ def test_info_tells_what_a_concept_file_is(likeness, learned: Path):
         "miniature",
     )
     assert facts["tokens"] == [{"token": "<v0>", "class_word": "woman", "role": "subject", "vectors": 1}]
-    assert "class word" not in likeness("info", learned).stderr
+    assert "class word" not in here("info", learned).stderr
 
 
-def test_export_and_import_keep_every_number(tmp_path: Path, likeness, learned: Path):
-    exported = likeness("export", learned, "-o", tmp_path, "--name", "anna").stdout.split()
+def test_export_and_import_keep_every_number(tmp_path: Path, here, learned: Path):
+    exported = here("export", learned, "-o", tmp_path, "--name", "anna").stdout.split()
     assert [Path(path).name for path in exported] == ["anna.safetensors", "v0.safetensors"]
-    again = likeness("export", learned, "-o", tmp_path, "--name", "anna")
+    again = here("export", learned, "-o", tmp_path, "--name", "anna")
     assert_refused(again, "anna.safetensors exists; choose another name")
-    done = likeness("import", *exported, "-o", tmp_path / "back.safetensors", "--class-word", "woman")
+    done = here("import", *exported, "-o", tmp_path / "back.safetensors", "--class-word", "woman")
     assert done.returncode == 0, done.stderr
     original, back = Artifact.load(learned), Artifact.load(tmp_path / "back.safetensors")
     assert back.tokens == original.tokens
     assert all((back.tensors[key] == tensor).all() for key, tensor in original.tensors.items())
 
 
-def test_evaluate_measures_a_concept_against_the_base(tmp_path: Path, likeness, learned: Path, person: Path):
-    done = likeness(
-        "evaluate", learned, "--pictures", person, "--rounds", 1, "--out", tmp_path / "scores.json"
-    )
+@pytest.mark.slow
+def test_evaluate_measures_a_concept_against_the_base(tmp_path: Path, here, learned: Path, person: Path):
+    done = here("evaluate", learned, "--pictures", person, "--rounds", 1, "--out", tmp_path / "scores.json")
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
     assert scores == json.loads((tmp_path / "scores.json").read_text())
     assert {"identity_before", "identity_after", "prompt_accuracy", "prompt_accuracy_base"} <= scores.keys()
 
 
-def test_masks_are_written_beside_the_pictures(tmp_path: Path, likeness, person: Path):
+def test_masks_are_written_beside_the_pictures(tmp_path: Path, here, person: Path):
     shutil.copytree(person / "images", tmp_path / "images")
-    done = likeness("masks", tmp_path, "--subject", "face")
+    done = here("masks", tmp_path, "--subject", "face")
     assert done.returncode == 0, done.stderr
     assert files_in(tmp_path / "masks") == ["0.png", "1.png"]
 
 
-def test_the_printed_config_is_the_job_and_can_be_given_back(tmp_path: Path, likeness, person: Path):
+def test_the_printed_config_is_the_job_and_can_be_given_back(tmp_path: Path, here, person: Path):
     options = [
         "-o",
         "x.safetensors",
@@ -330,13 +352,13 @@ def test_the_printed_config_is_the_job_and_can_be_given_back(tmp_path: Path, lik
         "--templates",
         "['{} here']",
     ]
-    printed = likeness("train", "dreambooth-lora", person, *options, "--print-config", cwd=tmp_path)
+    printed = here("train", "dreambooth-lora", person, *options, "--print-config", cwd=tmp_path)
     assert printed.returncode == 0, printed.stderr
     job = Job.from_json(yaml.safe_load(printed.stdout))
     assert (job.settings.steps, job.seed, job.settings.min_snr_gamma) == (77, 3, None)
     assert job.settings.templates == ("{} here",)
     (tmp_path / "job.yaml").write_text(printed.stdout)
-    again = likeness(
+    again = here(
         "train", "dreambooth-lora", "--config", "job.yaml", "--steps", "78", "--print-config", cwd=tmp_path
     )
     assert again.stdout == printed.stdout.replace("steps: 77", "steps: 78")
@@ -351,17 +373,18 @@ def test_options_go_before_the_file_and_the_file_before_the_preset(person: Path)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_help_explains_settings_by_their_comments(likeness, method: str):
+def test_help_explains_settings_by_their_comments(here, method: str):
     told = setting_help(METHODS[method])
     assert "as in" not in told and len(told) >= 5
-    done = likeness("train", method, "--help")
+    done = here("train", method, "--help")
     assert done.returncode == 0
-    for name in ("--steps", "--output", "--print-config", "--preset"):
+    settings = [f"--{field.name.replace('_', '-')}"[:20] for field in dataclasses.fields(METHODS[method])]
+    for name in ("--output", "--print-config", "--preset", *settings):
         assert name in done.stdout
 
 
-def test_doctor_knows_versions_devices_and_folders(likeness):
-    done = likeness("doctor")
+def test_doctor_knows_versions_devices_and_folders(here):
+    done = here("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     for word in ("likeness-portraits", "torch", "diffusers", "onnxruntime", "CPU cores", "working folder"):
         assert word in done.stdout
@@ -381,44 +404,38 @@ sys.exit(sum(name in sys.modules for name in ("torch", "diffusers", "transformer
 
 
 @pytest.fixture
-def start(package_parent: Path, tmp_path: Path, person: Path):
-    """Starts `likeness train METHOD`, and waits until a line on stderr matches."""
-    environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
-    running: list[subprocess.Popen[str]] = []
+def press_ctrl_c():
+    """Presses Ctrl-C in this very process once the condition holds, as the terminal would."""
 
-    def until(pattern: str, method: str, *options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "likeness_portraits.engine.cli", "train", method, person, *options]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        run = subprocess.Popen([*map(str, command)], cwd=tmp_path, env=environment, text=True, **pipes)
-        running.append(run)
-        assert any(re.search(pattern, line) for line in run.stderr)
-        return run
+    def when(condition: Callable[[], bool]) -> None:
+        def wait() -> None:
+            while not condition():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    yield until
-    for run in running:
-        run.kill()
-        run.communicate()
+        threading.Thread(target=wait, daemon=True).start()
+
+    return when
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_saves_what_was_learned(tmp_path: Path, start):
-    run = start(r"learning .*: \d+/100000", "textual-inversion", "-o", "x.safetensors", "--steps", "100000")
-    time.sleep(0.5)
-    run.send_signal(signal.SIGINT)
-    output, errors = run.communicate(timeout=120)
-    assert run.returncode == 130, errors
-    assert output.strip() == "x.safetensors"
-    assert "stopped after" in errors and "--resume" in errors
+def test_ctrl_c_saves_what_was_learned(tmp_path: Path, here, person: Path, press_ctrl_c):
+    press_ctrl_c((tmp_path / "x.previews" / "step-000002.png").exists)
+    options = ("--steps", 100_000, "--preview-every", 2)
+    done = here("train", "textual-inversion", person, "-o", "x.safetensors", *options, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout.strip() == "x.safetensors"
+    assert "stopped after" in done.stderr and "--resume" in done.stderr
     assert 0 < Artifact.load(tmp_path / "x.safetensors").steps < 100_000
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_before_the_first_step_writes_nothing(tmp_path: Path, start):
-    options = ("-o", "x.safetensors", "--prior-pictures", 500, "--prior-steps", 100)
-    run = start("learning .*: begins", "dreambooth-lora", *options)
-    time.sleep(2)  # now the base is loaded, or draws pictures of the class
-    run.send_signal(signal.SIGINT)
-    output, errors = run.communicate(timeout=120)
-    assert run.returncode == 130, errors
-    assert output == "" and "nothing was learned, nothing was written" in errors
+def test_ctrl_c_before_the_first_step_writes_nothing(tmp_path: Path, here, person: Path, press_ctrl_c):
+    usual = signal.getsignal(signal.SIGINT)
+    press_ctrl_c(lambda: signal.getsignal(signal.SIGINT) is not usual)
+    options = ("--prior-pictures", 500, "--prior-steps", 100)
+    done = here("train", "dreambooth-lora", person, "-o", "x.safetensors", *options, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == "" and "nothing was learned, nothing was written" in done.stderr
     assert files_in(tmp_path) == []
+    assert signal.getsignal(signal.SIGINT) is usual
