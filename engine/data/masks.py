@@ -1,0 +1,248 @@
+"""What is done to masks once they are found: pieces, edges, holes, algebra, the sizes losses want them in.
+
+A mask is (H, W) float32 in [0, 1], at its picture's size. Nothing here knows where masks come from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import LikenessError
+
+Mask = NDArray[np.float32]  # (H, W) in [0, 1]
+HALF = 0.5  # what counts as inside where a yes or no is needed
+FAINT = 0.1  # a soft mask's pieces are told apart where it is weaker than this
+FLOOR = 0.01  # MagiCapture's masks never fall to zero
+REACH = 4.0  # standard deviations after which a Gaussian is cut off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """What to do to a found mask, in this order; lengths in pixels of the picture."""
+
+    keep_largest: bool = False  # only the largest connected piece: drops the stranger in the background
+    fill_holes: bool = False  # what the mask surrounds belongs to it
+    level: float | None = None  # above it 1, below it 0; None keeps the mask soft
+    grow: int = 0  # outwards; negative shrinks
+    feather: float = 0.0  # standard deviation of the blur of its edge
+    invert: bool = False  # mark everything else
+
+    def __post_init__(self) -> None:
+        if self.level is not None and not 0 < self.level < 1:
+            raise LikenessError(f"level is {self.level}; give a number between 0 and 1, such as 0.5")
+        if self.feather < 0:
+            raise LikenessError(f"feather is {self.feather}; give 0 or more pixels")
+
+    def __call__(self, mask: Mask) -> Mask:
+        mask = largest_piece(mask) if self.keep_largest else mask
+        mask = holes_filled(mask) if self.fill_holes else mask
+        mask = mask if self.level is None else thresholded(mask, self.level)
+        mask = grown(mask, self.grow)
+        mask = blurred(mask, self.feather)
+        return inverted(mask) if self.invert else mask
+
+
+def thresholded(mask: Mask, level: float = HALF) -> Mask:
+    """1 where the mask reaches the level, 0 elsewhere."""
+    return (mask >= level).astype(np.float32)
+
+
+def inverted(mask: Mask) -> Mask:
+    return 1 - mask
+
+
+def without(mask: Mask, others: Sequence[Mask]) -> Mask:
+    """The mask where none of the others is: concept AND NOT components (MagicTailor)."""
+    for other in others:
+        mask = np.minimum(mask, 1 - other)
+    return mask
+
+
+def union(masks: Sequence[Mask]) -> Mask:
+    return np.maximum.reduce(list(masks))
+
+
+def overlap(first: Mask, second: Mask) -> float:
+    """Intersection over union of two masks, as a yes or no in every pixel; 1 where both are empty."""
+    one, other = first >= HALF, second >= HALF
+    either = int((one | other).sum())
+    return int((one & other).sum()) / either if either else 1.0
+
+
+def grown(mask: Mask, pixels: int) -> Mask:
+    """The mask reaching that many pixels further out, an octagon around every point; negative shrinks."""
+    if pixels < 0:
+        return 1 - grown(1 - mask, -pixels)
+    for step in range(pixels):
+        mask = _one_further(mask, diagonal=step % 2 == 1)
+    return mask
+
+
+def _one_further(mask: Mask, diagonal: bool) -> Mask:
+    wider = mask.copy()
+    np.maximum(wider[1:], mask[:-1], out=wider[1:])
+    np.maximum(wider[:-1], mask[1:], out=wider[:-1])
+    source = wider.copy() if diagonal else mask
+    np.maximum(wider[:, 1:], source[:, :-1], out=wider[:, 1:])
+    np.maximum(wider[:, :-1], source[:, 1:], out=wider[:, :-1])
+    return wider
+
+
+def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Gaussian blur over the first two axes; the picture is mirrored at its edges."""
+    if sigma <= 0:
+        return values
+    radius = int(REACH * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    weights = (weights / (weights[0] + 2 * weights[1:].sum())).astype(np.float32)
+    for axis in (0, 1):
+        values = _folded(values, weights, axis)
+    return values
+
+
+def _folded(values: NDArray[np.float32], weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Convolution with a symmetric kernel along one axis; `weights` runs from its middle outwards."""
+    radius, length = len(weights) - 1, values.shape[axis]
+    margins = [(radius, radius) if number == axis else (0, 0) for number in range(values.ndim)]
+    padded = np.moveaxis(np.pad(values, margins, mode="symmetric"), axis, 0)
+    total = padded[radius : radius + length] * weights[0]
+    for away in range(1, radius + 1):
+        pair = padded[radius - away : radius - away + length] + padded[radius + away : radius + away + length]
+        total += pair * weights[away]
+    return np.moveaxis(total, 0, axis)
+
+
+def largest_piece(mask: Mask) -> Mask:
+    """The mask's connected piece of the greatest weight; everything else is outside."""
+    labels, count = pieces(mask >= FAINT)
+    if count < 2:
+        return mask
+    weights = np.bincount(labels.ravel(), weights=mask.ravel(), minlength=count + 1)
+    weights[0] = 0
+    return np.where(labels == weights.argmax(), mask, np.float32(0))
+
+
+def holes_filled(mask: Mask) -> Mask:
+    """What the mask surrounds, and no edge of the picture touches, is marked too."""
+    labels, count = pieces(mask < HALF, diagonal=False)
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    hole = np.ones(count + 1, dtype=bool)
+    hole[rim] = hole[0] = False
+    return np.where(hole[labels], np.float32(1), mask)
+
+
+def pieces(inside: NDArray[np.bool_], diagonal: bool = True) -> tuple[NDArray[np.int32], int]:
+    """Numbers the connected pieces of (H, W) from 1, 0 outside, and counts them.
+
+    Works on runs of pixels, not on pixels: a run is joined to the runs it touches in the next row.
+    """
+    height, width = inside.shape
+    row = width + 1  # one pixel outside at the end of each row keeps runs apart
+    flat = np.zeros(height * row + 1, dtype=np.int8)
+    flat[1:].reshape(height, row)[:, :width] = inside
+    edges = np.diff(flat)
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    runs = _joined(starts, ends, row, int(diagonal))
+    steps = np.zeros(height * row, dtype=np.int32)
+    steps[starts] = runs + 1
+    steps[ends] -= runs + 1
+    labels = np.cumsum(steps, dtype=np.int32).reshape(height, row)[:, :width]
+    return labels, int(runs.max(initial=-1)) + 1
+
+
+def _joined(starts: NDArray, ends: NDArray, row: int, reach: int) -> NDArray[np.int32]:
+    """The number, from 0, of the piece each run belongs to; runs are flat positions in their order."""
+    first = np.searchsorted(ends, starts + row - reach, side="right")
+    last = np.searchsorted(starts, ends + row + reach, side="left")
+    touching = np.maximum(last - first, 0)
+    upper = np.repeat(np.arange(len(starts)), touching)
+    within = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching)
+    lower = np.repeat(first, touching) + within
+    root = np.arange(len(starts))
+    while True:
+        smaller, joined = np.minimum(root[upper], root[lower]), root.copy()
+        np.minimum.at(joined, root[upper], smaller)
+        np.minimum.at(joined, root[lower], smaller)
+        while (joined[joined] != joined).any():
+            joined = joined[joined]
+        if (joined == root).all():
+            return np.unique(root, return_inverse=True)[1].reshape(-1).astype(np.int32)
+        root = joined
+
+
+# --- boxes (MagicTailor's way from detections to masks) ------------------------------------------
+
+SEVERAL = {"brow": 2, "eyebrow": 2, "eye": 2, "ear": 2, "wheel": 2, "window": 3}  # of a thing; others: one
+
+
+def kept_boxes(
+    boxes: NDArray[np.float32], confidence: NDArray[np.float32], words: Sequence[str], overlap: float = 0.8
+) -> NDArray[np.int64]:
+    """Which detections count: no near doubles of a surer one, and of each word as many as there can be.
+
+    boxes (N, 4) as x1, y1, x2, y2; words: what each detection was taken for.
+    """
+    free = _without_doubles(boxes, confidence, overlap)
+    kept: list[int] = []
+    for word in dict.fromkeys(words):
+        mine = [int(number) for number in free if words[number] == word]
+        kept += sorted(mine, key=lambda number: -confidence[number])[: SEVERAL.get(word, 1)]
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _without_doubles(boxes: NDArray, confidence: NDArray, overlap: float) -> NDArray[np.int64]:
+    """Greedy suppression, whatever the class."""
+    left, kept = np.argsort(-confidence, kind="stable"), []
+    while len(left):
+        best, rest = left[0], left[1:]
+        kept.append(best)
+        left = rest[box_overlap(boxes[best], boxes[rest]) <= overlap]
+    return np.array(kept, dtype=np.int64)
+
+
+def box_overlap(box: NDArray, others: NDArray) -> NDArray:
+    """Intersection over union of one box (4,) with each of others (N, 4)."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    common = (high - low).clip(0).prod(1)
+    return common / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - common)
+
+
+# --- the sizes and weights losses want ------------------------------------------------------------
+
+
+def strided(mask: NDArray, side: int, within: float = 0.0) -> NDArray:
+    """One value from each cell of a square mask (S, S) laid out in side x side cells.
+
+    within: where in the cell; 0 its corner (tensor libraries' nearest), 0.5 its middle (Pillow's).
+    """
+    size = mask.shape[-1]
+    rows = ((np.arange(side) + within) * size / side).astype(int)
+    return mask[..., rows[:, None], rows]
+
+
+def raised(mask: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
+    """(mask + 0.01)^temperature over its maximum: nothing is wholly ignored (MagiCapture)."""
+    weights = (mask + np.float32(FLOOR)) ** np.float32(temperature)
+    return weights / weights.max()
+
+
+def in_box(inside: NDArray[np.bool_], box: Sequence[int], size: tuple[int, int]) -> Mask:
+    """A mask of size (H, W): in the box (x1, y1, x2, y2) the face as found there, raised; 0 outside the box.
+
+    inside: (S, S), found on the box's part of the picture at any size; finding nothing marks the whole box.
+    """
+    left, top, right, bottom = box
+    if not inside.any():
+        inside = np.ones_like(inside)
+    found = Image.fromarray(inside.astype(np.uint8), "L").resize(
+        (right - left, bottom - top), Image.Resampling.NEAREST
+    )
+    first_row, first_column = max(top, 0), max(left, 0)
+    part = raised(np.asarray(found, dtype=np.float32))[first_row - top :, first_column - left :]
+    mask = np.zeros(size, dtype=np.float32)
+    place = mask[first_row : max(bottom, 0), first_column : max(right, 0)]
+    place[:] = part[: place.shape[0], : place.shape[1]]
+    return mask
