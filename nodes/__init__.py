@@ -6,7 +6,12 @@ from .concept import LikenessConcept, LikenessConceptFolder
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .miniature import LikenessMiniature
 from .staged import LikenessStagedPrompt
-from .train import LikenessTrainDreamBoothLora, LikenessTrainPersonaMagic, LikenessTrainTextualInversion
+from .train import (
+    LikenessTrainDreamBoothLora,
+    LikenessTrainMagicTailor,
+    LikenessTrainPersonaMagic,
+    LikenessTrainTextualInversion,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     LikenessMiniature,
@@ -15,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessTrainTextualInversion,
     LikenessTrainDreamBoothLora,
     LikenessTrainPersonaMagic,
+    LikenessTrainMagicTailor,
     LikenessApply,
     LikenessStagedPrompt,
     LikenessSave,

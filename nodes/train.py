@@ -14,6 +14,7 @@ from .types import CATEGORY, Concept, Likeness
 AUTOMATIC = "automatic"
 AS_PRESET = "as the preset says"  # in a choice; in a number 0 means the same
 SWITCH = {"yes": True, "no": False}
+WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
 
@@ -123,7 +124,7 @@ class LikenessTrainTextualInversion(io.ComfyNode):
         vectors: int, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
         chosen = _touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
-        return _learn(cls, "textual-inversion", (model, clip, vae), concept, preset, chosen, run)
+        return _learn(cls, "textual-inversion", (model, clip, vae), (concept,), preset, chosen, run)
 
 
 class LikenessTrainDreamBoothLora(io.ComfyNode):
@@ -182,7 +183,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         )
         if prior == "no":
             chosen["prior_weight"] = 0.0
-        return _learn(cls, "dreambooth-lora", (model, clip, vae), concept, preset, chosen, run)
+        return _learn(cls, "dreambooth-lora", (model, clip, vae), (concept,), preset, chosen, run)
 
 
 class LikenessTrainPersonaMagic(io.ComfyNode):
@@ -233,7 +234,78 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
         if clip_vision is not None:
             size = run.get("resolution") or FEATURE_SIZE
             chosen["image_encoder"] = features_file(clip_vision, load_concept(concept), size)
-        return _learn(cls, "personamagic", (model, clip, vae), concept, preset, chosen, run)
+        return _learn(cls, "personamagic", (model, clip, vae), (concept,), preset, chosen, run)
+
+
+class LikenessTrainMagicTailor(io.ComfyNode):
+    """MagicTailor: a subject, and parts of it from other pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = _inputs(
+            ["default", "paper", "reference", "miniature"],
+            Concept.Input(
+                "component",
+                tooltip="What to change about the subject, such as somebody else's hair: pictures with "
+                "masks, class word hair, placeholder <v1>, role component.",
+            ),
+            Concept.Input(
+                "component_2", display_name="second component", optional=True,
+                tooltip="Another part from other pictures, with a placeholder of its own such as <v2>.",
+            ),
+            Concept.Input(
+                "component_3", display_name="third component", optional=True,
+                tooltip="A third part, with a placeholder of its own such as <v3>.",
+            ),
+            io.Float.Input(
+                "learning_rate", display_name="learning rate", default=0.0, min=0.0, max=1.0, step=0.0001,
+                round=False,
+                tooltip="How far each step of the warm-up moves what is learned; 0 leaves it to the preset. "
+                "Halve it when the loss jumps.",
+            ),
+            io.Float.Input(
+                "balance_learning_rate", display_name="balancing rate", default=0.0, min=0.0, max=1.0,
+                step=0.00001, round=False,
+                tooltip="The same for the second phase, which trains whatever is worst; 0 leaves it to the "
+                "preset. Raise it when one of the two stays weak.",
+            ),
+            io.Int.Input(
+                "rank", display_name="rank", default=0, min=0, max=256,
+                tooltip="Size of the LoRA; 0 leaves it to the preset. Raise it for fine detail, lower it for "
+                "small files.",
+            ),
+        )  # fmt: skip
+        return io.Schema(
+            node_id="LikenessTrainMagicTailor",
+            display_name="Learn a Subject with Components (MagicTailor)",
+            category=CATEGORY,
+            description="Learns a subject and parts of it from other pictures together, such as this person "
+            "with that hair. Write <v0> with <v1> to join them, or either word alone. All pictures need "
+            "masks, the subject's without the part.",
+            inputs=[entry for entry in inputs if entry.id != "masked"],
+            outputs=OUTPUTS,
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, concept: ConceptSpec, component: ConceptSpec, preset: str, steps: int,
+        learning_rate: float, balance_learning_rate: float, rank: int, component_2=None, component_3=None,
+        **run: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        warm_up = round(steps * WARM_UP_SHARE)
+        chosen = _touched(
+            warm_up_steps=warm_up,
+            balance_steps=steps - warm_up,
+            warm_up_learning_rate=learning_rate,
+            balance_learning_rate=balance_learning_rate,
+            rank=rank,
+        )
+        concepts = tuple(spec for spec in (concept, component, component_2, component_3) if spec is not None)
+        joint = f"a photo of {concept.token} with {' and '.join(spec.token for spec in concepts[1:])}"
+        run["preview_prompt"] = run["preview_prompt"] or joint
+        return _learn(cls, "magictailor", (model, clip, vae), concepts, preset, chosen, run)
 
 
 def _touched(**widgets: Any) -> dict[str, Any]:
@@ -243,8 +315,8 @@ def _touched(**widgets: Any) -> dict[str, Any]:
 
 
 def _learn(
-    node: type[io.ComfyNode], method: str, loaded: tuple[Any, Any, Any], concept: ConceptSpec, preset: str,
-    chosen: Mapping[str, Any], run: Mapping[str, Any],
+    node: type[io.ComfyNode], method: str, loaded: tuple[Any, Any, Any], concepts: tuple[ConceptSpec, ...],
+    preset: str, chosen: Mapping[str, Any], run: Mapping[str, Any],
 ) -> io.NodeOutput:  # fmt: skip
     """Trains on copies of the graph's models and shows it in the node."""
     from ..engine.artifact import Artifact
@@ -254,9 +326,9 @@ def _learn(
 
     observer = GraphObserver(node.hidden.unique_id)
     settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
-    path = _train(loaded, observer, method, settings, concept, run)
+    path = _train(loaded, observer, method, settings, concepts, run)
     if observer.interrupted:
-        stop_graph(observer, path, concept.class_word or "likeness")
+        stop_graph(observer, path, concepts[0].class_word or "likeness")
     plot = image_of([plot_losses(observer.losses)])
     previews = image_of(observer.previews) if observer.previews else plot
     return io.NodeOutput(Artifact.load(path), previews, plot, ui=ui.PreviewImage(plot, cls=node))
@@ -281,8 +353,8 @@ def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], m
 
 
 def _train(
-    loaded: tuple[Any, Any, Any], observer: Any, method: str, settings: Any, concept: ConceptSpec,
-    run: Mapping[str, Any],
+    loaded: tuple[Any, Any, Any], observer: Any, method: str, settings: Any,
+    concepts: tuple[ConceptSpec, ...], run: Mapping[str, Any],
 ) -> Path | None:  # fmt: skip
     """Writes the artifact and returns its path; nothing where it was stopped before the first step."""
     from ..engine.comfy_bridge import run as graph
@@ -292,7 +364,7 @@ def _train(
     from ..engine.training.launch import Stopped, train
 
     job = Job(
-        method=method, base=BaseSpec(kind="graph"), concepts=(concept,), settings=settings, seed=run["seed"],
+        method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
         preview_every=run["preview_every"], preview_prompt=run["preview_prompt"] or None,
         resolution=run.get("resolution") or None, precision=run.get("precision", "fp32"),
         device=graph.device(), cache=str(temporary_folder("class pictures")), resume=True,
