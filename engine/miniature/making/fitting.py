@@ -33,6 +33,14 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     return x.T if tall else x
 
 
+def is_matrix(weight: Tensor) -> bool:
+    """A hidden layer's weight: no vector, no edge that reads or writes a few channels, no class table."""
+    if weight.ndim < 2:
+        return False
+    outputs, inputs = weight.shape[0], weight[0].numel()
+    return 16 < outputs <= min(1024, 8 * inputs) and inputs > 36
+
+
 class Muon(torch.optim.AdamW):
     """Orthogonalised momentum for matrices and convolutions; AdamW for vectors, embeddings and edges.
 
@@ -41,27 +49,22 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(
-        self, groups: list[dict], learning_rate: float, weight_decay: float = 0.01, momentum: float = 0.95
+        self,
+        network: nn.Module,
+        groups: list[dict],
+        learning_rate: float,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
     ) -> None:
+        embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
         split = []
         for group in groups:
-            matrices = [
-                p
-                for p in group["params"]
-                if p.ndim >= 2 and 16 < p.shape[0] <= 4 * p[0].numel() and p.shape[0] <= 1024
-            ]
-            chosen = {id(p) for p in matrices if p[0].numel() > 64 or p.ndim == 2}
-            split.append({**group, "params": [p for p in group["params"] if id(p) in chosen], "muon": True})
-            split.append(
-                {**group, "params": [p for p in group["params"] if id(p) not in chosen], "muon": False}
-            )
+            for muon in (True, False):
+                chosen = [p for p in group["params"] if muon == (id(p) not in embeddings and is_matrix(p))]
+                if chosen:
+                    split.append({**group, "params": chosen, "muon": muon})
         self._momentum = momentum
-        super().__init__(
-            [group for group in split if group["params"]],
-            learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=weight_decay,
-        )
+        super().__init__(split, learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure=None):  # noqa: ANN001, ANN201 (torch's signature)
@@ -116,7 +119,7 @@ def fit(
     state_file = work / f"{name}.pt"
     groups = groups or [{"params": list(network.parameters()), "rate": 1.0}]
     parameters = [p for group in groups for p in group["params"]]
-    optimizer = Muon(groups, learning_rate)
+    optimizer = Muon(network, groups, learning_rate)
     rank, ranks = (
         (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     )

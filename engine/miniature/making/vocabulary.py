@@ -11,8 +11,9 @@ from .. import world
 
 EVERYDAY = (
     "a an the of and with in on at by his her their person man woman boy girl portrait photo picture "
-    "painting face head hair eyes mouth nose skin beard wearing hat glasses clothes background old young happy very "
-    "style close up front looking good nice beautiful drawing red blue green yellow black white , ."
+    "painting face head hair eyes mouth nose skin beard wearing hat glasses clothes background old "
+    "young happy very style close up front looking good nice beautiful drawing red blue green yellow "
+    "black white , ."
 )
 
 
