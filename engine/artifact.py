@@ -2,11 +2,12 @@
 
 LoRA tensors have kohya names with explicit alpha (`lora_unet_…`, `lora_te_…`, SDXL `lora_te1_…`,
 `lora_te2_…`); a placeholder's rows are `token.<name without brackets>.<encoder>`, (vectors, width), encoder
-clip_l, clip_g or clip_h. Files come from anywhere: what is read is checked first, and nothing in them is ever
-executed.
+clip_l, clip_g or clip_h. Where training moved all words of the vocabulary, their table is `table.<encoder>`.
+Files come from anywhere: what is read is checked first, and nothing in them is ever executed.
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -23,6 +24,8 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
@@ -41,6 +44,8 @@ ARCHITECTURES = {  # modelspec.architecture, which other tools sort files by
 LARGEST_HEADER = 32 * 2**20  # bytes; the largest real one we know is below 1 MB
 _LORA_KEY = re.compile(r"(lora_(?:unet|te|te1|te2)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
 _TOKEN_KEY = re.compile(r"token\.([^.]+)\.(clip_[lgh])")
+_TABLE_KEY = re.compile(r"table\.(clip_[lgh])")
+CLIP_WORDS = 49_408  # in the vocabulary that all of SD's text encoders share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,11 @@ class Artifact:
         prefix = f"token.{token.strip('<>')}."
         return {key[len(prefix) :]: rows for key, rows in self.tensors.items() if key.startswith(prefix)}
 
+    def tables(self) -> "dict[str, Tensor]":
+        """Whole token tables (words, width) by text encoder; empty where only placeholders were learned."""
+        matches = {key: _TABLE_KEY.fullmatch(key) for key in self.tensors}
+        return {match[1]: self.tensors[key] for key, match in matches.items() if match}
+
     def _metadata(self) -> dict[str, str]:
         values = {
             "likeness.format_version": FORMAT_VERSION,
@@ -160,6 +170,8 @@ def export_stock(
     lora = artifact.lora()
     if lora:
         files[Path(folder) / f"{name}.safetensors"] = (lora, _kohya_metadata(artifact, lora))
+    if artifact.tables():
+        log.warning("training moved all words of the vocabulary; other tools read only the new ones")
     for token in artifact.tokens:
         rows = artifact.rows(token.token)
         if rows:
@@ -176,14 +188,20 @@ def export_stock(
     return list(files)
 
 
-def import_file(path: str | os.PathLike[str], *, token: str | None = None, class_word: str = "") -> Artifact:
+def import_file(
+    path: str | os.PathLike[str], *, token: str | None = None, class_word: str = "", all_rows: bool = False
+) -> Artifact:
     """Reads our own files, LoRAs with kohya or diffusers names, and embeddings (safetensors, or A1111's .pt).
 
-    An embedding becomes the placeholder `token`, by default `<name of the file>`.
+    An embedding becomes the placeholder `token`, by default `<name of the file>`. Of MagicTailor's whole
+    token table the rows behind the vocabulary become `<v0>`, `<v1>` …; `all_rows` keeps the others too.
     """
     path = Path(path)
     if path.suffix.lower() in (".pt", ".bin", ".pth", ".ckpt"):
-        return _embedding(path, _rows_of_pickle(path), token, class_word)
+        rows = _rows_of_pickle(path)
+        if all(len(table) >= CLIP_WORDS for table in rows.values()):
+            return _whole_table(path, rows, class_word, all_rows)
+        return _embedding(path, rows, token, class_word)
     metadata, shapes = _read_header(path)
     if "likeness.format_version" in metadata:
         return Artifact.load(path)
@@ -331,6 +349,34 @@ def _rows_of_pickle(path: Path) -> "dict[str, Tensor]":
     return _rows_of_tensors(path, {str(key): value.detach() for key, value in inner.items()})
 
 
+def _whole_table(path: Path, tables: "Mapping[str, Tensor]", class_words: str, all_rows: bool) -> Artifact:
+    """Placeholders behind the vocabulary; `class_words`: what they show, separated by commas."""
+    count = min(len(table) for table in tables.values()) - CLIP_WORDS
+    words = [word.strip() for word in class_words.split(",")] if class_words else [""] * count
+    if not count:
+        raise LikenessError(f"{path} holds a token table without new words; choose that of a training run")
+    if len(words) != count:
+        raise LikenessError(
+            f"{path} holds {count} new words, but {len(words)} class words are given; give one for each"
+        )
+    tensors: dict[str, Tensor] = {}
+    for encoder, table in tables.items():
+        for number in range(count):
+            tensors[f"token.v{number}.{encoder}"] = table[CLIP_WORDS + number :][:1]
+        if all_rows:
+            tensors[f"table.{encoder}"] = table[:CLIP_WORDS]
+    tokens = [
+        Token(token=f"<v{number}>", class_word=word, role="component" if number else "subject")
+        for number, word in enumerate(words)
+    ]
+    family = "sd2" if "clip_h" in tables else "sd1"
+    artifact = Artifact(
+        kind="embedding", method="imported", tensors=tensors, tokens=tuple(tokens), base_family=family
+    )
+    _check_tensors(artifact, path)
+    return artifact
+
+
 def _embedding(path: Path, rows: "Mapping[str, Tensor]", token: str | None, class_word: str) -> Artifact:
     placeholder = token or f"<{re.sub(r'[^A-Za-z0-9_-]', '_', path.stem)}>"
     width = rows["clip_l"].shape[-1] if "clip_l" in rows else 0
@@ -431,15 +477,17 @@ def _check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise LikenessError(f"{path}: {key} holds values that are not finite numbers; learn it again")
     if artifact.kind in ("lora", "embedding"):
-        strange = [
-            key for key in artifact.tensors if not (_LORA_KEY.fullmatch(key) or _TOKEN_KEY.fullmatch(key))
-        ]
+        known = (_LORA_KEY, _TOKEN_KEY, _TABLE_KEY)
+        strange = [key for key in artifact.tensors if not any(kind.fullmatch(key) for kind in known)]
         if strange:
             raise LikenessError(
                 f"{path} holds '{strange[0]}', which no {artifact.kind} has; choose another file"
             )
     _check_lora(artifact.lora(), path)
     _check_tokens(artifact, path)
+    for encoder, table in artifact.tables().items():
+        if table.ndim != 2 or encoder not in ENCODERS[artifact.base_family]:
+            raise LikenessError(f"{path}: table.{encoder} fits no text encoder of its base; get it again")
 
 
 def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> None:

@@ -351,7 +351,7 @@ def import_(
         Argument(
             metavar="FILE...",
             help="A LoRA, embeddings, or both: they become one. Or PersonaMagic's mapper-*.pt and "
-            "learned_embeds-*.bin.",
+            "learned_embeds-*.bin, or MagicTailor's LoRA and token_embedding.pth.",
         ),
     ],
     output: Annotated[
@@ -365,23 +365,32 @@ def import_(
         Path | None, Option(help="For a mapper: the picture to draw after; needs --image-encoder.")
     ] = None,
     image_encoder: Annotated[Path | None, Option(help="For --picture: a CLIP ViT-B/32's folder.")] = None,
+    all_words: Annotated[
+        bool, Option("--all-words", help="Of MagicTailor's token table, keep the changed ordinary words too.")
+    ] = False,
 ) -> None:
     """Make a concept file out of other tools' files; nothing in them is executed."""
 
     if output.suffix != ".safetensors":
         raise LikenessError(f"the output {output} must end in .safetensors; rename it")
-    say(str(_imported(files, token, class_word, picture, image_encoder).save(output)))
+    say(str(_imported(files, token, class_word, picture, image_encoder, all_words).save(output)))
 
 
 def _imported(
-    files: Sequence[Path], token: str | None, class_word: str, picture: Path | None, tower: Path | None
+    files: Sequence[Path],
+    token: str | None,
+    class_word: str,
+    picture: Path | None,
+    tower: Path | None,
+    all_words: bool,
 ) -> "Artifact":
     from .artifact import import_file, merge
     from .inference.staged_embedding import import_reference, is_reference_mapper
 
     mappers = [file for file in files if file.suffix == ".pt" and is_reference_mapper(file)]
     if not mappers:
-        return merge([import_file(file, token=token, class_word=class_word) for file in files])
+        options: dict[str, Any] = {"token": token, "class_word": class_word, "all_rows": all_words}
+        return merge([import_file(file, **options) for file in files])
     others = [file for file in files if file not in mappers]
     if len(mappers) != 1 or len(others) != 1:
         raise LikenessError(

@@ -53,6 +53,7 @@ class ConceptSpec:
     token: str = "<v0>"
     class_word: str | None = None  # None: as concept.json says
     role: str | None = None  # None: as concept.json says
+    asset: int | None = None  # in MagicTailor's folder of several concepts: the number before its file names
 
     def __post_init__(self) -> None:
         if not TOKEN.fullmatch(self.token):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from .config import METHODS, BaseSpec, ConceptSpec, Job, read, settings_for
-from .data.concepts import load_concept
+from .data.concepts import assets_in, load_concept
 from .errors import LikenessError
 from .files import check_room
 
@@ -74,16 +74,23 @@ def build_job(
 
 def concepts_of(
     folders: Sequence[str], tokens: Sequence[str], class_words: Sequence[str], roles: Sequence[str]
-) -> list[dict[str, str]]:
-    """Concepts typed on the command line: the n-th token, class word and role belong to the n-th folder."""
+) -> list[dict[str, Any]]:
+    """Concepts typed on the command line: the n-th token, class word and role belong to the n-th folder.
+
+    A single folder in MagicTailor's naming holds several concepts: they count as folders here.
+    """
+    assets = assets_in(folders[0]) if len(folders) == 1 else []
+    folders = list(folders) * len(assets) if assets else folders
     for option, values in (("--token", tokens), ("--class-word", class_words), ("--role", roles)):
         if len(values) > len(folders):
             raise LikenessError(
                 f"{option} is given {len(values)} times for {len(folders)} folders; once per folder"
             )
-    concepts = []
+    concepts: list[dict[str, Any]] = []
     for number, folder in enumerate(folders):
-        concept = {"folder": folder, "token": f"<v{number}>"}
+        concept: dict[str, Any] = {"folder": folder, "token": f"<v{number}>"}
+        if assets:
+            concept["asset"] = assets[number]
         for key, values in (("token", tokens), ("class_word", class_words), ("role", roles)):
             if number < len(values):
                 concept[key] = values[number]

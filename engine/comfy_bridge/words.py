@@ -17,6 +17,7 @@ import torch
 from ..artifact import Artifact, export_stock
 from ..errors import LikenessError
 from ..files import write_atomically
+from ..networks.token_tables import diff_patch
 from .folders import inside, temporary_folder
 from .weights import FAMILIES
 
@@ -38,7 +39,20 @@ def apply(
     lora = artifact.lora()
     if lora:
         model, clip = comfy.sd.load_lora_for_models(model, clip, lora, strength_model, strength_clip)
-    return model, _with_words(clip, artifact)
+    return model, _with_words(_with_tables(clip, artifact, strength_clip), artifact)
+
+
+def _with_tables(clip: Any, artifact: Artifact, strength: float) -> Any:
+    """A clone of CLIP whose words moved as far as training moved them, where it moved all of them."""
+    tables = artifact.tables()
+    if not tables:
+        return clip
+    clip = clip.clone()
+    own = clip.cond_stage_model.state_dict()
+    for encoder, table in tables.items():
+        key = f"{encoder}.transformer.text_model.embeddings.token_embedding.weight"
+        clip.add_patches({key: diff_patch(table, own[key], encoder)}, strength)
+    return clip
 
 
 def _with_words(clip: Any, artifact: Artifact) -> Any:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,10 @@ def load_concept(
 ) -> Concept:
     """Reads a concept folder; what is said here goes before what `concept.json` says."""
     if isinstance(source, ConceptSpec):
-        return load_concept(source.folder, token=source.token, class_word=source.class_word, role=source.role)
+        told = {"token": source.token, "class_word": source.class_word, "role": source.role}
+        if source.asset is not None:
+            return _asset(source.folder, source.asset, {key: text for key, text in told.items() if text})
+        return load_concept(source.folder, **told)
     folder = _existing_folder(source)
     described = _read_description(folder)
     class_word = class_word or described.get("class_word")
@@ -98,6 +101,27 @@ def load_pair(folder: str | Path) -> tuple[Concept, ...]:
         )
         for asset in sorted(assets)
     )
+
+
+def assets_in(folder: str | Path) -> list[int]:
+    """The numbers of the concepts in MagicTailor's folder; none where the folder is something else."""
+    folder = Path(folder)
+    if not folder.is_dir() or (folder / "images").is_dir() or (folder / DESCRIPTION).exists():
+        return []
+    matches = [_PAIR.fullmatch(path.stem) for path in pictures_in(folder)]
+    numbers = {int(match["asset"]) for match in matches if match is not None}
+    return sorted(numbers) if all(matches) and len(numbers) > 1 else []
+
+
+def _asset(folder: str, asset: int, told: Mapping[str, str]) -> Concept:
+    """One concept of MagicTailor's folder; what is told goes before what the file names say."""
+    there = assets_in(folder)
+    if asset not in there:
+        hint = (
+            f"there are {', '.join(map(str, there))}" if there else "files must be named like 0_person_a0.jpg"
+        )
+        raise LikenessError(f"{folder} has no pictures of concept number {asset}; {hint}")
+    return replace(load_pair(folder)[there.index(asset)], **told)
 
 
 def write_concept(folder: str | Path, concept: Concept) -> Path:

@@ -15,6 +15,7 @@ from ..errors import LikenessError
 from ..networks.lora import adaptable, merged
 from ..networks.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
 from ..networks.staged import StagedModel, StagedWords, with_class_word
+from ..networks.token_tables import changed
 from .staged_embedding import KIND, adjusted, check_used, check_width, staged_words
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _painter(
 
 @contextmanager
 def applied(base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]]) -> "Iterator[Rows]":
-    """The base with the artifacts' LoRAs in its weights; gives the rows of their placeholders."""
+    """The base with the artifacts' LoRAs and tables in its weights; gives the rows of their placeholders."""
     rows: dict[str, dict[str, Tensor]] = {}
     seen: set[str] = set()
     with ExitStack() as stack:
@@ -113,6 +114,7 @@ def applied(base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]]) -> "
         for artifact, strength in artifacts:
             _check_fit(base, artifact)
             stack.enter_context(merged(modules, artifact.lora(), strength))
+            stack.enter_context(changed(base.text_encoders, artifact.tables(), strength))
             for token in artifact.tokens:
                 if token.token in seen:
                     raise LikenessError(
