@@ -1,10 +1,14 @@
 """Draws the bundled workflows in a running ComfyUI's own editor and saves them as the editor does.
 
     python tests/comfy/draw_workflows.py http://127.0.0.1:8188
+    python tests/comfy/draw_workflows.py http://127.0.0.1:8188 --thumbnail
 
-For maintainers: run it after a node's inputs changed, with the oldest supported ComfyUI, then the tests.
+For maintainers: the first after a node's inputs changed, with the oldest supported ComfyUI; the second, which
+runs the workflow, after new weights. Then the tests.
 """
 
+import base64
+import io
 import json
 import shutil
 import sys
@@ -12,6 +16,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(
@@ -170,6 +176,34 @@ def draw(url: str) -> dict[str, Any]:
         return page.evaluate(DRAW, [nodes, links, GROUPS])
 
 
+def thumbnail(workflow: dict[str, Any], url: str) -> bytes:
+    """The workflow's own before and after, from a whole run in the editor: a minute or two."""
+    with editor(url) as page:
+        return base64.b64decode(page.evaluate(RUN, workflow))
+
+
+RUN = """
+async (workflow) => {
+  await window.app.loadGraphData(workflow);
+  const shown = window.app.graph._nodes.find(node => node.title === 'Before and after');
+  const result = new Promise((resolve, reject) => {
+    window.app.api.addEventListener('executed', event => {
+      if (String(event.detail.node) === String(shown.id)) resolve(event.detail.output.images[0]);
+    });
+    window.app.api.addEventListener('execution_error', event => reject(event.detail.exception_message));
+  });
+  await window.app.queuePrompt(0);
+  const answer = await window.app.api.fetchApi('/view?' + new URLSearchParams(await result));
+  const bytes = new Uint8Array(await answer.arrayBuffer());
+  return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(''));
+}
+"""
+
+
 if __name__ == "__main__":
-    workflow = draw(sys.argv[1])
-    (ROOT / "workflows" / "learn-a-person.json").write_text(json.dumps(workflow, indent=1) + "\n")
+    target = ROOT / "workflows" / "learn-a-person.json"
+    if "--thumbnail" not in sys.argv:
+        target.write_text(json.dumps(draw(sys.argv[1]), indent=1) + "\n")
+    else:
+        picture = Image.open(io.BytesIO(thumbnail(json.loads(target.read_text()), sys.argv[1])))
+        picture.convert("RGB").save(target.with_suffix(".jpg"), quality=90)
