@@ -296,6 +296,20 @@ def test_readme_begins_with_the_demo_and_the_tests():
     assert sum("pip install" in line for line in first_screen) == 2
 
 
+def test_every_method_and_command_stands_in_the_readme():
+    settings = ast.parse((ROOT / "engine" / "config.py").read_text("utf-8"))
+    methods = next(node.value for node in settings.body if getattr(node, "target", None) is not None
+                   and getattr(node.target, "id", "") == "METHODS")  # fmt: skip
+    names = [key.value for key in methods.keys] + re.findall(
+        r'^@app\.command\((?:"([\w-]+)")?\)\ndef (\w+)',
+        (ROOT / "engine" / "cli.py").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    words = [name if isinstance(name, str) else name[0] or name[1] for name in names]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [word for word in words if f"`{word}`" not in readme] == []
+
+
 def test_ci_runs_the_very_test_command_of_the_readme():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & stat.S_IXUSR
