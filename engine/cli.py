@@ -414,50 +414,52 @@ def _imported(
 @app.command()
 def masks(
     folder: Annotated[Path, Argument(help="A folder with pictures.")],
-    subject: Annotated[str, Option(help="What to mark: face, head, hair or person.")] = "head",
+    subject: Annotated[
+        str, Option(help="What to mark: a word, or several with commas; any of them is marked.")
+    ] = "head",
+    but_not: Annotated[
+        str, Option("--but-not", help="What to leave out of it, such as hair; several with commas.")
+    ] = "",
     backend: Annotated[
-        str, Option(help="What finds it: miniature (for pictures of its world).")
+        str, Option(help="What finds it: miniature, clipseg, grounded-sam2 or face-parts.")
     ] = "miniature",
+    models: Annotated[
+        Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")
+    ] = None,
+    device: Annotated[str, Option(help="Where networks run: cpu or cuda.")] = "cpu",
+    soft: Annotated[bool, Option("--soft", help="Keep degrees between marked and not.")] = False,
+    level: Annotated[float, Option(help="Above it a pixel is marked; not with --soft.")] = 0.5,
+    grow: Annotated[int, Option(help="Pixels to reach further out; negative shrinks.")] = 0,
+    feather: Annotated[float, Option(help="Pixels over which the edge is blurred.")] = 0.0,
+    fill_holes: Annotated[bool, Option("--fill-holes", help="Mark what the mask surrounds.")] = False,
+    keep_largest: Annotated[bool, Option("--keep-largest", help="Drop all but the largest piece.")] = False,
+    invert: Annotated[bool, Option("--invert", help="Mark everything else.")] = False,
+    sheet: Annotated[
+        Path | None, Option(help="Contact sheet of all masks; by default FOLDER-masks.jpg beside the folder.")
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace masks that are there.")] = False,
 ) -> None:
-    """Write a mask beside every picture of a concept folder."""
-    from .config import one_of
-    from .data.segment import mask_folder, miniature_segmenter
+    """Write a mask beside every picture of a concept folder, and a sheet to look them over."""
+    from .data.masks import Refinement
+    from .data.segment import Request, load_segmenter, mask_folder, words_of
 
-    one_of("backend", backend, ["miniature"])
-    for path in mask_folder(folder, miniature_segmenter(subject), overwrite):
+    refine = Refinement(
+        level=None if soft else level,
+        grow=grow,
+        feather=feather,
+        fill_holes=fill_holes,
+        keep_largest=keep_largest,
+        invert=invert,
+    )
+    request = Request(words=words_of(subject), but_not=words_of(but_not), refine=refine)
+    place = folder.absolute()
+    sheet = sheet or place.with_name(f"{place.name}-masks.jpg")
+    segmenter = load_segmenter(backend, models, device)
+    with meter("masks") as show:
+        written = mask_folder(folder, segmenter, request, overwrite=overwrite, sheet=sheet, on_picture=show)
+    for path in written:
         say(str(path))
-
-
-@app.command()
-def interval(
-    folder: Annotated[Path, Argument(help="A concept folder with masks.")],
-    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature",
-    class_word: Annotated[str | None, Option(help="By default as concept.json says.")] = None,
-    share: Annotated[
-        float, Option(min=0.0, max=1.0, help="Keep what is above this share of the peak.")
-    ] = 0.8,
-    points: Annotated[int, Option(min=2, max=500, help="Timesteps to look at.")] = 20,
-    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
-    out: Annotated[Path | None, Option("--out", "-o", help="Draw the curve to this PNG.")] = None,
-) -> None:
-    """Find the timesteps at which a base sees the subject, for PersonaMagic's --interval."""
-    from .data.concepts import load_concept
-    from .evaluation.loss_plot import plot_losses
-    from .training.base_model import load_base
-    from .training.interval import measure_overlap
-
-    concept = load_concept(folder, class_word=class_word)
-    with meter("looking") as show:
-        found = measure_overlap(
-            load_base(BaseSpec.parse(base)), concept, points=points, share=share, seed=seed,
-            check=lambda done, total: show(done, total, ""),
-        )  # fmt: skip
-    if out is not None:
-        curve = list(zip(found.timesteps, found.overlap))
-        save_picture(out, plot_losses({f"overlap of '{concept.class_word}' and mask": curve}), {})
-    say(json.dumps({"interval": list(found.interval), "timesteps": found.timesteps,
-                    "overlap": [round(value, 4) for value in found.overlap]}))  # fmt: skip
+    note(f"look at {sheet}")
 
 
 @app.command()
@@ -487,14 +489,51 @@ def evaluate(
 
 
 @app.command()
-def doctor() -> int:
+def doctor(
+    data: Annotated[
+        Path | None, Option(help="Look at the pictures of this concept folder instead, with advice on each.")
+    ] = None,
+    faces: Annotated[
+        str | None, Option(help="With --data: find faces with this pack: auraface, antelopev2 or buffalo_l.")
+    ] = None,
+    models: Annotated[Path | None, Option(help="With --faces: folder whose models/ holds the pack.")] = None,
+) -> int:
     """Show versions, devices, onnxruntime's state and folders, and what is wrong with them."""
+    if data is not None:
+        return _doctor_of_pictures(data, faces, models)
     from .doctor import examine
 
     findings = examine()
     for finding in findings:
         say(f"{finding.mark}  {finding.what:<22}  {finding.state}")
     return USER_MISTAKE if any(finding.mark == "✗" for finding in findings) else 0
+
+
+def _doctor_of_pictures(folder: Path, pack: str | None, root: Path | None) -> int:
+    """A line of numbers per picture with what to do about it; the exit status stays 0: advice is no error."""
+    from .data.concepts import load_concept
+    from .data.quality import advice_on_all, examine_pictures
+
+    pictures = load_concept(folder, class_word="subject").pictures
+    sides: list[float | None] | None = None
+    if pack is not None:
+        from .data.faces import load_faces
+
+        finder = load_faces(pack, root)
+        found = [finder(picture.pixels) for picture in pictures]
+        sides = [faces[0].side if faces else None for faces in found]
+    reports = examine_pictures(pictures, sides)
+    for report in reports:
+        mark = "·" if report.advice else "✓"
+        face = "" if report.face is None else f"  {'face' if pack else 'mask'} {report.face:.0f} px"
+        masked = "" if report.coverage is None else f"  marked {report.coverage:.0%}"
+        size = f"{report.size[1]} x {report.size[0]}"
+        say(f"{mark}  {report.name:<22}  {size}  sharpness {report.sharpness:.0f}{face}{masked}")
+        for advice in report.advice:
+            say(f"     {advice}")
+    for advice in advice_on_all(reports):
+        say(f"·  {advice}")
+    return 0
 
 
 @app.command()

@@ -72,9 +72,9 @@ def ffhq_quad(landmarks: Points) -> Points:
     return np.stack([middle - x - y, middle - x + y, middle + x + y, middle + x - y])
 
 
-def _eyes_and_mouth(landmarks: Points) -> Sequence[Points]:
+def _eyes_and_mouth(landmarks: Points) -> tuple[Points, Points, Points, Points]:
     if len(landmarks) == len(ARCFACE_POINTS):
-        return landmarks[[0, 1, 3, 4]]
+        return landmarks[0], landmarks[1], landmarks[3], landmarks[4]
     return landmarks[36:42].mean(0), landmarks[42:48].mean(0), landmarks[48], landmarks[54]
 
 

@@ -3,7 +3,7 @@
 A mask is (H, W) float32 in [0, 1], at its picture's size. Nothing here knows where masks come from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +54,14 @@ def inverted(mask: Mask) -> Mask:
     return 1 - mask
 
 
-def without(mask: Mask, others: Sequence[Mask]) -> Mask:
+def without(mask: Mask, others: Iterable[Mask]) -> Mask:
     """The mask where none of the others is: concept AND NOT components (MagicTailor)."""
     for other in others:
         mask = np.minimum(mask, 1 - other)
     return mask
 
 
-def union(masks: Sequence[Mask]) -> Mask:
+def union(masks: Iterable[Mask]) -> Mask:
     return np.maximum.reduce(list(masks))
 
 

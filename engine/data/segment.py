@@ -1,47 +1,138 @@
-"""Finding the subject in a picture: masks for concept folders. For now by the Miniature's own parser."""
+"""From words to masks: which back ends there are, masks of pictures in hand, and masks of whole folders."""
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LikenessError, nearest
 from ..files import make_folder, write_atomically
-from ..miniature import world
+from .helpers import default_models
+from .masks import HALF, Mask, Refinement, union, without
+from .overlays import contact_sheet, thumbnail, veiled
 from .pictures import pictures_in, read_picture, to_mask_image
+from .segmenters.base import Found, Segmenter
 
-SUBJECTS = {  # what a mask may mark, as parts of the Miniature's world
-    "face": world.FACE_PARTS,
-    "head": (*world.FACE_PARTS, "hair", "ear", "neck"),
-    "hair": ("hair",),
-    "person": tuple(part for part in world.PARTS if part != "background"),
+BACK_ENDS = {  # name -> (module in segmenters, what it is for)
+    "clipseg": ("clipseg", "any word, softly (CLIPSeg)"),
+    "grounded-sam2": ("grounded", "any word, with sharp edges (GroundingDINO and SAM 2)"),
+    "face-parts": ("face_parts", "face, hair, eyes, lips … of photographs (face parsing)"),
+    "miniature": ("miniature", "pictures of the Miniature's world, without any download"),
 }
-Segmenter = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 -> (H, W) float32 in [0, 1]
+TRACE = 0.25  # a soft mask that nowhere reaches this has found nothing
+
+OnPicture = Callable[[int, int, str], None]  # done, total, the picture's name
 
 
-def miniature_segmenter(subject: str) -> Segmenter:
-    """Marks a subject of SUBJECTS in pictures that look like the Miniature's world."""
-    if subject not in SUBJECTS:
-        hint = nearest(subject, SUBJECTS) or f"; valid are {', '.join(SUBJECTS)}"
-        raise LikenessError(f"unknown subject '{subject}'{hint}")
-    from ..miniature.judges import load_judges
-
-    judges = load_judges()
-    wanted = [world.PART_ID[part] for part in SUBJECTS[subject]]
-
-    def segment(pixels: np.ndarray) -> np.ndarray:
-        labels = judges.parse(pixels[None])[0]
-        inside = Image.fromarray(np.isin(labels, wanted).astype(np.uint8) * 255, "L")
-        height, width = pixels.shape[:2]
-        smooth = np.asarray(inside.resize((width, height), Image.Resampling.BILINEAR))
-        return (smooth >= 128).astype(np.float32)
-
-    return segment
+def load_segmenter(name: str, models: Path | None = None, device: str = "cpu") -> Segmenter:
+    """The back end of that name, with weights from `models`: models/likeness, or the folder they lie in."""
+    if name not in BACK_ENDS:
+        hint = nearest(name, BACK_ENDS) or f"; use one of {', '.join(BACK_ENDS)}"
+        raise LikenessError(f"unknown back end '{name}'{hint}")
+    module = importlib.import_module(f".segmenters.{BACK_ENDS[name][0]}", __package__)
+    return module.load(models or default_models(), device)
 
 
-def mask_folder(folder: Path, segment: Segmenter, overwrite: bool = False) -> list[Path]:
-    """Writes `masks/<stem>.png` for every picture of a concept folder; all or, on an error, none of them."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to mark: any of the words, none of the others, and what to do to the found mask."""
+
+    words: tuple[str, ...]
+    but_not: tuple[str, ...] = ()
+    refine: Refinement = Refinement(level=HALF)
+
+    def __post_init__(self) -> None:
+        if not self.words or not all(word.strip() for word in (*self.words, *self.but_not)):
+            raise LikenessError("no word says what to mark; write what the pictures show, such as face")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Words divided by commas, as people type them."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def find_mask(segmenter: Segmenter, pixels: NDArray[np.uint8], request: Request, name: str) -> Mask:
+    """The mask (H, W) of one picture (H, W, 3); finding none of the words is an error that names both."""
+    found = segmenter(pixels, [*request.words, *request.but_not])
+    count = len(request.words)
+    level = request.refine.level
+    mask = union(found.masks[:count])
+    if mask.max() < (TRACE if level is None else level):
+        raise _nothing(found, request.words, name)
+    mask = request.refine(without(mask, found.masks[count:]))
+    if not mask.any():
+        raise LikenessError(
+            f"nothing is left of the mask of {name}; exclude less, grow it or lower the level"
+        )
+    return mask
+
+
+def find_masks(
+    segmenter: Segmenter,
+    pictures: Iterable[NDArray[np.uint8]],
+    request: Request,
+    names: Sequence[str],
+    on_picture: OnPicture | None = None,
+) -> list[Mask]:
+    """A mask for each picture, with one loaded back end; `names` are what errors and progress call them."""
+    masks = []
+    for number, (pixels, name) in enumerate(zip(pictures, names), start=1):
+        masks.append(find_mask(segmenter, pixels, request, name))
+        if on_picture is not None:
+            on_picture(number, len(names), name)
+    return masks
+
+
+def _nothing(found: Found, words: Sequence[str], name: str) -> LikenessError:
+    best = max(found.scores[: len(words)], default=0.0)
+    others = {word: score for word, score in found.instead.items() if word not in words}
+    surest = sorted(others.items(), key=lambda entry: -entry[1])[:4]
+    instead = ", ".join(f"{word} {score:.2f}" for word, score in surest)
+    saw = f"; what was found: {instead}" if instead else ""
+    return LikenessError(
+        f"no {' or '.join(words)} found in {name} (best score {best:.2f}{saw}); "
+        "crop closer, use another word, draw its mask yourself or drop it"
+    )
+
+
+# --- folders ----------------------------------------------------------------------------------------
+
+
+def mask_folder(
+    folder: Path,
+    segmenter: Segmenter,
+    request: Request,
+    *,
+    overwrite: bool = False,
+    sheet: Path | None = None,
+    on_picture: OnPicture | None = None,
+) -> list[Path]:
+    """Writes `masks/<stem>.png` for every picture of a concept folder, all or none, and a contact sheet."""
+    pictures, targets = _pictures_and_targets(folder, overwrite)
+    masks: list[Image.Image] = []  # eight bits a pixel: twenty large pictures stay in memory
+    cells: list[tuple[str, Image.Image]] = []
+    for number, path in enumerate(pictures, start=1):
+        pixels = read_picture(path)
+        mask = find_mask(segmenter, pixels, request, str(path))
+        masks.append(to_mask_image(mask))
+        cells.append((path.name, thumbnail(veiled(pixels, mask))))
+        if on_picture is not None:
+            on_picture(number, len(pictures), path.name)
+    make_folder(folder / "masks")
+    for target, mask in zip(targets, masks):
+        with write_atomically(target) as temporary:
+            mask.save(temporary, format="PNG")
+    if sheet is not None:
+        with write_atomically(sheet) as temporary:
+            contact_sheet(cells).save(temporary)
+    return targets
+
+
+def _pictures_and_targets(folder: Path, overwrite: bool) -> tuple[list[Path], list[Path]]:
     inner = folder / "images"
     pictures = pictures_in(inner if inner.is_dir() else folder) if folder.is_dir() else []
     if not pictures:
@@ -50,18 +141,4 @@ def mask_folder(folder: Path, segment: Segmenter, overwrite: bool = False) -> li
     taken = [path for path in targets if path.exists()]
     if taken and not overwrite:
         raise LikenessError(f"{taken[0]} exists; allow overwriting, or move it away to keep it")
-    masks = [segment(read_picture(path)) for path in pictures]
-    _refuse_empty(pictures, masks)
-    make_folder(folder / "masks")
-    for target, mask in zip(targets, masks):
-        with write_atomically(target) as temporary:
-            to_mask_image(mask).save(temporary, format="PNG")
-    return targets
-
-
-def _refuse_empty(pictures: Sequence[Path], masks: Sequence[np.ndarray]) -> None:
-    for path, mask in zip(pictures, masks):
-        if not mask.any():
-            raise LikenessError(
-                f"nothing to mark was found in {path}; crop closer, draw its mask yourself or drop it"
-            )
+    return pictures, targets

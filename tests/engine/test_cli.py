@@ -334,9 +334,23 @@ def test_evaluate_measures_a_concept_against_the_base(tmp_path: Path, here, lear
 
 def test_masks_are_written_beside_the_pictures(tmp_path: Path, here, person: Path):
     shutil.copytree(person / "images", tmp_path / "images")
-    done = here("masks", tmp_path, "--subject", "face")
+    sheet = tmp_path / "sheet.jpg"
+    done = here("masks", tmp_path, "--subject", "face", "--keep-largest", "--sheet", sheet)
     assert done.returncode == 0, done.stderr
-    assert files_in(tmp_path / "masks") == ["0.png", "1.png"]
+    assert files_in(tmp_path / "masks") == ["0.png", "1.png"] and sheet.exists()
+    assert "masks: 2/2" in done.stderr and f"look at {sheet}" in done.stderr
+    looked = here("doctor", "--data", tmp_path)
+    assert looked.returncode == 0, looked.stderr
+    assert looked.stdout.count("128 x 128  sharpness") == 2 and "it is small (128 x 128)" in looked.stdout
+    assert "fewer than three different pictures" in looked.stdout
+
+
+def test_missing_weights_are_named_before_any_picture_is_read(tmp_path: Path, here, person: Path):
+    done = here("masks", person, "--backend", "clipseg", "--subject", "face", "--models", tmp_path)
+    assert done.returncode == 2
+    assert re.search(
+        r"config\.json, model\.safetensors or .* missing in .*/clipseg; get the files", done.stderr
+    )
 
 
 def test_the_printed_config_is_the_job_and_can_be_given_back(tmp_path: Path, here, person: Path):

@@ -1,4 +1,4 @@
-"""Masks found by the Miniature's parser agree with the renderer's own, and are written all or none."""
+"""From words to masks: what is marked, what is left out, what errors say, and folders written all or none."""
 
 from pathlib import Path
 
@@ -7,9 +7,20 @@ import pytest
 from PIL import Image
 
 from likeness_portraits.engine.data.concepts import load_concept
-from likeness_portraits.engine.data.segment import SUBJECTS, mask_folder, miniature_segmenter
+from likeness_portraits.engine.data.masks import Refinement, overlap
+from likeness_portraits.engine.data.segment import (
+    Request,
+    find_masks,
+    load_segmenter,
+    mask_folder,
+    words_of,
+)
+from likeness_portraits.engine.data.segmenters.base import Found, Segmenter
+from likeness_portraits.engine.data.segmenters.miniature import parts_of
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.miniature import world
+
+HEAD = Request(words=("head",))
 
 
 @pytest.fixture(scope="module")
@@ -17,34 +28,83 @@ def portraits() -> list[world.Portrait]:
     return [portrait for seed in world.TUNING_SEEDS[:3] for portrait in world.example_pictures(seed, 2)]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
-def test_found_masks_agree_with_what_was_drawn(portraits: list[world.Portrait], subject: str):
-    segment, overlaps = miniature_segmenter(subject), []
-    for portrait in portraits:
-        found, true = segment(portrait.pixels) > 0.5, portrait.mask(SUBJECTS[subject]) > 0.5
-        overlaps.append((found & true).sum() / max((found | true).sum(), 1))
-    assert np.mean(overlaps) >= 0.85
+@pytest.fixture(scope="module")
+def parser() -> Segmenter:
+    return load_segmenter("miniature")
 
 
-def test_masks_have_the_size_of_their_pictures_and_are_read_with_them(tmp_path: Path, portraits):
-    large = Image.fromarray(portraits[0].pixels).resize((300, 260))
-    large.save(tmp_path / "a.png")
-    paths = mask_folder(tmp_path, miniature_segmenter("head"))
-    assert paths == [tmp_path / "masks" / "a.png"]
+def brightness(pixels: np.ndarray, words) -> Found:
+    """A back end for tests of what comes after: `dark` and `red` parts of a picture."""
+    maps = {"dark": 1 - pixels.mean(-1) / 255, "red": (pixels[..., 0] > 200) & (pixels[..., 1] < 50)}
+    masks = np.stack([maps[word] for word in words]).astype(np.float32)
+    return Found(masks, tuple(float(mask.max()) for mask in masks), {"white": 0.9})
+
+
+@pytest.mark.parametrize("word", ["face", "head", "hair", "person"])
+def test_found_masks_agree_with_what_was_drawn(portraits: list[world.Portrait], parser: Segmenter, word: str):
+    pictures, names = [portrait.pixels for portrait in portraits], [str(i) for i in range(len(portraits))]
+    true = [portrait.mask(parts_of(word)) for portrait in portraits]
+    shown = [number for number, mask in enumerate(true) if mask.sum() > 50]  # some are bald
+    found = find_masks(
+        parser, [pictures[i] for i in shown], Request(words=(word,)), [names[i] for i in shown]
+    )
+    assert np.mean([overlap(mask, true[i]) for i, mask in zip(shown, found)]) >= 0.85
+
+
+def test_masks_have_the_size_of_their_pictures_and_are_read_with_them(tmp_path: Path, portraits, parser):
+    Image.fromarray(portraits[0].pixels).resize((300, 260)).save(tmp_path / "a.png")
+    sheet = tmp_path / "sheet" / "all.jpg"
+    assert mask_folder(tmp_path, parser, HEAD, sheet=sheet) == [tmp_path / "masks" / "a.png"]
     (picture,) = load_concept(tmp_path, class_word="man").pictures
     assert picture.mask.shape == (260, 300) and 0.1 < picture.mask.mean() < 0.7
+    assert Image.open(sheet).size == (208, 224)
     with pytest.raises(LikenessError, match=r"masks/a\.png exists; allow overwriting"):
-        mask_folder(tmp_path, miniature_segmenter("head"))
+        mask_folder(tmp_path, parser, HEAD)
 
 
-def test_a_picture_without_the_subject_is_named_and_nothing_is_written(tmp_path: Path, portraits):
-    Image.fromarray(portraits[0].pixels).save(tmp_path / "a.png")
-    Image.new("RGB", (128, 128), "white").save(tmp_path / "blank.png")
-    with pytest.raises(LikenessError, match=r"nothing to mark was found in .*blank\.png; crop closer"):
-        mask_folder(tmp_path, lambda pixels: (pixels.mean(-1) < 250).astype(np.float32))
+def test_any_of_the_words_is_marked_and_none_of_the_others():
+    picture = np.full((8, 8, 3), 255, np.uint8)
+    picture[:, :4] = 0
+    picture[:2] = (255, 0, 0)
+    both = Request(words=("dark", "red"), refine=Refinement(level=0.8))
+    (mask,) = find_masks(brightness, [picture], both, ["a"])
+    assert mask[:2].all() and mask[2:, :4].all() and not mask[2:, 4:].any()
+    (mask,) = find_masks(brightness, [picture], Request(words=("dark",), but_not=("red",)), ["a"])
+    assert not mask[:2].any() and mask[2:, :4].all()
+
+
+def test_masks_stay_soft_where_that_is_wanted():
+    picture = np.full((8, 8, 3), 100, np.uint8)
+    (mask,) = find_masks(brightness, [picture], Request(words=("dark",), refine=Refinement()), ["a"])
+    assert mask == pytest.approx(1 - 100 / 255)
+
+
+def test_progress_is_told_picture_by_picture(parser, portraits):
+    told: list[tuple[int, int, str]] = []
+    pictures, names = [portrait.pixels for portrait in portraits[:3]], ["a", "b", "c"]
+    find_masks(parser, pictures, HEAD, names, lambda *news: told.append(news))
+    assert told == [(1, 3, "a"), (2, 3, "b"), (3, 3, "c")]
+
+
+def test_a_picture_without_the_subject_is_named_with_what_is_there_and_nothing_is_written(tmp_path: Path):
+    Image.new("RGB", (64, 64), "black").save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "blank.png")
+    with pytest.raises(
+        LikenessError,
+        match=r"no dark found in .*blank\.png \(best score 0\.00; what was found: white 0\.90\); crop closer",
+    ):
+        mask_folder(tmp_path, brightness, Request(words=("dark",)))
     assert not (tmp_path / "masks").exists()
 
 
-def test_an_unknown_subject_is_answered_with_the_nearest():
-    with pytest.raises(LikenessError, match="unknown subject 'fase'; did you mean 'face'"):
-        miniature_segmenter("fase")
+def test_words_are_divided_by_commas_and_some_are_needed():
+    assert words_of(" face, left eye ,,hat") == ("face", "left eye", "hat")
+    with pytest.raises(LikenessError, match="no word says what to mark"):
+        Request(words=())
+
+
+def test_unknown_words_and_back_ends_are_answered_with_the_nearest(parser, portraits):
+    with pytest.raises(LikenessError, match="the Miniature's parser knows no 'fase'; did you mean 'face'"):
+        parser(portraits[0].pixels, ["fase"])
+    with pytest.raises(LikenessError, match="unknown back end 'clipsec'; did you mean 'clipseg'"):
+        load_segmenter("clipsec")

@@ -1,0 +1,114 @@
+"""What is good and bad about the pictures somebody wants to learn from, in numbers and in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .concepts import Picture
+from .masks import HALF
+
+GREY = (0.299, 0.587, 0.114)
+LOOK_SIDE = 512  # sharpness is measured at this size, so that cameras compare
+BLURRED = 40.0  # variance of the Laplacian below which a photograph looks soft
+SMALL_PICTURE = 512  # pixels on the shorter side
+SMALL_FACE = 128  # pixels on the shorter side of a face
+THIN_MASK, FULL_MASK = 0.02, 0.95  # shares of the picture
+ALIKE = 6  # of 256 bits may differ in two pictures that are one
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One picture: sizes in pixels, coverage as a share, and what to do about it in sentences."""
+
+    name: str
+    size: tuple[int, int]  # height, width
+    sharpness: float
+    face: float | None  # the shorter side of its face; None where nobody looked or nothing was found
+    coverage: float | None
+    like: str | None  # an earlier picture that it repeats
+    advice: tuple[str, ...] = field(default=())
+
+
+def examine_pictures(
+    pictures: Sequence[Picture], faces: Sequence[float | None] | None = None, *, smallest: int = SMALL_PICTURE
+) -> list[Quality]:
+    """A report per picture; `faces` are the sides of their faces where somebody looked for them."""
+    prints = [fingerprint(picture.pixels) for picture in pictures]
+    reports = []
+    for number, picture in enumerate(pictures):
+        twin = next((i for i in range(number) if (prints[i] != prints[number]).sum() <= ALIKE), None)
+        side = _mask_side(picture) if faces is None else faces[number]
+        report = Quality(
+            picture.name,
+            picture.pixels.shape[:2],
+            sharpness(picture.pixels),
+            side,
+            None if picture.mask is None else float(picture.mask.mean()),
+            None if twin is None else pictures[twin].name,
+        )
+        reports.append(_advised(report, smallest, looked=faces is not None))
+    return reports
+
+
+def _mask_side(picture: Picture) -> float | None:
+    """The shorter side of what the mask surrounds: an upper bound of the face's."""
+    if picture.mask is None or not (picture.mask >= HALF).any():
+        return None
+    inside = picture.mask >= HALF
+    spans = [np.flatnonzero(inside.any(axis)) for axis in (0, 1)]
+    return float(min(span[-1] - span[0] + 1 for span in spans))
+
+
+def _advised(report: Quality, smallest: int, looked: bool) -> Quality:
+    advice = []
+    if report.like is not None:
+        advice.append(f"it repeats {report.like}; drop one of them")
+    if min(report.size) < smallest:
+        advice.append(
+            f"it is small ({report.size[1]} x {report.size[0]}); find a larger copy if there is one"
+        )
+    if report.sharpness < BLURRED:
+        advice.append("it is blurred; take a sharper one if you can")
+    if looked and report.face is None:
+        advice.append("no face was found in it; crop closer, or drop it if a face is to be learned")
+    elif report.face is not None and report.face < SMALL_FACE * smallest / SMALL_PICTURE:
+        advice.append(f"its face is small ({report.face:.0f} pixels); crop closer")
+    if report.coverage is not None and report.coverage < THIN_MASK:
+        advice.append(f"its mask marks only {report.coverage:.1%} of it; crop closer or mend the mask")
+    if report.coverage is not None and report.coverage > FULL_MASK:
+        advice.append("its mask marks nearly all of it, so that its background is learned too; mend the mask")
+    return Quality(
+        report.name, report.size, report.sharpness, report.face, report.coverage, report.like, tuple(advice)
+    )
+
+
+def advice_on_all(reports: Sequence[Quality]) -> list[str]:
+    """What concerns the set, not one picture."""
+    said = []
+    if len(reports) - sum(report.like is not None for report in reports) < 3:
+        said.append("fewer than three different pictures; three to eight varied ones learn better")
+    masked = sum(report.coverage is not None for report in reports)
+    if 0 < masked < len(reports):
+        said.append(f"only {masked} of {len(reports)} pictures have masks; mask all or none")
+    elif not masked:
+        said.append("no masks: backgrounds are learned too; `likeness masks` writes them")
+    return said
+
+
+def sharpness(pixels: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of the grey picture, its longer side scaled to LOOK_SIDE at most."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX)
+    grey = np.asarray(image, np.float32) @ np.array(GREY, np.float32)
+    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    return float(edges.var())
+
+
+def fingerprint(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """256 bits that survive scaling and saving again: does it get brighter from cell to cell?"""
+    image = Image.fromarray(pixels).convert("L").resize((17, 16), Image.Resampling.BOX)
+    grey = np.asarray(image, np.int16)
+    return (grey[:, 1:] > grey[:, :-1]).ravel()

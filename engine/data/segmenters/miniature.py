@@ -1,0 +1,49 @@
+"""The Miniature's own parser as a back end: for pictures of its world, without any download."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...errors import LikenessError, nearest
+from ...miniature import world
+from ...miniature.judges import load_judge, to_tensor
+from .base import Found, enlarged
+
+SETS = {
+    "face": world.FACE_PARTS,
+    "head": (*world.FACE_PARTS, "hair", "ear", "neck"),
+    "person": tuple(part for part in world.PARTS if part != "background"),
+}
+ALSO = {"man": "person", "woman": "person", "eyes": "eye", "brows": "brow", "ears": "ear", "lips": "mouth"}
+
+
+def parts_of(word: str) -> tuple[str, ...]:
+    wanted = word.strip().lower()
+    wanted = ALSO.get(wanted, wanted)
+    if wanted in SETS:
+        return SETS[wanted]
+    if wanted in world.PARTS:
+        return (wanted,)
+    valid = [*SETS, *world.PARTS]
+    hint = nearest(wanted, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
+    raise LikenessError(f"the Miniature's parser knows no '{word}'{hint}")
+
+
+class MiniatureParser:
+    def __init__(self) -> None:
+        self.network = load_judge("parser")
+
+    @torch.no_grad()
+    def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
+        wanted = [[world.PART_ID[part] for part in parts_of(word)] for word in words]
+        shares = self.network(to_tensor(pixels[None]))[0].softmax(0)  # (parts, S, S)
+        maps = torch.stack([shares[parts].sum(0) for parts in wanted])
+        seen = shares.amax((1, 2)).tolist()
+        instead = {part: share for part, share in zip(world.PARTS, seen) if share > 0.5}
+        return Found(enlarged(maps, pixels.shape[:2]), tuple(maps.amax((1, 2)).tolist()), instead)
+
+
+def load(*_: object) -> MiniatureParser:
+    return MiniatureParser()
