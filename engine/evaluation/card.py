@@ -107,6 +107,19 @@ def reading_accuracy(
     }
 
 
+def retrieval_scores(people: range) -> dict[str, float]:
+    """By attribute, how often the true caption beats all captions in which that attribute alone differs."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from ..miniature.making.clip import Pair, retrieval
+
+    text_encoder = CLIPTextModel(CLIPTextConfig(**model.text_config()))
+    text_encoder.load_state_dict(model.state_dict("text_encoder"))
+    pair = Pair(text_encoder).eval()
+    pair.load_state_dict(model.state_dict("image_encoder"))
+    return retrieval(pair, people)
+
+
 def measure(people: int = 50, drawn: int = 96) -> dict[str, Any]:
     """All scores: `people` held-out people for the judges, `drawn` captions for the diffusion model."""
     from ..miniature.judges import load_judges
@@ -121,6 +134,7 @@ def measure(people: int = 50, drawn: int = 96) -> dict[str, Any]:
     files = [model.weights_file(name) for name in model.NETWORKS]
     return {
         "autoencoder": autoencoder_scores(base, renders),
+        "clip": {"retrieval": retrieval_scores(world.REPORTING_SEEDS[:people])},
         "unet": {
             "accuracy": reading_accuracy(judges, pictures, truths),
             "ceiling": reading_accuracy(judges, renders.pixels[asked], truths),

@@ -8,7 +8,7 @@ Coordinates: x and y in [-1, 1], x to the right, y downwards, (0, 0) in the midd
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,6 +264,18 @@ def caption(identity: Identity, context: Context, rng: np.random.Generator | Non
     if looks:
         text += " with " + " and ".join(looks)
     return text + context_phrase(context, keep)
+
+
+def altered_caption(identity: Identity, context: Context, name: str, value: str) -> str:
+    """The full caption of the portrait with one attribute said differently."""
+    if name in IDENTITY_ATTRIBUTES:
+        return caption(replace(identity, **{name: value}), context)
+    return caption(identity, replace(context, **{name: value}))
+
+
+def stated_attributes(identity: Identity) -> list[str]:
+    """The attributes that a full caption of this person states (a bald head has no hair colour)."""
+    return [name for name in ATTRIBUTES if not (name == "hair_colour" and identity.hair_style == "bald")]
 
 
 def identity_phrases(identity: Identity, keep) -> list[str]:

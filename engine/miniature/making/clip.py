@@ -1,6 +1,5 @@
 """The Miniature's image tower, aligned with its text encoder by captions that differ in one attribute."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +36,6 @@ class Pair(nn.Module):
         return F.normalize(self.image(pixels).image_embeds.float(), dim=-1)
 
 
-def altered(identity: world.Identity, context: world.Context, name: str, value: str) -> str:
-    """The full caption of the portrait with one attribute said differently."""
-    if name in world.IDENTITY_ATTRIBUTES:
-        identity = replace(identity, **{name: value})
-    else:
-        context = replace(context, **{name: value})
-    return world.caption(identity, context)
-
-
-def stated_attributes(identity: world.Identity) -> list[str]:
-    """The attributes that a full caption of this person states (a bald head has no hair colour)."""
-    return [
-        name for name in world.ATTRIBUTES if not (name == "hair_colour" and identity.hair_style == "bald")
-    ]
-
-
 def make(
     text_encoder: CLIPTextModel, data: Dataset, work: Path, steps: int, batch: int = 48, device: str = "cpu"
 ) -> Pair:
@@ -65,10 +48,10 @@ def make(
     def texts_of(index: int, rng: np.random.Generator) -> list[str]:
         identity, context = world.sample_identity(index // each), world.sample_context(index)
         texts = [world.caption(identity, context)]
-        for name in rng.choice(stated_attributes(identity), NEGATIVES, replace=False):
+        for name in rng.choice(world.stated_attributes(identity), NEGATIVES, replace=False):
             true = world.attributes(identity, context)[name]
             other = str(rng.choice([value for value in world.ATTRIBUTES[name] if value != true]))
-            texts.append(altered(identity, context, str(name), other))
+            texts.append(world.altered_caption(identity, context, str(name), other))
         return texts
 
     def loss_of(pair: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
@@ -98,8 +81,10 @@ def retrieval(pair: nn.Module, people: range, device: str = "cpu") -> dict[str, 
         portrait = torch.from_numpy(world.render(identity, context).pixels.copy()).permute(2, 0, 1)[None]
         picture = pair.embed_images((portrait.float() / 127.5 - 1).to(device))
         truth = world.attributes(identity, context)
-        for name in stated_attributes(identity):
-            texts = [altered(identity, context, name, value) for value in world.ATTRIBUTES[name]]
+        for name in world.stated_attributes(identity):
+            texts = [
+                world.altered_caption(identity, context, name, value) for value in world.ATTRIBUTES[name]
+            ]
             tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)
             best = int((picture @ pair.embed_texts(tokens).T).argmax())
             right[name].append(world.ATTRIBUTES[name][best] == truth[name])
