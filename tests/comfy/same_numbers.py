@@ -47,7 +47,7 @@ def seconds_to_start() -> float:
 
 START = seconds_to_start()  # before anything of the engine is imported
 
-from likeness_portraits.engine.comfy_bridge.miniature import build_miniature  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.training.base_model import BaseModel, load_base  # noqa: E402
@@ -73,13 +73,14 @@ def differences(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dic
     noisy = torch.randn(len(PROMPTS), 4, side, side, generator=RANDOM)
     timesteps = torch.tensor([1, 500, 999])
     predicted = model.model.diffusion_model(noisy, timesteps.float(), context=context)
-    pixels = torch.rand(1, 8 * side, 8 * side, 3, generator=RANDOM)
+    pixels, _, _ = miniature_person(0, 2)
+    latents = vae.encode(pixels)
     return {
         "text": apart(text_states(clip), context),
         "noise": apart(predicted, base.predict(noisy, timesteps, context)),
-        "pictures": apart(vae.decode(noisy).movedim(-1, 1) * 2 - 1, base.decode(noisy * base.latent_scale)),
-        "latents": apart(
-            vae.encode(pixels), base.encode_pixels(pixels.movedim(-1, 1) * 2 - 1) / base.latent_scale
+        "latents": apart(latents, base.encode_pixels(pixels.movedim(-1, 1) * 2 - 1) / base.latent_scale),
+        "pictures": apart(  # as IMAGE, in [0, 1]
+            vae.decode(latents), base.decode(latents * base.latent_scale).movedim(1, -1) / 2 + 0.5
         ),
     }
 
