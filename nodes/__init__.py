@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .concept import LikenessConcept, LikenessConceptFolder
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
+from .masks import LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
 from .miniature import LikenessMiniature
 from .staged import LikenessStagedPrompt
 from .train import (
@@ -15,6 +16,9 @@ from .train import (
 
 NODES: list[type[io.ComfyNode]] = [
     LikenessMiniature,
+    LikenessSegmentText,
+    LikenessParseFace,
+    LikenessDetectFaces,
     LikenessConcept,
     LikenessConceptFolder,
     LikenessTrainTextualInversion,

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..errors import LikenessError, nearest
-from .alignment import largest_face
+from .alignment import ffhq_aligned, largest_face
 from .helpers import default_models
 from .masks import HALF, Mask
 
 DETECTOR_SIZE = 640  # pixels a side the detector sees; faces smaller than a thirtieth of it are lost
 SURE = 0.5  # detections below it are no faces
+AROUND = 1.5  # how much wider than its box a crop without landmarks is
 
 
 @dataclass(frozen=True)
@@ -201,3 +203,25 @@ def choose(faces: Sequence[Face], number: int | None, name: str) -> Face:
     if not 0 <= number < len(faces):
         raise LikenessError(f"{name} has {len(faces)} faces; choose one from 0 to {len(faces) - 1}")
     return faces[number]
+
+
+def upright(pixels: NDArray[np.uint8], face: Face, size: int) -> NDArray[np.uint8]:
+    """The face (size, size, 3) as FFHQ aligns it; without landmarks the square around its box, unturned."""
+    if face.landmarks is not None:
+        return ffhq_aligned(pixels, face.landmarks.astype(np.float64), size).pixels
+    middle, half = (face.box[:2] + face.box[2:]) / 2, AROUND * float((face.box[2:] - face.box[:2]).max()) / 2
+    left, top = (int(value) for value in np.floor(middle - half))
+    right, bottom = (int(value) for value in np.ceil(middle + half))
+    height, width = pixels.shape[:2]
+    margins = ((max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)), (0, 0))
+    wide = np.pad(pixels, margins, mode="edge")
+    part = wide[max(top, 0) : max(top, 0) + bottom - top, max(left, 0) : max(left, 0) + right - left]
+    return np.asarray(Image.fromarray(part).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def box_mask(face: Face, size: tuple[int, int]) -> Mask:
+    """1 inside the face's box, (H, W)."""
+    mask = np.zeros(size, np.float32)
+    left, top, right, bottom = (max(int(round(float(value))), 0) for value in face.box)
+    mask[top:bottom, left:right] = 1
+    return mask

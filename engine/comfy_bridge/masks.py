@@ -1,0 +1,104 @@
+"""Masks and faces of IMAGE batches: the engine's back ends with ComfyUI's folders, device, bar and cancel."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+
+from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, upright
+from ..data.masks import Mask
+from ..data.overlays import veiled, with_faces
+from ..data.segment import Request, find_masks, load_segmenter
+from ..errors import LikenessError
+from .folders import folder
+from .pictures import image_of, pictures_of
+
+
+class FoundFaces(NamedTuple):
+    """One face of each picture: crops (B, S, S, 3), boxes (B, H, W), overlays (B, H, W, 3), and words."""
+
+    crops: torch.Tensor
+    masks: torch.Tensor
+    overlays: torch.Tensor
+    said: str
+
+
+def masks_of(images: torch.Tensor, back_end: str, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
+    """MASK (B, H, W) of IMAGE (B, H, W, C), and the pictures with what is outside darkened."""
+    pictures = _some_pictures(images)
+    segmenter = load_segmenter(back_end, folder("likeness"), _device())
+    masks = find_masks(segmenter, pictures, request, _names(pictures), _watched(len(pictures)))
+    overlays = [veiled(pixels, mask) for pixels, mask in zip(pictures, masks)]
+    return torch.from_numpy(np.stack(masks)), image_of(overlays)
+
+
+def faces_of(
+    images: torch.Tensor, pack: str | None, masks: torch.Tensor | None, number: int | None, size: int
+) -> FoundFaces:
+    """The largest face, or the one of a number, of every picture; without a pack, what its mask surrounds."""
+    pictures = _some_pictures(images)
+    find = _finder(pack, pictures, masks)
+    crops, boxes, overlays, lines = [], [], [], []
+    told = _watched(len(pictures))
+    for position, (pixels, name) in enumerate(zip(pictures, _names(pictures))):
+        faces = find(position)
+        face = choose(faces, number, name)
+        crops.append(upright(pixels, face, size))
+        boxes.append(box_mask(face, pixels.shape[:2]))
+        points = [other.landmarks for other in faces if other.landmarks is not None]
+        chosen = next(place for place, other in enumerate(faces) if other is face)
+        overlays.append(with_faces(pixels, [other.box for other in faces], points, chosen))
+        lines.append(_line(name, face, len(faces)))
+        told(position + 1, len(pictures), name)
+    return FoundFaces(
+        image_of(crops), torch.from_numpy(np.stack(boxes)), image_of(overlays), "\n".join(lines)
+    )
+
+
+def _finder(
+    pack: str | None, pictures: list[np.ndarray], masks: torch.Tensor | None
+) -> Callable[[int], list[Face]]:
+    """The faces of picture number n."""
+    if pack is not None:
+        finder = load_faces(pack, Path(folder_paths.models_dir) / "insightface", _device())
+        return lambda position: finder(pictures[position])
+    if masks is None or len(masks) != len(pictures):
+        raise LikenessError("no face model is chosen; connect a mask per picture that marks its face")
+    drawn: list[Mask] = list(masks.cpu().float().numpy())
+    return lambda position: [face_of_mask(drawn[position])]
+
+
+def _line(name: str, face: Face, count: int) -> str:
+    left, top, right, bottom = (round(float(value)) for value in face.box)
+    of = f" of {count}" if count > 1 else ""
+    return f"{name}: one{of}, from ({left}, {top}) to ({right}, {bottom}), sure {face.score:.2f}"
+
+
+def _some_pictures(images: torch.Tensor) -> list[np.ndarray]:
+    if not len(images):
+        raise LikenessError("there are no pictures in the batch; connect a node that gives some")
+    return pictures_of(images)
+
+
+def _names(pictures: list[np.ndarray]) -> list[str]:
+    return [f"picture {number}" for number in range(1, len(pictures) + 1)]
+
+
+def _device() -> str:
+    return str(comfy.model_management.get_torch_device())
+
+
+def _watched(total: int) -> Callable[[int, int, str], None]:
+    """Moves the node's bar and hears the cancel button, once a picture."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def told(done: int, total: int, _: str) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return told

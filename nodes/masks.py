@@ -1,0 +1,192 @@
+"""Finding the subject: masks from words, from the parts of a face, and faces themselves."""
+
+from comfy_api.latest import io, ui
+
+from .types import CATEGORY
+
+OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
+MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
+LARGEST = -1
+NO_MODEL = "my mask"  # instead of a face model
+PHOTOGRAPHS, MINIATURE = "photographs", "the Miniature's pictures"
+# fmt: off
+EDGES = [
+    io.Boolean.Input(
+        "soft", display_name="soft", default=False,
+        tooltip="Keep degrees between marked and not. Switch it on for masks that weigh a loss.",
+    ),
+    io.Float.Input(
+        "level", display_name="level", default=0.5, min=0.05, max=0.95, step=0.05,
+        tooltip="Where a pixel begins to be marked. Lower it when too little is; soft masks ignore it.",
+    ),
+    io.Int.Input(
+        "grow", display_name="grow", default=0, min=-256, max=256, step=1,
+        tooltip="Pixels the mask reaches further out; negative shrinks it. Raise it when edges are cut off.",
+    ),
+    io.Float.Input(
+        "feather", display_name="feather", default=0.0, min=0.0, max=64.0, step=0.5,
+        tooltip="Pixels over which the edge is blurred. Raise it for smooth transitions.",
+    ),
+    io.Boolean.Input(
+        "fill_holes", display_name="fill holes", default=False,
+        tooltip="Mark what the mask surrounds too. Switch it on when glasses or highlights leave holes.",
+    ),
+    io.Boolean.Input(
+        "keep_largest", display_name="keep largest", default=False,
+        tooltip="Drop all but the largest piece. Switch it on when somebody else is in the picture.",
+    ),
+    io.Boolean.Input(
+        "invert", display_name="invert", default=False,
+        tooltip="Mark everything else instead. Switch it on to learn a style without its faces.",
+    ),
+]
+FOUND = [
+    io.Mask.Output(display_name="masks", tooltip=MASKS_TIP),
+    io.Image.Output(display_name="overlay", tooltip=OVERLAY_TIP),
+]
+# fmt: on
+
+
+class LikenessSegmentText(io.ComfyNode):
+    """Masks of whatever words name."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessSegmentText",
+            display_name="Mask by Words",
+            category=CATEGORY,
+            description="Marks what words name in every picture of a batch, and shows the masks in the node.",
+            inputs=[
+                io.Image.Input("images", display_name="pictures", tooltip="Pictures to look through."),
+                io.String.Input(
+                    "words", display_name="words", default="head",
+                    tooltip="What to mark; several words with commas are marked together. Change it to what "
+                    "your pictures show.",
+                ),
+                io.String.Input(
+                    "but_not", display_name="but not", default="",
+                    tooltip="What to leave out of the mask, such as hair when hair is learned by itself.",
+                ),
+                io.Combo.Input(
+                    "backend", options=["miniature", "clipseg", "grounded-sam2"], display_name="found by",
+                    default="miniature",
+                    tooltip="miniature needs no download but knows the Miniature's pictures only; clipseg "
+                    "finds any word, softly; grounded-sam2 finds any word with sharp edges.",
+                ),
+                *EDGES,
+            ],
+            outputs=FOUND,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, images, words: str, but_not: str, backend: str, **edges) -> io.NodeOutput:
+        from ..engine.comfy_bridge.masks import masks_of
+        from ..engine.data.segment import Request, words_of
+
+        request = Request(words=words_of(words), but_not=words_of(but_not), refine=_refinement(**edges))
+        masks, overlay = masks_of(images, backend, request)
+        return io.NodeOutput(masks, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+
+
+class LikenessParseFace(io.ComfyNode):
+    """Masks of the parts of a face."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessParseFace",
+            display_name="Mask Parts of a Face",
+            category=CATEGORY,
+            description="Marks the face, the hair or other parts in close pictures of one person, and shows "
+            "the masks in the node.",
+            inputs=[
+                io.Image.Input(
+                    "images", display_name="pictures",
+                    tooltip="Pictures in which the face is large; crop them with Find Faces if it is not.",
+                ),
+                io.String.Input(
+                    "parts", display_name="parts", default="face",
+                    tooltip="face, head, hair, eyes, brows, lips, ears, person, or single parts such as left "
+                    "eye; several with commas. Earrings are never part of the face.",
+                ),
+                io.String.Input(
+                    "but_not", display_name="but not", default="",
+                    tooltip="Parts to leave out, such as eyeglasses.",
+                ),
+                io.Combo.Input(
+                    "pictures_are", options=[MINIATURE, PHOTOGRAPHS], display_name="pictures are",
+                    default=MINIATURE,
+                    tooltip="photographs need face parsing weights in models/likeness/face_parsing; the "
+                    "Miniature's pictures need nothing.",
+                ),
+                *EDGES,
+            ],
+            outputs=FOUND,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, images, parts: str, but_not: str, pictures_are: str, **edges) -> io.NodeOutput:
+        from ..engine.comfy_bridge.masks import masks_of
+        from ..engine.data.segment import Request, words_of
+
+        request = Request(words=words_of(parts), but_not=words_of(but_not), refine=_refinement(**edges))
+        back_end = "face-parts" if pictures_are == PHOTOGRAPHS else "miniature"
+        masks, overlay = masks_of(images, back_end, request)
+        return io.NodeOutput(masks, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+
+
+class LikenessDetectFaces(io.ComfyNode):
+    """One face of every picture: its crop, its box, where it is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessDetectFaces",
+            display_name="Find Faces",
+            category=CATEGORY,
+            description="Finds the largest face of every picture, cuts it out upright and shows all that "
+            "were found in the node.",
+            inputs=[
+                io.Image.Input("images", display_name="pictures", tooltip="Pictures with faces in them."),
+                io.Combo.Input(
+                    "pack", options=["auraface", "antelopev2", "buffalo_l", NO_MODEL],
+                    display_name="found by", default="auraface",
+                    tooltip="Which insightface models look for faces: auraface may be used for anything, the "
+                    "others for non-commercial research. Choose my mask to mark the face yourself.",
+                ),
+                io.Int.Input(
+                    "number", display_name="which face", default=LARGEST, min=LARGEST, max=31, step=1,
+                    tooltip="-1 takes the largest; 0, 1, 2 … go from the largest to the smallest. Change it "
+                    "when the wrong person is cut out.",
+                ),
+                io.Int.Input(
+                    "size", display_name="crop size", default=512, min=64, max=2048, step=8,
+                    tooltip="Pixels a side of the upright crops. Take the size the next node wants.",
+                ),
+                io.Mask.Input(
+                    "masks", display_name="masks", optional=True,
+                    tooltip="White on the face, one mask per picture; needed only when found by my mask.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="faces", tooltip="Upright crops, aligned by eyes and mouth."),
+                io.Mask.Output(display_name="boxes", tooltip="White in the face's box."),
+                io.Image.Output(display_name="overlay", tooltip="Pictures with boxes and landmarks."),
+                io.String.Output(display_name="report", tooltip="Where each face is and how sure that is."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, images, pack: str, number: int, size: int, masks=None) -> io.NodeOutput:
+        from ..engine.comfy_bridge.masks import faces_of
+
+        wanted = None if number == LARGEST else number
+        found = faces_of(images, None if pack == NO_MODEL else pack, masks, wanted, size)
+        return io.NodeOutput(*found, ui=ui.PreviewImage(found.overlays, cls=cls))
+
+
+def _refinement(soft: bool, level: float, **edges):
+    from ..engine.data.masks import Refinement
+
+    return Refinement(level=None if soft else level, **edges)
