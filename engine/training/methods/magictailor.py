@@ -4,7 +4,7 @@ A warm-up on all of them, then a phase that trains the worst and holds the other
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,7 +150,7 @@ class MagicTailor(Method):
     def extra_state(self) -> dict[str, Tensor]:
         return {} if self._momentum is None else self._momentum.state()
 
-    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         if state:
             self._momentum = self._momentum or self._new_teacher()
             self._momentum.load_state(state)
