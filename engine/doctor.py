@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from .version import VERSION
 REQUIRED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 OPTIONAL = ("insightface", "onnxruntime", "onnxruntime-gpu", "deepspeed", "comfy-cli")
 GOOD, REMARK, BAD = "✓", "·", "✗"
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+# insightface asks for the CPU wheel by name; without dependencies pip leaves it away, and it is not missed
+MEND = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install --no-deps onnxruntime-gpu"
 ROOM = 5  # GB free below which learning may fail to write
 
 
@@ -73,9 +77,9 @@ def _devices() -> list[Finding]:
 
 
 def _onnxruntime() -> Finding:
-    """The CPU and the GPU wheel share a folder: whichever came last overwrote the other."""
-    cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
-    if cpu is None and gpu is None:
+    """The CPU and the GPU wheel share a folder: whichever came last overwrote the other's files."""
+    wheels = [name for name in ONNXRUNTIMES if _version(name) is not None]
+    if not wheels:
         return Finding(
             REMARK, "face models", 'no onnxruntime; for face detection run `pip install ".[faces]"`'
         )
@@ -84,12 +88,47 @@ def _onnxruntime() -> Finding:
 
         providers = onnxruntime.get_available_providers()
     except (ImportError, AttributeError) as error:
-        remedy = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-        return Finding(BAD, "face models", f"onnxruntime does not load ({error}); run `{remedy}`")
-    if cpu is not None and gpu is not None and "CUDAExecutionProvider" not in providers:
-        remedy = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-        return Finding(BAD, "face models", f"onnxruntime overwrote onnxruntime-gpu, CPU only; run `{remedy}`")
-    return Finding(GOOD, "face models", f"onnxruntime with {', '.join(name[:-17] for name in providers)}")
+        return Finding(BAD, "face models", f"onnxruntime does not load ({error}); run `{MEND}`")
+    return onnxruntime_finding(wheels, _lying_wheel(), providers, _has_gpu())
+
+
+def onnxruntime_finding(
+    wheels: Sequence[str], lying: str | None, providers: Sequence[str], has_gpu: bool
+) -> Finding:
+    """What to say of the installed wheels, the one whose files lie there and what it offers."""
+    worse = BAD if has_gpu else REMARK
+    if len(wheels) == 2 and (lying == "onnxruntime" or "CUDAExecutionProvider" not in providers):
+        state = f"onnxruntime overwrote onnxruntime-gpu, so that faces are found on the CPU; run `{MEND}`"
+        return Finding(worse, "face models", state)
+    if len(wheels) == 2:
+        state = (
+            "onnxruntime-gpu came after onnxruntime and works; they share a folder, so look again here "
+            f"after either changes, and if faces are slow run `{MEND}`"
+        )
+        return Finding(REMARK, "face models", state)
+    if has_gpu and "CUDAExecutionProvider" not in providers:
+        return Finding(REMARK, "face models", f"onnxruntime for the CPU only, beside a GPU; run `{MEND}`")
+    offered = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
+    return Finding(GOOD, "face models", f"{wheels[0]} with {offered}")
+
+
+def _lying_wheel(path: Sequence[str] | None = None) -> str | None:
+    """Which of the two wheels the shared library on disk belongs to, by the size that its record gives."""
+    found = importlib.metadata.distributions(path=list(path)) if path else importlib.metadata.distributions()
+    for wheel in found:
+        for file in wheel.files or () if wheel.metadata["Name"] in ONNXRUNTIMES else ():
+            if "pybind11_state" in file.name and file.size and Path(str(file.locate())).is_file():
+                if Path(str(file.locate())).stat().st_size == file.size:
+                    return str(wheel.metadata["Name"])
+    return None
+
+
+def _has_gpu() -> bool:
+    if _version("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _folders() -> list[Finding]:

@@ -1,0 +1,173 @@
+"""Faces: packs checked before insightface starts, its real code on tiny networks, masks in its place."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from likeness_portraits.engine.data.alignment import arcface_crop
+from likeness_portraits.engine.data.faces import (
+    PACKS,
+    Face,
+    box_mask,
+    choose,
+    face_of_mask,
+    find_pack,
+    load_faces,
+    upright,
+)
+from likeness_portraits.engine.errors import LikenessError
+
+SIDE = 96  # pixels of the tiny detector
+
+
+def test_missing_files_are_named_before_anything_is_loaded_or_fetched(tmp_path: Path):
+    with pytest.raises(
+        LikenessError,
+        match=r"scrfd_10g_bnkps\.onnx and glintr100\.onnx missing in .*models/auraface; get the files from "
+        r"https://huggingface\.co/fal/AuraFace-v1 \(Apache-2\.0\) and put them there",
+    ):
+        load_faces(root=tmp_path)
+    with pytest.raises(LikenessError, match="unknown face pack 'antelope'; did you mean 'antelopev2'"):
+        find_pack("antelope", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_a_folder_is_flattened(tmp_path: Path):
+    nested = tmp_path / "models" / "antelopev2" / "antelopev2"
+    nested.mkdir(parents=True)
+    for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
+        (nested / name).touch()
+    folder = find_pack("antelopev2", tmp_path)
+    assert sorted(path.name for path in folder.glob("*.onnx")) == ["glintr100.onnx", "scrfd_10g_bnkps.onnx"]
+
+
+def test_an_archive_is_unpacked_and_nothing_leaves_the_folder(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    archive = tmp_path / "models" / "antelopev2.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in ("antelopev2/scrfd_10g_bnkps.onnx", "../../glintr100.onnx", "antelopev2/run.py"):
+            packed.writestr(name, b"x")
+    folder = find_pack("antelopev2", tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["glintr100.onnx", "scrfd_10g_bnkps.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+    archive.with_name("buffalo_l.zip").write_bytes(b"half a download")
+    with pytest.raises(LikenessError, match=r"buffalo_l\.zip cannot be unpacked .*; get it again"):
+        find_pack("buffalo_l", tmp_path)
+
+
+def test_a_mask_stands_in_for_a_face_model():
+    mask = np.zeros((20, 30), np.float32)
+    mask[4:10, 12:20] = 1
+    face = face_of_mask(mask)
+    assert face.box.tolist() == [12, 4, 20, 10] and face.landmarks is None and face.side == 6
+    assert (box_mask(face, (20, 30)) == mask).all()
+    with pytest.raises(LikenessError, match="the mask marks nothing"):
+        face_of_mask(mask * 0)
+
+
+def test_crops_without_landmarks_go_beyond_the_picture_without_black():
+    picture = np.full((20, 30, 3), 200, np.uint8)
+    crop = upright(picture, Face(np.array([20, 0, 32, 12], np.float32), None, 1.0), 32)
+    assert crop.shape == (32, 32, 3) and (crop == 200).all()
+
+
+def test_the_largest_face_is_taken_and_any_other_can_be():
+    small, large = (Face(np.array([0, 0, side, side], np.float32), None, 0.9) for side in (5, 9))
+    assert choose([small, large], None, "a.jpg") is large
+    assert choose([small, large], 0, "a.jpg") is small
+    with pytest.raises(LikenessError, match=r"a\.jpg has 2 faces; choose one from 0 to 1"):
+        choose([small, large], 2, "a.jpg")
+    with pytest.raises(LikenessError, match=r"no face in a\.jpg; crop closer"):
+        choose([], None, "a.jpg")
+
+
+# --- insightface's own code on networks made here --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AuraFace's files with a detector of bright squares and a recogniser of 48 numbers."""
+    pytest.importorskip("insightface", reason='insightface is not installed: pip install ".[faces]"')
+    root = tmp_path_factory.mktemp("insightface")
+    folder = root / "models" / "auraface"
+    folder.mkdir(parents=True)
+    _bright_detector(folder / PACKS["auraface"].detector)
+    _mean_recogniser(folder / PACKS["auraface"].recogniser)
+    return root
+
+
+def _bright_detector(path: Path) -> None:
+    """SCRFD's nine outputs; only cells of 32 pixels that are bright score, each box is its cell."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    cells = {stride: 2 * (SIDE // stride) ** 2 for stride in (8, 16, 32)}
+    values: dict[str, np.ndarray] = {"zero": np.zeros((9, 1), np.float32), "flat": np.array([9, 1]),
+                                     "pairs": np.array([18, 1]), "gain": np.array(8, np.float32)}  # fmt: skip
+    names = []
+    for kind, width in (("score", 1), ("box", 4), ("points", 10)):
+        for stride, count in cells.items():
+            names.append((f"{kind}{stride}", [count, width]))
+            values[f"{kind}{stride}v"] = np.zeros((count, width), np.float32)
+    values["box32v"][:] = [0, 0, 1, 1]
+    values["points32v"][:] = np.array([0.3, 0.4, 0.7, 0.4, 0.5, 0.6, 0.35, 0.8, 0.65, 0.8], np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[32, 32], strides=[32, 32]),
+        helper.make_node("ReduceMean", ["pooled"], ["grey"], axes=[1], keepdims=1),
+        helper.make_node("Reshape", ["grey", "flat"], ["column"]),
+        helper.make_node("Mul", ["column", "gain"], ["steep"]),
+        helper.make_node("Sigmoid", ["steep"], ["sure"]),
+        helper.make_node("Concat", ["sure", "zero"], ["both"], axis=1),
+        helper.make_node("Reshape", ["both", "pairs"], ["score32"]),
+        *(helper.make_node("Identity", [f"{name}v"], [name]) for name, _ in names if name != "score32"),
+    ]
+    graph = helper.make_graph(
+        nodes, "detector",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in names],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )  # fmt: skip
+    _write(graph, path)
+
+
+def _mean_recogniser(path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[28, 28], strides=[28, 28]),
+        helper.make_node("Flatten", ["pooled"], ["embedding"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes, "recogniser",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 112, 112])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 48])],
+    )  # fmt: skip
+    _write(graph, path)
+
+
+def _write(graph, path: Path) -> None:
+    import onnx
+
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, path)
+
+
+def test_insightface_finds_and_recognises_with_the_packs_networks(root: Path):
+    picture = np.zeros((192, 192, 3), np.uint8)  # seen by the detector at half its size
+    picture[64:128, 0:64] = 255
+    picture[128:192, 128:192, 0] = 255
+    picture[128:192, 128:192, 1:] = 180
+    finder = load_faces("auraface", root, detector_size=SIDE)
+    assert finder.provider == "CPU"
+    faces = finder(picture)
+    assert sorted(face.box.tolist() for face in faces) == [[0, 64, 64, 128], [128, 128, 192, 192]]
+    first = next(face for face in faces if face.box[0] == 0)
+    assert first.landmarks[0] == pytest.approx([0.3 * 64, 64 + 0.4 * 64])
+    assert np.linalg.norm(first.embedding) == pytest.approx(1, abs=1e-5)
+    crop = arcface_crop(picture, first.landmarks)
+    blocks = (crop.astype(np.float32) - 127.5) / 127.5
+    expected = blocks.reshape(4, 28, 4, 28, 3).mean((1, 3)).transpose(2, 0, 1).ravel()
+    assert first.embedding @ expected / np.linalg.norm(expected) > 0.999, "our 112 crop is insightface's"
+    assert finder(np.zeros((100, 80, 3), np.uint8)) == []
