@@ -16,7 +16,7 @@ BLURRED = 40.0  # variance of the Laplacian below which a photograph looks soft
 SMALL_PICTURE = 512  # pixels on the shorter side
 SMALL_FACE = 128  # pixels on the shorter side of a face
 THIN_MASK, FULL_MASK = 0.02, 0.95  # shares of the picture
-ALIKE = 6  # of 256 bits may differ in two pictures that are one
+ALIKE = 4.0  # grey levels between the thumbnails of two pictures that are one
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def examine_pictures(
     prints = [fingerprint(picture.pixels) for picture in pictures]
     reports = []
     for number, picture in enumerate(pictures):
-        twin = next((i for i in range(number) if (prints[i] != prints[number]).sum() <= ALIKE), None)
+        twin = next((i for i in range(number) if apart(prints[i], prints[number]) <= ALIKE), None)
         side = _mask_side(picture) if faces is None else faces[number]
         report = Quality(
             picture.name,
@@ -107,8 +107,12 @@ def sharpness(pixels: NDArray[np.uint8]) -> float:
     return float(edges.var())
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """256 bits that survive scaling and saving again: does it get brighter from cell to cell?"""
-    image = Image.fromarray(pixels).convert("L").resize((17, 16), Image.Resampling.BOX)
-    grey = np.asarray(image, np.int16)
-    return (grey[:, 1:] > grey[:, :-1]).ravel()
+def fingerprint(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A thumbnail (16, 16, 3), which survives scaling and saving again."""
+    small = Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
+
+
+def apart(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Root mean square difference of two fingerprints in grey levels."""
+    return float(np.sqrt(((first - second) ** 2).mean()))
