@@ -38,6 +38,8 @@ train_app = typer.Typer(
     help="Learn a concept from a folder of pictures; one sub-command per method.", no_args_is_help=True
 )
 app.add_typer(train_app, name="train")
+bench_app = typer.Typer(help="Measure what the project claims.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -533,6 +535,24 @@ def _doctor_of_pictures(folder: Path, pack: str | None, root: Path | None) -> in
             say(f"     {advice}")
     for advice in advice_on_all(reports):
         say(f"·  {advice}")
+    return 0
+
+
+@bench_app.command("miniature")
+def bench_miniature(
+    out: Annotated[Path | None, Option("--out", "-o", help="Write the card there as JSON.")] = None,
+    people: Annotated[int, Option(min=2, max=100, help="Held-out people for the judges.")] = 50,
+    drawn: Annotated[int, Option(min=1, help="Captions drawn to measure the U-Net.")] = 96,
+    learners: Annotated[int, Option(min=0, help="People to learn, to measure learnability.")] = 0,
+) -> int:
+    """Compute the Miniature's card again from its weights: every network's score on held-out people."""
+    from .bench import measure_miniature
+
+    card = measure_miniature(people, drawn, learners)
+    if out is not None:
+        with write_atomically(out) as temporary:
+            temporary.write_text(json.dumps(card, indent=1) + "\n")
+    say(json.dumps(card, indent=1))
     return 0
 
 

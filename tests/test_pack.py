@@ -49,7 +49,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.job_file": MIDDLE,
     "engine.doctor": {"engine.version"},
     "engine.demo": ALL_BUT_COMFY | {"engine.console"},
-    "engine.cli": ALL_BUT_COMFY | {"engine.console", "engine.demo", "engine.doctor", "engine.job_file"},
+    "engine.bench": ALL_BUT_COMFY | {"engine.console", "engine.demo"},
+    "engine.cli": ALL_BUT_COMFY
+    | {"engine.bench", "engine.console", "engine.demo", "engine.doctor", "engine.job_file"},
     "nodes": ALL_BUT_COMFY | {"engine.comfy_bridge"},
 }
 
