@@ -27,9 +27,8 @@ def apply(
 ) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that carry the artifact: its LoRA in the weights, its words in the prompts."""
     if artifact.kind not in ("lora", "embedding"):
-        raise LikenessError(
-            f"a {artifact.kind} cannot be applied as it is; use the node made for {artifact.method}"
-        )
+        node = "Write a Staged Prompt" if artifact.kind == "staged_embedding" else artifact.method
+        raise LikenessError(f"a {artifact.kind} cannot be applied to a model; use the node '{node}'")
     family = FAMILIES.get(type(model.model.model_config), artifact.base_family)
     if family != artifact.base_family:
         raise LikenessError(

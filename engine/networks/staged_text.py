@@ -74,7 +74,7 @@ def with_bypass(states: Tensor, places: Places) -> Tensor:
     length = own.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     # without a bypass exactly the states themselves: values then equal keys to the last bit
     still = (places.bypass == 0).all(-1, keepdim=True)
-    return states.index_put(where, torch.where(still, own, moved * length))
+    return states.index_put(where, torch.where(still, own, (moved * length).to(own.dtype)))
 
 
 def _written(embedded: Tensor, places: Places) -> Tensor:

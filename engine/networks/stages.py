@@ -5,6 +5,7 @@ Stages follow the diffusion's timestep, not the sampler's step, so that any samp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import LikenessError, nearest
 
@@ -40,8 +41,8 @@ class StagePlan:
         if self.late not in LATE_MODES:
             raise LikenessError(f"unknown late mode '{self.late}'{nearest(self.late, LATE_MODES)}")
 
-    def all(self) -> list[Stage]:
-        """Every stage, from the highest timesteps down, without gap or overlap."""
+    @cached_property
+    def _stages(self) -> tuple[Stage, ...]:
         low, high = self.interval
         edges = [low + round((high - low) * i / self.stages) for i in range(self.stages + 1)]
         found = []
@@ -54,7 +55,11 @@ class StagePlan:
         if low > 0:
             held = found[-1].timestep if self.late == "hold" else None
             found.append(Stage(low - 1, 0, held))
-        return found
+        return tuple(found)
+
+    def all(self) -> tuple[Stage, ...]:
+        """Every stage, from the highest timesteps down, without gap or overlap."""
+        return self._stages
 
     def at(self, timestep: float) -> Stage:
         """The stage of a timestep."""

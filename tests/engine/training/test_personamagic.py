@@ -174,6 +174,14 @@ def test_an_sd2_base_with_velocity_and_its_own_text_encoder(folder, base):
         generate(base, ["a photo of <v0>"], artifacts=[(artifact, 1.0)], steps=3)
 
 
+def test_it_trains_in_half_precision(folder, base):
+    full = Artifact.load(train(tiny_job("personamagic", folder, "full"), base=base))
+    half = Artifact.load(train(tiny_job("personamagic", folder, "half", precision="bf16"), base=base))
+    name = "mapper.output_layer.0.weight"
+    assert not torch.equal(full.tensors[name], half.tensors[name])
+    torch.testing.assert_close(full.tensors[name], half.tensors[name], atol=2e-2, rtol=0)
+
+
 def test_it_draws_together_with_a_lora_and_a_plain_embedding(folder, base):
     staged = Artifact.load(train(tiny_job("personamagic", folder, "staged"), base=base))
     person = {"folder": str(folder / "person"), "token": "<v1>"}
