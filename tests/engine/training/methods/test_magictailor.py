@@ -236,6 +236,30 @@ def test_with_an_equal_teacher_nothing_is_lost_and_with_another_something_is(bas
         assert method(batch, BALANCING)["preservation"] > 1e-7
 
 
+def test_a_teacher_with_slow_words_of_its_own_notices_when_words_move(base, folder):
+    for own_words in (False, True):
+        with Learner(base, folder, momentum_tokens=own_words) as method:
+            method.begin_phase(method.phases()[1])
+            stirred(method)
+            method._momentum.averages = [
+                parameter.detach().clone() for parameter in method._momentum._parameters
+            ]
+            with torch.no_grad():
+                for vectors in method.tokens.vectors:
+                    vectors.add_(1.0 + torch.arange(vectors.shape[1]))
+            lost = method(method.batch(method.phases()[1], 0), BALANCING)["preservation"]
+            assert (lost > 1e-11) == own_words
+
+
+def test_processes_that_share_a_batch_average_to_the_whole(base, folder):
+    with Learner(base, folder, batch_size=6) as method:
+        batch = method.batch(method.phases()[0], 0)
+        values = torch.rand(len(batch))
+        whole = method._by_concept(values, batch)
+        parts = [method._by_concept(values[rank::2], batch.shard(rank, 2)) for rank in range(2)]
+        torch.testing.assert_close(sum(parts) / 2, whole)
+
+
 def test_without_balancing_the_second_phase_goes_on_as_the_first(base, folder):
     with Learner(base, folder, balancing=False) as method:
         method.begin_phase(method.phases()[1])
