@@ -1,6 +1,6 @@
 """Saying what to learn: pictures from the graph, or a folder of them."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..engine.config import ROLES, ConceptSpec
 from .types import CATEGORY, Concept
@@ -56,10 +56,11 @@ class LikenessConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, class_word: str, token: str, role: str, masks=None) -> io.NodeOutput:
-        from ..engine.comfy_bridge.pictures import concept_on_disk
+        from ..engine.comfy_bridge.pictures import advice_on, concept_on_disk
 
         spec = ConceptSpec(folder="", token=token, class_word=class_word, role=role)
-        return io.NodeOutput(concept_on_disk(spec, images, masks))
+        concept = concept_on_disk(spec, images, masks)
+        return io.NodeOutput(concept, ui=ui.PreviewText(advice_on(concept)))
 
 
 class LikenessConceptFolder(io.ComfyNode):
@@ -98,13 +99,14 @@ class LikenessConceptFolder(io.ComfyNode):
     @classmethod
     def execute(cls, folder: str, class_word: str, token: str, role: str) -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import input_folder
+        from ..engine.comfy_bridge.pictures import advice_on
         from ..engine.data.concepts import load_concept
 
         path = input_folder(folder)
         wanted = role if role in ROLES else None
         concept = load_concept(path, token=token, class_word=class_word or None, role=wanted)
         spec = ConceptSpec(folder=str(path), token=token, class_word=concept.class_word, role=concept.role)
-        return io.NodeOutput(spec, concept.class_word)
+        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(spec)))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: str) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ..config import ConceptSpec
-from ..data.concepts import Concept, Picture, digest, write_concept
+from ..data.concepts import Concept, Picture, digest, load_concept, write_concept
+from ..data.quality import examine_pictures, in_words
 from ..errors import LikenessError
 from .folders import temporary_folder
 
@@ -32,6 +33,11 @@ def concept_on_disk(spec: ConceptSpec, images: torch.Tensor, masks: torch.Tensor
     if not target.exists():
         write_concept(target, concept)
     return dataclasses.replace(spec, folder=str(target))
+
+
+def advice_on(spec: ConceptSpec) -> str:
+    """What is to be done about a concept's pictures before learning them, in words."""
+    return in_words(examine_pictures(load_concept(spec).pictures))
 
 
 def _masks_for(pixels: Sequence[np.ndarray], masks: torch.Tensor) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..miniature.model import RESOLUTION as MINIATURE_SIDE
 from .concepts import Picture
 from .masks import HALF
 
@@ -33,9 +34,10 @@ class Quality:
 
 
 def examine_pictures(
-    pictures: Sequence[Picture], faces: Sequence[float | None] | None = None, *, smallest: int = SMALL_PICTURE
+    pictures: Sequence[Picture], faces: Sequence[float | None] | None = None, *, smallest: int | None = None
 ) -> list[Quality]:
     """A report per picture; `faces` are the sides of their faces where somebody looked for them."""
+    smallest = wanted_side(pictures) if smallest is None else smallest
     prints = [fingerprint(picture.pixels) for picture in pictures]
     reports = []
     for number, picture in enumerate(pictures):
@@ -51,6 +53,19 @@ def examine_pictures(
         )
         reports.append(_advised(report, smallest, looked=faces is not None))
     return reports
+
+
+def wanted_side(pictures: Sequence[Picture]) -> int:
+    """How large pictures should be: the Miniature's are right as they are, photographs should be larger."""
+    shapes = {picture.pixels.shape[:2] for picture in pictures}
+    return MINIATURE_SIDE if shapes == {(MINIATURE_SIDE,) * 2} else SMALL_PICTURE
+
+
+def in_words(reports: Sequence[Quality]) -> str:
+    """What to do about the pictures, or that nothing is to be done."""
+    lines = [f"{report.name}: {advice}" for report in reports for advice in report.advice]
+    lines += advice_on_all(reports)
+    return "\n".join(lines) or "the pictures look good"
 
 
 def _mask_side(picture: Picture) -> float | None:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...errors import LikenessError, nearest
 from ...miniature import world
 from ...miniature.judges import load_judge, to_tensor
+from ...miniature.model import RESOLUTION
 from .base import Found, enlarged
 
 SETS = {
@@ -38,11 +40,19 @@ class MiniatureParser:
     @torch.no_grad()
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
         wanted = [[world.PART_ID[part] for part in parts_of(word)] for word in words]
-        shares = self.network(to_tensor(pixels[None]))[0].softmax(0)  # (parts, S, S)
+        shares = self.network(to_tensor(_small(pixels)[None]))[0].softmax(0)  # (parts, S, S)
         maps = torch.stack([shares[parts].sum(0) for parts in wanted])
         seen = shares.amax((1, 2)).tolist()
         instead = {part: share for part, share in zip(world.PARTS, seen) if share > 0.5}
         return Found(enlarged(maps, pixels.shape[:2]), tuple(maps.amax((1, 2)).tolist()), instead)
+
+
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most twice the parser's size, so that a large photograph never becomes floating point as a whole."""
+    image = Image.fromarray(pixels)
+    if max(image.size) > 2 * RESOLUTION:
+        image = image.resize((2 * RESOLUTION,) * 2, Image.Resampling.BOX)
+    return np.array(image)
 
 
 def load(*_: object) -> MiniatureParser:

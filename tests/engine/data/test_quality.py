@@ -10,6 +10,7 @@ from likeness_portraits.engine.data.quality import (
     apart,
     examine_pictures,
     fingerprint,
+    in_words,
     sharpness,
 )
 from likeness_portraits.engine.miniature import world
@@ -21,9 +22,9 @@ PICTURES = [
 
 
 def test_good_pictures_get_no_advice():
-    reports = examine_pictures(PICTURES, smallest=128)
+    reports = examine_pictures(PICTURES)
     assert [report.advice for report in reports] == [(), (), ()]
-    assert advice_on_all(reports) == []
+    assert in_words(reports) == "the pictures look good"
     assert all(report.face > 40 and 0.05 < report.coverage < 0.5 for report in reports)
 
 
@@ -39,8 +40,10 @@ def test_blur_is_seen_at_any_size():
     image = Image.fromarray(PICTURES[0].pixels)
     blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(3)))
     assert sharpness(blurred) < sharpness(PICTURES[0].pixels) / 10
-    (report,) = examine_pictures([Picture("soft", blurred)], smallest=64)
+    large = np.asarray(Image.fromarray(blurred).resize((200, 200)))
+    (report,) = examine_pictures([Picture("soft", large)])
     assert any("blurred" in advice for advice in report.advice)
+    assert any("it is small (200 x 200)" in advice for advice in report.advice)
 
 
 def test_masks_and_faces_that_teach_too_little_or_too_much_are_named():
