@@ -133,6 +133,28 @@ def test_an_interrupted_balance_goes_on_bit_for_bit_with_its_teacher(base, folde
     assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
 
 
+def test_the_reference_preset_moves_every_word_saves_them_and_leaves_the_base_alone(base, folder):
+    class Previews(Losses):
+        def on_preview(self, progress: Progress, image: np.ndarray) -> None:
+            self.preview = image
+
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    reference = {**vars(MagicTailorSettings.preset("reference")), "templates": ["a photo of {}"]}
+    settings = {**reference, "warm_up_steps": 1, "balance_steps": 3, "rank": 4, "token_learning_rate": 0.05}
+    observer = Previews()
+    job = both(folder, settings=settings, preview_every=4, preview_prompt="a photo of <v0> with <v1>")
+    artifact = Artifact.load(train(job, observer, base))
+    after = base.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    own = base.text_encoders["clip_l"].get_input_embeddings().weight
+    assert not own.requires_grad and not torch.allclose(artifact.tables()["clip_l"], own, atol=0.01)
+    drawn = generate(
+        base, [job.preview_prompt or ""], artifacts=[(artifact, 1.0)], steps=20, guidance=5.0, seed=job.seed
+    )
+    assert np.abs(drawn[0].astype(int) - observer.preview).max() <= 1
+
+
 def test_a_single_concept_is_trained_plainly_and_says_so(base, folder, caplog):
     observer = Losses()
     with caplog.at_level(logging.WARNING):
