@@ -1,0 +1,73 @@
+"""Draws workflows/masks.json in a running ComfyUI's own editor.
+
+    python tests/comfy/draw_masks.py http://127.0.0.1:8188
+
+For maintainers: run it after a mask node's inputs changed, with the oldest supported ComfyUI, then the tests.
+"""
+
+import json
+import sys
+from typing import Any
+
+from likeness_portraits.tests.comfy.draw_workflows import DRAW, ROOT, editor
+
+TARGET = ROOT / "workflows" / "masks.json"
+NOTE = """## Masks before learning
+
+1. **Mask by Words** marks the head and leaves the hair out; the node shows what is marked. Change the words,
+   grow or feather the edge, run again: only what changed is computed.
+2. **Mask Parts of a Face** marks the face; **Find Faces** cuts it out.
+3. **Describe a Concept** takes pictures and masks, and says what could be better about them.
+
+### Your own pictures
+
+Put *Load Image* in the Miniature's place and choose *clipseg*, *grounded-sam2* or *photographs*; a missing
+file is named with its source. To paint a mask yourself, open the picture in *Load Image* with the mask editor
+and connect its MASK to *Describe a Concept* instead."""
+
+# fmt: off
+EDGES = {"fill_holes": True, "keep_largest": True}
+NODES: dict[str, tuple[str, tuple[int, int], tuple[int, int], str, dict[str, Any]]] = {
+    "note": ("MarkdownNote", (-440, 60), (400, 460), "Read me", {"": NOTE}),
+    "base": ("LikenessMiniature", (0, 60), (300, 210), "", {"person": 4, "pictures": 4}),
+    "words": (
+        "LikenessSegmentText", (360, 60), (340, 560), "", {"words": "head", "but_not": "hair", **EDGES},
+    ),
+    "parts": ("LikenessParseFace", (760, 60), (340, 560), "", {"parts": "face", **EDGES}),
+    "faces": ("LikenessDetectFaces", (1160, 60), (340, 460), "", {"pack": "my mask", "size": 256}),
+    "crops": ("PreviewImage", (1560, 60), (400, 400), "The faces", {}),
+    "concept": ("LikenessConcept", (360, 720), (340, 260), "", {"token": "<v0>", "role": "subject"}),
+    "learn": (
+        "LikenessTrainDreamBoothLora", (760, 720), (360, 540), "", {"steps": 60, "prior": "no", "seed": 0},
+    ),
+    "save": ("LikenessSave", (1180, 720), (320, 120), "", {"name": "masks"}),
+}
+LINKS = """
+base.pictures>words.images base.pictures>parts.images base.pictures>faces.images parts.masks>faces.masks
+faces.faces>crops.images base.pictures>concept.images words.masks>concept.masks
+base.class_word>concept.class_word base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
+concept.concept>learn.concept learn.likeness>save.likeness
+"""
+GROUPS = [
+    ("1  Pictures", (-20, -10, 340, 660)),
+    ("2  Masks and faces", (340, -10, 1640, 660)),
+    ("3  Learn inside the masks", (340, 670, 1180, 620)),
+]
+# fmt: on
+
+
+def links() -> list[tuple[str, str, str, str]]:
+    found = []
+    for link in LINKS.split():
+        (source, output), (target, socket) = (end.split(".") for end in link.split(">"))
+        found.append((source, output.replace("_", " "), target, socket))
+    return found
+
+
+def draw(url: str) -> dict[str, Any]:
+    with editor(url) as page:
+        return page.evaluate(DRAW, [NODES, links(), GROUPS])
+
+
+if __name__ == "__main__":
+    TARGET.write_text(json.dumps(draw(sys.argv[1]), indent=1) + "\n")
