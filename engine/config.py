@@ -350,15 +350,14 @@ class MagicTailorSettings:
     @classmethod
     def preset(cls, name: str = "default") -> "MagicTailorSettings":
         """`default`, `paper` (second rate really 1e-5), `reference` (as shipped), `miniature`."""
-        shipped = {"smooth_masks": False, "whole_pictures": True}
         presets = {
             "default": {},
-            "paper": shipped,
-            "reference": {**shipped, "token_decay": True, "all_rows": True, "restored_rate": True,
-                          "momentum_first_copies": True},
-            "miniature": {"warm_up_steps": 120, "balance_steps": 180, "warm_up_learning_rate": 2e-3,
-                          "balance_learning_rate": 5e-4, "token_learning_rate": 1e-2, "rank": 8, "alpha": 8.0,
-                          "weight_decay": 0.0},
+            "paper": {"smooth_masks": False},
+            "reference": {"smooth_masks": False, "whole_pictures": True, "token_decay": True, "all_rows": True,
+                          "restored_rate": True, "momentum_first_copies": True},
+            "miniature": {"warm_up_steps": 80, "balance_steps": 120, "warm_up_learning_rate": 5e-3,
+                          "balance_learning_rate": 1e-3, "token_learning_rate": 5e-3, "batch_size": 4,
+                          "rank": 8, "alpha": 8.0, "weight_decay": 0.0},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))
 
