@@ -29,7 +29,7 @@ class Pair(nn.Module):
         """Unit vectors (B, 128) of tokens (B, T)."""
         with torch.no_grad():
             pooled = self._text_encoder[0](tokens).pooler_output
-        return F.normalize(self.text_projection(pooled.float()), dim=-1)
+        return F.normalize(self.text_projection(pooled.float()).float(), dim=-1)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, 128) of pixels (B, 3, 128, 128) in [-1, 1]."""
