@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -86,7 +86,8 @@ def _staged(
     for artifact, strength in artifacts:
         if artifact.kind == KIND and artifact.base_family == base.family:
             words = adjusted(staged_words(artifact), bypass=strength)
-            widths = {name: tower.config.hidden_size for name, tower in base.text_encoders.items()}
+            towers: dict[str, Any] = dict(base.text_encoders.items())
+            widths = {name: tower.config.hidden_size for name, tower in towers.items()}
             check_width(words, widths)
             check_used(prompts, words)
             words.mapper.to(base.device)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch._utils
 
 from ..errors import LikenessError
 

@@ -32,7 +32,7 @@ class TextStates:
 
 
 def encode(
-    encoder: nn.Module, ids: Tensor, places: Places, *, penultimate: bool = False, attention: bool = False
+    encoder: Any, ids: Tensor, places: Places, *, penultimate: bool = False, attention: bool = False
 ) -> TextStates:
     """Text states of ids (B, T) with pseudo-words in their places.
 

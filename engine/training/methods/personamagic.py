@@ -42,7 +42,7 @@ class PersonaMagic(Method):
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
         self.settings: PersonaMagicSettings = job.settings
-        if len(self.concepts) > 1:
+        if len(concepts) > 1:
             raise LikenessError(
                 "personamagic learns one concept at a time; train each by itself and use both in a prompt"
             )
@@ -109,10 +109,10 @@ class PersonaMagic(Method):
 
     def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         style = self.concept.role == "style"
-        templates = self.settings.style_templates if style else self.settings.templates
+        templates: tuple[str, ...] = self.settings.style_templates if style else self.settings.templates
         return self._pick(templates, len(indices), generator)
 
-    def _pick(self, templates: Sequence[str], count: int, generator: torch.Generator) -> tuple[str, ...]:
+    def _pick(self, templates: tuple[str, ...], count: int, generator: torch.Generator) -> tuple[str, ...]:
         picked = torch.randint(len(templates), (count,), generator=generator).tolist()
         return tuple(templates[number].format(self.concept.token) for number in picked)
 
@@ -162,8 +162,9 @@ class PersonaMagic(Method):
 
     def _words(self, batch: StagedBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Token vectors and bypass by text encoder, each (B, words, D)."""
-        device = batch.timesteps.device
-        when = batch.timesteps if self._fixed() is None else torch.full_like(batch.timesteps, self._fixed())
+        device, fixed = batch.timesteps.device, self._fixed()
+        when = batch.timesteps.float()
+        when = when if fixed is None else torch.full_like(when, fixed)
         rows = {name: row.to(device) for name, row in self.class_rows.items()}
         image = self.features.to(device)[batch.indices]
         vectors, bypass = self.mapper(when, rows, self.norms, image)

@@ -119,8 +119,11 @@ def test_zero_initialised_heads_begin_as_the_class_word(folder, base):
 
 
 def test_a_single_stage_gives_the_same_words_at_every_noise_level(folder, base):
-    words = method(folder, base, single_stage=True).words()
+    learner = method(folder, base, single_stage=True)
+    words = learner.words()
     assert torch.equal(words.at(410)[0]["clip_l"], words.at(790)[0]["clip_l"])
+    trained, _ = learner._words(learner.batch(learner.phases()[0], 0))
+    torch.testing.assert_close(trained["clip_l"][0].detach(), words.at(410)[0]["clip_l"])
     words = method(folder, base).words()
     assert not torch.equal(words.at(410)[0]["clip_l"], words.at(790)[0]["clip_l"])
 
