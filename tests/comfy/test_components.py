@@ -52,7 +52,7 @@ def concept(token: str, word: str, role: str, pictures: str) -> dict[str, Any]:
     )
 
 
-def learning(second: str = "<v1>") -> dict[str, Any]:
+def learning(second: str = "<v1>", name: str = "both", more: str = "") -> dict[str, Any]:
     """Nodes that learn two people of the Miniature for a moment, as if one were a part of the other."""
     return {
         "base": node("LikenessMiniature", person=0, pictures=3),
@@ -63,16 +63,16 @@ def learning(second: str = "<v1>") -> dict[str, Any]:
             "LikenessTrainMagicTailor", model=["base", 0], clip=["base", 1], vae=["base", 2],
             concept=["subject", 0], component=["component", 0], preset="automatic", steps=5,
             learning_rate=0.01, balance_learning_rate=0.01, rank=4, seed=3, preview_every=5,
-            preview_prompt="", more_settings="",
+            preview_prompt="", more_settings=more,
         ),
-        "save": node("LikenessSave", likeness=["learn", 0], name="both"),
+        "save": node("LikenessSave", likeness=["learn", 0], name=name),
     }  # fmt: skip
 
 
-def drawing(text: str) -> dict[str, Any]:
+def drawing(text: str, name: str = "both") -> dict[str, Any]:
     return {
         "base": node("LikenessMiniature", person=0, pictures=1),
-        "load": node("LikenessLoad", name="both.safetensors"),
+        "load": node("LikenessLoad", name=f"{name}.safetensors"),
         "apply": node(
             "LikenessApply", model=["base", 0], clip=["base", 1], likeness=["load", 0],
             strength_model=1.0, strength_clip=1.0,
@@ -90,8 +90,8 @@ def drawing(text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def drawn(server: Server, text: str) -> np.ndarray:
-    return server.picture(server.run(drawing(text))["show"]["images"][0])
+def drawn(server: Server, text: str, name: str = "both") -> np.ndarray:
+    return server.picture(server.run(drawing(text, name))["show"]["images"][0])
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,26 @@ def test_both_words_and_each_alone_are_drawn_as_on_the_command_line(
         assert psnr(np.asarray(Image.open(path).convert("RGB")), picture) >= 40
     spelled = drawn(server, "a photo of embedding:v0 with embedding:v1")
     assert (spelled == theirs[0]).all()
+
+
+def test_words_that_all_moved_are_drawn_with_as_on_the_command_line(
+    server: Server, likeness: Callable, tmp_path: Path
+):
+    server.run(learning(name="moved", more="all_rows: true\ntoken_learning_rate: 0.05"))
+    file = server.base / "models" / "likeness" / "moved.safetensors"
+    assert Artifact.load(file).tables()
+    prompt = "a photo of <v0> with <v1>"
+    ran = likeness(
+        "generate", prompt, "--concept", file, "--seed", SEED, "--steps", STEPS, "--guidance", GUIDANCE,
+        "--out", tmp_path / "ours.png",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    ours = np.asarray(Image.open(tmp_path / "ours.png").convert("RGB"))
+    assert psnr(ours, drawn(server, prompt, "moved")) >= 40
+    graph = drawing(prompt, "moved")
+    graph["apply"]["inputs"]["strength_clip"] = 0.0
+    unmoved = server.picture(server.run(graph)["show"]["images"][0])
+    assert psnr(ours, unmoved) < 40
 
 
 def test_two_concepts_with_one_placeholder_are_told_so(server: Server):
