@@ -130,7 +130,7 @@ class TextualInversionSettings:
             "paper": {"steps": 5000, "learning_rate": 0.04, "batch_size": 8, "max_grad_norm": None},
             "reference": {"steps": 5000, "learning_rate": 1e-4, "batch_size": 16, "max_grad_norm": None,
                           "weight_decay": 1e-2},
-            "miniature": {"steps": 300, "learning_rate": 2e-3, "batch_size": 4, "vectors": 2,
+            "miniature": {"steps": 300, "learning_rate": 2e-2, "batch_size": 4, "vectors": 4,
                           "schedule": "cosine", "masked_loss": True, "min_snr_gamma": 5.0,
                           "templates": ("a photo of {}", "a portrait photo of {}")},
         }  # fmt: skip
