@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..helpers import CLIPSEG
-from .base import Found, enlarged, network_input
+from .base import Found, enlarged, network_input, pretrained
 
 SIDE = 352  # what the released weights were trained at
 PHRASINGS = (
@@ -30,7 +30,7 @@ class ClipSeg:
     """The soft mask of a word is the mean of the sigmoids of its phrasings' maps."""
 
     def __init__(self, model: Any, tokenizer: Any, side: int = SIDE) -> None:
-        self.model, self.tokenizer, self.side = model.eval().requires_grad_(False), tokenizer, side
+        self.model, self.tokenizer, self.side = model, tokenizer, side
         self._phrases: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -70,5 +70,5 @@ def load(models: Path, device: str = "cpu", side: int = SIDE) -> ClipSeg:
     folder = CLIPSEG.find(models)
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-    model = CLIPSegForImageSegmentation.from_pretrained(folder, local_files_only=True)
+    model = pretrained(CLIPSegForImageSegmentation, folder, CLIPSEG)
     return ClipSeg(model.to(device), CLIPTokenizer.from_pretrained(folder, local_files_only=True), side)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import LikenessError, nearest
 from ..helpers import BISENET, FACE_PARSING
-from .base import Found, enlarged, network_input
+from .base import Found, enlarged, network_input, pretrained
 
 SIDE = 512  # what both kinds of weights were trained at
 # BiSeNet's numbering, which the methods' label sets use; the left eye is the person's own
@@ -111,8 +111,7 @@ def load(models: Path, device: str = "cpu", side: int = SIDE) -> FaceParser:
 def _segformer(folder: Path, device: str, side: int) -> FaceParser:
     from transformers import SegformerForSemanticSegmentation
 
-    model: Any = SegformerForSemanticSegmentation.from_pretrained(folder, local_files_only=True)
-    model = model.to(device).eval().requires_grad_(False)
+    model: Any = pretrained(SegformerForSemanticSegmentation, folder, FACE_PARSING).to(device)
     names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
     unknown = [name for name in names if name not in CELEBA_NAMES]
     if unknown:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import LikenessError
 from ..helpers import GROUNDING_DINO, SAM2
 from ..masks import kept_boxes, union
-from .base import Found, network_input
+from .base import Found, network_input, pretrained
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # the detector's picture
 BOX_THRESHOLD, TEXT_THRESHOLD = 0.25, 0.25
@@ -42,9 +42,7 @@ class GroundedSam:
         box_threshold: float = BOX_THRESHOLD,
         text_threshold: float = TEXT_THRESHOLD,
     ) -> None:
-        self.detector, self.segmenter = (
-            model.eval().requires_grad_(False) for model in (detector, segmenter)
-        )
+        self.detector, self.segmenter = detector, segmenter
         self.tokenizer, self.short_side = tokenizer, short_side
         self.box_threshold, self.text_threshold = box_threshold, text_threshold
 
@@ -124,8 +122,8 @@ def load(models: Path, device: str = "cpu", short_side: int = SHORT_SIDE) -> Gro
     from transformers import BertTokenizer, GroundingDinoForObjectDetection, Sam2Model
 
     return GroundedSam(
-        GroundingDinoForObjectDetection.from_pretrained(boxes, local_files_only=True).to(device),
+        pretrained(GroundingDinoForObjectDetection, boxes, GROUNDING_DINO).to(device),
         BertTokenizer.from_pretrained(boxes, local_files_only=True),
-        Sam2Model.from_pretrained(outlines, local_files_only=True).to(device),
+        pretrained(Sam2Model, outlines, SAM2).to(device),
         short_side=short_side,
     )

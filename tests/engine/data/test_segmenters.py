@@ -1,11 +1,14 @@
 """Every back end runs its real code, on tiny random weights of the right architecture made here."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.helpers import BISENET, CLIPSEG
 from likeness_portraits.engine.data.segment import load_segmenter
 from likeness_portraits.engine.data.segmenters import clipseg, face_parts, grounded
@@ -179,6 +182,23 @@ def test_half_of_the_files_is_said_to_be_half(tmp_path):
         LikenessError, match=r"^tokenizer\.json or merges\.txt missing in .*clipseg; .*Apache-2\.0"
     ):
         CLIPSEG.find(tmp_path)
+
+
+def test_weights_of_another_network_and_damaged_ones_are_refused(models, tmp_path):
+    shutil.copytree(models / "clipseg", tmp_path / "clipseg")
+    shutil.copy(models / "sam2" / "model.safetensors", tmp_path / "clipseg")
+    with pytest.raises(LikenessError, match=r"clipseg lacks \d+ weights of CLIPSeg\w+, such as"):
+        clipseg.load(tmp_path)
+    (tmp_path / "clipseg" / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(LikenessError, match=r"clipseg cannot be read as .*; get the files again from https"):
+        clipseg.load(tmp_path)
+
+
+def test_likeness_masks_runs_a_back_end_of_a_models_folder(models, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    options = ["--backend", "face-parts", "--subject", "face, hair", "--models", str(models), "--soft"]
+    assert main(["masks", str(tmp_path), *options, "--sheet", str(tmp_path / "s" / "sheet.jpg")]) == 0
+    assert Image.open(tmp_path / "masks" / "a.png").size == (80, 90)
 
 
 def test_a_transformers_folder_may_be_given_itself(models):
