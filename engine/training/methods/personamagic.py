@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ class PersonaMagic(Method):
                 "personamagic looks at the pictures through a CLIP image tower; connect a CLIP vision model, "
                 "give the folder of one as image_encoder, or 'none' to learn without"
             )
-        return image_features(miniature_tower(), self.examples.pixels)
+        return miniature_features(self.examples.pixels)
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
@@ -290,16 +291,26 @@ def class_rows(base: BaseModel, class_word: str) -> dict[str, Tensor]:
     return {name: row[0] for name, row in rows.items()}
 
 
-def miniature_tower():
-    """The Miniature's own CLIP image tower."""
+@torch.no_grad()
+def miniature_features(pixels: Tensor) -> Tensor:
+    """Features (B, D) of pixels (B, 3, H, W) in [-1, 1]; the Miniature's own image tower takes these as
+    they are."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     from ...miniature import model as miniature
 
     with torch.random.fork_rng(devices=[]):  # building it draws random weights first
-        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**miniature.image_config()))
-    tower.load_state_dict(miniature.state_dict("image_encoder"))
-    return tower.requires_grad_(False).eval()
+        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**miniature.image_config())).eval()
+    stored = miniature.state_dict("image_encoder")  # the pair that was trained together: the words' half too
+    tower.load_state_dict(
+        {
+            name.removeprefix("image."): weight
+            for name, weight in stored.items()
+            if name != "text_projection.weight"
+        }
+    )
+    side = (tower.config.image_size,) * 2
+    return tower(F.interpolate(pixels.float(), size=side, mode="bicubic")).image_embeds.float()
 
 
 def squashed_examples(concept: Concept, size: int, pixels_per_latent: int) -> Examples:

@@ -18,6 +18,7 @@ from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods.personamagic import (
     PersonaMagic,
+    miniature_features,
     nearest_mask,
     squashed_pixels,
 )
@@ -161,6 +162,18 @@ def test_features_that_somebody_else_computed_are_taken(folder, base):
     save_file({"image_embeds": torch.ones(3, 5)}, file)
     with pytest.raises(LikenessError, match="3 features for the concept's 4 pictures"):
         method(folder, base, image_encoder=str(file))
+
+
+def test_the_miniature_looks_with_its_own_tower():
+    from likeness_portraits.engine.miniature import model, world
+
+    if not model.weights_file("image_encoder").exists():
+        pytest.skip("the image tower's weights are not made yet")
+    people = [world.example_pictures(seed, 2) for seed in world.TUNING_SEEDS[:3]]
+    pixels = np.stack([portrait.pixels for person in people for portrait in person])
+    features = miniature_features(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert features.shape == (6, model.TEXT_WIDTH) and features.isfinite().all()
+    assert (features.std(0) > 0).any()
 
 
 def test_an_sd2_base_with_velocity_and_its_own_text_encoder(folder, base):
