@@ -453,3 +453,10 @@ def test_ctrl_c_before_the_first_step_writes_nothing(tmp_path: Path, here, perso
     assert done.stdout == "" and "nothing was learned, nothing was written" in done.stderr
     assert files_in(tmp_path) == []
     assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_the_miniatures_card_is_computed_again(here, tmp_path):
+    done = here("bench", "miniature", "--people", 2, "--drawn", 2, "--out", tmp_path / "card.json")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "card.json").read_text("utf-8"))
+    assert {"autoencoder", "clip", "unet", "recogniser", "reporting_recogniser", "parser", "size_mb"} <= set(card)

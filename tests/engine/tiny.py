@@ -18,7 +18,7 @@ SCHEDULE = {
     "beta_end": 0.012,
 }
 QUICK = {  # settings that make each method a matter of a second
-    "textual-inversion": {"steps": 4, "batch_size": 2, "vectors": 2},
+    "textual-inversion": {"steps": 4, "batch_size": 2, "vectors": 2, "learning_rate": 2e-3},
     "dreambooth-lora": {
         "steps": 4,
         "batch_size": 2,
@@ -27,7 +27,10 @@ QUICK = {  # settings that make each method a matter of a second
         "prior_steps": 2,
         "rank": 4,
         "alpha": 2.0,
+        "unet_learning_rate": 2e-3,
         "text_encoder": True,
+        "text_encoder_learning_rate": 5e-4,
+        "token_learning_rate": 1e-3,
     },
     "personamagic": {
         "steps": 4,
@@ -37,7 +40,15 @@ QUICK = {  # settings that make each method a matter of a second
         "stages": 8,
         "image_encoder": "none",
     },
-    "magictailor": {"warm_up_steps": 2, "balance_steps": 2, "rank": 4, "alpha": 2.0},
+    "magictailor": {
+        "warm_up_steps": 2,
+        "balance_steps": 2,
+        "batch_size": 0,
+        "rank": 4,
+        "alpha": 2.0,
+        "warm_up_learning_rate": 2e-3,
+        "token_learning_rate": 1e-3,
+    },
 }
 
 
