@@ -459,4 +459,4 @@ def test_the_miniatures_card_is_computed_again(here, tmp_path):
     done = here("bench", "miniature", "--people", 2, "--drawn", 2, "--out", tmp_path / "card.json")
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
-    assert {"autoencoder", "clip", "unet", "recogniser", "reporting_recogniser", "parser", "size_mb"} <= set(card)
+    assert {"autoencoder", "clip", "unet", "recogniser", "parser", "size_mb"} <= set(card)
