@@ -17,7 +17,7 @@ def shipped() -> dict:
 
 @pytest.fixture(scope="module")
 def renders() -> card.Renders:
-    return card.render_people(world.REPORTING_SEEDS[:8])
+    return card.render_people(world.REPORTING_SEEDS[:16])
 
 
 @pytest.fixture(scope="module")
