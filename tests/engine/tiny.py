@@ -27,10 +27,10 @@ QUICK = {  # settings that make each method a matter of a second
         "prior_steps": 2,
         "rank": 4,
         "alpha": 2.0,
-        "unet_learning_rate": 2e-3,
+        "unet_learning_rate": 4e-3,
         "text_encoder": True,
-        "text_encoder_learning_rate": 5e-4,
-        "token_learning_rate": 1e-3,
+        "text_encoder_learning_rate": 2e-3,
+        "token_learning_rate": 5e-3,
     },
     "personamagic": {
         "steps": 4,
