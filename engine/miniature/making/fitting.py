@@ -97,6 +97,58 @@ def _average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
         parameter.grad = (part / ranks).view_as(parameter)
 
 
+class _Run:
+    """Weights, their running average and the optimiser, kept in a file to go on from."""
+
+    def __init__(self, network: nn.Module, groups: list[dict], learning_rate: float, file: Path) -> None:
+        self.network, self.file = network, file
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = Muon(network, groups, learning_rate)
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.start = 0
+        if file.exists():
+            state = torch.load(file, map_location=self.parameters[0].device, weights_only=True)
+            network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average, self.start = state["average"], state["step"]
+            log.info("%s: continuing at step %d", file.stem, self.start)
+
+    def save(self, step: int) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": step,
+        }
+        torch.save(state, self.file.with_suffix(".tmp"))
+        self.file.with_suffix(".tmp").replace(self.file)
+
+    def step(self, number: int, averaging: float, ranks: int) -> None:
+        """One optimiser step on the gradients there are; the average follows, quickly at first."""
+        if ranks > 1:
+            _average_gradients(self.parameters, ranks)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        decay = min(averaging, (1 + number) / (10 + number))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    def swap(self) -> None:
+        """Exchanges the weights for their average, or back."""
+        for parameter, mean in zip(self.parameters, self.average, strict=True):
+            kept = parameter.data.clone()
+            parameter.data.copy_(mean)
+            mean.copy_(kept)
+
+    def look(self, report: Callable[[nn.Module], object]) -> object:
+        """What `report` says of the averaged weights."""
+        self.swap()
+        self.network.eval()
+        seen = report(self.network)
+        self.network.train()
+        self.swap()
+        return seen
+
+
 def fit(
     name: str,
     network: nn.Module,
@@ -105,7 +157,7 @@ def fit(
     steps: int,
     learning_rate: float,
     work: Path,
-    report: Callable[[nn.Module], object] | None = None,
+    report: Callable[[nn.Module], object] = lambda network: "",
     report_every: int = 500,
     groups: list[dict] | None = None,
     averaging: float = 0.999,
@@ -116,71 +168,33 @@ def fit(
     Work in progress is kept in `work/<name>.pt` and continued from there; `report` sees the averaged weights.
     `groups` may give parameter groups a "rate" of their own.  Several processes (torchrun) share the batch.
     """
-    state_file = work / f"{name}.pt"
+    several = distributed.is_initialized()
+    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
     groups = groups or [{"params": list(network.parameters()), "rate": 1.0}]
-    parameters = [p for group in groups for p in group["params"]]
-    optimizer = Muon(network, groups, learning_rate)
-    rank, ranks = (
-        (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-    )
-    average = [p.detach().clone() for p in parameters]
-    buffers = dict(network.named_buffers())
-    start = 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=parameters[0].device, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, start = state["average"], state["step"]
-        log.info("%s: continuing at step %d", name, start)
-
-    def save(step: int) -> None:
-        state = {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average,
-            "step": step,
-        }
-        torch.save(state, state_file.with_suffix(".tmp"))
-        state_file.with_suffix(".tmp").replace(state_file)
-
-    def swap() -> None:
-        for parameter, mean in zip(parameters, average, strict=True):
-            kept = parameter.data.clone()
-            parameter.data.copy_(mean)
-            mean.copy_(kept)
-
+    run = _Run(network, groups, learning_rate, work / f"{name}.pt")
     network.train()
     shown, began, saved = None, time.time(), time.time()
-    for step in range(start, steps):
+    for step in range(run.start, steps):
         rng = np.random.default_rng([step, 11, rank])
         torch.manual_seed(step * ranks + rank)
-        for group in optimizer.param_groups:
+        for group in run.optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate * learning_rate_factor(step, steps)
         loss = loss_of(network, rng, step / steps)
-        optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if ranks > 1:
-            _average_gradients(parameters, ranks)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        decay = min(averaging, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        run.step(step, averaging, ranks)
         shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
         if step % 50 == 49:
-            rate = (time.time() - began) / (step + 1 - start)
+            rate = (time.time() - began) / (step + 1 - run.start)
             log.info("%s %d/%d loss %.4f, %.2f s a step", name, step + 1, steps, shown, rate)
         if rank == 0 and time.time() - saved > save_seconds:
-            save(step + 1)
+            run.save(step + 1)
             saved = time.time()
-        if report and rank == 0 and (step + 1) % report_every == 0 and step + 1 < steps:
-            swap()
-            network.eval()
-            log.info("%s %d: %s", name, step + 1, report(network))
-            network.train()
-            swap()
+        if rank == 0 and (step + 1) % report_every == 0 and step + 1 < steps:
+            log.info("%s %d: %s", name, step + 1, run.look(report))
     if rank == 0:
-        save(steps)
-    swap()
+        run.save(steps)
+    run.swap()
     network.eval()
-    log.info("%s done, %d buffers: %s", name, len(buffers), report(network) if report else "")
+    log.info("%s done: %s", name, report(network))
     return network

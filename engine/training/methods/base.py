@@ -164,5 +164,20 @@ class Method(nn.Module, ABC):
         )
 
 
+def single_phase(name: str, settings: Any, learning_rates: Mapping[str, float]) -> Phase:
+    """The one phase of a method whose settings carry a phase's own steps, schedule, batches and clipping."""
+    return Phase(
+        name=name,
+        steps=settings.steps,
+        learning_rates=learning_rates,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        batch_size=settings.batch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        max_grad_norm=settings.max_grad_norm,
+        weight_decay=settings.weight_decay,
+    )
+
+
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}

@@ -18,7 +18,7 @@ from ..base_model import BaseModel, Rows
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
 from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
-from .base import Method
+from .base import Method, single_phase
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +58,7 @@ class TextualInversion(_Baseline):
         )
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        return [
-            Phase(
-                name="inversion",
-                steps=chosen.steps,
-                learning_rates={"tokens": chosen.learning_rate},
-                schedule=chosen.schedule,
-                warmup_steps=chosen.warmup_steps,
-                batch_size=chosen.batch_size,
-                gradient_accumulation=chosen.gradient_accumulation,
-                max_grad_norm=chosen.max_grad_norm,
-                weight_decay=chosen.weight_decay,
-            )
-        ]
+        return [single_phase("inversion", self.settings, {"tokens": self.settings.learning_rate})]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"tokens": list(self.tokens.parameters())}
@@ -128,19 +115,7 @@ class DreamBoothLora(_Baseline):
             rates["text_encoder"] = chosen.text_encoder_learning_rate
         if chosen.train_token:
             rates["tokens"] = chosen.token_learning_rate
-        return [
-            Phase(
-                name="tuning",
-                steps=chosen.steps,
-                learning_rates=rates,
-                schedule=chosen.schedule,
-                warmup_steps=chosen.warmup_steps,
-                batch_size=chosen.batch_size,
-                gradient_accumulation=chosen.gradient_accumulation,
-                max_grad_norm=chosen.max_grad_norm,
-                weight_decay=chosen.weight_decay,
-            )
-        ]
+        return [single_phase("tuning", chosen, rates)]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {"unet": self._unet_lora}

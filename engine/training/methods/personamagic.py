@@ -24,7 +24,7 @@ from ...networks.staged_text import Places, TextStates, cross_value_layers, enco
 from ...networks.stages import StagePlan
 from ..base_model import BaseModel, Tokens
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
-from .base import Method, Progress
+from .base import Method, Progress, single_phase
 
 REFERENCE_SIZE = 512  # pixels a side of the reference's pictures
 
@@ -86,20 +86,7 @@ class PersonaMagic(Method):
     # ------------------------------------------------------------------------------ what the trainer asks
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        return [
-            Phase(
-                name="mapping",
-                steps=chosen.steps,
-                learning_rates={"mapper": chosen.learning_rate},
-                schedule=chosen.schedule,
-                warmup_steps=chosen.warmup_steps,
-                batch_size=chosen.batch_size,
-                gradient_accumulation=chosen.gradient_accumulation,
-                max_grad_norm=chosen.max_grad_norm,
-                weight_decay=chosen.weight_decay,
-            )
-        ]
+        return [single_phase("mapping", self.settings, {"mapper": self.settings.learning_rate})]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The mapper; without a bypass its picture half is no part of what is learned."""

@@ -167,8 +167,6 @@ def test_features_that_somebody_else_computed_are_taken(folder, base):
 def test_the_miniature_looks_with_its_own_tower():
     from likeness_portraits.engine.miniature import model, world
 
-    if not model.weights_file("image_encoder").exists():
-        pytest.skip("the image tower's weights are not made yet")
     people = [world.example_pictures(seed, 2) for seed in world.TUNING_SEEDS[:3]]
     pixels = np.stack([portrait.pixels for person in people for portrait in person])
     features = miniature_features(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
