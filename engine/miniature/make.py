@@ -3,7 +3,7 @@
     python -m likeness_portraits.engine.miniature.make --work DIR [--device cuda] [--scale 4] [STAGE ...]
 
 Seeds are fixed.  A stage that was interrupted goes on where it was; one that is done is not done again.
-`--scale` multiplies all step counts: 1 is what two CPU cores do in some hours.
+`--scale` multiplies all step counts: 1 is what the shipped weights were given.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from .making import autoencoder, clip, dataset, judges, text, unet, vocabulary
 log = logging.getLogger(__name__)
 PEOPLE = 4500
 STEPS = {
-    "text": 300, "autoencoder64": 2600, "autoencoder": 900, "unet": 6000, "recogniser": 1000,
-    "reporting_recogniser": 1200, "reader": 1000, "parser": 600, "clip": 1500,
+    "text": 300, "autoencoder64": 1100, "autoencoder": 450, "unet": 1900, "recogniser": 1000,
+    "reporting_recogniser": 600, "reader": 700, "parser": 450, "clip": 2000,
 }  # fmt: skip
 
 

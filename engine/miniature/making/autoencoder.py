@@ -75,7 +75,7 @@ def _loss(data: Dataset, batch: int, side: int, device: str):
 
 
 def make_inner(
-    data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 16, device="cpu"
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 8, device="cpu"
 ) -> AutoencoderKL:
     """First stride: the autoencoder at 64 px, four times cheaper a step."""
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def make_whole(
     held_out: Dataset,
     work: Path,
     steps: int,
-    batch: int = 8,
+    batch: int = 6,
     device: str = "cpu",
 ) -> AutoencoderKL:
     """Second stride, 128 px: the encoder learns to give the inner one's latents, so that they stay valid."""

@@ -37,7 +37,7 @@ class Pair(nn.Module):
 
 
 def make(
-    text_encoder: CLIPTextModel, data: Dataset, work: Path, steps: int, batch: int = 48, device: str = "cpu"
+    text_encoder: CLIPTextModel, data: Dataset, work: Path, steps: int, batch: int = 40, device: str = "cpu"
 ) -> Pair:
     """Trains the pair on the dataset's pictures; the text encoder stays as it is."""
     torch.manual_seed(5)

@@ -50,7 +50,7 @@ def cache_latents(vae: nn.Module, data: Dataset, file: Path, side: int, device: 
 
 def make(
     listener: Listener, data: Dataset, latents: Tensor, work: Path, steps: int,
-    batch: int = 32, learning_rate: float = 1e-3, device: str = "cpu",
+    batch: int = 32, learning_rate: float = 2e-3, device: str = "cpu",
     report=lambda painter: "", report_every: int = 1000,
 ) -> Painter:  # fmt: skip
     """Trains the painter on `latents` (N, 4, 16, 16) of unit variance."""
