@@ -1,0 +1,199 @@
+"""What all training nodes share: their widgets, and the run from the graph's models to an artifact."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, read
+from ..engine.errors import LikenessError
+from .types import CATEGORY, Concept, Likeness
+
+AUTOMATIC = "automatic"
+AS_PRESET = "as the preset says"  # in a choice; in a number 0 means the same
+SWITCH = {"yes": True, "no": False}
+
+OUTPUTS = [
+    Likeness.Output(
+        display_name="likeness",
+        tooltip="What was learned; connect it to Apply, Save or Export.",
+    ),
+    io.Image.Output(display_name="previews", tooltip="The preview pictures, in the order they were drawn."),
+    io.Image.Output(display_name="loss plot", tooltip="How the loss went down, step by step."),
+]
+
+
+def training(presets: list[str], *own: io.Input, without: Sequence[str] = ()) -> dict[str, Any]:
+    """What the schemas of all training nodes share; `own` are the inputs of the one method.
+
+    `without` names shared inputs that make no sense for it.
+    """
+    return {
+        "category": CATEGORY,
+        "inputs": [entry for entry in _inputs(presets, own) if entry.id not in without],
+        "outputs": OUTPUTS,
+        "hidden": [io.Hidden.unique_id],
+        "is_output_node": True,
+    }
+
+
+def _inputs(presets: list[str], own: Sequence[io.Input]) -> list[io.Input]:
+    return [
+        io.Model.Input(
+            "model",
+            tooltip="The model to learn on; it is only read. A LoRA applied to it before counts as part "
+            "of it.",
+        ),
+        io.Clip.Input("clip", tooltip="The CLIP that came with the model."),
+        io.Vae.Input("vae", tooltip="The VAE that came with the model."),
+        Concept.Input("concept", tooltip="What to learn, from Describe a Concept or Read a Concept Folder."),
+        io.Combo.Input(
+            "preset", options=[AUTOMATIC, *presets], display_name="preset", default=AUTOMATIC,
+            tooltip="Where all settings start. automatic fits the model; paper and reference follow the "
+            "publication and its code. Change it to reproduce published results.",
+        ),
+        io.Int.Input(
+            "steps", display_name="steps", default=0, min=0, max=100_000,
+            tooltip="How long to learn; 0 leaves it to the preset. Raise it when the likeness is weak, "
+            "lower it when every picture looks like the examples.",
+        ),
+        *own,
+        io.Combo.Input(
+            "masked", options=[AS_PRESET, *SWITCH], display_name="only inside masks", default=AS_PRESET,
+            tooltip="Learn from the masked part of the pictures alone. Say yes when backgrounds creep "
+            "into new pictures; the concept needs masks for it.",
+        ),
+        io.Int.Input(
+            "seed", display_name="seed", default=0, min=0, max=2**53 - 1, control_after_generate=False,
+            tooltip="Of everything random. The same seed learns the same likeness; change it for another "
+            "try.",
+        ),
+        io.Int.Input(
+            "preview_every", display_name="preview every", default=50, min=0, max=100_000,
+            tooltip="Draw a picture in this node after so many steps, to watch it learn. 0 draws none and "
+            "is fastest.",
+        ),
+        io.String.Input(
+            "preview_prompt", display_name="preview prompt", default="", placeholder="a photo of <v0>",
+            tooltip="What to draw in the previews, with the placeholder in it. Write a scene to see "
+            "whether prompts are still obeyed; empty draws a photo.",
+        ),
+        io.Int.Input(
+            "resolution", display_name="resolution", default=0, min=0, max=2048, step=8, optional=True,
+            tooltip="Pixels a side that the pictures are cropped to; 0 takes the model's own. Lower it "
+            "when memory runs out.",
+        ),
+        io.Combo.Input(
+            "precision", options=list(PRECISIONS), display_name="precision", default="fp32", optional=True,
+            tooltip="bf16 halves time and memory on current GPUs at little cost. fp32 is exact and right "
+            "for CPUs.",
+        ),
+        io.String.Input(
+            "more_settings", display_name="more settings", default="", multiline=True, optional=True,
+            placeholder="min_snr_gamma: 5.0",
+            tooltip="Any other setting of the method, one per line as name: value, as in the likeness "
+            "command's config files. They go before the fields above.",
+        ),
+    ]  # fmt: skip
+
+
+def learning_rate(
+    moves: str, when: str = "", *, name: str = "learning_rate", title: str = "learning rate"
+) -> io.Input:
+    """The widget of a rate: `moves` says what each step moves, `when` adds to when to halve it."""
+    return io.Float.Input(
+        name, display_name=title, default=0.0, min=0.0, max=1.0, step=0.00001, round=False,
+        tooltip=f"How far each step moves {moves}; 0 leaves it to the preset. Halve it when the loss "
+        f"jumps{when}.",
+    )  # fmt: skip
+
+
+def rank() -> io.Input:
+    """The widget of a LoRA's size."""
+    return io.Int.Input(
+        "rank", display_name="rank", default=0, min=0, max=256,
+        tooltip="Size of the LoRA; 0 leaves it to the preset. Raise it for fine detail, lower it for small "
+        "files and less overfitting.",
+    )  # fmt: skip
+
+
+def vectors() -> io.Input:
+    """The widget of how many words stand for a concept."""
+    return io.Int.Input(
+        "vectors", display_name="words", default=0, min=0, max=32,
+        tooltip="How many words stand for the concept; 0 leaves it to the preset. More hold more of the "
+        "likeness, fewer mix better with prompts.",
+    )  # fmt: skip
+
+
+def touched(**widgets: Any) -> dict[str, Any]:
+    """The widgets that say something else than the preset, as settings."""
+    told = {name: value for name, value in widgets.items() if value not in (0, AS_PRESET)}
+    return {name: SWITCH.get(value, value) for name, value in told.items()}
+
+
+def learn(
+    node: type[io.ComfyNode], method: str, loaded: tuple[Any, Any, Any], concepts: tuple[ConceptSpec, ...],
+    preset: str, chosen: Mapping[str, Any], run: Mapping[str, Any],
+) -> io.NodeOutput:  # fmt: skip
+    """Trains on copies of the graph's models and shows it in the node."""
+    from ..engine.artifact import Artifact
+    from ..engine.comfy_bridge.pictures import image_of
+    from ..engine.comfy_bridge.run import GraphObserver, stop_graph
+    from ..engine.evaluation.loss_plot import plot_losses
+
+    observer = GraphObserver(node.hidden.unique_id)
+    settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
+    path = _train(loaded, observer, method, settings, concepts, run)
+    if observer.interrupted:
+        stop_graph(observer, path, concepts[0].class_word or "likeness")
+    plot = image_of([plot_losses(observer.losses)])
+    previews = image_of(observer.previews) if observer.previews else plot
+    return io.NodeOutput(Artifact.load(path), previews, plot, ui=ui.PreviewImage(plot, cls=node))
+
+
+def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
+    """The preset, changed by the widgets, then by the text field."""
+    import yaml
+
+    from ..engine.comfy_bridge.weights import family_of
+
+    if preset == AUTOMATIC:
+        preset = "miniature" if family_of(model) == "miniature" else "default"
+    try:
+        typed = yaml.safe_load(more) or {}
+    except yaml.YAMLError as error:
+        raise LikenessError(f"'more settings' is not in name: value lines ({error}); mend it") from error
+    if not isinstance(typed, dict):
+        raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
+    kind = METHODS[method]
+    return read(kind, {**asdict(kind.preset(preset)), **chosen, **typed}, "more settings")
+
+
+def _train(
+    loaded: tuple[Any, Any, Any], observer: Any, method: str, settings: Any,
+    concepts: tuple[ConceptSpec, ...], run: Mapping[str, Any],
+) -> Path | None:  # fmt: skip
+    """Writes the artifact and returns its path; nothing where it was stopped before the first step."""
+    from ..engine.comfy_bridge import run as graph
+    from ..engine.comfy_bridge.folders import temporary_folder
+    from ..engine.comfy_bridge.weights import take_weights
+    from ..engine.training.graph_base import base_from_graph
+    from ..engine.training.launch import Stopped, train
+
+    job = Job(
+        method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
+        preview_every=run["preview_every"], preview_prompt=run["preview_prompt"] or None,
+        resolution=run.get("resolution") or None, precision=run.get("precision", "fp32"),
+        device=graph.device(), cache=str(temporary_folder("class pictures")), resume=True,
+        output="run.safetensors",
+    )  # fmt: skip
+    with graph.training_allowed():
+        base = base_from_graph(take_weights(*loaded))
+        job = replace(job, output=str(graph.run_file(job.to_json() + base.fingerprint)))
+        try:
+            return train(job, observer, base)
+        except Stopped:
+            return None
