@@ -73,6 +73,7 @@ class Phase:
     steps: int  # optimiser steps
     learning_rates: Mapping[str, float]  # by parameter group; groups not named stay still
     schedule: str = "constant"  # of all learning rates, after the warm-up; cosine and linear end at 0
+    ahead: bool = False  # each step has the rate of the next, so that the last is wasted (MagiCapture's code)
     warmup_steps: int = 0  # the rate climbs from 0 linearly
     batch_size: int = 1  # examples per pass, over all processes together: any number of GPUs, one result
     gradient_accumulation: int = 1  # passes per optimiser step

@@ -10,10 +10,15 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import LikenessError
+
+if TYPE_CHECKING:
+    from .base_model import BaseModel
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,18 @@ def cross_attention_layers(unet: nn.Module, middle: bool = True) -> dict[str, Cr
         for inner, layer in block.named_modules()
         if inner.endswith("attn2")
     }
+
+
+def mask_layers(base: "BaseModel") -> dict[str, CrossAttention]:
+    """The cross-attention layers that masks are compared with: those at the base's attention side."""
+    wanted = base.resolution // base.pixels_per_latent // base.attention_side
+    layers = cross_attention_layers(base.unet, middle=False)
+    chosen = {name: layer for name, layer in layers.items() if layer.reduction == wanted}
+    if not chosen:
+        raise LikenessError(
+            f"this base has no cross-attention at a side of {base.attention_side}; set attention_weight to 0"
+        )
+    return chosen
 
 
 @dataclass

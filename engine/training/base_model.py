@@ -118,6 +118,10 @@ class BaseModel(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1]."""
+        return self.decode_with_gradients(latents)
+
+    def decode_with_gradients(self, latents: Tensor) -> Tensor:
+        """The same, for losses that look at the picture."""
         with self._full_precision():
             latents = latents.to(dtype_of(self.vae)) / self.latent_scale
             decoded = self.vae.decode(latents, return_dict=False)[0]

@@ -51,6 +51,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, phase: Phase, step: int
 
 def schedule(phase: Phase, step: int) -> float:
     """The share of the full learning rate at a step: a linear climb, then constant or down to 0."""
+    step += phase.ahead
     if step < phase.warmup_steps:
         return (step + 1) / phase.warmup_steps
     if phase.schedule == "constant":

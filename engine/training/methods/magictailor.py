@@ -20,7 +20,7 @@ from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...errors import LikenessError
 from .. import lora
-from ..attention_maps import CrossAttention, cross_attention_layers, recorded
+from ..attention_maps import mask_layers, recorded
 from ..base_model import BaseModel, Rows
 from ..component_losses import (
     attention_in_mask,
@@ -353,18 +353,6 @@ def mean_over_processes(values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
         values /= torch.distributed.get_world_size()
     return values
-
-
-def mask_layers(base: BaseModel) -> dict[str, CrossAttention]:
-    """The cross-attention layers that masks are compared with: those at the base's attention side."""
-    wanted = base.resolution // base.pixels_per_latent // base.attention_side
-    layers = cross_attention_layers(base.unet, middle=False)
-    chosen = {name: layer for name, layer in layers.items() if layer.reduction == wanted}
-    if not chosen:
-        raise LikenessError(
-            f"this base has no cross-attention at a side of {base.attention_side}; set attention_weight to 0"
-        )
-    return chosen
 
 
 def trainable_tables(base: BaseModel) -> dict[str, nn.Parameter]:
