@@ -1,20 +1,24 @@
 """Draws the bundled workflows in a running ComfyUI's own editor and saves them as the editor does.
 
-    python tests/comfy/draw_workflows.py http://127.0.0.1:8188
-    python tests/comfy/draw_workflows.py http://127.0.0.1:8188 --thumbnail
+    python tests/comfy/draw_workflows.py http://127.0.0.1:8188 [masks ...]
+    python tests/comfy/draw_workflows.py http://127.0.0.1:8188 [masks ...] --thumbnail
+
+What they hold is in drawings/, one module per workflow; without names all of them are drawn.
 
 For maintainers: the first after a node's inputs changed, with the oldest supported ComfyUI; the second, which
 runs the workflow, after new weights. Then the tests.
 """
 
+import argparse
 import base64
+import importlib
 import io
 import json
 import shutil
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from PIL import Image
@@ -28,81 +32,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
-PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
-NOTE = """## Learn a person, then draw them anywhere
-
-1. **Load the Miniature** brings a tiny portrait model and four pictures of a made-up person. Nothing is
-   downloaded.
-2. **Learn a LoRA** learns that person in about a minute on two CPU cores. Watch the previews in the node; the
-   cancel button keeps what was learned.
-3. Behind **Apply a Likeness**, `<v0>` in any prompt is that person.
-
-Left half of the result: the model's own *woman*. Right half: the same prompt and seed with `<v0>`.
-
-### Your own pictures
-
-Put a checkpoint loader (SD 1.5) in the Miniature's place, give *Describe a Concept* your pictures and write
-what they show as the class word, or use *Read a Concept Folder*. Set the latent to the model's size."""
-
-# fmt: off
-# name: (type, (x, y), (width, height), title, widgets)
-NODES: dict[str, tuple[str, tuple[int, int], tuple[int, int], str, dict[str, Any]]] = {
-    "note": ("MarkdownNote", (-440, 60), (400, 420), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (0, 60), (300, 210), "", {"person": 0, "pictures": 4}),
-    "examples": ("PreviewImage", (0, 330), (300, 300), "The four pictures", {}),
-    "concept": ("LikenessConcept", (360, 60), (320, 180), "", {"token": "<v0>", "role": "subject"}),
-    "learn": (
-        "LikenessTrainDreamBoothLora", (360, 300), (360, 540), "",
-        {"preview_every": 25, "preview_prompt": PROMPT.format("<v0>"), "seed": 0},
-    ),
-    "save": ("LikenessSave", (780, 620), (320, 120), "", {"name": "learn-a-person"}),
-    "apply": ("LikenessApply", (780, 60), (320, 150), "", {"strength_model": 1.0, "strength_clip": 1.0}),
-    "before prompt": (
-        "CLIPTextEncode", (1160, 60), (360, 110), "Prompt before", {"text": PROMPT.format("woman")},
-    ),
-    "after prompt": (
-        "CLIPTextEncode", (1160, 230), (360, 110), "Prompt after", {"text": PROMPT.format("<v0>")},
-    ),
-    "before nothing": ("CLIPTextEncode", (1160, 400), (360, 90), "Negative before", {"text": ""}),
-    "after nothing": ("CLIPTextEncode", (1160, 550), (360, 90), "Negative after", {"text": ""}),
-    "latent": (
-        "EmptyLatentImage", (780, 400), (320, 120), "", {"width": 128, "height": 128, "batch_size": 1},
-    ),
-    "before": ("KSampler", (1580, 60), (300, 270), "Draw before", {}),
-    "after": ("KSampler", (1580, 400), (300, 270), "Draw after", {}),
-    "before picture": ("VAEDecode", (1940, 60), (200, 60), "", {}),
-    "after picture": ("VAEDecode", (1940, 400), (200, 60), "", {}),
-    "both": ("ImageStitch", (1940, 170), (260, 150), "", {"direction": "right", "spacing_width": 4}),
-    "large": ("ImageScaleBy", (1940, 520), (260, 90), "", {"upscale_method": "lanczos", "scale_by": 3.0}),
-    "show": ("PreviewImage", (2260, 60), (560, 330), "Before and after", {}),
-    "keep": ("SaveImage", (2260, 450), (320, 330), "", {"filename_prefix": "likeness/learn-a-person"}),
-}
-SAMPLING = {
-    "seed": 7, "control_after_generate": "fixed", "steps": 25, "cfg": 5.0, "sampler_name": "euler",
-    "scheduler": "simple", "denoise": 1.0,
-}
-# fmt: on
-LINKS = """
-base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
-base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
-concept.concept>learn.concept learn.likeness>apply.likeness learn.likeness>save.likeness
-base.MODEL>apply.model base.CLIP>apply.clip
-base.CLIP>before_prompt.clip base.CLIP>before_nothing.clip
-apply.CLIP>after_prompt.clip apply.CLIP>after_nothing.clip
-base.MODEL>before.model apply.MODEL>after.model
-latent.LATENT>before.latent_image latent.LATENT>after.latent_image
-before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
-after_prompt.CONDITIONING>after.positive after_nothing.CONDITIONING>after.negative
-before.LATENT>before_picture.samples base.VAE>before_picture.vae after.LATENT>after_picture.samples
-base.VAE>after_picture.vae before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2
-both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
-"""
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 1060)),
-    ("3  Use what was learned", (760, -10, 360, 770)),
-    ("4  Draw before and after", (1140, -10, 1700, 810)),
-]
+DRAWINGS = Path(__file__).parent / "drawings"
 
 DRAW = """
 ([nodes, links, groups]) => {
@@ -123,7 +53,8 @@ DRAW = """
     made[name] = node;
   }
   for (const [from, output, to, input] of links) {
-    const slot = made[from].outputs.findIndex(o => o.name === output);
+    const spaced = output.replaceAll('_', ' ');
+    const slot = made[from].outputs.findIndex(o => o.name === output || o.name === spaced);
     const socket = made[to].inputs.findIndex(i => i.name === input);
     if (slot < 0 || socket < 0) throw new Error(`no link ${from}.${output} > ${to}.${input}: ` +
       made[from].outputs.map(o => o.name) + ' / ' + made[to].inputs.map(i => i.name));
@@ -163,29 +94,40 @@ def editor(url: str):
         browser.close()
 
 
-def draw(url: str) -> dict[str, Any]:
-    nodes = {name.replace(" ", "_"): node for name, node in NODES.items()}
-    for name in ("before", "after"):
-        kind, place, size, title, _ = nodes[name]
-        nodes[name] = (kind, place, size, title, SAMPLING)
-    links = []
-    for link in LINKS.split():
-        (source, output), (target, socket) = (end.split(".") for end in link.split(">"))
-        links.append((source, output.replace("_", " ") if source == "base" else output, target, socket))
-    with editor(url) as page:
-        return page.evaluate(DRAW, [nodes, links, GROUPS])
+def names() -> list[str]:
+    """All workflows, as their files are called."""
+    return sorted(path.stem.replace("_", "-") for path in DRAWINGS.glob("[!_]*.py"))
 
 
-def thumbnail(workflow: dict[str, Any], url: str) -> bytes:
-    """The workflow's own before and after, from a whole run in the editor: a minute or two."""
+def drawing(name: str) -> ModuleType:
+    """What the workflow of that name consists of."""
+    folder = f"{__package__}.drawings" if __package__ else "drawings"  # as a script it has no package
+    return importlib.import_module(f"{folder}.{name.replace('-', '_')}")
+
+
+def links(text: str) -> list[tuple[str, str, str, str]]:
+    """`base.MODEL>learn.model` and so on: (from, output, to, input)."""
+    ends = [[end.split(".") for end in link.split(">")] for link in text.split()]
+    return [(source, output, target, socket) for (source, output), (target, socket) in ends]
+
+
+def draw(name: str, url: str) -> dict[str, Any]:
+    """The workflow of that name, as the editor at `url` saves it."""
+    plan = drawing(name)
     with editor(url) as page:
-        return base64.b64decode(page.evaluate(RUN, workflow))
+        return page.evaluate(DRAW, [plan.NODES, links(plan.LINKS), plan.GROUPS])
+
+
+def thumbnail(workflow: dict[str, Any], title: str, url: str) -> bytes:
+    """The picture that the node of this title shows, from a whole run in the editor: a minute or two."""
+    with editor(url) as page:
+        return base64.b64decode(page.evaluate(RUN, [workflow, title]))
 
 
 RUN = """
-async (workflow) => {
+async ([workflow, title]) => {
   await window.app.loadGraphData(workflow);
-  const shown = window.app.graph._nodes.find(node => node.title === 'Before and after');
+  const shown = window.app.graph._nodes.find(node => node.title === title);
   const result = new Promise((resolve, reject) => {
     window.app.api.addEventListener('executed', event => {
       if (String(event.detail.node) === String(shown.id)) resolve(event.detail.output.images[0]);
@@ -200,10 +142,20 @@ async (workflow) => {
 """
 
 
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Draws the bundled workflows in a running ComfyUI.")
+    arguments.add_argument("url")
+    arguments.add_argument("names", nargs="*", help=f"some of {', '.join(names())}; all where none is given")
+    arguments.add_argument("--thumbnail", action="store_true", help="run them and keep what they show")
+    asked = arguments.parse_args()
+    for name in asked.names or names():
+        target, shown = ROOT / "workflows" / f"{name}.json", drawing(name).SHOWN
+        if not asked.thumbnail:
+            target.write_text(json.dumps(draw(name, asked.url), indent=1) + "\n")
+        elif shown:
+            picture = Image.open(io.BytesIO(thumbnail(json.loads(target.read_text()), shown, asked.url)))
+            picture.convert("RGB").save(target.with_suffix(".jpg"), quality=90)
+
+
 if __name__ == "__main__":
-    target = ROOT / "workflows" / "learn-a-person.json"
-    if "--thumbnail" not in sys.argv:
-        target.write_text(json.dumps(draw(sys.argv[1]), indent=1) + "\n")
-    else:
-        picture = Image.open(io.BytesIO(thumbnail(json.loads(target.read_text()), sys.argv[1])))
-        picture.convert("RGB").save(target.with_suffix(".jpg"), quality=90)
+    main()

@@ -1,11 +1,12 @@
-"""The bundled workflow in ComfyUI's own editor, in a headless Chromium."""
+"""The bundled workflows in ComfyUI's own editor, in a headless Chromium."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from likeness_portraits.tests.comfy.draw_workflows import CHROMIUM, editor
+from likeness_portraits.tests.comfy.draw_workflows import CHROMIUM, ROOT, editor, names
 from likeness_portraits.tests.comfy.hosts import PACK, WORKFLOW, Server, to_api
 
 pytestmark = [
@@ -58,6 +59,29 @@ def test_the_workflow_is_opened_understood_and_run_by_the_editor(
     (entry,) = history.values()
     saved = [images["images"][0] for images in entry["outputs"].values() if images.get("images")]
     assert any(server.picture(file).shape == (128, 128, 3) for file in saved if file["type"] == "output")
+
+
+@pytest.fixture(scope="module")
+def page(server: Server) -> Iterator[Any]:
+    with editor(server.url) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_workflow_is_offered_and_understood_by_the_editor(
+    page: Any, server: Server, nodes: dict[str, Any], name: str
+):
+    file = ROOT / "workflows" / f"{name}.json"
+    assert file.with_suffix(".jpg").exists()
+    page.evaluate(OPEN_TEMPLATE, [PACK, name])
+    page.wait_for_timeout(500)
+    understood = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert without_notes(understood) == to_api(json.loads(file.read_text("utf-8")), nodes)
+    assert not page.locator(".p-toast-message-warn, .p-toast-message-error").count()
+
+
+def test_every_bundled_workflow_can_be_drawn_again():
+    assert names() == sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))
 
 
 def without_notes(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,19 @@ import pytest
 from likeness_portraits.engine.data.masks import overlap
 from likeness_portraits.engine.data.overlays import VEIL, VEIL_STRENGTH
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.tests.comfy.draw_masks import TARGET
+from likeness_portraits.tests.comfy.draw_workflows import ROOT
 from likeness_portraits.tests.comfy.hosts import Server, to_api
 
 pytestmark = pytest.mark.comfy
 
+MASKS = ROOT / "workflows" / "masks.json"
 PERSON = 4  # as the workflow says
 
 
 @pytest.fixture(scope="module")
 def outputs(server: Server, nodes: dict[str, Any]) -> dict[str, Any]:
     """What the workflow's nodes showed, by class, after a few steps of learning inside the masks."""
-    prompt = to_api(json.loads(TARGET.read_text("utf-8")), nodes)
+    prompt = to_api(json.loads(MASKS.read_text("utf-8")), nodes)
     (learn,) = (name for name, node in prompt.items() if node["class_type"].startswith("LikenessTrain"))
     prompt[learn]["inputs"]["steps"] = 3
     return {prompt[name]["class_type"]: shown for name, shown in server.run(prompt).items()}

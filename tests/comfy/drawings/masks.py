@@ -1,17 +1,7 @@
-"""Draws workflows/masks.json in a running ComfyUI's own editor.
+"""workflows/masks.json: from a word or a part to masks, and learning inside them."""
 
-    python tests/comfy/draw_masks.py http://127.0.0.1:8188
+from . import Nodes
 
-For maintainers: run it after a mask node's inputs changed, with the oldest supported ComfyUI, then the tests.
-"""
-
-import json
-import sys
-from typing import Any
-
-from likeness_portraits.tests.comfy.draw_workflows import DRAW, ROOT, editor
-
-TARGET = ROOT / "workflows" / "masks.json"
 NOTE = """## Masks before learning
 
 1. **Mask by Words** marks the head and leaves the hair out; the node shows what is marked. Change the words,
@@ -27,7 +17,7 @@ and connect its MASK to *Describe a Concept* instead."""
 
 # fmt: off
 EDGES = {"fill_holes": True, "keep_largest": True}
-NODES: dict[str, tuple[str, tuple[int, int], tuple[int, int], str, dict[str, Any]]] = {
+NODES: Nodes = {
     "note": ("MarkdownNote", (-440, 60), (400, 460), "Read me", {"": NOTE}),
     "base": ("LikenessMiniature", (0, 60), (300, 210), "", {"person": 4, "pictures": 4}),
     "words": (
@@ -54,20 +44,4 @@ GROUPS = [
     ("3  Learn inside the masks", (340, 670, 1180, 620)),
 ]
 # fmt: on
-
-
-def links() -> list[tuple[str, str, str, str]]:
-    found = []
-    for link in LINKS.split():
-        (source, output), (target, socket) = (end.split(".") for end in link.split(">"))
-        found.append((source, output.replace("_", " "), target, socket))
-    return found
-
-
-def draw(url: str) -> dict[str, Any]:
-    with editor(url) as page:
-        return page.evaluate(DRAW, [NODES, links(), GROUPS])
-
-
-if __name__ == "__main__":
-    TARGET.write_text(json.dumps(draw(sys.argv[1]), indent=1) + "\n")
+SHOWN = ""  # its thumbnail is a picture of the graph
