@@ -1,0 +1,371 @@
+"""Shards for adapter training: WebDataset tar files of pictures with their faces, written, indexed and read.
+
+A sample is `key.jpg`, `key.txt` and for each face `key.f0.jpg` (aligned), `key.f0.mask.png` (CelebAMask's
+part numbers), `key.f0.lm.npy` (landmarks (N, 2) as x, y in the picture's pixels) and any number of edited
+twins `key.f0.aug0.jpg`. `shards.json` beside the tars counts their samples.
+
+Reading is by position: lane 3 of 8, sample 1000, is the same picture in every run on any number of processes,
+so that going on after an interruption needs no more than the step's number. Each lane belongs to one process
+and one of its threads and draws from shards of its own where there are enough of them.
+"""
+
+import io
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import LikenessError
+from ..files import make_folder, write_atomically
+from .examples import mixed_seed
+
+log = logging.getLogger(__name__)
+
+INDEX = "shards.json"
+QUALITY = 95  # JPEG's, of pictures we write
+TRIES = 20  # other samples tried in place of one that cannot be read
+_FACE = re.compile(r"f(\d+)\.jpg")
+_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError)
+
+
+@dataclass(frozen=True)
+class ShardFace:
+    """A face: pixels (S, S, 3); labels (S, S) of CelebAMask's parts; landmarks (N, 2) in the picture."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | None = None
+    landmarks: NDArray[np.float32] | None = None
+    edited: tuple[NDArray[np.uint8] | bytes, ...] = ()  # bytes: JPEGs not yet decoded
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """A picture (H, W, 3) with what it shows in words and the faces in it."""
+
+    key: str
+    pixels: NDArray[np.uint8]
+    caption: str
+    faces: tuple[ShardFace, ...]
+
+
+@dataclass
+class Tally:
+    """What reading met with; shared by all lanes of a process."""
+
+    read: int = 0
+    broken_samples: int = 0
+    without_edits: int = 0  # samples that asked for an edited face and had none
+    broken_shards: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, name: str) -> None:
+        with self._lock:
+            setattr(self, name, getattr(self, name) + 1)
+
+    def shard(self, path: str, error: BaseException) -> None:
+        with self._lock:
+            new = path not in self.broken_shards
+            self.broken_shards.add(path)
+        if new:
+            log.warning("the rest of shard %s cannot be read (%s); other samples take its place", path, error)
+
+    def summary(self) -> str:
+        """One line for the log."""
+        return (
+            f"{self.read} samples read, {self.broken_samples} broken ones replaced, "
+            f"{len(self.broken_shards)} broken shards, {self.without_edits} samples without an edited face"
+        )
+
+
+# ------------------------------------------------------------------------------------------- one sample
+
+
+def encoded(sample: ShardSample) -> dict[str, Any]:
+    """The sample as `webdataset.TarWriter` takes it."""
+    parts: dict[str, Any] = {"__key__": sample.key, "jpg": jpeg(sample.pixels), "txt": sample.caption}
+    for number, face in enumerate(sample.faces):
+        parts[f"f{number}.jpg"] = jpeg(face.pixels)
+        if face.labels is not None:
+            stream = io.BytesIO()
+            Image.fromarray(face.labels).save(stream, "PNG")
+            parts[f"f{number}.mask.png"] = stream.getvalue()
+        if face.landmarks is not None:
+            stream = io.BytesIO()
+            np.save(stream, face.landmarks.astype(np.float32), allow_pickle=False)
+            parts[f"f{number}.lm.npy"] = stream.getvalue()
+        for twin, edit in enumerate(face.edited):
+            parts[f"f{number}.aug{twin}.jpg"] = edit if isinstance(edit, bytes) else jpeg(edit)
+    return parts
+
+
+def decoded(parts: Mapping[str, Any]) -> ShardSample:
+    """The sample in a tar's entries; raises ValueError or OSError where one cannot be read."""
+    if "jpg" not in parts:
+        raise ValueError(f"sample {parts.get('__key__')} has no picture")
+    numbers = sorted(int(match[1]) for match in map(_FACE.fullmatch, parts) if match)
+    return ShardSample(
+        key=str(parts["__key__"]),
+        pixels=picture(parts["jpg"]),
+        caption=_first_line(parts.get("txt", b"")),
+        faces=tuple(_face(parts, f"f{number}.") for number in numbers),
+    )
+
+
+def _face(parts: Mapping[str, Any], prefix: str) -> ShardFace:
+    labels, landmarks = parts.get(prefix + "mask.png"), parts.get(prefix + "lm.npy")
+    edits = sorted(name for name in parts if name.startswith(prefix + "aug"))
+    return ShardFace(
+        pixels=picture(parts[prefix + "jpg"]),
+        labels=None if labels is None else np.asarray(Image.open(io.BytesIO(labels)).convert("L")),
+        landmarks=None if landmarks is None else np.load(io.BytesIO(landmarks), allow_pickle=False),
+        edited=tuple(parts[name] for name in edits),
+    )
+
+
+def _first_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").splitlines()
+    return lines[0].strip() if lines else ""
+
+
+def picture(content: bytes) -> NDArray[np.uint8]:
+    """An encoded picture as (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """A picture (H, W, 3) as JPEG without thinned colours."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def write_shards(folder: str | Path, samples: Iterable[ShardSample], each: int = 512) -> list[Path]:
+    """Writes `each` samples a tar, each tar whole or not at all, and the index last."""
+    from webdataset import TarWriter
+
+    target = make_folder(folder)
+    if (target / INDEX).exists():
+        raise LikenessError(f"{target} holds shards already; choose another folder or remove them")
+    counts: dict[str, int] = {}
+    waiting, more = iter(samples), True
+    while more:
+        path, count = target / f"shard-{len(counts):06d}.tar", 0
+        first = next(waiting, None)
+        if first is None:
+            break
+        with write_atomically(path) as temporary, open(temporary, "wb") as stream:
+            writer = TarWriter(stream, encoder=True)
+            writer.write(encoded(first))
+            for count in range(2, each + 1):
+                sample = next(waiting, None)
+                more = sample is not None
+                if sample is None:
+                    count -= 1
+                    break
+                writer.write(encoded(sample))
+            writer.close()
+        counts[path.name] = max(count, 1)
+    if not counts:
+        raise LikenessError(f"there is nothing to write to {target}; give pictures with faces in them")
+    _write_index(target, counts)
+    return [target / name for name in counts]
+
+
+def _write_index(folder: Path, counts: Mapping[str, int]) -> None:
+    with write_atomically(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({"samples": dict(counts)}, indent=1) + "\n")
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file (a path, or an address that webdataset opens) and how many samples it should hold."""
+
+    path: str
+    count: int
+
+
+def find_shards(where: str) -> list[Shard]:
+    """The shards of a folder, or of a pattern with {000..099} in it; tars without an index are counted."""
+    paths = _expanded(where)
+    counts = _index_of(paths)
+    missing = [path for path in paths if Path(path).name not in counts]
+    if missing and _remote(missing[0]):
+        raise LikenessError(f"{missing[0]} has no {INDEX} beside it; write one where the shards lie")
+    for path in missing:
+        counts[Path(path).name] = sum(1 for _ in _entries(path, Tally()))
+    found = [Shard(path, counts[Path(path).name]) for path in paths if counts[Path(path).name]]
+    if not found:
+        raise LikenessError(f"no samples in the shards of {where}; write them with `likeness shards`")
+    if missing and all(Path(path).parent == Path(paths[0]).parent for path in paths):
+        _write_index_if_possible(Path(paths[0]).parent, {Path(s.path).name: s.count for s in found})
+    return found
+
+
+def _expanded(where: str) -> list[str]:
+    from braceexpand import braceexpand
+
+    if not _remote(where) and Path(where).expanduser().is_dir():
+        paths = sorted(str(path) for path in Path(where).expanduser().glob("*.tar"))
+    else:
+        paths = list(braceexpand(where))
+    gone = [path for path in paths if not _remote(path) and not Path(path).is_file()]
+    if not paths or gone:
+        raise LikenessError(
+            f"there are no shards at {gone[0] if gone else where}; write them with `likeness shards`"
+        )
+    return paths
+
+
+def _remote(path: str) -> bool:
+    return "://" in path or path.startswith("pipe:")
+
+
+def _index_of(paths: Sequence[str]) -> dict[str, int]:
+    """Counts by file name from the index beside the first shard."""
+    from webdataset.gopen import gopen
+
+    head, _, _ = paths[0].rpartition("/")
+    beside = f"{head}/{INDEX}" if head else INDEX
+    if not _remote(beside) and not Path(beside).is_file():
+        return {}
+    try:
+        with gopen(beside) as stream:
+            return {name: int(count) for name, count in json.load(stream)["samples"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LikenessError(f"{beside} is damaged; delete it, it is made again") from error
+
+
+def _write_index_if_possible(folder: Path, counts: Mapping[str, int]) -> None:
+    try:
+        _write_index(folder, counts)
+    except LikenessError as error:
+        log.info("%s; the shards will be counted again next time", error)
+
+
+def _entries(path: str, tally: Tally) -> Iterator[dict[str, Any]]:
+    """A tar's samples, undecoded, as far as it can be read."""
+    from webdataset.tariterators import tarfile_samples
+
+    def note(error: Exception) -> bool:
+        tally.shard(path, error)
+        return True
+
+    yield from tarfile_samples([{"url": path}], handler=note)
+
+
+class Lane:
+    """One endless sequence of samples: shards drawn with replacement, each read from its first sample on."""
+
+    def __init__(self, shards: Sequence[Shard], number: int, lanes: int, seed: int, tally: Tally) -> None:
+        own = list(shards[number::lanes])
+        self._shards = own if len(shards) >= lanes else list(shards)
+        self._name = (seed, "lane", number)
+        self._tally = tally
+        self._starts = [0]  # the position at which each turn begins
+        self._turn, self._place = -1, 0
+        self._stream: Iterator[dict[str, Any]] = iter(())
+
+    def __call__(self, position: int) -> ShardSample:
+        """The sample at this position; one that cannot be read has a fixed other one in its place."""
+        turn, place = self._where(position)
+        parts = self._read(turn, place)
+        for attempt in range(TRIES):
+            try:
+                if parts is not None:
+                    sample = decoded(parts)
+                    self._tally.count("read")
+                    return sample
+            except _UNREADABLE as error:
+                log.debug("sample %s cannot be read: %s", parts and parts.get("__key__"), error)
+            self._tally.count("broken_samples")
+            parts = self._another(position, attempt)
+        raise LikenessError(f"{TRIES} samples in a row of {self._shards[0].path} and others cannot be read")
+
+    def _shard(self, turn: int) -> Shard:
+        return self._shards[mixed_seed(*self._name, "turn", turn) % len(self._shards)]
+
+    def _where(self, position: int) -> tuple[int, int]:
+        """Which turn a position falls into, and the place in its shard."""
+        while self._starts[-1] <= position:
+            self._starts.append(self._starts[-1] + self._shard(len(self._starts) - 1).count)
+        turn = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return turn, position - self._starts[turn]
+
+    def _read(self, turn: int, place: int) -> dict[str, Any] | None:
+        if turn != self._turn or place < self._place:
+            self._stream, self._turn, self._place = (
+                _entries(self._shard(turn).path, self._tally), turn, 0,
+            )  # fmt: skip
+        parts = None
+        while self._place <= place:
+            parts = next(self._stream, None)
+            self._place += 1
+            if parts is None:
+                break
+        return parts
+
+    def _another(self, position: int, attempt: int) -> dict[str, Any] | None:
+        number = mixed_seed(*self._name, "instead", position, attempt)
+        shard = self._shards[number % len(self._shards)]
+        place = number // len(self._shards) % shard.count
+        for found, parts in enumerate(_entries(shard.path, self._tally)):
+            if found == place:
+                return parts
+        return None
+
+
+class Lanes:
+    """All lanes of a run: a process reads those it is asked for, in threads of its own ahead of need."""
+
+    def __init__(self, where: str, lanes: int, seed: int, workers: int = 0) -> None:
+        self.shards = find_shards(where)
+        self.tally = Tally()
+        self._lanes = [Lane(self.shards, number, lanes, seed, self.tally) for number in range(lanes)]
+        self._workers = workers
+        self._pool: Any = None
+        self._ahead: dict[tuple[int, int], Any] = {}
+
+    def __len__(self) -> int:
+        return sum(shard.count for shard in self.shards)
+
+    def samples(
+        self, position: int, mine: Sequence[int], prepare: Callable[[ShardSample, int], Any]
+    ) -> list[Any]:
+        """What `prepare(sample, lane)` makes of the position's sample in each lane in `mine`."""
+        if not self._workers:
+            return [prepare(self._lanes[lane](position), lane) for lane in mine]
+        waiting = [self._ahead.pop((position, lane), None) or self._submit(position, lane, prepare)
+                   for lane in mine]  # fmt: skip
+        found = [future.result() for future in waiting]
+        for lane in mine:
+            self._ahead[position + 1, lane] = self._submit(position + 1, lane, prepare)
+        return found
+
+    def _submit(self, position: int, lane: int, prepare: Callable[[ShardSample, int], Any]) -> Any:
+        """A lane's work waits in one thread, so that its shard is read from front to back."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        if self._pool is None:
+            self._pool = [ThreadPoolExecutor(1, "shards") for _ in range(self._workers)]
+        pool = self._pool[lane % self._workers]
+        return pool.submit(lambda: prepare(self._lanes[lane](position), lane))
+
+    def close(self) -> None:
+        """Ends the threads; what was read ahead is dropped."""
+        for pool in self._pool or ():
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._pool, self._ahead = None, {}
