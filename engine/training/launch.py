@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from ..config import Job
-from ..data.concepts import digest, load_concept
+from ..data.concepts import Concept, digest, load_concept
 from ..errors import LikenessError
 from ..files import make_folder
 from .base_model import BaseModel, load_base
 from .checkpoint import Checkpoints
+from .host import hosted
 from .methods import method_class
 from .methods.base import Method
 from .observer import Observer, Progress, Silent, Stopped
@@ -41,8 +43,18 @@ def _train(job: Job, observer: Observer, base: BaseModel | None) -> Path:
     make_folder(output.parent)
     concepts = [load_concept(concept) for concept in job.concepts]
     base = _trainable(base) if base is not None else load_base(job.base)
-    checkpoints = Checkpoints(job, digest(concepts))
     accelerator = _accelerator(job)
+    with hosted(base, job.on):
+        _learn(job, base, concepts, accelerator, observer)
+    return output
+
+
+def _learn(
+    job: Job, base: BaseModel, concepts: Sequence[Concept], accelerator: Accelerator, observer: Observer
+) -> None:
+    """The run itself, from the method's first weights to its artifact; the base returns where it was."""
+    pictures = digest(concepts)
+    checkpoints = Checkpoints(job, pictures)
     home = base.device
     method: Method = method_class(job.method)(job, base, concepts)
     try:
@@ -53,8 +65,8 @@ def _train(job: Job, observer: Observer, base: BaseModel | None) -> Path:
         progress = trainer.run()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            artifact = replace(method.artifact(), steps=progress.step, digest=digest(concepts))
-            artifact.save(output)
+            artifact = replace(method.artifact(), steps=progress.step, digest=pictures)
+            artifact.save(Path(job.output))
             if not progress.stopped:
                 checkpoints.clear()
         accelerator.wait_for_everyone()
@@ -62,7 +74,6 @@ def _train(job: Job, observer: Observer, base: BaseModel | None) -> Path:
         method.close()
         base.to(home)
         _forget(accelerator)
-    return output
 
 
 def _trainable(base: BaseModel) -> BaseModel:

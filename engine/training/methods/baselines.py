@@ -167,8 +167,8 @@ class DreamBoothLora(_Baseline):
 def prior_pictures(method: DreamBoothLora, class_word: str, check: Callable[[], None]) -> np.ndarray:
     """Pictures (N, H, W, 3) uint8 of the class by the frozen base, or those of an earlier run."""
     chosen, job = method.settings, method.job
-    recipe = (method.base.fingerprint, class_word, method.size, chosen.prior_templates, chosen.prior_pictures,
-              chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
+    recipe = (method.base.fingerprint, job.on, class_word, method.size, chosen.prior_templates,
+              chosen.prior_pictures, chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
     kept = (
         Path(job.cache).expanduser() / f"class-{mixed_seed(*recipe):016x}.safetensors" if job.cache else None
     )
