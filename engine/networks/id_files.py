@@ -28,7 +28,7 @@ def adapter_networks(
 
 
 def released_names(layers: Sequence[str]) -> dict[str, str]:
-    """Layer names by their number in the reference's files: down, up, middle last; even ones attend to self."""
+    """Layer names by their number in the reference's files: down, up, middle last; even: self."""
     order = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
     ranked = sorted(layers, key=lambda name: order[name.split(".")[0]])
     return {str(2 * number + 1): name for number, name in enumerate(ranked)}
