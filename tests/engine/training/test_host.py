@@ -1,4 +1,4 @@
-"""Learning on top of a LoRA: what is learned belongs to the changed weights, and the base comes back whole."""
+"""Learning on top of a LoRA: what is learned belongs to the changed weights; the base comes back whole."""
 
 from pathlib import Path
 
