@@ -138,6 +138,9 @@ _COMMON: dict[str, Any] = {
     ],
     "output": Annotated[str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")],
     "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
+    "on": Annotated[
+        list[str] | None, Option(help="Concept file of a LoRA that stays applied meanwhile; repeat for more.")
+    ],
     "token": Annotated[
         list[str] | None, Option(help="Placeholder for prompts, such as <v0>; repeat per folder.")
     ],
@@ -584,6 +587,38 @@ def bench_miniature(
         with write_atomically(out) as temporary:
             temporary.write_text(json.dumps(card, indent=1) + "\n")
     say(json.dumps(card, indent=1))
+    return 0
+
+
+@bench_app.command("claims")
+def bench_claims(
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder for claims.json, report.html and all that it is made of.")
+    ] = Path("likeness-claims"),
+    method: Annotated[
+        list[str] | None, Option(help="Only this experiment; may be repeated. By default all of them.")
+    ] = None,
+    people: Annotated[int, Option(min=0, help="How many held-out people; 0: 8, or 2 with --quick.")] = 0,
+    seeds: Annotated[int, Option(min=1, help="Trainings per person and method.")] = 1,
+    seed: Annotated[int, Option(min=0, help="Of the first training.")] = 0,
+    quick: Annotated[
+        bool, Option("--quick", help="Headline comparisons and fewer pictures, for 13 minutes at most.")
+    ] = False,
+    minutes: Annotated[float, Option(min=0, help="Begin nothing new after so long; 0: no limit.")] = 0,
+    tuning: Annotated[
+        bool, Option("--tuning", help="On the people that settings are chosen on; not for reporting.")
+    ] = False,
+) -> int:
+    """Measure the papers' claims on people no network has seen; the same command goes on where it was."""
+    check_room(out / "claims.json")
+    from .bench import measure_claims
+
+    rows = measure_claims(
+        out, method or [], people, quick,
+        seeds=seeds, first_seed=seed, minutes=minutes or None, tuning=tuning,
+    )  # fmt: skip
+    say(rows)
+    note(f"look at {out / 'report.html'}")
     return 0
 
 

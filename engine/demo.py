@@ -11,8 +11,8 @@ import numpy as np
 from .artifact import Artifact
 from .config import ConceptSpec, Job
 from .console import meter
-from .data.concepts import Concept, Picture, write_concept
-from .evaluation.people import Scores, Shot, all_shots, draw, judge, render_person, summary
+from .data.concepts import write_concept
+from .evaluation.people import TOKEN, Scores, Shot, all_shots, concept_of, draw, judge, render_person, summary
 from .evaluation.sheet import Row, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
@@ -23,10 +23,7 @@ from .training.launch import train
 if TYPE_CHECKING:
     from .console import ConsoleObserver
 
-TOKEN = "<v0>"
-PICTURES = 4
 SHOWN = len(world.TEST_CONTEXTS)  # columns of the sheet: the test prompts with the first seed
-HEAD = (*world.FACE_PARTS, "hair", "ear", "neck")
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,6 @@ def run_demo(
     with write_atomically(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return report
-
-
-def concept_of(person: int) -> Concept:
-    """Four pictures of a person of the Miniature's world, with masks of the head."""
-    portraits = world.example_pictures(person, PICTURES)
-    pictures = [
-        Picture(f"{index}", portrait.pixels, portrait.mask(HEAD)) for index, portrait in enumerate(portraits)
-    ]
-    class_word = world.class_word(world.sample_identity(person))
-    return Concept(token=TOKEN, class_word=class_word, role="subject", pictures=tuple(pictures))
 
 
 def _job(method: str, folder: Path, out: Path, seed: int) -> Job:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 
 def similarity_to_references(embeddings: "ArrayLike", references: "ArrayLike") -> np.ndarray:
     """Cosine (N,) of each embedding (N, D) to the mean direction of the references' (M, D)."""
-    drawn, known = _unit(np.asarray(embeddings)), _unit(np.asarray(references))
-    return drawn @ _unit(known.mean(axis=0))
+    drawn, known = unit(np.asarray(embeddings)), unit(np.asarray(references))
+    return drawn @ unit(known.mean(axis=0))
 
 
 def attributes_kept(read: Mapping[str, Sequence[str]], asked: Sequence[Mapping[str, str]]) -> np.ndarray:
@@ -35,6 +36,47 @@ def accuracy_by_attribute(
     return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def context_leakage(
+    read: Mapping[str, Sequence[str]], training: Mapping[str, Sequence[str]], attributes: Sequence[str]
+) -> np.ndarray:
+    """How much (N,) of one training picture's context came along in pictures that asked for none.
+
+    The largest share, over the training pictures, of `attributes` that read the same in both. Strangers'
+    pictures agree by chance too: compare with the base's.
+    """
+    drawn = np.stack([np.asarray(read[name]) for name in attributes], 1)  # (N, A)
+    known = np.stack([np.asarray(training[name]) for name in attributes], 1)  # (M, A)
+    return (drawn[:, None] == known[None]).mean(2).max(1)
+
+
+def nearest_correlation(pictures: np.ndarray, references: np.ndarray, side: int = 32) -> np.ndarray:
+    """Pixel correlation (N,) of each picture (N, H, W, 3) with the reference most like it: 1 is a copy."""
+    return (_flat(pictures, side) @ _flat(references, side).T).max(1)
+
+
+def distances_within(vectors: "ArrayLike") -> np.ndarray:
+    """Mean distance (N,), 1 - cosine, of each vector (N, D) to the others; 0: all pictures are the same."""
+    known = unit(np.asarray(vectors))
+    if len(known) < 2:
+        return np.zeros(len(known))
+    return (1 - known @ known.T).sum(1) / (len(known) - 1)
+
+
+def area_under_curve(same: "ArrayLike", different: "ArrayLike") -> float:
+    """The chance that a same-person pair scores above a different-person pair (ROC AUC; ties count half)."""
+    first, second = np.asarray(same, np.float64), np.sort(np.asarray(different, np.float64))
+    below, upto = np.searchsorted(second, first), np.searchsorted(second, first, side="right")
+    return float((below + upto).mean() / 2 / len(second))
+
+
+def _flat(pictures: np.ndarray, side: int) -> np.ndarray:
+    """Small versions of pictures as unit vectors (N, side * side * 3) of mean 0."""
+    small = [np.asarray(Image.fromarray(pixels).resize((side, side))).ravel() for pixels in pictures]
+    flat = np.stack(small).astype(np.float64)
+    return unit(flat - flat.mean(1, keepdims=True))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The vectors (N, D) at length 1; a zero stays zero."""
     vectors = vectors.astype(np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..config import BaseSpec
+from ..data.concepts import Concept, Picture
 from ..errors import LikenessError
 from ..inference.generate import generate
 from ..miniature import world
@@ -15,11 +16,14 @@ from .metrics import accuracy_by_attribute, attributes_kept, similarity_to_refer
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
-    from ..data.concepts import Concept
     from ..miniature.judges import Judges
     from ..training.base_model import BaseModel
 
 Steps = Callable[[int, int], None]
+
+TOKEN = "<v0>"
+PICTURES = 4  # that somebody brings
+HEAD = (*world.FACE_PARTS, "hair", "ear", "neck")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,16 @@ def draw(
     used = [] if artifact is None else [(artifact, 1.0)]
     prompts = [shot.prompt for shot in shots]
     return generate(base, prompts, artifacts=used, seed=[shot.seed for shot in shots], on_step=on_step)
+
+
+def concept_of(person: int) -> Concept:
+    """Four pictures of a person of the Miniature's world, with masks of the head."""
+    portraits = world.example_pictures(person, PICTURES)
+    pictures = [
+        Picture(f"{index}", portrait.pixels, portrait.mask(HEAD)) for index, portrait in enumerate(portraits)
+    ]
+    class_word = world.class_word(world.sample_identity(person))
+    return Concept(token=TOKEN, class_word=class_word, role="subject", pictures=tuple(pictures))
 
 
 def render_person(seed: int, rounds: int = 1) -> np.ndarray:

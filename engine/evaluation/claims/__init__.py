@@ -1,0 +1,17 @@
+"""The claims of the papers, measured: one experiment per paper, on people no network has seen."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bench import Experiment
+
+EXPERIMENTS = {  # name, file, class; a new experiment is a line here
+    "baselines": ("baselines", "Baselines"),
+}
+
+
+def experiment(name: str) -> "Experiment":
+    """The experiment of that name; its file is imported only now."""
+    module, attribute = EXPERIMENTS[name]
+    return getattr(import_module(f".{module}", __package__), attribute)()

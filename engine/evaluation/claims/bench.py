@@ -1,0 +1,220 @@
+"""What experiments share: the base and the judges, trainings and drawings that are done only once.
+
+Whatever is expensive lies in the bench's folder under a digest of everything it depends on: a training of its
+job, its pictures and the base's fingerprint; a drawing of its concept files, prompts, seeds and all of the
+Miniature's weights. A run that was interrupted finds them there, and so do experiments that compare with the
+same arm. The code that trains is no part of the digest: after changing a method, delete `artifacts`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from ...artifact import Artifact
+from ...config import BaseSpec, Job, one_of
+from ...data.concepts import Concept, digest, write_concept
+from ...files import make_folder, write_atomically
+from ...inference.generate import generate
+from ...miniature import model
+from ...miniature.judges import Judges, load_judges
+from ...training.base_model import BaseModel, load_base
+from ...training.launch import train
+from ..people import Shot, all_shots, concept_of
+from ..portraits import PortraitJudges
+
+Values: TypeAlias = float | Sequence[float]  # a sequence pairs with the other arm's, place by place
+Metrics: TypeAlias = Mapping[str, Values]
+
+BETTER = ("higher", "lower", "not lower", "not higher")
+BUDGET = 1200  # pictures through the U-Net in a training, those of the class included: the same for all arms
+OPEN_PROMPT = "a photo of {}"  # asks for nothing: shows what comes along unasked
+OPEN_SEEDS = range(1000, 1004)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way of doing it, under a name that claims and tables use."""
+
+    name: str
+    method: str | None = None  # one of config.METHODS; None: nothing is learned, the base's class word stands
+    settings: Mapping[str, Any] = field(default_factory=dict)  # changes on the method's preset `miniature`
+    options: Mapping[str, Any] = field(default_factory=dict)  # for the experiment's own `measure`
+    headline: bool = True  # False: an ablation, left out of --quick
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sentence of a paper as a comparison of two arms in one metric."""
+
+    claim: str
+    method: str  # an arm's name
+    against: str  # an arm's name
+    metric: str  # a key of what `measure` returns
+    better: str = "higher"  # one of BETTER; "not lower" and "not higher": by no more than `margin`
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("direction", self.better, BETTER)
+
+
+class Experiment(Protocol):
+    """A paper's claims and how one cell of its table (an arm, a person, a seed) is measured."""
+
+    name: str
+    paper: str
+    arms: Sequence[Arm]
+    claims: Sequence[Claim]
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: "Bench") -> Metrics:
+        """The cell's metrics; `person` is a seed of `world.sample_identity`, `seed` the training's."""
+        ...
+
+
+class Bench:
+    """Base, judges and folder of a run; `quick` asks experiments to draw fewer pictures where they can."""
+
+    def __init__(self, folder: Path, *, quick: bool = False, sampling_steps: int = 25) -> None:
+        self.folder = make_folder(folder)
+        self.quick = quick
+        self.sampling_steps = sampling_steps
+        self.drawn: list[str] = []  # files of the pictures that the current cell drew, for the report
+
+    @cached_property
+    def base(self) -> BaseModel:
+        return load_base(BaseSpec())
+
+    @cached_property
+    def judges(self) -> Judges:
+        """The Miniature's own judges: recognisers, reader and parser."""
+        return load_judges()
+
+    @cached_property
+    def portrait_judges(self) -> PortraitJudges:
+        """What scores pictures of a person: the judges, and the image tower beside the text encoder."""
+        return PortraitJudges(self.judges)
+
+    @cached_property
+    def instrument(self) -> str:
+        """A digest of all of the Miniature's weights, judges included."""
+        total = hashlib.sha256()
+        for network in model.NETWORKS:
+            file = model.weights_file(network)
+            total.update(file.read_bytes() if file.exists() else b"")
+        return total.hexdigest()[:16]
+
+    # ------------------------------------------------------------------------------ what is done only once
+
+    def learn(
+        self, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], seed: int = 0
+    ) -> Artifact:
+        """The concept file of a training with these changes on the method's preset `miniature`.
+
+        Trains only where no earlier run with the same job, pictures and base left its file.
+        """
+        key = digest_of("training", method, settings, seed, digest(concepts), self.base.fingerprint)
+        output = self.folder / "artifacts" / f"{method}-{key}.safetensors"
+        if not output.exists():
+            job = Job.from_json(
+                {
+                    "method": method,
+                    "concepts": [{"folder": str(self._written(c)), "token": c.token} for c in concepts],
+                    "output": str(output),
+                    "settings": dict(settings),
+                    "seed": seed,
+                    "cache": str(self.folder / "class-pictures"),
+                }
+            )
+            train(job, None, self.base)
+        return Artifact.load(output)
+
+    def _written(self, concept: Concept) -> Path:
+        folder = self.folder / "concepts" / digest([concept])[:16]
+        return folder if folder.exists() else write_concept(folder, concept)
+
+    def pictures(self, key: object, draw: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `draw` gives, (N, H, W, 3) uint8, kept under `key`: all that the pictures depend on, as JSON.
+
+        The Miniature's weights need not be named in it. For experiments that draw in their own way.
+        """
+        file = self.folder / "drawn" / f"{digest_of('drawing', key, self.instrument)}.npy"
+        self.drawn.append(file.name)
+        if file.exists():
+            return np.load(file, allow_pickle=False)
+        drawn = draw()
+        with write_atomically(file) as temporary:
+            np.save(temporary, drawn, allow_pickle=False)
+        return drawn
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        artifacts: Sequence[tuple[Artifact, float]] = (),
+        **options: Any,
+    ) -> np.ndarray:
+        """Pictures (N, H, W, 3) uint8 by `inference.generate`, whose further options may be given."""
+        options = {"steps": self.sampling_steps, **options}
+        used = [(digest_of_artifact(artifact), strength) for artifact, strength in artifacts]
+        return self.pictures(
+            [list(prompts), list(seeds), used, options],
+            lambda: generate(self.base, prompts, seed=list(seeds), artifacts=artifacts, **options),
+        )
+
+    # ------------------------------------------------------------------- the usual cell: one learned person
+
+    def person(self, seed: int) -> Concept:
+        """Four masked pictures of the person `seed`, under the placeholder <v0>."""
+        return concept_of(seed)
+
+    def shots(self, subject: str) -> list[Shot]:
+        """The test prompts about `subject`, once; in the full run with two seeds each."""
+        return all_shots(subject, (1,) if self.quick else (1, 2))
+
+    def open_shots(self, subject: str) -> list[Shot]:
+        """Pictures of `subject` that ask for nothing else."""
+        return [Shot(prompt=OPEN_PROMPT.format(subject), asked={}, seed=seed) for seed in OPEN_SEEDS]
+
+    def draw_shots(
+        self, shots: Sequence[Shot], artifacts: Sequence[tuple[Artifact, float]] = (), **options: Any
+    ) -> np.ndarray:
+        """`draw` with the prompts and seeds of the shots."""
+        return self.draw([shot.prompt for shot in shots], [shot.seed for shot in shots], artifacts, **options)
+
+    def portrait(self, arm: Arm, person: int, seed: int) -> dict[str, Values]:
+        """The cell of an arm that learns one person: identity, prompt, leakage, diversity, memorisation …
+
+        `evaluation.portraits` says what each metric is.
+        """
+        concept = self.person(person)
+        subject, used = f"a {concept.class_word}", []
+        if arm.method is not None:
+            subject, used = concept.token, [(self.learn(arm.method, arm.settings, [concept], seed), 1.0)]
+        shots, unasked = self.shots(subject), self.open_shots(subject)
+        drawn = self.draw_shots([*shots, *unasked], used)  # together: fuller passes
+        return self.score(drawn[: len(shots)], shots, drawn[len(shots) :], concept)
+
+    def score(
+        self, pictures: np.ndarray, shots: Sequence[Shot], unasked: np.ndarray, concept: Concept
+    ) -> dict[str, Values]:
+        """The metrics of pictures drawn for `shots` and of those whose prompt asked for nothing."""
+        return self.portrait_judges.score(pictures, shots, unasked, concept)
+
+
+def digest_of(*parts: object) -> str:
+    """A short name for anything that goes to JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def digest_of_artifact(artifact: Artifact) -> str:
+    """A short name for what a concept file holds."""
+    total = hashlib.sha256(json.dumps([artifact.kind, artifact.method, artifact.settings]).encode())
+    for name, tensor in sorted(artifact.tensors.items()):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(tensor.float().numpy()).tobytes())
+    return total.hexdigest()[:24]

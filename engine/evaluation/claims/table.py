@@ -1,0 +1,146 @@
+"""The table of claims: what a run is to measure, its cells, and what their numbers say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import LikenessError
+from ...miniature import world
+from .bench import Arm, Bench, Claim, Experiment, Metrics, digest_of
+from .statistics import Comparison, Values, compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure."""
+
+    people: int = 8  # the first so many of the reporting people
+    seeds: int = 1  # trainings per person and arm
+    first_seed: int = 0  # the first training's seed
+    quick: bool = False  # headline arms and fewer pictures
+    minutes: float | None = None  # begin no cell after so long; None: go on to the end
+    tuning: bool = False  # on the tuning people instead, to choose settings by
+
+    def person(self, number: int) -> int:
+        """The seed of the run's `number`-th person."""
+        pool = world.TUNING_SEEDS if self.tuning else world.REPORTING_SEEDS
+        if not 0 <= number < len(pool):
+            raise LikenessError(
+                f"there are {len(pool)} people to measure on; ask for fewer than {number + 1}"
+            )
+        return pool[number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One entry of the big table."""
+
+    experiment: Experiment
+    arm: Arm
+    person: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}-p{self.person}-s{self.seed}"
+
+    def key(self, bench: Bench) -> str:
+        """What the cell's numbers depend on, beside the code."""
+        return digest_of(
+            self.experiment.name, self.arm.method, dict(self.arm.settings), dict(self.arm.options),
+            self.person, self.seed, bench.quick, bench.sampling_steps, bench.instrument,
+        )  # fmt: skip
+
+    def file(self, bench: Bench) -> Path:
+        return bench.folder / "cells" / self.experiment.name / f"{self.name}-{self.key(bench)[:8]}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A cell with its numbers."""
+
+    cell: Cell
+    metrics: Metrics
+    seconds: float
+    drawn: tuple[str, ...]  # files of its pictures, in the bench's folder `drawn`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A claim as it came out; None where its cells are missing."""
+
+    claim: Claim
+    paper: str
+    experiment: str
+    found: Comparison | None
+
+    @property
+    def holds(self) -> bool:
+        return self.found is not None and holds(self.claim, self.found)
+
+    def plain(self) -> dict[str, Any]:
+        """The row as `claims.json` has it."""
+        assert self.found is not None
+        numbers = {key: round(getattr(self.found, key), 4)
+                   for key in ("value", "other", "difference", "low", "high")}  # fmt: skip
+        words = self.claim
+        return {
+            "claim": words.claim, "paper": self.paper, "method": words.method, "against": words.against,
+            "metric": words.metric, **numbers, "holds": self.holds,
+        }  # fmt: skip
+
+
+def holds(claim: Claim, found: Comparison) -> bool:
+    """Whether the whole interval lies on the claim's side."""
+    return {
+        "higher": found.low > 0,
+        "lower": found.high < 0,
+        "not lower": found.low >= -claim.margin,
+        "not higher": found.high <= claim.margin,
+    }[claim.better]
+
+
+def table(experiments: Sequence[Experiment], measured: Sequence[Measured]) -> list[Row]:
+    """Every claim, measured or not, in the experiments' order."""
+    rows = []
+    for experiment in experiments:
+        for claim in experiment.claims:
+            first, second = (
+                values_by_person(measured, experiment, arm, claim.metric)
+                for arm in (claim.method, claim.against)
+            )
+            seed = int(digest_of(experiment.name, claim.claim, claim.metric)[:8], 16)
+            rows.append(
+                Row(
+                    claim=claim,
+                    paper=experiment.paper,
+                    experiment=experiment.name,
+                    found=compare(*_common(first, second), seed),
+                )  # fmt: skip
+            )
+    return rows
+
+
+def values_by_person(
+    measured: Sequence[Measured], experiment: Experiment, arm: str, metric: str
+) -> dict[int, dict[int, Values]]:
+    """The metric of one arm: by person, then by training seed."""
+    values: dict[int, dict[int, Values]] = {}
+    for entry in measured:
+        cell = entry.cell
+        if cell.experiment.name == experiment.name and cell.arm.name == arm and metric in entry.metrics:
+            values.setdefault(cell.person, {})[cell.seed] = entry.metrics[metric]
+    return values
+
+
+def _common(
+    first: dict[int, dict[int, Values]], second: dict[int, dict[int, Values]]
+) -> tuple[dict[int, list[Values]], dict[int, list[Values]]]:
+    """What both arms have, in the same order."""
+    seeds = {
+        person: sorted(first[person].keys() & second[person].keys())
+        for person in first.keys() & second.keys()
+    }
+    return tuple({person: [arm[person][seed] for seed in of] for person, of in seeds.items() if of}
+                 for arm in (first, second))  # type: ignore[return-value]  # fmt: skip
