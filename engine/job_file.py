@@ -102,7 +102,8 @@ def check_job(job: Job) -> None:
     """Raises early, before anything heavy is loaded, when pictures or places are not what they should be."""
     for concept in job.concepts:
         load_concept(concept)
-    if job.base.path is not None and not Path(job.base.path).expanduser().exists():
+    here = job.base.kind != "hub"
+    if here and job.base.path is not None and not Path(job.base.path).expanduser().exists():
         raise LikenessError(
             f"{job.base.path} does not exist; give a checkpoint, a diffusers folder or 'miniature'"
         )

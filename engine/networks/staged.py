@@ -70,10 +70,23 @@ class StagedModel:
         states = self.states(int(timesteps[0]))
         others = context[: len(context) - len(self._prompts)]
         keys = torch.cat([others, states.keys.to(context.dtype)])
+        others = others[
+            :, : states.values.shape[1]
+        ]  # without the pooled vectors' rows, which nothing attends to
         if states.values is states.keys:
             return self._base.predict(noisy, timesteps, keys)
         with split_values(self._layers, torch.cat([others, states.values.to(context.dtype)])):
             return self._base.predict(noisy, timesteps, keys)
+
+    def places_taken(self, timestep: int) -> dict[str, dict[str, Tensor]]:
+        """For each placeholder as many empty rows (n, 1), by text encoder, as it takes places at a timestep."""
+        taken = {}
+        for words in self._concepts:
+            spoken = words.plan.at(timestep).timestep is not None
+            own = self._base.word_rows(words.class_word)
+            counts = {name: words.mapper.words if spoken else len(rows) for name, rows in own.items()}
+            taken[words.token] = {name: torch.zeros(count, 1) for name, count in counts.items()}
+        return taken
 
     def states(self, timestep: int) -> TextStates:
         """The prompts' text states at a timestep; every stage is encoded once, when it is first met."""
@@ -100,10 +113,14 @@ class StagedModel:
             added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
             here = {token: row[name] for token, row in rows.items()}
             places = places_of(tokens, here, added, self._base.device)
-            parts.append(encode(encoder, tokens.ids.to(self._base.device), places))
-        return TextStates(
-            torch.cat([part.keys for part in parts], -1), torch.cat([part.values for part in parts], -1)
-        )
+            ids, early = tokens.ids.to(self._base.device), self._base.pooled_width > 0
+            parts.append(encode(encoder, ids, places, penultimate=early))
+        keys, values = (torch.cat(side, -1) for side in zip(*((part.keys, part.values) for part in parts)))
+        # the pooled vector has no room for what changes with the noise: it is the class word's
+        for words in self._concepts:
+            prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
+        pooled = self._base.pooled_rows(prompts).to(keys.dtype)
+        return TextStates(torch.cat([keys, pooled], 1), values)
 
 
 def places_of(

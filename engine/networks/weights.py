@@ -12,7 +12,7 @@ class TextTower:
     """One CLIP text encoder."""
 
     config: Mapping[str, Any]  # of transformers' CLIPTextConfig
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]  # without the level text_model; text_projection.weight where it is read
     tokenizer: Any  # transformers' CLIPTokenizer; its pad token is the one this encoder was trained with
 
 
@@ -20,7 +20,7 @@ class TextTower:
 class BaseWeights:
     """U-Net, autoencoder and text encoders, fp32 copies that nobody else holds."""
 
-    family: str  # "miniature", "sd1" or "sd2"
+    family: str  # "miniature", "sd1", "sd2" or "sdxl"
     prediction_type: str  # "epsilon" or "v_prediction"
     resolution: int  # pixels a side
     alphas_cumprod: Tensor  # (T,)
@@ -28,5 +28,5 @@ class BaseWeights:
     unet: Mapping[str, Tensor]
     vae_config: Mapping[str, Any]
     vae: Mapping[str, Tensor]
-    text_towers: Mapping[str, TextTower]  # by ComfyUI's name: clip_l, clip_h
+    text_towers: Mapping[str, TextTower]  # by ComfyUI's name: clip_l, clip_g, clip_h
     fingerprint: str | None = None  # None: from the weights

@@ -4,10 +4,9 @@ Pixels are (B, 3, H, W) in [-1, 1]; latents are scaled as the U-Net sees them.
 """
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,14 @@ from torch import Tensor, nn
 
 from ..config import TOKEN, BaseSpec
 from ..errors import LikenessError
-from .single_file import read_single_file, unsupported
+from .base_parts import KNOWN, noise_schedule, read_folder
+from .single_file import read_single_file
+
+__all__ = ["BaseModel", "Rows", "Tokens", "load_base", "noise_schedule", "vectors_in_place"]
 
 log = logging.getLogger(__name__)
 
-SD1_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
+SIZES = 6  # that SDXL is told beside the prompt: height and width, top and left, height and width again
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder (clip_l, …)
 
 
@@ -40,7 +37,11 @@ class Tokens:
 
 
 class BaseModel(nn.Module):
-    """U-Net, autoencoder and text encoders, frozen and in evaluation mode."""
+    """U-Net, autoencoder and text encoders, frozen and in evaluation mode.
+
+    Text states are (B, T, D). Where the U-Net also reads a pooled vector of the prompt (SDXL), the vector is
+    one more row of them, filled up with zeros, so that whoever picks, joins or repeats states keeps both.
+    """
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class BaseModel(nn.Module):
         self.latent_channels: int = vae.config.latent_channels
         self.latent_scale: float = vae.config.scaling_factor
         self.pixels_per_latent: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.pooled_width = _pooled_width(unet.config)
         self.attention_side = attention_side or resolution // self.pixels_per_latent // 4
         self.fingerprint = fingerprint or weights_fingerprint(self)
         self.requires_grad_(False)
@@ -104,9 +106,13 @@ class BaseModel(nn.Module):
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
-        with self._full_precision():
+
+        def encode() -> Tensor:
             posterior = self.vae.encode(pixels.to(self.device, dtype_of(self.vae))).latent_dist
-        return posterior.mean.float() * self.latent_scale, posterior.std.float() * self.latent_scale
+            return torch.stack([posterior.mean.float(), posterior.std.float()]) * self.latent_scale
+
+        mean, std = self._through_vae(encode)
+        return mean, std
 
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, C, h, w), drawn from the posterior with a CPU generator, or its mean without one."""
@@ -122,10 +128,23 @@ class BaseModel(nn.Module):
 
     def decode_with_gradients(self, latents: Tensor) -> Tensor:
         """The same, for losses that look at the picture."""
+
+        def decode() -> Tensor:
+            unscaled = latents.to(self.device, dtype_of(self.vae)) / self.latent_scale
+            return self.vae.decode(unscaled, return_dict=False)[0].float()
+
+        return self._through_vae(decode).clamp(-1, 1)
+
+    def _through_vae(self, work: Callable[[], Tensor]) -> Tensor:
+        """What the work gives; once more in fp32 where SDXL's autoencoder overflowed in half precision."""
         with self._full_precision():
-            latents = latents.to(dtype_of(self.vae)) / self.latent_scale
-            decoded = self.vae.decode(latents, return_dict=False)[0]
-        return decoded.float().clamp(-1, 1)
+            result = work()
+            if dtype_of(self.vae) != torch.float32 and not bool(result.isfinite().all()):
+                kind = str(dtype_of(self.vae)).removeprefix("torch.")
+                log.warning("the VAE gives no numbers in %s; it goes on in fp32", kind)
+                self.vae.float()
+                result = work()
+        return result
 
     # ------------------------------------------------------------------------------------------- diffusion
 
@@ -142,8 +161,17 @@ class BaseModel(nn.Module):
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The U-Net's output (B, C, h, w) for noisy latents, timesteps (B,) and text states (B, T, D)."""
         dtype = dtype_of(self.unet)
-        noisy, context = noisy.to(dtype), context.to(dtype)
-        return self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+        noisy, context, more = noisy.to(dtype), context.to(dtype), {}
+        if self.pooled_width:
+            pooled = context[:, -1, : self.pooled_width]
+            context = context[:, :-1]
+            more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._sizes(noisy)}
+        return self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False, **more)[0]
+
+    def _sizes(self, noisy: Tensor) -> Tensor:
+        """The sizes (B, 6) that go with latents (B, C, h, w): their own picture, uncropped, as in ComfyUI."""
+        size = [side * self.pixels_per_latent for side in noisy.shape[-2:]]
+        return noisy.new_tensor([*size, 0, 0, *size]).expand(len(noisy), SIZES)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What `predict` should give: the noise, or the velocity (Salimans & Ho 2022)."""
@@ -200,15 +228,26 @@ class BaseModel(nn.Module):
     def encode_text(self, prompts: Sequence[str], rows: Rows | None = None) -> Tensor:
         """Text states (B, T, D), with `rows` in the place of placeholders; equal prompts are encoded once."""
         unique = list(dict.fromkeys(prompts))
-        states = []
+        states, pooled = [], None
         for name, encoder in self.text_encoders.items():
             tokens = self.tokenize(unique, rows, name)
+            ids = tokens.ids.to(self.device)
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
-                states.append(encoder(tokens.ids.to(self.device)).last_hidden_state)
-        context = torch.cat(states, dim=-1)
+                told = encoder(ids, output_hidden_states=self.pooled_width > 0)
+            # SDXL listens to the last layer but one, without the final norm
+            states.append(told.hidden_states[-2] if self.pooled_width else told.last_hidden_state)
+            pooled = getattr(told, "text_embeds", pooled)
+        context = with_pooled(torch.cat(states, dim=-1), pooled) if self.pooled_width else states[0]
         if len(unique) == len(prompts):
             return context
         return context[torch.tensor([unique.index(prompt) for prompt in prompts], device=context.device)]
+
+    def pooled_rows(self, prompts: Sequence[str]) -> Tensor:
+        """The rows (B, 1, D) that hold the prompts' pooled vectors; (B, 0, D) where the U-Net reads none."""
+        if not self.pooled_width:
+            width = self.unet.config.cross_attention_dim
+            return torch.zeros(len(prompts), 0, width, device=self.device)
+        return self.encode_text(prompts)[:, -1:]
 
     def word_rows(self, text: str) -> dict[str, Tensor]:
         """The token table's own rows (n, D) for a text, by text encoder, as copies."""
@@ -217,6 +256,20 @@ class BaseModel(nn.Module):
             ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
             found[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
         return found
+
+
+def with_pooled(states: Tensor, pooled: Tensor | None) -> Tensor:
+    """Text states (B, T, D) and the prompts' pooled vectors (B, P) as one (B, T + 1, D)."""
+    assert pooled is not None and pooled.shape[-1] <= states.shape[-1]
+    row = nn.functional.pad(pooled, (0, states.shape[-1] - pooled.shape[-1]))
+    return torch.cat([states, row[:, None].to(states.dtype)], dim=1)
+
+
+def _pooled_width(config: Any) -> int:
+    """Numbers in the pooled vector that a U-Net reads beside the text states; 0: it reads none."""
+    if config.addition_embed_type != "text_time":
+        return 0
+    return config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -269,19 +322,6 @@ def weights_fingerprint(model: BaseModel) -> str:
     return total.hexdigest()[:16]
 
 
-def noise_schedule(config: Mapping[str, Any]) -> Tensor:
-    """alphas_cumprod (T,) in float64 from a diffusers scheduler's config."""
-    count, kind = config["num_train_timesteps"], config["beta_schedule"]
-    start, end = config["beta_start"], config["beta_end"]
-    if kind == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
-    elif kind == "linear":
-        betas = torch.linspace(start, end, count, dtype=torch.float64)
-    else:
-        raise LikenessError(f"this base's noise schedule '{kind}' is not supported; use an SD 1.x model")
-    return torch.cumprod(1 - betas, dim=0)
-
-
 # ---------------------------------------------------------------------------------------------------- loading
 
 
@@ -294,14 +334,27 @@ def load_base(spec: BaseSpec) -> BaseModel:
             raise LikenessError(
                 "a base taken from ComfyUI lives only there; name a checkpoint or 'miniature'"
             )
-        path = Path(spec.path or "").expanduser()
+        path = _cached(spec.path or "") if spec.kind == "hub" else Path(spec.path or "").expanduser()
         if not path.exists():
             raise LikenessError(
                 f"there is no base model at {path}; give a checkpoint, a folder or 'miniature'"
             )
-        if path.is_dir():
-            return _load_folder(path)
-        return _load_single_file(path, spec.tokenizer)
+        parts = read_folder(path) if path.is_dir() else read_single_file(path, spec)
+        return BaseModel(**vars(parts), resolution=parts.resolution)
+
+
+def _cached(name: str) -> Path:
+    """Where the hub's local cache has a model; nothing is downloaded without being asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
+        raise LikenessError(
+            f"{name} is no file here and not in the hub's local cache, and nothing is downloaded unasked; "
+            f"run `hf download {name}`, or give {KNOWN}"
+        ) from error
 
 
 def _load_miniature() -> BaseModel:
@@ -327,58 +380,4 @@ def _load_miniature() -> BaseModel:
         prediction_type=schedule.get("prediction_type", "epsilon"),
         attention_side=16,
         fingerprint=miniature.fingerprint(),
-    )
-
-
-def _load_folder(path: Path) -> BaseModel:
-    """A diffusers folder of the SD 1.x family."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    parts = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    if "text_encoder_2" in parts or "transformer" in parts:
-        raise unsupported(path, "an SDXL, SD3 or FLUX model")
-    missing = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} - parts
-    if missing:
-        raise LikenessError(
-            f"{path} is not a diffusers model: it has no {sorted(missing)[0]} folder; choose the folder with "
-            "model_index.json in it"
-        )
-
-    def part(kind: Any, name: str) -> Any:
-        try:
-            return kind.from_pretrained(path / name, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise LikenessError(
-                f"cannot read {path / name}: {str(error).splitlines()[0]}; mend it"
-            ) from error
-
-    unet = part(UNet2DConditionModel, "unet").float()
-    if unet.config.cross_attention_dim == 1024:
-        raise unsupported(path, "an SD 2.x model")
-    vae = part(AutoencoderKL, "vae").float()
-    schedule = json.loads((path / "scheduler" / "scheduler_config.json").read_text())
-    return BaseModel(
-        unet=unet,
-        vae=vae,
-        text_encoders={"clip_l": part(CLIPTextModel, "text_encoder").float()},
-        tokenizers={"clip_l": part(CLIPTokenizer, "tokenizer")},
-        alphas_cumprod=noise_schedule(schedule),
-        family="sd1",
-        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
-        prediction_type=schedule.get("prediction_type", "epsilon"),
-    )
-
-
-def _load_single_file(path: Path, tokenizer: str | None) -> BaseModel:
-    """A single-file checkpoint of the SD 1.x family, with the schedule and size that all of them share."""
-    parts = read_single_file(path, tokenizer)
-    return BaseModel(
-        unet=parts.unet,
-        vae=parts.vae,
-        text_encoders={"clip_l": parts.text_encoder},
-        tokenizers={"clip_l": parts.tokenizer},
-        alphas_cumprod=noise_schedule(SD1_SCHEDULE),
-        family="sd1",
-        resolution=parts.unet.config.sample_size * 2 ** (len(parts.vae.config.block_out_channels) - 1),
     )

@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 
 from ..networks.weights import BaseWeights, TextTower
-from .base_model import BaseModel, noise_schedule
-
-STANDARD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+from .base_model import BaseModel
+from .base_parts import SD_SCHEDULE, noise_schedule
+from .single_file import empty, load_text
 
 
 def base_from_graph(weights: BaseWeights) -> BaseModel:
     """diffusers' classes around the given tensors, which they take over."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    with torch.device("meta"):  # the weights are there already: none are drawn, none are copied
-        unet: Any = UNet2DConditionModel.from_config(dict(weights.unet_config))
-        vae: Any = AutoencoderKL.from_config(dict(weights.vae_config))
+    unet = empty(UNet2DConditionModel, weights.unet_config)
+    vae = empty(AutoencoderKL, weights.vae_config)
     unet.load_state_dict(dict(weights.unet), assign=True)
     vae.load_state_dict(dict(weights.vae), assign=True)
     return BaseModel(
@@ -35,18 +34,19 @@ def base_from_graph(weights: BaseWeights) -> BaseModel:
 
 
 def _text_encoder(tower: TextTower) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    kind = CLIPTextModelWithProjection if "text_projection.weight" in tower.weights else CLIPTextModel
     with torch.random.fork_rng(devices=[]):  # building it draws random weights first
-        encoder = CLIPTextModel(CLIPTextConfig(**tower.config))
-    prefixed = any(name.startswith("text_model.") for name in encoder.state_dict())  # transformers before 5
-    encoder.load_state_dict(
-        {f"text_model.{name}" if prefixed else name: weight for name, weight in tower.weights.items()}
-    )
+        encoder = kind(CLIPTextConfig(**tower.config))
+    load_text(encoder, tower.weights)
     return encoder
 
 
 def _exact_schedule(alphas_cumprod: Tensor) -> Tensor:
     """The schedule in float64 where ComfyUI's fp32 one is the usual one, so that both ways in train alike."""
-    usual = noise_schedule({**STANDARD, "num_train_timesteps": len(alphas_cumprod)})
-    return usual if torch.allclose(usual, alphas_cumprod.double(), atol=1e-5) else alphas_cumprod
+    plan = {**SD_SCHEDULE, "num_train_timesteps": len(alphas_cumprod)}
+    for usual in (noise_schedule(plan), noise_schedule({**plan, "rescale_betas_zero_snr": True})):
+        if torch.allclose(usual, alphas_cumprod.double(), atol=1e-5):
+            return usual
+    return alphas_cumprod

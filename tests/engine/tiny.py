@@ -1,14 +1,17 @@
 """A base model of a few thousand random weights, and a person made of noise: what contract tests train on."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from likeness_portraits.engine.artifact import ENCODERS
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
 from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
+from likeness_portraits.engine.training.single_file import padded
 
 SIZE = 32  # pixels
 SCHEDULE = {
@@ -49,55 +52,93 @@ QUICK = {  # settings that make each method a matter of a second
         "warm_up_learning_rate": 2e-3,
         "token_learning_rate": 1e-3,
     },
+    "magicapture": {
+        "inversion_steps": 2,
+        "tuning_steps": 2,
+        "batch_size": 3,
+        "rank": 4,
+        "unet_learning_rate": 4e-3,
+        "text_encoder_learning_rate": 2e-3,
+        "token_learning_rate": 5e-3,
+        "identity": "none",
+    },
 }
 
 
-def tiny_base(prediction_type: str = "epsilon", heads: int = 2, text_heads: int = 2) -> BaseModel:
-    """SD 1.x in shape: 8 by 8 latents, cross-attention on both levels; always the same weights."""
+def tiny_base(
+    prediction_type: str = "epsilon",
+    heads: int = 2,
+    text_heads: int = 2,
+    family: str = "sd1",
+    zero_snr: bool = False,
+) -> BaseModel:
+    """A family's exact layout in small: 8 by 8 latents, cross-attention; always the same weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    tokenizer = miniature.tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(32, 64),
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            layers_per_block=1,
-            cross_attention_dim=32,
-            attention_head_dim=heads,
-        )
+        unet = UNet2DConditionModel(**unet_config(family, heads))
         vae = AutoencoderKL(
             block_out_channels=(32, 32, 32),
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             sample_size=SIZE,
+            scaling_factor=0.13025 if family == "sdxl" else 0.18215,
         )
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=text_heads,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+        encoders = {name: text_encoder(name, text_heads) for name in ENCODERS[family]}
     return BaseModel(
         unet=unet,
         vae=vae,
-        text_encoders={"clip_l": text},
-        tokenizers={"clip_l": tokenizer},
-        alphas_cumprod=noise_schedule(SCHEDULE),
-        family="sd1",
+        text_encoders=encoders,
+        tokenizers={name: padded(miniature.tokenizer(), name) for name in encoders},
+        alphas_cumprod=noise_schedule({**SCHEDULE, "rescale_betas_zero_snr": zero_snr}),
+        family=family,
         resolution=SIZE,
         prediction_type=prediction_type,
         attention_side=4,
     )
+
+
+def unet_config(family: str, heads: int) -> dict[str, Any]:
+    """SD 1.x and SD 2.x with two levels, SDXL with three, the first of which has no attention."""
+    config: dict[str, Any] = {
+        "sample_size": 8, "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": heads,
+        "block_out_channels": (32, 64), "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    }  # fmt: skip
+    if family == "sd1":
+        return config
+    config |= {"use_linear_projection": True, "attention_head_dim": [1, 1]}  # 64 wide, as far as there is
+    if family == "sd2":
+        return config
+    return config | {
+        "block_out_channels": (32, 64, 64), "attention_head_dim": [1, 1, 1], "cross_attention_dim": 32 + 64,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": [1, 1, 2], "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 64 + 6 * 256,
+    }  # fmt: skip
+
+
+def text_encoder(name: str, heads: int = 2) -> Any:
+    """OpenAI's tower (`clip_l`), or OpenCLIP's as SD 2.x (`clip_h`) or SDXL (`clip_g`, pooled) has it."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = padded(miniature.tokenizer(), name)
+    width = 64 if name == "clip_g" else 32
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=heads if name == "clip_l" else 1,
+        hidden_act="quick_gelu" if name == "clip_l" else "gelu",
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return (CLIPTextModelWithProjection if name == "clip_g" else CLIPTextModel)(config)
 
 
 def write_person(folder: Path) -> Path:
@@ -112,12 +153,27 @@ def write_person(folder: Path) -> Path:
     return write_concept(folder, Concept(token="<v0>", class_word="woman", role="subject", pictures=pictures))
 
 
+def write_style(folder: Path) -> Path:
+    """Two small pictures of a style, whose masks leave a face free."""
+    rng = np.random.default_rng(4)
+    mask = np.ones((SIZE, SIZE), np.float32)
+    mask[10:20, 12:22] = 0
+    pictures = tuple(
+        Picture(name=f"style{i}", pixels=rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), mask=mask)
+        for i in range(2)
+    )
+    return write_concept(folder, Concept(token="<s0>", class_word="sketch", role="style", pictures=pictures))
+
+
 def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:
     """A job of four steps on the person in `folder`."""
     settings = {**QUICK[method], **changes.pop("settings", {})}
+    concepts = [{"folder": str(folder / "person")}]
+    if method == "magicapture":
+        concepts.append({"folder": str(write_style(folder / "style")), "token": "<s0>"})
     job = {
         "method": method,
-        "concepts": [{"folder": str(folder / "person")}],
+        "concepts": concepts,
         "output": str(folder / f"{name}.safetensors"),
         "settings": settings,
         "seed": 7,

@@ -122,7 +122,7 @@ class PersonaMagic(Method):
         count = len(batch.prompts)
         keys = torch.cat([states.keys[:count] for states in parts.values()], dim=-1)
         values = torch.cat([states.values[:count] for states in parts.values()], dim=-1)
-        losses = {"diffusion": self._diffusion(batch, keys, values)}
+        losses = {"diffusion": self._diffusion(batch, self._with_pooled(keys, batch.prompts), values)}
         if balanced:
             terms = [
                 self._balance(states.attention[count:], prompts[count:], name)
@@ -176,8 +176,17 @@ class PersonaMagic(Method):
                 rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
             )
             ids = torch.cat([token.ids for token in tokens]).to(device)
-            found[name] = encode(encoder, ids, places, attention=attention)
+            early = self.base.pooled_width > 0  # SDXL listens to the last layer but one
+            found[name] = encode(encoder, ids, places, penultimate=early, attention=attention)
         return found
+
+    def _with_pooled(self, keys: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The keys (B, T, D), then the class prompts' pooled vectors where the U-Net reads some."""
+        if not self.base.pooled_width:
+            return keys
+        plain = [prompt.replace(self.concept.token, self.concept.class_word) for prompt in prompts]
+        with torch.no_grad():
+            return torch.cat([keys, self.base.pooled_rows(plain).to(keys.dtype)], dim=1)
 
     def _tokens(self, prompt: str, encoder: str) -> Tokens:
         """The prompt's tokens; templates come again and again, so they are spelled once."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,32 +132,113 @@ def test_loading_leaves_the_callers_random_numbers_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.fixture(scope="module")
-def diffusers_folder(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+def save_folder(base: BaseModel, folder: Path) -> Path:
+    """The base as diffusers saves its pipelines."""
     base.unet.save_pretrained(folder / "unet")
     base.vae.save_pretrained(folder / "vae")
-    base.text_encoders["clip_l"].save_pretrained(folder / "text_encoder")
-    base.tokenizers["clip_l"].save_pretrained(folder / "tokenizer")
+    for ending, name in zip(("", "_2"), base.text_encoders):
+        base.text_encoders[name].save_pretrained(folder / f"text_encoder{ending}")
+        base.tokenizers[name].save_pretrained(folder / f"tokenizer{ending}")
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
+    schedule = {**SCHEDULE, "prediction_type": base.prediction_type}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
     return folder
 
 
-def test_a_diffusers_folder_gives_the_same_model(base, diffusers_folder):
-    loaded = load_base(BaseSpec.parse(str(diffusers_folder)))
-    assert (loaded.family, loaded.resolution, loaded.fingerprint) == ("sd1", 32, base.fingerprint)
-    prompts = ["a photo of a woman"]
-    torch.testing.assert_close(loaded.encode_text(prompts), base.encode_text(prompts))
+@pytest.mark.parametrize(
+    ("family", "prediction"), [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sdxl", "epsilon")]
+)
+def test_a_diffusers_folder_gives_the_same_model(family: str, prediction: str, tmp_path: Path):
+    base = tiny_base(prediction, family=family)
+    loaded = load_base(BaseSpec.parse(str(save_folder(base, tmp_path / "model"))))
+    assert (loaded.family, loaded.resolution, loaded.fingerprint) == (family, 32, base.fingerprint)
+    assert loaded.prediction_type == prediction
+    noisy, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
+    context = base.encode_text(["a photo of a woman", ""])
+    assert torch.equal(context, loaded.encode_text(["a photo of a woman", ""]))
+    assert torch.equal(base.predict(noisy, timesteps, context), loaded.predict(noisy, timesteps, context))
 
 
-def test_a_folder_of_another_family_is_refused_by_name(diffusers_folder):
-    (diffusers_folder / "text_encoder_2").mkdir()
-    try:
-        with pytest.raises(LikenessError, match="SDXL.*choose an SD 1.x model"):
-            load_base(BaseSpec.parse(str(diffusers_folder)))
-    finally:
-        (diffusers_folder / "text_encoder_2").rmdir()
+def test_a_model_in_the_hubs_cache_is_found_by_its_name_and_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--somebody--tiny-1.0"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    base = tiny_base()
+    save_folder(base, place / "snapshots" / "abc")
+    spec = BaseSpec.parse("somebody/tiny-1.0")
+    assert spec.kind == "hub"
+    assert load_base(spec).fingerprint == base.fingerprint
+    with pytest.raises(LikenessError, match="not in the hub's local cache.*hf download somebody/else"):
+        load_base(BaseSpec.parse("somebody/else"))
+
+
+def test_folders_of_other_kinds_are_refused_by_name(tmp_path: Path):
+    def config(part: str, **changes) -> None:
+        path = tmp_path / part / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    save_folder(tiny_base(), tmp_path / "unused")
+    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (tmp_path / "unused" / name).rename(tmp_path / name)
+    config("unet", in_channels=9)
+    with pytest.raises(LikenessError, match="inpainting or editing model.*reads 9 channels"):
+        load_base(BaseSpec.parse(str(tmp_path)))
+    config("unet", in_channels=4, quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(LikenessError, match="quantised by bitsandbytes"):
+        load_base(BaseSpec.parse(str(tmp_path)))
+    (tmp_path / "text_encoder").rename(tmp_path / "text_encoder_2")
+    with pytest.raises(LikenessError, match="the SDXL refiner"):
+        load_base(BaseSpec.parse(str(tmp_path)))
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(LikenessError, match=r"a diffusion transformer \(Flux\)"):
+        load_base(BaseSpec.parse(str(tmp_path)))
+
+
+def test_noise_that_hides_everything_follows_the_schedule_of_diffusers():
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(**SCHEDULE, rescale_betas_zero_snr=True)
+    ours = noise_schedule({**SCHEDULE, "rescale_betas_zero_snr": True})
+    torch.testing.assert_close(ours.float(), theirs.alphas_cumprod, atol=1e-6, rtol=1e-4)
+
+
+def test_sdxl_is_told_the_pooled_prompt_and_the_size_of_the_picture():
+    base = tiny_base(family="sdxl")
+    prompts = ["a photo of a woman", ""]
+    context = base.encode_text(prompts)
+    assert context.shape == (2, 78, 96) and base.pooled_width == 64
+    ids = base.tokenize(prompts, encoder="clip_g").ids
+    told = base.text_encoders["clip_g"](ids, output_hidden_states=True)
+    assert torch.equal(context[:, -1, :64], told.text_embeds)
+    assert torch.equal(context[:, :-1, 32:], told.hidden_states[-2])
+    noisy, timesteps = torch.randn(2, 4, 8, 16), torch.tensor([5, 500])
+    sizes = torch.tensor([[32.0, 64, 0, 0, 32, 64]]).repeat(2, 1)
+    plain = base.unet(
+        noisy,
+        timesteps,
+        context[:, :-1],
+        added_cond_kwargs={"text_embeds": told.text_embeds, "time_ids": sizes},
+    ).sample
+    assert torch.equal(base.predict(noisy, timesteps, context), plain)
+
+
+def test_a_vae_that_overflows_in_half_precision_goes_on_in_full_and_says_so(caplog):
+    base = tiny_base(family="sdxl")
+    pixels = torch.ones(1, 3, 32, 32)
+    with torch.no_grad():
+        base.vae.encoder.conv_in.weight.fill_(3e4)  # fits into fp16; what comes of it does not
+    whole = base.encode_moments(pixels)[0]
+    base.vae.half()
+    with caplog.at_level(logging.WARNING):
+        half = base.encode_moments(pixels)[0]
+    assert "the VAE gives no numbers in float16; it goes on in fp32" in caplog.text
+    assert half.isfinite().all() and base.vae.encoder.conv_in.weight.dtype == torch.float32
+    assert half.shape == whole.shape
+    assert base.decode(whole).isfinite().all()
 
 
 def test_what_is_no_model_is_refused_in_one_sentence(tmp_path):
