@@ -18,6 +18,11 @@ ARCFACE_SIDE = 112
 ARCFACE_POINTS: Points = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
+# the same five points in FFHQ's 512 x 512 crop: what face restorers were trained on (GFP-GAN's template)
+FFHQ_SIDE = 512
+FFHQ_POINTS: Points = np.array(
+    [[192.981, 239.947], [318.903, 240.194], [256.634, 314.019], [201.261, 371.41], [313.089, 371.151]]
+)
 SHRINK_TARGET = 1024  # FFHQ: pictures with larger faces are made smaller first
 DETECTOR_SIDE, DETECTOR_LIMIT = 400, 800  # MagiCapture: shorter side for the detector, longest side allowed
 
@@ -72,6 +77,17 @@ def ffhq_quad(landmarks: Points) -> Points:
     return np.stack([middle - x - y, middle - x + y, middle + x + y, middle + x - y])
 
 
+def restorer_quad(landmarks: Points) -> Points:
+    """Corners (4, 2), in the order of `ffhq_quad`, of the square in which restorers expect five landmarks.
+
+    All five points count, so a nose or mouth turned aside moves it less than FFHQ's own rule would have it.
+    """
+    low, high = -0.5, FFHQ_SIDE - 0.5  # the outer edges of the first and last pixel
+    corners = np.array([[low, low], [low, high], [high, high], [high, low]])
+    there = similarity(landmarks, FFHQ_POINTS)
+    return (corners - there[:, 2]) @ np.linalg.inv(there[:, :2]).T
+
+
 def _eyes_and_mouth(landmarks: Points) -> tuple[Points, Points, Points, Points]:
     if len(landmarks) == len(ARCFACE_POINTS):
         return landmarks[0], landmarks[1], landmarks[3], landmarks[4]
@@ -92,7 +108,14 @@ def ffhq_aligned(
     pixels: NDArray[np.uint8], landmarks: Points, size: int = 512, shrink_target: int = SHRINK_TARGET
 ) -> Aligned:
     """The face as FFHQ aligns it, (size, size, 3); what lies outside the picture is mirrored and faded."""
-    image, original = Image.fromarray(pixels), ffhq_quad(landmarks)
+    return cut_out(pixels, ffhq_quad(landmarks), size, shrink_target)
+
+
+def cut_out(
+    pixels: NDArray[np.uint8], corners: Points, size: int = 512, shrink_target: int = SHRINK_TARGET
+) -> Aligned:
+    """The square with these corners (4, 2), ordered as `ffhq_quad`'s, cut out as `ffhq_aligned` does it."""
+    image, original = Image.fromarray(pixels), corners
     quad, side = original.copy(), float(np.hypot(*(original[3] - original[0])))
     shrink = int(side / shrink_target * 0.5)
     if shrink > 1:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LikenessError, nearest
-from .alignment import ffhq_aligned, largest_face
+from .alignment import arcface_crop, ffhq_aligned, largest_face
 from .helpers import default_models
 from .masks import HALF, Mask
 
@@ -142,6 +142,15 @@ class FaceFinder:
         blue_first = np.ascontiguousarray(pixels[..., ::-1])
         found = [_face(face) for face in self._analysis.get(blue_first)]
         return sorted(found, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
+
+    def embed(self, pixels: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
+        """The unit vector (D,) of a face in a picture (H, W, 3), found there or before it was changed."""
+        if face.landmarks is None:
+            raise LikenessError("a face without landmarks cannot be recognised; find it with a face model")
+        crop = arcface_crop(pixels, face.landmarks.astype(np.float64))
+        found = self._analysis.models["recognition"].get_feat(np.ascontiguousarray(crop[..., ::-1]))
+        vector = np.asarray(found, np.float32).ravel()
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _face(found: Any) -> Face:
