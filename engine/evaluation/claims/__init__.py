@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 EXPERIMENTS = {  # name, file, class; a new experiment is a line here
     "baselines": ("baselines", "Baselines"),
+    "personamagic": ("personamagic", "PersonaMagic"),
+    "magictailor": ("magictailor", "MagicTailor"),
 }
 
 

@@ -111,27 +111,46 @@ class Bench:
     # ------------------------------------------------------------------------------ what is done only once
 
     def learn(
-        self, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], seed: int = 0
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        concepts: Sequence[Concept],
+        seed: int = 0,
+        on: Sequence[Path] = (),
     ) -> Artifact:
+        """What `train` leaves, read."""
+        return Artifact.load(self.train(method, settings, concepts, seed, on))
+
+    def train(
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        concepts: Sequence[Concept],
+        seed: int = 0,
+        on: Sequence[Path] = (),
+    ) -> Path:
         """The concept file of a training with these changes on the method's preset `miniature`.
 
-        Trains only where no earlier run with the same job, pictures and base left its file.
+        `on`: files of `train` whose LoRAs stay applied meanwhile. Trains only where no earlier run with the
+        same job, pictures and base left its file.
         """
-        key = digest_of("training", method, settings, seed, digest(concepts), self.base.fingerprint)
-        output = self.folder / "artifacts" / f"{method}-{key}.safetensors"
+        hosts = [file.name for file in on]  # their names are digests
+        parts = [method, settings, seed, digest(concepts), self.base.fingerprint, *hosts]
+        output = self.folder / "artifacts" / f"{method}-{digest_of('training', *parts)}.safetensors"
         if not output.exists():
             job = Job.from_json(
                 {
                     "method": method,
                     "concepts": [{"folder": str(self._written(c)), "token": c.token} for c in concepts],
                     "output": str(output),
+                    "on": [str(file) for file in on],
                     "settings": dict(settings),
                     "seed": seed,
                     "cache": str(self.folder / "class-pictures"),
                 }
             )
             train(job, None, self.base)
-        return Artifact.load(output)
+        return output
 
     def _written(self, concept: Concept) -> Path:
         folder = self.folder / "concepts" / digest([concept])[:16]
@@ -192,9 +211,15 @@ class Bench:
         `evaluation.portraits` says what each metric is.
         """
         concept = self.person(person)
-        subject, used = f"a {concept.class_word}", []
-        if arm.method is not None:
-            subject, used = concept.token, [(self.learn(arm.method, arm.settings, [concept], seed), 1.0)]
+        if arm.method is None:
+            return self.portrait_of(f"a {concept.class_word}", [], concept)
+        learned = self.learn(arm.method, arm.settings, [concept], seed)
+        return self.portrait_of(concept.token, [(learned, 1.0)], concept)
+
+    def portrait_of(
+        self, subject: str, used: Sequence[tuple[Artifact, float]], concept: Concept
+    ) -> dict[str, Values]:
+        """The same of pictures of `subject` drawn with these artifacts, compared with the concept's."""
         shots, unasked = self.shots(subject), self.open_shots(subject)
         drawn = self.draw_shots([*shots, *unasked], used)  # together: fuller passes
         return self.score(drawn[: len(shots)], shots, drawn[len(shots) :], concept)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ...artifact import Artifact
 from .bench import Arm, Bench, Claim, Metrics
 
 STEPS = 300  # of all arms: the same number of U-Net passes
@@ -89,4 +90,4 @@ class PersonaMagic:
         lora = bench.train("dreambooth-lora", host, [concept], seed)
         words = replace(concept, token="<v1>")  # the LoRA's own placeholder stays free
         staged = bench.learn("personamagic", arm.settings, [words], seed, on=[lora])
-        return bench.portrait_of(words.token, [(bench.load(lora), 1.0), (staged, 1.0)], concept)
+        return bench.portrait_of(words.token, [(Artifact.load(lora), 1.0), (staged, 1.0)], concept)
