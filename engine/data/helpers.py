@@ -71,6 +71,12 @@ BISENET = Helper(
     source="https://github.com/zllrunning/face-parsing.PyTorch",
     licence="code MIT, trained on CelebAMask-HQ, which is for non-commercial research",
 )
+DINOV2 = Helper(
+    folder="dinov2",
+    needs=(("config.json",), WEIGHTS),
+    source="https://huggingface.co/facebook/dinov2-base",
+    licence="Apache-2.0",
+)
 
 
 def default_models() -> Path:

@@ -101,7 +101,7 @@ def norm_pull(vectors: Tensor, learning_rate: float, length: float) -> Tensor:
     return vectors / norms * (norms + share * (length - norms))
 
 
-# ------------------------------------------------------------------------------------------------------- items
+# ------------------------------------------------------------------------------------------------------ items
 
 
 def repeats(subjects: int, styles: int) -> int:
@@ -110,7 +110,7 @@ def repeats(subjects: int, styles: int) -> int:
 
 
 def round_of_items(subjects: int, styles: int, pairs: bool, generator: torch.Generator) -> Tensor:
-    """The reference's round as rows of (kind, subject picture, style picture), (N, 3), -1 where none is meant.
+    """The reference's round as rows of (kind, subject picture, style picture), (N, 3), -1 for none.
 
     Each subject picture `repeats` times, each style picture once, and half as many pairs, drawn anew.
     """

@@ -7,6 +7,7 @@ CLASSES = {
     "dreambooth-lora": ("baselines", "DreamBoothLora"),
     "personamagic": ("personamagic", "PersonaMagic"),
     "magictailor": ("magictailor", "MagicTailor"),
+    "magicapture": ("magicapture", "MagiCapture"),
 }
 
 

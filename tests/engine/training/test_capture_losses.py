@@ -105,7 +105,10 @@ def test_the_norm_pull_is_the_references_and_keeps_directions():
         torch.testing.assert_close(found, expected[moved], atol=1e-6, rtol=0)
         assert torch.equal(expected[~moved], case["in.embeddings"][~moved])
     torch.testing.assert_close(
-        norm_pull(torch.tensor([[0.47, 0.0]]), 2e-3 * 1199 / 1200, 0.4)[0, 0].item(), 0.456012, rtol=1e-5, atol=0
+        norm_pull(torch.tensor([[0.47, 0.0]]), 2e-3 * 1199 / 1200, 0.4)[0, 0].item(),
+        0.456012,
+        rtol=1e-5,
+        atol=0,
     )
 
 

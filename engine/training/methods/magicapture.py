@@ -1,0 +1,569 @@
+"""MagiCapture (arXiv 2309.06895): a person and a style from two sets of pictures, joined in one prompt.
+
+First the words alone are learned, then LoRA and words, with composed prompts on the style's pictures: there
+the style is seen, attention is refocused, and an identity loss says who the face should be.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...artifact import Artifact
+from ...config import Job, MagiCaptureSettings, Phase
+from ...data.augment import jittered, mirrored
+from ...data.concepts import Concept, Picture
+from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...data.masks import HALF, Refinement
+from ...data.segment import Request, find_mask, load_segmenter
+from ...errors import LikenessError
+from .. import lora
+from ..attention_maps import mask_layers, recorded
+from ..base_model import BaseModel, Rows
+from ..capture_losses import (
+    COMPOSED,
+    STYLE,
+    SUBJECT,
+    attention_to_words,
+    norm_pull,
+    refocusing,
+    region_error,
+    region_weights,
+    round_of_items,
+    style_weight,
+    word_regions,
+    words_present,
+)
+from ..identity import Identity, find_judge
+from ..losses import mean_where
+from ..observer import Progress
+from ..optimiser import schedule
+from ..tokens import TokenRows, initial_rows
+from .base import Method
+from .baselines import prior_pictures
+from .magictailor import trainable_tables
+
+log = logging.getLogger(__name__)
+
+INVERSION, TUNING = "inversion", "tuning"
+UNET = (*lora.ATTENTION, "ff.net.0.proj")
+CROSS = tuple(f"attn2.{leaf}" for leaf in lora.ATTENTION)
+FACE = Request(words=("face",), refine=Refinement(level=HALF))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureBatch(Batch):
+    """A batch of the three kinds of items; of a composed one the pixels and mask are the style picture's."""
+
+    kinds: Tensor  # (B,) SUBJECT, STYLE or COMPOSED
+    subjects: Tensor  # (B,) the picture whose subject is meant, -1 where none is
+    mirrored: Tensor  # (B,) bool: left and right are exchanged
+    identity_timesteps: Tensor  # (B,) for an identity loss with a pass of its own
+
+
+class MagiCapture(Method):
+    """Trains the placeholders' rows, then LoRAs of U-Net and text encoder beside them."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        subject, style = two_roles(concepts)
+        super().__init__(job, base, [masked(concept, base) for concept in concepts])
+        self.settings: MagiCaptureSettings = job.settings
+        self.subject, self.style = self.concepts[subject], self.concepts[style]
+        check_masks(self.concepts, self.examples)
+        owners = self.examples.concepts
+        self.pools = {SUBJECT: (owners == subject).nonzero()[:, 0], STYLE: (owners == style).nonzero()[:, 0]}
+        self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
+        chosen = self.settings
+        refocused = chosen.attention_weight or chosen.inversion_attention_weight
+        self.layers = mask_layers(base) if refocused else {}
+        self.identity: Identity | None = None
+        if chosen.identity_weight and chosen.tuning_steps:
+            judge = find_judge(chosen.identity, chosen.landmarks, chosen.detector, base)
+            if judge is not None:
+                self.identity = Identity(judge, chosen.identity_average, chosen.detect_each_step)
+        self._unet_lora: list[nn.Parameter] = []
+        self._text_lora: list[nn.Parameter] = []
+        self._tables: dict[str, nn.Parameter] = {}  # the token tables' own weights, while others are trained
+        self._places: dict[tuple[str, str], list[int]] = {}
+        self._lengths: dict[str, float] = {}
+
+    def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
+        rows = initial_rows(self.base, concept.class_word, self.settings.vectors)
+        spread = self.settings.style_deviation
+        if concept is not self.style or not spread:
+            return rows
+        generator = generator_for(self.job.seed, "style word")
+        return {name: torch.randn(own.shape, generator=generator) * spread for name, own in rows.items()}
+
+    # ------------------------------------------------------------------------------ what the trainer asks
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        chosen = self.settings
+        if chosen.prior_weight and chosen.tuning_steps:
+            self.examples = self.examples.joined(self._prior_examples(check))
+        if chosen.tuning_steps:
+            self._inject()
+        if chosen.gradient_checkpointing:
+            self.base.unet.enable_gradient_checkpointing()
+        if not chosen.colour_jitter:
+            self.cache_latents()
+        if self.identity is not None:
+            self._look()
+
+    def _inject(self) -> None:
+        chosen, unet = self.settings, self.base.unet
+        targets = CROSS if chosen.cross_attention_only else UNET
+        self._unet_lora = lora.inject(unet, targets, chosen.rank, chosen.rank, gaussian=True)
+        if chosen.text_encoder_learning_rate:
+            for encoder in self.base.text_encoders.values():
+                self._text_lora += lora.inject(
+                    encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.rank, gaussian=True
+                )
+        if chosen.all_rows:
+            self._tables = trainable_tables(self.base)
+
+    def _look(self) -> None:
+        assert self.identity is not None
+        own = ~self.examples.prior
+        device = self.base.device
+        masks = self.examples.masks[own].clone()
+        style = self.pools[STYLE]
+        masks[style] = 1 - masks[style]  # where the style leaves room for somebody
+        names = [picture.name for concept in self.concepts for picture in concept.pictures]
+        subjects = self.pools[SUBJECT].tolist()
+        self.identity.to(device).look(self.examples.pixels[own].to(device), masks, names, subjects)
+
+    def _prior_examples(self, check: Callable[[], None]) -> Examples:
+        drawn = prior_pictures(self, self.subject.class_word, check)  # pyright: ignore[reportArgumentType]
+        return Examples(
+            pixels=torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            masks=torch.ones(len(drawn), 1, self.size, self.size),
+            concepts=torch.full((len(drawn),), self.concepts.index(self.subject)),
+            prior=torch.ones(len(drawn), dtype=torch.bool),
+        )
+
+    def _prior_prompt(self, class_word: str, number: int) -> str:
+        templates = self.settings.prior_templates
+        return templates[number % len(templates)].format(class_word)
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        shared = {"schedule": chosen.schedule, "ahead": chosen.ahead, "batch_size": chosen.batch_size,
+                  "gradient_accumulation": chosen.gradient_accumulation}  # fmt: skip
+        rates = {"unet": chosen.unet_learning_rate, "tokens": chosen.token_learning_rate}
+        if chosen.text_encoder_learning_rate:
+            rates["text_encoder"] = chosen.text_encoder_learning_rate
+        if chosen.all_rows:
+            rates["words"] = chosen.token_learning_rate
+        plan: list[Phase] = []
+        if chosen.inversion_steps:
+            first = {"tokens": chosen.inversion_learning_rate}
+            plan += [Phase(name=INVERSION, steps=chosen.inversion_steps, learning_rates=first,
+                           max_grad_norm=None, **shared)]  # fmt: skip
+        if chosen.tuning_steps:
+            plan += [Phase(name=TUNING, steps=chosen.tuning_steps, learning_rates=rates,
+                           max_grad_norm=chosen.max_grad_norm, weight_decay=chosen.weight_decay,
+                           **shared)]  # fmt: skip
+        return plan
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = {"tokens": list(self.tokens.parameters())}
+        if self.settings.tuning_steps:
+            groups["unet"] = self._unet_lora
+            if self.settings.text_encoder_learning_rate:
+                groups["text_encoder"] = self._text_lora
+            if self.settings.all_rows:
+                encoders = [self.base.text_encoders[name] for name in self._tables]
+                groups["words"] = [encoder.get_input_embeddings().weight for encoder in encoders]
+        return groups
+
+    def begin_phase(self, phase: Phase) -> None:
+        for _, layer in self._lora_layers():  # they do nothing yet: the first phase goes without their cost
+            layer.enable_adapters(phase.name == TUNING)
+
+    def _lora_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+        modules = (self.base.unet, *self.base.text_encoders.values())
+        return [(module, layer) for module in modules for _, layer in lora._layers(module)]
+
+    def after_step(self, progress: Progress) -> None:
+        length = self.settings.pull_length
+        if progress.phase != INVERSION or length == 0:
+            return
+        (phase,) = (phase for phase in self.phases() if phase.name == INVERSION)
+        rate = phase.learning_rates["tokens"] * schedule(phase, progress.phase_step - 1)
+        with torch.no_grad():
+            for rows in self.rows().values():
+                for name, vectors in rows.items():
+                    goal = self._mean_length(name) if length is None else length
+                    vectors.copy_(norm_pull(vectors, rate, goal))
+
+    def _mean_length(self, encoder: str) -> float:
+        if encoder not in self._lengths:
+            table = self.base.text_encoders[encoder].get_input_embeddings().weight
+            self._lengths[encoder] = float(table.detach().float().norm(dim=-1).mean())
+        return self._lengths[encoder]
+
+    def extra_state(self) -> dict[str, Tensor]:
+        if self.identity is None:
+            return {}
+        return {"identity_counts": torch.tensor([self.identity.asked, self.identity.skipped])}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        if self.identity is not None and "identity_counts" in state:
+            self.identity.asked, self.identity.skipped = state["identity_counts"].tolist()
+
+    def rows(self) -> Rows:
+        return self.tokens.rows()
+
+    def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
+        with self._at_strength():
+            return super().preview(prompt, seed, check)
+
+    @contextmanager
+    def _at_strength(self) -> Iterator[None]:
+        """The LoRAs as strong as they are when drawing."""
+        scaled = []
+        for module, layer in self._lora_layers():
+            unet = module is self.base.unet
+            strength = self.settings.unet_strength if unet else self.settings.text_encoder_strength
+            scaled.append((layer, layer.scaling[lora.ADAPTER]))
+            layer.scaling[lora.ADAPTER] *= strength
+        try:
+            yield
+        finally:
+            for layer, scaling in scaled:
+                layer.scaling[lora.ADAPTER] = scaling
+
+    def artifact(self) -> Artifact:
+        """What was learned; alphas hold the strengths, so that every loader at 1 draws with them."""
+        with self._at_strength():
+            tensors = {**lora.tensors(self.base), **self.tokens.tensors()}
+        for name in self._tables:
+            table = self.base.text_encoders[name].get_input_embeddings().weight
+            tensors[f"table.{name}"] = table.detach().float().cpu().clone()
+        vectors = {c.token: self.settings.vectors for c in self.concepts}
+        kind = "lora" if self.settings.tuning_steps else "embedding"
+        return replace(self.learned(kind, tensors, vectors), extra=self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        if self.identity is None:
+            return {}
+        if self.identity.skipped:
+            log.warning(
+                "the identity loss found no face %d of %d times", self.identity.skipped, self.identity.asked
+            )
+        return {"identity_asked": self.identity.asked, "identity_skipped": self.identity.skipped}
+
+    def close(self) -> None:
+        for module in (self.base.unet, *self.base.text_encoders.values()):
+            lora.remove(module)
+        self.base.unet.disable_gradient_checkpointing()
+        for name, own in self._tables.items():
+            self.base.text_encoders[name].get_input_embeddings()._parameters["weight"] = own
+
+    # --------------------------------------------------------------------------------------------- batches
+
+    def batch(self, phase: Phase, number: int) -> CaptureBatch:
+        generator = generator_for(self.job.seed, phase.name, number)
+        items = self._items(phase, number)
+        kinds, subjects, styles = items.unbind(1)
+        indices = torch.where(kinds == SUBJECT, subjects, styles)
+        prompts = self._prompts(kinds, generator)
+        if phase.name == TUNING and self.settings.prior_weight:
+            prior = self._prior_rows(phase, number)
+            prompts += self._prior_prompts(prior)
+            indices = torch.cat([indices, prior])
+            kinds, subjects = (
+                torch.cat([values, torch.full_like(prior, filler)])
+                for values, filler in ((kinds, SUBJECT), (subjects, -1))
+            )
+        return self._drawn(phase, indices, prompts, kinds, subjects, generator)
+
+    def _items(self, phase: Phase, number: int) -> Tensor:
+        """The batch's items as rows of (kind, subject picture, style picture), (B, 3)."""
+        pairs = phase.name == TUNING and self.settings.composed
+        places = range(number * phase.batch_size, (number + 1) * phase.batch_size)
+        if self.settings.even_kinds:
+            return torch.stack([self._in_turn(place, pairs, phase.name) for place in places])
+        return torch.stack([self._from_round(place, pairs, phase.name) for place in places])
+
+    def _in_turn(self, place: int, pairs: bool, phase: str) -> Tensor:
+        """The item number `place` when subject, style and composed take turns."""
+        kinds = (SUBJECT, STYLE, COMPOSED) if pairs else (SUBJECT, STYLE)
+        turn, kind = divmod(place, len(kinds))
+        picks = {
+            name: self.pools[name][shuffled(torch.arange(len(self.pools[name])), 1, turn, *seed)]
+            for name, seed in {
+                SUBJECT: (self.job.seed, phase, kind, 0),
+                STYLE: (self.job.seed, phase, kind, 1),
+            }.items()
+        }
+        subject, style = picks[SUBJECT][0], picks[STYLE][0]
+        nobody = torch.tensor(-1)
+        return torch.stack(
+            [
+                torch.tensor(kinds[kind]),
+                nobody if kind == STYLE else subject,
+                nobody if kind == SUBJECT else style,
+            ]
+        )
+
+    def _from_round(self, place: int, pairs: bool, phase: str) -> Tensor:
+        """The item number `place` when going through the reference's rounds, each drawn and ordered anew."""
+        counts = [len(self.pools[kind]) for kind in (SUBJECT, STYLE)]
+        length = len(round_of_items(*counts, pairs, generator_for(0)))
+        turn, index = divmod(place, length)
+        generator = generator_for(self.job.seed, phase, "round", turn)
+        items = round_of_items(*counts, pairs, generator)
+        kind, subject, style = items[torch.randperm(length, generator=generator)[index]].tolist()
+        nobody = torch.tensor(-1)
+        return torch.stack(
+            [
+                torch.tensor(kind),
+                nobody if subject < 0 else self.pools[SUBJECT][subject],
+                nobody if style < 0 else self.pools[STYLE][style],
+            ]
+        )
+
+    def _prompts(self, kinds: Tensor, generator: torch.Generator) -> tuple[str, ...]:
+        """A template of its kind for each row."""
+        chosen = self.settings
+        sets = {SUBJECT: chosen.templates, STYLE: chosen.style_templates, COMPOSED: chosen.composed_templates}
+        prompts = []
+        for kind in kinds.tolist():
+            number = int(torch.randint(len(sets[kind]), (1,), generator=generator))
+            words = {"subject": self.subject.token, "style": self.style.token}
+            alone = self.style.token if kind == STYLE else self.subject.token
+            prompts.append(sets[kind][number].format(alone, **words))
+        return tuple(prompts)
+
+    def _prior_rows(self, phase: Phase, number: int) -> Tensor:
+        pool = self.examples.prior.nonzero()[:, 0]
+        return shuffled(pool, self.settings.prior_batch_size, number, "prior", self.job.seed, phase.name)
+
+    def _prior_prompts(self, rows: Tensor) -> tuple[str, ...]:
+        """A prior picture keeps the prompt it was drawn from."""
+        first = int(self.examples.prior.nonzero()[0, 0])
+        return tuple(self._prior_prompt(self.subject.class_word, row - first) for row in rows.tolist())
+
+    def _drawn(
+        self,
+        phase: Phase,
+        indices: Tensor,
+        prompts: tuple[str, ...],
+        kinds: Tensor,
+        subjects: Tensor,
+        generator: torch.Generator,
+    ) -> CaptureBatch:
+        batch, count = super().draw(indices, prompts, generator), len(indices)
+        share = self.settings.timestep_share if phase.name == TUNING else 1.0
+        timesteps, others = (
+            torch.randint(max(1, round(self.base.timesteps * part)), (count,), generator=generator)
+            for part in (share, self.settings.identity_timestep_share)
+        )
+        turned = (torch.rand(count, generator=generator) < 0.5) & self.settings.flip
+        chosen = {entry.name: getattr(batch, entry.name) for entry in fields(Batch)} | {
+            "timesteps": timesteps
+        }
+        side = turned.view(-1, 1, 1, 1)
+        chosen["masks"] = torch.where(side, mirrored(batch.masks), batch.masks)
+        if self.settings.colour_jitter:
+            chosen["pixels"] = self._jittered(batch.pixels, generator)
+        chosen["pixels"] = torch.where(side, mirrored(chosen["pixels"]), chosen["pixels"])
+        return CaptureBatch(
+            **chosen, kinds=kinds, subjects=subjects, mirrored=turned, identity_timesteps=others
+        )
+
+    def _jittered(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Brightness and contrast changed; saturation is left alone."""
+        factors = 1 + self.settings.colour_jitter * (2 * torch.rand(2, generator=generator) - 1)
+        order = torch.randperm(2, generator=generator).tolist()
+        return jittered(pixels, [*factors.tolist(), 1.0], order)
+
+    def cache_latents(self) -> None:
+        """Moments of all pictures, then of all of them mirrored."""
+        pixels = self.examples.pixels
+        both = torch.cat([pixels, mirrored(pixels)]) if self.settings.flip else pixels
+        parts = [self.base.encode_moments(some) for some in both.split(8)]
+        self._moments = torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+
+    def latents(self, batch: Batch) -> Tensor:
+        assert isinstance(batch, CaptureBatch)
+        if self._moments is None:
+            return super().latents(batch)
+        places = batch.indices + len(self.examples) * batch.mirrored
+        mean, std = (moment[places.to(moment.device)] for moment in self._moments)
+        return mean + std * batch.posterior
+
+    # ---------------------------------------------------------------------------------------------- losses
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        assert isinstance(batch, CaptureBatch)
+        return self.losses(batch, progress, self.latents(batch))
+
+    def losses(self, batch: CaptureBatch, progress: Progress, latents: Tensor) -> dict[str, Tensor]:
+        """The loss terms for given clean latents (B, C, h, w)."""
+        chosen, tuning = self.settings, progress.phase == TUNING
+        refocus = chosen.attention_weight if tuning else chosen.inversion_attention_weight
+        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        context = self.base.encode_text(batch.prompts, self.rows())
+        with recorded(self.layers if refocus else {}) as maps:
+            prediction = self.base.predict(noisy, batch.timesteps, context)
+        weights = region_weights(
+            batch.masks, latents.shape[-2:], chosen.mask_floor, chosen.mask_exponent if tuning else 1.0,
+            chosen.smooth_masks,
+        )  # fmt: skip
+        errors = self._errors(batch, progress, latents, prediction, weights)
+        losses = {"diffusion": mean_where(errors, ~batch.prior)}
+        if refocus:
+            lost = self._refocusing(batch, maps.all(), weights, latents.shape[-2:])
+            losses["attention_refocus"] = refocus * mean_where(lost, ~batch.prior)
+        if tuning and self.identity is not None:
+            lost = self._unlikeness(batch, latents, noisy, prediction, context)
+            losses["identity"] = chosen.identity_weight * lost
+        if tuning and chosen.prior_weight:
+            losses["prior"] = chosen.prior_weight * mean_where(errors, batch.prior)
+        return losses
+
+    def _errors(
+        self, batch: CaptureBatch, progress: Progress, latents: Tensor, prediction: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Masked reconstruction of each row: (B,)."""
+        chosen = self.settings
+        target = self.base.target(latents, batch.noise, batch.timesteps)
+        errors = region_error(prediction, target, weights, chosen.area_normalised)
+        errors = errors * style_weight(
+            chosen.style_weight, progress.phase_step / progress.phase_steps, batch.kinds
+        )
+        return errors * self.base.snr_weights(batch.timesteps, chosen.min_snr_gamma)
+
+    def _refocusing(
+        self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Attention Refocusing of each row: (B,)."""
+        looks = attention_to_words(maps, self._positions(batch).to(weights.device))
+        side = next(iter(self.layers.values())).size((size[0], size[1]))
+        present = words_present(batch.kinds) * ~batch.prior[:, None]
+        return refocusing(
+            looks.unflatten(-1, side), word_regions(weights, batch.kinds), present,
+            self.settings.attention_per_map,
+        )  # fmt: skip
+
+    def _positions(self, batch: CaptureBatch) -> Tensor:
+        """Which tokens (B, 2, T) of each prompt are the subject's and the style's placeholder."""
+        encoder = next(iter(self.base.text_encoders))
+        length = self.base.text_encoders[encoder].config.max_position_embeddings
+        found = torch.zeros(len(batch), 2, length)
+        for row, prompt in enumerate(batch.prompts):
+            for word, token in enumerate((self.subject.token, self.style.token)):
+                if (prompt, token) not in self._places:
+                    places = self.base.tokenize([prompt], self.rows(), encoder).places
+                    self._places[prompt, token] = [place[1] for place in places if place[2] == token]
+                found[row, word, self._places[prompt, token]] = 1.0
+        return found
+
+    def _unlikeness(
+        self, batch: CaptureBatch, latents: Tensor, noisy: Tensor, prediction: Tensor, context: Tensor
+    ) -> Tensor:
+        """The identity loss's mean over all rows; rows that it does not look at count 0."""
+        assert self.identity is not None
+        chosen = self.settings
+        timesteps = batch.identity_timesteps if chosen.two_passes else batch.timesteps
+        asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & chosen.identity_on_subject)
+        asked &= ~batch.prior & (timesteps < round(self.base.timesteps * chosen.identity_timestep_share))
+        rows = asked.nonzero()[:, 0]
+        if not len(rows):
+            return prediction.new_zeros(())
+        timesteps, noisy = timesteps[rows], noisy[rows]
+        if chosen.two_passes:
+            noisy = self.base.add_noise(latents[rows], batch.noise[rows], timesteps)
+            prediction = self.base.predict(noisy, timesteps, context[rows])
+        else:
+            prediction = prediction[rows]
+        estimates = self.base.clean(noisy, prediction.float(), timesteps)
+        places = batch.indices[rows] + int((~self.examples.prior).sum()) * batch.mirrored[rows]
+        told = (estimates, batch.subjects[rows], places)
+        if chosen.gradient_checkpointing:  # the decoder's inner states are larger than the U-Net's
+            distances = checkpoint(self._distances, *told, use_reentrant=False)
+        else:
+            distances = self._distances(*told)
+        return distances.sum() / (~batch.prior).sum()
+
+    def _distances(self, estimates: Tensor, subjects: Tensor, places: Tensor) -> Tensor:
+        assert self.identity is not None
+        with torch.autocast(estimates.device.type, enabled=False):
+            return self.identity(self.base.decode_with_gradients(estimates), subjects, places)
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def two_roles(concepts: Sequence[Concept]) -> tuple[int, int]:
+    """Which of the concepts is the subject, and which the style."""
+    found = {
+        role: [number for number, concept in enumerate(concepts) if concept.role == role]
+        for role in ("subject", "style")
+    }
+    if len(found["style"]) != 1:
+        raise LikenessError(
+            "magicapture learns a person and a style: give a second set of pictures, of the style, with the "
+            "role style (--role subject --role style)"
+            if not found["style"]
+            else "magicapture learns one style at a time; give one set of style pictures"
+        )
+    if len(found["subject"]) != 1 or len(concepts) != 2:
+        raise LikenessError(
+            "magicapture learns one subject with one style; give one set of pictures with the role subject "
+            "and one with the role style"
+        )
+    return found["subject"][0], found["style"][0]
+
+
+def masked(concept: Concept, base: BaseModel) -> Concept:
+    """The concept with a mask for every picture: a subject's marks its face, a style's all but the face.
+
+    What the user masked stays; the rest is found.
+    """
+    if all(picture.mask is not None for picture in concept.pictures):
+        return concept
+    try:
+        segmenter = load_segmenter("miniature" if base.family == "miniature" else "face-parts")
+    except LikenessError as error:
+        where = "the face" if concept.role == "subject" else "all but the face"
+        raise LikenessError(
+            f"the pictures of {concept.token} have no masks, and faces cannot be found here: {error}; or "
+            f"mask {where} yourself"
+        ) from error
+    return replace(
+        concept, pictures=tuple(_with_mask(picture, concept, segmenter) for picture in concept.pictures)
+    )
+
+
+def _with_mask(picture: Picture, concept: Concept, segmenter: object) -> Picture:
+    if picture.mask is not None:
+        return picture
+    try:
+        face = find_mask(segmenter, picture.pixels, FACE, picture.name)  # pyright: ignore[reportArgumentType]
+    except LikenessError as error:
+        if concept.role == "subject":
+            raise LikenessError(f"no face in {picture.name} ({error}); crop closer or drop it") from error
+        log.warning("no face in %s: the style is learned from all of it", picture.name)
+        face = np.zeros(picture.pixels.shape[:2], np.float32)
+    return replace(picture, mask=1 - face if concept.role == "style" else face)
+
+
+def check_masks(concepts: Sequence[Concept], examples: Examples) -> None:
+    """Raises where a mask leaves nothing to learn in what training sees of its picture."""
+    pictures = [(concept, picture) for concept in concepts for picture in concept.pictures]
+    for (concept, picture), mask in zip(pictures, examples.masks):
+        if not (mask >= HALF).any():
+            what = "face" if concept.role == "subject" else "style"
+            raise LikenessError(
+                f"{concept.token}, picture {picture.name}: the mask of the {what} is empty where training "
+                f"looks; move it to the middle, or drop the picture"
+            )
