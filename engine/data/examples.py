@@ -72,6 +72,9 @@ class Batch:
 
 def examples_of(concepts: Sequence[Concept], size: int) -> Examples:
     """All pictures of the concepts, cropped to squares around their middle and scaled to `size` pixels."""
+    if not concepts:  # the method reads its pictures elsewhere
+        pixels, masks = torch.zeros(0, 3, size, size), torch.zeros(0, 1, size, size)
+        return Examples(pixels=pixels, masks=masks, concepts=torch.zeros(0), prior=torch.zeros(0))
     pixels, masks, owners = [], [], []
     for number, concept in enumerate(concepts):
         for picture in concept.pictures:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import LikenessError, nearest
 from ..miniature import model as miniature
@@ -178,7 +178,12 @@ class ImageTower:
     side: int  # pixels
     mean: tuple[float, ...]
     spread: tuple[float, ...]
-    network: Callable[[Tensor], Tensor]  # normalised pixels (N, 3, side, side) to states (N, T, W)
+    network: nn.Module  # normalised pixels (N, 3, side, side) to states (N, T, W)
+
+    def to(self, device: torch.device) -> "ImageTower":
+        """The same tower, whose network now works there."""
+        self.network.to(device)
+        return self
 
     def values(self, pictures: Sequence[Picture] | Picture) -> Tensor:
         """Square pictures as the tower takes them, (N, 3, side, side); bilinear, as in training."""
@@ -212,15 +217,22 @@ def miniature_tower() -> ImageTower:
     tower.load_state_dict(weights)
     half = (0.5,) * 3
     return ImageTower(
-        "miniature", tower.config.image_size, half, half, _penultimate(tower.eval().requires_grad_(False))
+        "miniature", tower.config.image_size, half, half, _Penultimate(tower.eval().requires_grad_(False))
     )
 
 
 def clip_tower(folder: str | Path) -> ImageTower:
     """A CLIP image tower from a transformers folder; MasterWeaver's is openai/clip-vit-large-patch14."""
     tower = load_tower(folder)
-    return ImageTower("clip", tower.config.image_size, MEAN, SPREAD, _penultimate(tower))
+    return ImageTower("clip", tower.config.image_size, MEAN, SPREAD, _Penultimate(tower))
 
 
-def _penultimate(tower: Any) -> Callable[[Tensor], Tensor]:
-    return lambda values: tower(pixel_values=values, output_hidden_states=True).hidden_states[-2]
+class _Penultimate(nn.Module):
+    """A tower without its last layer."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.tower(pixel_values=values, output_hidden_states=True).hidden_states[-2]

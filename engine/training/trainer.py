@@ -106,8 +106,8 @@ class Trainer:
         accelerator, passes = self.accelerator, phase.gradient_accumulation
         sums: dict[str, Tensor] = {}
         for part in range(passes):
-            batch = self.method.batch(phase, step * passes + part)
-            batch = batch.shard(accelerator.process_index, accelerator.num_processes).to(accelerator.device)
+            rank, world = accelerator.process_index, accelerator.num_processes
+            batch = self.method.share(phase, step * passes + part, rank, world).to(accelerator.device)
             together = nullcontext() if part == passes - 1 else accelerator.no_sync(model)
             with together:
                 losses = {name: loss / passes for name, loss in model(batch, progress).items()}
@@ -138,7 +138,8 @@ class Trainer:
         return self.should_stop()
 
     def _preview(self, progress: Progress) -> None:
-        prompt = self.job.preview_prompt or f"a photo of {self.job.concepts[0].token}"
+        subject = self.job.concepts[0].token if self.job.concepts else "a person"
+        prompt = self.job.preview_prompt or f"a photo of {subject}"
         with torch.random.fork_rng(), self.accelerator.autocast():
             try:
                 image = self.method.preview(prompt, self.job.seed, self.check)

@@ -52,6 +52,15 @@ QUICK = {  # settings that make each method a matter of a second
         "warm_up_learning_rate": 2e-3,
         "token_learning_rate": 1e-3,
     },
+    "masterweaver": {
+        "identity_steps": 2,
+        "editing_steps": 2,
+        "identity_learning_rate": 2e-2,
+        "editing_learning_rate": 2e-2,
+        "editing_every": 1,
+        "batch_size": 2,
+        "image_encoder": "miniature",
+    },
     "magicapture": {
         "inversion_steps": 2,
         "tuning_steps": 2,

@@ -9,6 +9,7 @@ CLASSES = {
     "magictailor": ("magictailor", "MagicTailor"),
     "magicapture": ("magicapture", "MagiCapture"),
 }
+    "masterweaver": ("masterweaver", "MasterWeaver"),
 
 
 def method_class(name: str) -> type:

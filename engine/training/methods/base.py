@@ -68,6 +68,10 @@ class Method(nn.Module, ABC):
         indices = shuffled(everything, phase.batch_size, number, self.job.seed, phase.name)
         return self.draw(indices, self.prompts(indices, generator), generator)
 
+    def share(self, phase: Phase, number: int, rank: int, world: int) -> Batch:
+        """What process number `rank` of `world` works on of the phase's `number`-th batch."""
+        return self.batch(phase, number).shard(rank, world)
+
     def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         """Training prompts for the examples: one of the settings' templates each."""
         templates: list[str] = list(self.job.settings.templates)

@@ -1,0 +1,540 @@
+"""MasterWeaver (arXiv 2405.05806): an adapter that draws a person from one picture, trained on many people.
+
+Stage one teaches identity: reconstruction, and the same background under a mixed identity. Stage two teaches
+editing: an edit of the prompt must move the text branch as it does where nobody's face is given.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...artifact import Artifact
+from ...config import Job, MasterWeaverSettings, Phase
+from ...data.concepts import Concept
+from ...data.examples import Batch, generator_for, mixed_seed
+from ...data.identity_examples import (
+    EDITING_KINDS,
+    IDENTITY_KINDS,
+    References,
+    dropped,
+    masked,
+    references,
+    resized,
+    sample_of,
+    target,
+)
+from ...data.references import ImageTower, clip_tower, miniature_tower
+from ...data.shards import Lanes, ShardSample, Tally
+from ...errors import LikenessError
+from ...networks.id_attention import IdAttention, IdHooks, Person, text_features
+from ...networks.id_encoder import IdEncoder
+from ...networks.id_files import adapter_networks, adapter_tensors
+from ...networks.identified import Identified
+from ...networks.sampling import sample, seeded_noise, to_bytes
+from ..adapter_losses import (
+    at_side,
+    background_difference,
+    editing_direction,
+    mixed_identities,
+    partners,
+)
+from ..attention_maps import mask_layers
+from ..base_model import BaseModel
+from ..losses import squared_error
+from ..momentum import Momentum
+from .base import Method, Progress
+
+log = logging.getLogger(__name__)
+
+IDENTITY, EDITING = "identity", "editing"
+TEXTS_KEPT = 1024  # states of edit prompts; all of them would be a gigabyte on SD 1.x
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterBatch(Batch):
+    """Pictures of many people, with references to each; `masks` are the faces' boxes."""
+
+    references: Tensor  # (B, S, 3, s, s) in [-1, 1]
+    filled: Tensor  # (B, S) bool: which slots hold a picture
+    share: Tensor  # (B,) of a sample's own identity where it is mixed with another's
+    edit_noise: Tensor  # (B, C, h, w)
+    edit_timesteps: Tensor  # (B,)
+    plain_prompts: tuple[str, ...]
+    edit_prompts: tuple[str, ...]
+    keys: tuple[str, ...]  # of the samples, for the cache of latents
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One sample as it enters a batch."""
+
+    sample: ShardSample
+    pixels: Tensor
+    box: Tensor
+    seen: References
+    text_left_out: bool
+
+
+class MasterWeaver(Method):
+    """ID encoder and ID attention are trained; base and image tower stand still."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self.settings: MasterWeaverSettings = job.settings
+        tower = _tower(self.settings.image_encoder, base)
+        self._tower: list[ImageTower] = [tower]  # no part of what is trained, moved or saved
+        self.register_buffer("nothing", tower.nothing().float(), persistent=False)  # (T, W)
+        self.encoder, self.attention = self._networks()
+        self._teachers: list[IdEncoder] = []  # a list, that it is no part of what is trained
+        self._hooks = IdHooks(base.unet)
+        names = [name for name in mask_layers(base) if name.startswith("up_blocks")]
+        self.edit_layers = names or list(mask_layers(base))
+        self._average = self._moving_average()
+        self._lanes: Lanes | None = None
+        self._own = self._concept_samples()
+        self._moments_by_key: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self.tally = Tally()
+
+    def _networks(self) -> tuple[IdEncoder, IdAttention]:
+        chosen = self.settings
+        if chosen.adapter is not None:
+            return self._from_file(chosen.adapter)
+        width = self._context_width()
+        encoder = IdEncoder(
+            dim=width, image_width=self.nothing.shape[-1], queries=chosen.queries, depth=chosen.depth
+        )
+        return encoder, IdAttention.beside(self.base.unet)
+
+    def _from_file(self, path: str) -> tuple[IdEncoder, IdAttention]:
+        found = Artifact.load(path)
+        if found.kind != "id_adapter" or found.base_family != self.base.family:
+            raise LikenessError(
+                f"{path} is a {found.kind} for {found.base_family}, not an identity adapter for "
+                f"{self.base.family}; give another file"
+            )
+        encoder, attention = adapter_networks(found.tensors, found.extra.get("head_width", 64))
+        if encoder.image_width != self.nothing.shape[-1]:
+            raise LikenessError(f"{path} was trained with another image encoder; give that one's folder")
+        return encoder.requires_grad_(True), attention.requires_grad_(True)
+
+    def _context_width(self) -> int:
+        return sum(tower.config.hidden_size for tower in self.base.text_encoders.values())
+
+    def _moving_average(self) -> Momentum | None:
+        if not self.settings.ema_decay:
+            return None
+        weights = [*self.encoder.parameters(), *self.attention.parameters()]
+        return Momentum([self.encoder, self.attention], weights, self.settings.ema_decay)
+
+    def _concept_samples(self) -> list[ShardSample]:
+        return [
+            sample_of(f"{concept.token}{picture.name}", picture.pixels, f"a photo of a {concept.class_word}",
+                      picture.mask)
+            for concept in self.concepts for picture in concept.pictures
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------------------------ what the trainer asks
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        if self.settings.gradient_checkpointing:
+            self.base.unet.enable_gradient_checkpointing()
+        self._tower[0].to(self.base.device)
+        if self._average is not None:
+            self._average.averages = [average.to(self.base.device) for average in self._average.averages]
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        first, second = chosen.identity_learning_rate, chosen.editing_learning_rate
+        also = {"attention": second} if chosen.editing_attention else {}
+        plan = [
+            (IDENTITY, chosen.identity_steps, {"encoder": first, "attention": first}),
+            (EDITING, chosen.editing_steps, {"encoder": second, **also}),
+        ]
+        return [
+            Phase(
+                name=name,
+                steps=steps,
+                learning_rates=rates,
+                schedule=chosen.schedule,
+                warmup_steps=min(chosen.warmup_steps, steps),
+                batch_size=chosen.batch_size,
+                gradient_accumulation=chosen.gradient_accumulation,
+                max_grad_norm=chosen.max_grad_norm,
+                weight_decay=chosen.weight_decay,
+            )
+            for name, steps, rates in plan
+            if steps > 0
+        ]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"encoder": list(self.encoder.parameters()), "attention": list(self.attention.parameters())}
+
+    def begin_phase(self, phase: Phase) -> None:
+        self._close_lanes()
+        if self.settings.shards is not None:
+            seed = mixed_seed(self.job.seed, phase.name) % 2**31
+            self._lanes = Lanes(self.settings.shards, phase.batch_size, seed, self.settings.workers)
+            self._lanes.tally = self.tally
+        if phase.name == EDITING:
+            self._teachers = [deepcopy(self.encoder).requires_grad_(False)]
+
+    def after_step(self, progress: Progress) -> None:
+        if self._average is not None:
+            done = self._average.updates
+            self._average.decay = min(self.settings.ema_decay, (1 + done) / (10 + done))
+            self._average.update()
+
+    def extra_state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        if self._average is not None:
+            state |= {f"average.{name}": tensor for name, tensor in self._average.state().items()}
+        for teacher in self._teachers:
+            state |= {f"teacher.{name}": tensor for name, tensor in teacher.state_dict().items()}
+        return state
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        if self._average is not None:
+            self._average.load_state(_under(state, "average."))
+        for teacher in self._teachers:
+            teacher.load_state_dict(_under(state, "teacher."))
+
+    def close(self) -> None:
+        self._close_lanes()
+        self._hooks.remove()
+        self.base.unet.disable_gradient_checkpointing()
+        if self.tally.read:
+            log.info("%s", self.tally.summary())
+
+    def _close_lanes(self) -> None:
+        if self._lanes is not None:
+            self._lanes.close()
+
+    # --------------------------------------------------------------------------------------------- batches
+
+    def batch(self, phase: Phase, number: int) -> AdapterBatch:
+        return self.share(phase, number, 0, 1)
+
+    def share(self, phase: Phase, number: int, rank: int, world: int) -> AdapterBatch:
+        """Only this process's samples are read; together the processes' shares are `batch`."""
+        if phase.batch_size % world:
+            raise LikenessError(
+                f"{phase.batch_size} pictures per pass do not divide among {world} processes; "
+                f"choose a batch_size that is a multiple of {world}"
+            )
+        mine = range(rank, phase.batch_size, world)
+        kinds = EDITING_KINDS if phase.name == EDITING and self.settings.edited_faces else IDENTITY_KINDS
+
+        def prepare(one: ShardSample, lane: int, position: int = number) -> _Drawn:
+            return self._drawn(one, kinds, (self.job.seed, phase.name, position, lane))
+
+        if self._lanes is not None:
+            found = self._lanes.samples(number, mine, prepare)
+        else:
+            size = phase.batch_size
+            found = [prepare(self._own[(number * size + lane) % len(self._own)], lane) for lane in mine]
+        return self._stacked(found, mine, phase, number)
+
+    def _drawn(self, one: ShardSample, kinds: Sequence[float], seed: tuple[Any, ...]) -> _Drawn:
+        chosen = self.settings
+        rng = np.random.default_rng(mixed_seed(*seed))
+        seen = references(one, self._tower[0].side, rng, kinds=kinds, fill=chosen.fill, count=chosen.slots)
+        no_picture, no_text = dropped(float(rng.random()), chosen.drop)
+        if seen.wanted_edit:
+            self.tally.count("without_edits")
+        if no_picture:
+            seen = replace(seen, filled=torch.zeros_like(seen.filled))
+        return _Drawn(one, *target(one, self.size, chosen.squash), seen, no_text)
+
+    def _stacked(self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int) -> AdapterBatch:
+        shape, count = self.base.latent_shape(self.size, self.size), len(found)
+        generators = [generator_for(self.job.seed, "noise", phase.name, number, lane) for lane in mine]
+        low, high = self.settings.editing_timesteps
+        noise, posterior, edit_noise = (
+            torch.stack([torch.randn(shape, generator=one) for one in generators]) for _ in range(3)
+        )
+        plain, edits = self._edit_prompts(found, mine, phase, number)
+        return AdapterBatch(
+            pixels=torch.stack([one.pixels for one in found]),
+            masks=torch.stack([one.box for one in found]),
+            prompts=tuple("" if one.text_left_out else one.sample.caption for one in found),
+            concepts=torch.zeros(count, dtype=torch.long),
+            prior=torch.zeros(count, dtype=torch.bool),
+            indices=torch.tensor(list(mine)),
+            noise=noise,
+            posterior=posterior,
+            timesteps=_integers(generators, 0, self.base.timesteps),
+            references=torch.stack([one.seen.pixels for one in found]),
+            filled=torch.stack([one.seen.filled for one in found]),
+            share=torch.stack([0.2 + 0.6 * torch.rand((), generator=one) for one in generators]),
+            edit_noise=edit_noise,
+            edit_timesteps=_integers(generators, low, min(high, self.base.timesteps)),
+            plain_prompts=plain,
+            edit_prompts=edits,
+            keys=tuple(one.sample.key for one in found),
+        )
+
+    def _edit_prompts(
+        self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Prompts without and with an edit, everything in them drawn without replacement over the batch."""
+        chosen, size = self.settings, phase.batch_size
+        generator = generator_for(self.job.seed, "edits", phase.name, number)
+        subjects, templates, edits = (
+            _without_replacement(words, size, generator)
+            for words in (chosen.subjects, chosen.edit_templates, chosen.edits)
+        )
+        plain, edited = [], []
+        for one, lane in zip(found, mine):
+            subject = subjects[lane]
+            if chosen.gender_from_caption:
+                told = [word for word in chosen.subjects if word in one.sample.caption.split()]
+                subject = told[0] if told else subject
+            plain.append(templates[lane].format(subject))
+            edited.append(templates[lane].format(edits[lane].format(subject)))
+        return tuple(plain), tuple(edited)
+
+    # ---------------------------------------------------------------------------------------------- losses
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        assert isinstance(batch, AdapterBatch)
+        features, rows = self._features(batch)
+        with torch.no_grad():
+            context = self.base.encode_text(batch.prompts)
+        editing = progress.phase == EDITING
+        losses, tokens = self.denoising_losses(
+            batch, self.latents(batch), self.tokens(self.encoder, features, rows), context, editing
+        )
+        if (
+            editing
+            and self.settings.editing_weight
+            and progress.phase_step % self.settings.editing_every == 0
+        ):
+            texts = self._known_texts(batch.plain_prompts), self._known_texts(batch.edit_prompts)
+            losses["editing_direction"] = self.editing_loss(batch, self.latents(batch), tokens, *texts)
+        return losses
+
+    def denoising_losses(
+        self, batch: AdapterBatch, latents: Tensor, tokens: Tensor, context: Tensor, editing: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Both losses of the first stage for ID tokens (B, n, D) and text (B, T, D); the tokens again."""
+        chosen = self.settings
+        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        with self._hooks.reading(Person(self.attention(tokens))):
+            prediction = self.base.predict(noisy, batch.timesteps, context)
+        wanted = self.base.target(latents, batch.noise, batch.timesteps)
+        weight = chosen.reconstruction_weight if editing else chosen.identity_weight
+        losses = {"diffusion": weight * squared_error(prediction, wanted).mean()}
+        if chosen.background_weight:
+            mixed = self._predict_mixed(batch, noisy, tokens.detach(), context)
+            faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
+            outside = background_difference(prediction, mixed, faces).mean()
+            losses["background"] = chosen.background_weight * outside
+        return losses, tokens
+
+    @torch.no_grad()
+    def _predict_mixed(self, batch: AdapterBatch, noisy: Tensor, tokens: Tensor, context: Tensor) -> Tensor:
+        if len(tokens) == 1 and self.settings.mixing == "roll":  # alone in its process: mixed with nobody
+            others = self._identity(None)
+        else:
+            others = tokens[partners(len(tokens), self.settings.mixing).to(tokens.device)]
+        mixed = mixed_identities(tokens, others, batch.share)
+        with self._hooks.reading(Person(self.attention(mixed))):
+            return self.base.predict(noisy, batch.timesteps, context)
+
+    def editing_loss(
+        self, batch: AdapterBatch, latents: Tensor, tokens: Tensor, plain: Tensor, edited: Tensor
+    ) -> Tensor:
+        """The weighted editing-direction loss for text states without and with an edit, each (B, T, D)."""
+        noisy = self.base.add_noise(latents, batch.edit_noise, batch.edit_timesteps)
+        both = torch.cat([edited, plain])
+        student = self._text_branches(noisy, batch.edit_timesteps, both, tokens)
+        with torch.no_grad():
+            teacher = self._text_branches(noisy, batch.edit_timesteps, both, self._nobody(len(tokens)))
+        faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
+        weights = []
+        for name in self.edit_layers:
+            side = round(student[name].shape[1] ** 0.5)
+            weights.append(at_side(faces, (side, side)))
+        loss = editing_direction(
+            [student[name].chunk(2) for name in self.edit_layers],  # pyright: ignore[reportArgumentType]
+            [teacher[name].chunk(2) for name in self.edit_layers],  # pyright: ignore[reportArgumentType]
+            weights,
+            self.settings.editing_form,
+        )
+        return self.settings.editing_weight * loss
+
+    def _text_branches(
+        self, noisy: Tensor, timesteps: Tensor, context: Tensor, tokens: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What the layers' text branches give (2B, N, C), in a pass that ends with the last of them."""
+        reading: AbstractContextManager = nullcontext()
+        if tokens is not None:
+            reading = self._hooks.reading(Person(self.attention(torch.cat([tokens, tokens]))))
+        with reading, text_features(self.base.unet, self.edit_layers, stop=True) as found:
+            self.base.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), context)
+        return found
+
+    def _nobody(self, count: int) -> Tensor | None:
+        """What the teacher reads: the first stage's tokens of no face (B, n, D); None: the base itself."""
+        if self.settings.teacher == "base":
+            return None
+        none = torch.zeros(count, self.settings.slots, dtype=torch.long, device=self.nothing.device)
+        return self.tokens(self._teachers[0], self.nothing[None], none)
+
+    # ------------------------------------------------------------------------------- what the losses read
+
+    def _features(self, batch: AdapterBatch) -> tuple[Tensor, Tensor]:
+        """The tower's states (1 + n, T, W) of nothing and of all pictures; each slot's row in it (B, S)."""
+        rows = torch.zeros_like(batch.filled, dtype=torch.long)
+        rows[batch.filled] = torch.arange(1, int(batch.filled.sum()) + 1, device=rows.device)
+        parts = [self.nothing[None]]
+        if batch.filled.any():
+            with torch.no_grad():
+                parts.append(self._seen(batch.references[batch.filled]))
+        return torch.cat(parts), rows
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """The tower's states (N, T, W) of pictures (N, 3, s, s) in [-1, 1]."""
+        tower = self._tower[0]
+        mean, spread = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (tower.mean, tower.spread))
+        return tower.states(((pixels + 1) / 2 - mean) / spread)
+
+    def tokens(self, encoder: IdEncoder, features: Tensor, rows: Tensor) -> Tensor:
+        """ID tokens (B, S * queries, D): equal slots are encoded once."""
+        return encoder(features)[rows].flatten(1, 2)
+
+    def latents(self, batch: Batch) -> Tensor:
+        assert isinstance(batch, AdapterBatch)
+        if not self.settings.latent_cache:
+            mean, std = self.base.encode_moments(batch.pixels)
+        else:
+            found = [self._cached(key, pixels) for key, pixels in zip(batch.keys, batch.pixels)]
+            mean, std = (torch.stack(part) for part in zip(*found))
+        return mean + std * batch.posterior
+
+    def _cached(self, key: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Each picture is encoded by itself, so that its latents do not depend on when it first came."""
+        known = self._moments_by_key.get(key)
+        if known is None:
+            mean, std = self.base.encode_moments(pixels[None])
+            known = self._moments_by_key[key] = mean[0], std[0]
+            if len(self._moments_by_key) > self.settings.latent_cache:
+                self._moments_by_key.popitem(last=False)
+        return known
+
+    @torch.no_grad()
+    def _known_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Text states (B, T, D) of prompts that come again and again."""
+        for prompt in prompts:
+            if prompt not in self._texts:
+                self._texts[prompt] = self.base.encode_text([prompt])[0]
+        states = torch.stack([self._texts[prompt] for prompt in prompts])
+        while len(self._texts) > TEXTS_KEPT:
+            self._texts.popitem(last=False)
+        return states
+
+    # ------------------------------------------------------------------------------------ what comes of it
+
+    def artifact(self) -> Artifact:
+        with self._averaged():
+            tensors = dict(adapter_tensors(self.encoder, self.attention))
+            for concept in self.concepts:
+                tensors[f"identity.{concept.token.strip('<>')}"] = self._identity(concept)[0]
+            if self.concepts:
+                tensors["identity_nobody"] = self._identity(None)[0]
+        tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
+        chosen = self.settings
+        artifact = self.learned("id_adapter", tensors, {concept.token: 0 for concept in self.concepts})
+        extra = {
+            "slots": chosen.slots, "head_width": self.encoder.head_width, "keep": "face and hair",
+            "face_width": self.encoder.face_width, "image_width": self.encoder.image_width,
+            "image_encoder": self._tower[0].name,
+        }  # fmt: skip
+        return replace(artifact, extra=extra)
+
+    def _averaged(self) -> AbstractContextManager:
+        return nullcontext() if self._average is None else self._average.in_place()
+
+    @torch.no_grad()
+    def _identity(self, concept: Concept | None) -> Tensor:
+        """ID tokens (1, S * queries, D) of a concept's first pictures; of nobody without one."""
+        rows = torch.zeros(1, self.settings.slots, dtype=torch.long, device=self.nothing.device)
+        if concept is None:
+            return self.tokens(self.encoder, self.nothing[None], rows)
+        own = [one for one in self._own if one.key.startswith(concept.token)][: self.settings.slots]
+        faces = torch.stack([resized(masked(one.faces[0], 0), self._tower[0].side) for one in own])
+        rows[0, : len(own)] = torch.arange(1, len(own) + 1)
+        features = torch.cat([self.nothing[None], self._seen(faces.to(self.nothing.device))])
+        return self.tokens(self.encoder, features, rows)
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
+        """With a placeholder in the prompts, its concept's person; else the base's own."""
+        known = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
+        words = [_as_class(prompt, self.concepts) for prompt in prompts]
+        with self._averaged():
+            person = self._identity(known[0] if known else None)
+            model = Identified(
+                self.base, self._hooks, self.attention, person, self._identity(None), len(prompts)
+            )
+            latents = sample(
+                model,
+                self.base.encode_text(words),
+                self.base.encode_text([""] * len(prompts)),
+                seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
+                steps=steps,
+                guidance=guidance,
+                on_step=lambda done, total: check(),
+            )
+        return to_bytes(self.base.decode(latents))
+
+
+def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:
+    """The prompt with class words for placeholders."""
+    for concept in concepts:
+        prompt = prompt.replace(concept.token, concept.class_word)
+    return prompt
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _integers(generators: Sequence[torch.Generator], low: int, high: int) -> Tensor:
+    return torch.cat([torch.randint(low, high, (1,), generator=one) for one in generators])
+
+
+def _without_replacement(words: Sequence[str], count: int, generator: torch.Generator) -> list[str]:
+    """`count` of the words, none again before all have come."""
+    rounds = -(-count // len(words))
+    order = torch.cat([torch.randperm(len(words), generator=generator) for _ in range(rounds)])
+    return [words[number] for number in order[:count].tolist()]
+
+
+def _tower(name: str, base: BaseModel) -> ImageTower:
+    """The image tower of that name or folder."""
+    if name == "miniature" or (name == "auto" and base.family == "miniature"):
+        return miniature_tower()
+    if name == "auto":
+        raise LikenessError(
+            "masterweaver looks at faces through a CLIP image tower; give its folder as image_encoder, "
+            "such as that of openai/clip-vit-large-patch14"
+        )
+    return clip_tower(name)
