@@ -232,6 +232,31 @@ def generate(
     schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI.")] = "simple",
     width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
     height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
+    identity: Annotated[
+        list[str] | None,
+        Option(
+            help="One to three pictures of a person, FILE,FILE or a folder, with :WEIGHT if not 1; repeat."
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None, Option(help="Identity adapter for --identity; by default the Miniature's.")
+    ] = None,
+    identity_region: Annotated[
+        list[Path] | None, Option(help="A picture, white where that person should be; one per --identity.")
+    ] = None,
+    identity_start: Annotated[float, Option(help="From where people show: 0 is pure noise.")] = 0.0,
+    identity_end: Annotated[float, Option(help="Up to where people show: 1 is the picture.")] = 1.0,
+    identity_layers: Annotated[
+        str, Option(help="Factors by layer, such as up_blocks.1=1.3,mid_block=0.")
+    ] = "",
+    without_hair: Annotated[
+        bool, Option("--without-hair", help="Leave a person's hair to the prompt.")
+    ] = False,
+    image_encoder: Annotated[
+        Path | None, Option(help="For photographs: the folder of the adapter's CLIP image tower.")
+    ] = None,
+    faces: Annotated[str, Option(help="For photographs: auraface, antelopev2 or buffalo_l.")] = "auraface",
+    models: Annotated[Path | None, Option(help="For photographs: ComfyUI's models/likeness.")] = None,
 ) -> int:
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
     artifacts = [_with_strength(text) for text in concept or []]
@@ -243,14 +268,24 @@ def generate(
         )
     wanted = [(prompt, seed + number) for prompt in prompts for number in range(count)]
     from .inference.generate import generate as draw
+    from .inference.id_pictures import Look, people_of
     from .training.base_model import load_base
+
+    look = Look(
+        adapter=adapter, image_encoder=image_encoder, faces=faces, models=models,
+        without_hair=without_hair, start=identity_start, end=identity_end, layers=identity_layers,
+        regions=identity_region or (),
+    )  # fmt: skip
+    loaded = load_base(BaseSpec.parse(base))
+    people = people_of(identity, look) if identity else []
 
     with meter("drawing") as show:
         pictures = draw(
-            load_base(BaseSpec.parse(base)),
+            loaded,
             [prompt for prompt, _ in wanted],
             negative=negative,
             artifacts=artifacts,
+            people=people,
             steps=steps,
             guidance=guidance,
             seed=[number for _, number in wanted],
@@ -356,7 +391,8 @@ def import_(
         Argument(
             metavar="FILE...",
             help="A LoRA, embeddings, or both: they become one. Or PersonaMagic's mapper-*.pt and "
-            "learned_embeds-*.bin, or MagicTailor's LoRA and token_embedding.pth.",
+            "learned_embeds-*.bin, or MagicTailor's LoRA and token_embedding.pth, or MasterWeaver's "
+            "adapter_*.pt.",
         ),
     ],
     output: Annotated[
@@ -390,8 +426,11 @@ def _imported(
     all_words: bool,
 ) -> "Artifact":
     from .artifact import import_file, merge
+    from .inference.id_adapter import import_released, is_released
     from .inference.staged_embedding import import_reference, is_reference_mapper
 
+    if len(files) == 1 and is_released(files[0]):
+        return import_released(files[0])
     mappers = [file for file in files if file.suffix == ".pt" and is_reference_mapper(file)]
     if not mappers:
         options: dict[str, Any] = {"token": token, "class_word": class_word, "all_rows": all_words}

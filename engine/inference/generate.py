@@ -16,6 +16,8 @@ from ..networks.lora import adaptable, merged
 from ..networks.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
 from ..networks.staged import StagedModel, StagedWords, with_class_word
 from ..networks.token_tables import changed
+from .id_adapter import KIND as ID_ADAPTER
+from .id_adapter import Shown, carried, showing
 from .staged_embedding import KIND, adjusted, check_used, check_width, staged_words
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def generate(
     *,
     negative: str = "",
     artifacts: Sequence[tuple[Artifact, float]] = (),
+    people: Sequence[Shown] = (),
     steps: int = 25,
     guidance: float = 5.0,
     seed: int | Sequence[int] = 0,
@@ -45,26 +48,30 @@ def generate(
 
     `seed`: one for each prompt, or a single one for all, as that many runs of ComfyUI would have. `artifacts`
     come with the strength of their LoRA (a staged embedding's: of its bypass); their placeholders may be used
-    in the prompts. The base is unchanged afterwards. `on_step(done, total)` counts the sampling steps of all
-    pictures and may raise to stop.
+    in the prompts. `people` are drawn from pictures of them. The base is unchanged afterwards.
+    `on_step(done, total)` counts the sampling steps of all pictures and may raise to stop.
     """
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise LikenessError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each")
     if steps < 1:
         raise LikenessError(f"{steps} sampling steps draw nothing; use 1 or more")
+    carriers = [one for one in artifacts if one[0].kind == ID_ADAPTER]
+    artifacts = [one for one in artifacts if one[0].kind != ID_ADAPTER]
+    remembered, prompts = carried(carriers, prompts)
+    people = [*people, *remembered]
     shape = base.latent_shape(height, width)
     groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
     pictures = []
     staged = _staged(base, artifacts, prompts)
-    with torch.inference_mode(), applied(base, artifacts) as rows:
+    with torch.inference_mode(), applied(base, artifacts) as rows, showing(base, people) as with_people:
         _check_placeholders([*prompts, negative], {**rows, **{words.token: {} for words in staged}})
         for words in staged:
             negative = with_class_word(negative, words)
         for number, group in enumerate(groups):
             model, context = _painter(base, [prompts[i] for i in group], rows, staged)
             latents = sample(
-                model,
+                with_people(model, len(group)),
                 context,
                 base.encode_text([negative] * len(group), rows),
                 seeded_noise([seeds[i] for i in group], shape).to(base.device),

@@ -7,7 +7,7 @@ tokens are given to is the stock one, bit for bit.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.nn.functional as F
@@ -82,9 +82,18 @@ class Person:
     keys_values: KeysValues  # as many rows as the pass has samples, or 1
     scale: float | Mapping[str, float] = 1.0  # one for all layers, or by layer; layers left out get nothing
     region: Tensor | None = None  # (1, 1, h, w) in [0, 1], of any size: where in the picture; None: all over
+    _weights: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def scale_at(self, layer: str) -> float:
         return self.scale.get(layer, 0.0) if isinstance(self.scale, Mapping) else self.scale
+
+    def region_at(self, queries: int, latents: tuple[int, int]) -> Tensor | None:
+        """The region as weights (1, N, 1) of a layer's N queries; computed once for each size."""
+        if self.region is None:
+            return None
+        if (queries, latents) not in self._weights:
+            self._weights[queries, latents] = region_at(self.region, queries, latents)
+        return self._weights[queries, latents]
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,8 @@ def id_branch(query: Tensor, name: str, heads: int, present: _Pass) -> Tensor | 
             for rows in person.keys_values[name]
         )
         branch = F.scaled_dot_product_attention(query_heads, keys, values).transpose(1, 2).flatten(2)
-        if person.region is not None:
-            branch = branch * region_at(person.region, query.shape[1], present.latents).to(branch)
+        weights = person.region_at(query.shape[1], present.latents)
+        branch = branch if weights is None else branch * weights.to(branch)
         branch = branch if scale == 1 else scale * branch
         total = branch if total is None else total + branch
     return total

@@ -13,6 +13,7 @@ from likeness_portraits.engine.networks.id_attention import (
     Person,
     cross_layers,
     hooked,
+    id_branch,
     queries_side,
     region_at,
     text_features,
@@ -221,6 +222,19 @@ def test_regions_are_weighed_at_each_layers_own_size():
     assert queries_side(12, (5, 7)) == (3, 4)  # odd sides are rounded up
     with pytest.raises(LikenessError, match="does not fit latents"):
         queries_side(7, (4, 4))
+
+
+def test_in_their_regions_everybody_has_their_own_branch_alone(setting: tuple):
+    base, branch, *_ = setting
+    name = branch.names[0]
+    people = [branch(torch.randn(1, 6, 32)) for _ in range(2)]
+    query, left = torch.randn(2, 64, 32), torch.zeros(1, 1, 8, 8)
+    left[..., :4] = 1
+    shown = Pass([Person(people[0], region=left), Person(people[1], region=1 - left)], (8, 8))
+    both = id_branch(query, name, 2, shown).unflatten(1, (8, 8))
+    for half, person in zip((both[:, :, :4], both[:, :, 4:]), people):
+        alone = id_branch(query, name, 2, Pass([Person(person)], (8, 8))).unflatten(1, (8, 8))
+        close(half, alone[:, :, :4] if person is people[0] else alone[:, :, 4:], 1e-6)
 
 
 def test_gradients_are_the_same_with_checkpointing_although_other_passes_came_between(setting: tuple):
