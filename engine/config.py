@@ -238,6 +238,61 @@ class DreamBoothLoraSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CustomDiffusionSettings:
+    """Learns the U-Net's text keys and values with the placeholder, beside pictures of the class that the
+    base drew (Kumari et al. 2023, arXiv 2212.04488); the default suits a person on SD 1.x."""
+
+    steps: int = 1000  # people need more than the paper's 250
+    learning_rate: float = 1e-5  # of keys and values, per step
+    token_learning_rate: float = 5e-4  # of the placeholder's rows
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    batch_size: int = 2  # pictures of the concept per pass
+    gradient_accumulation: int = 1  # raise when the batch does not fit the GPU
+    max_grad_norm: float | None = 1.0
+    weight_decay: float = 1e-2  # draws the keys and values back to the base's
+    rank: int | None = None  # of the saved differences; None: all that there is, 16 makes small files
+    identifier: str = ""  # a rare word that the placeholder begins as, before the class word
+    vectors: int = 1  # rows per placeholder, without an identifier
+    prior_weight: float = 1.0  # of the loss on pictures of the class; 0: none are drawn
+    prior_pictures: int = 64  # that the base draws before training
+    prior_batch_size: int = 2  # of them in each pass
+    prior_steps: int = 25  # sampling steps for each of them
+    prior_guidance: float = 5.0  # classifier-free guidance for them
+    masked_loss: bool = False  # learn only inside the masks; needs concepts with masks
+    background_weight: float = 0.1  # the loss's weight outside the masks, with masked_loss
+    min_snr_gamma: float | None = None  # 5.0 evens out the timesteps (Hang et al. 2023); None: plain loss
+    templates: tuple[str, ...] = ("a photo of {}", "a portrait of {}", "a close-up photo of {}")
+    prior_templates: tuple[str, ...] = ("a photo of a {}", "a portrait of a {}", "a close-up photo of a {}")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "batch_size", "gradient_accumulation", "rank", "vectors", "prior_pictures",
+                 "prior_batch_size", "prior_steps")  # fmt: skip
+        at_least(self, 0, "learning_rate", "token_learning_rate", "warmup_steps", "weight_decay",
+                 "prior_weight", "prior_guidance", "background_weight")  # fmt: skip
+        above_zero(self, "max_grad_norm", "min_snr_gamma")
+        one_of("schedule", self.schedule, SCHEDULES)
+        with_gap("templates", self.templates)
+        with_gap("prior_templates", self.prior_templates)
+
+    @classmethod
+    def preset(cls, name: str = "default") -> "CustomDiffusionSettings":
+        """`default`, `paper` (250 steps of 8, rate 1e-5 times batch, a rare word), `miniature`."""
+        presets = {
+            "default": {},
+            "paper": {"steps": 250, "learning_rate": 8e-5, "token_learning_rate": 8e-5, "batch_size": 8,
+                      "prior_batch_size": 8, "prior_pictures": 200, "identifier": "ktn",
+                      "templates": ("a photo of a {}",), "prior_templates": ("a photo of a {}",)},
+            "miniature": {"steps": 200, "learning_rate": 2e-3, "token_learning_rate": 1e-2,
+                          "schedule": "cosine", "batch_size": 4, "vectors": 4, "prior_batch_size": 2,
+                          "prior_pictures": 16, "prior_steps": 12, "weight_decay": 0.0, "masked_loss": True,
+                          "min_snr_gamma": 5.0, "templates": ("a photo of {}", "a portrait photo of {}"),
+                          "prior_templates": ("a photo of a {}", "a portrait photo of a {}")},
+        }  # fmt: skip
+        return cls(**chosen_preset(cls, name, presets))
+
+
+@dataclass(frozen=True, kw_only=True)
 class PersonaMagicSettings:
     """Learns a mapper from noise level and picture to pseudo-words (arXiv 2412.15674), nothing else."""
 
@@ -624,6 +679,63 @@ class MasterWeaverSettings:
     mixing: str = "roll"  # with whom an identity is mixed: roll, or flip (reference)
     editing_weight: float = 0.02  # of the editing-direction loss; 0: without
     editing_every: int = 2  # steps from one editing loss to the next
+MINIATURE_OPEN_PROMPTS = (  # in the words the Miniature knows; none is among its test prompts
+    "a photo of {}, wearing a beanie", "a photo of {}, wearing a green hoodie",
+    "a photo of {}, in snowy mountains", "a sketch of {}", "a photo of a surprised {}",
+    "a photo of {}, wearing round glasses, in space", "a poster of {}, on a beach",
+    "a photo of {}, wearing a crown", "a watercolor of {}", "a photo of a sad {}",
+    "a photo of {}, wearing sunglasses", "a photo of {}, in a city at night",
+    "a portrait photo of a smiling {}", "a photo of {}, wearing a white suit, in a forest",
+    "a photo of {}, wearing a top hat and a blue shirt",
+)  # fmt: skip
+
+METHODS: dict[str, type] = {
+    "textual-inversion": TextualInversionSettings,
+    "dreambooth-lora": DreamBoothLoraSettings,
+    "custom-diffusion": CustomDiffusionSettings,
+    "personamagic": PersonaMagicSettings,
+    "magictailor": MagicTailorSettings,
+    "masterweaver": MasterWeaverSettings,
+    "magicapture": MagiCaptureSettings,
+}
+
+
+def settings_for(method: str, base: BaseSpec | None = None) -> Any:
+    """The method's settings before anybody changes them: tuned for the Miniature, or the default."""
+    one_of("method", method, METHODS)
+    small = base is None or base.kind == "miniature"
+    return METHODS[method].preset("miniature" if small else "default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run: everything `train` needs to know, JSON-able."""
+
+    method: str
+    concepts: tuple[ConceptSpec, ...]
+    output: str  # the artifact's path, ending in .safetensors
+    base: BaseSpec = field(default_factory=BaseSpec)
+    on: tuple[str, ...] = ()  # concept files whose LoRAs stay applied while this is learned
+    settings: Any = None  # an instance of METHODS[method]; None: settings_for(method, base)
+    seed: int = 0  # of everything random in the run
+    resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
+    precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
+    device: str = "auto"  # a GPU where there is one
+    checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
+    preview_every: int = 0  # steps; 0: no previews
+    preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
+    resume: bool = False  # go on from the checkpoint beside the output, if there is one
+    cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        if self.settings is None:
+            object.__setattr__(self, "settings", settings_for(self.method, self.base))
+        if not isinstance(self.settings, METHODS[self.method]):
+            raise LikenessError(
+                f"the settings of a '{self.method}' job must be {METHODS[self.method].__name__}, "
+                f"not {type(self.settings).__name__}"
+            )
     editing_form: str = "sample"  # mask in its cosine: sample, batch, or reference (a constant added)
     editing_timesteps: tuple[int, ...] = (100, 350)  # noise levels at which edits are compared
     teacher: str = "null"  # whose edits are right: the adapter's without a face (null), or the base's

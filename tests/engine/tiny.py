@@ -35,6 +35,15 @@ QUICK = {  # settings that make each method a matter of a second
         "text_encoder_learning_rate": 2e-3,
         "token_learning_rate": 5e-3,
     },
+    "custom-diffusion": {
+        "steps": 4,
+        "batch_size": 2,
+        "prior_batch_size": 2,
+        "prior_pictures": 4,
+        "prior_steps": 2,
+        "learning_rate": 4e-3,
+        "token_learning_rate": 5e-3,
+    },
     "personamagic": {
         "steps": 4,
         "batch_size": 2,

@@ -15,6 +15,7 @@ class Baselines:
         Arm(name="base"),
         Arm(name="textual-inversion", method="textual-inversion", settings={"steps": 300}),
         Arm(name="dreambooth-lora", method="dreambooth-lora", settings={"steps": 200}),
+        Arm(name="custom-diffusion", method="custom-diffusion", settings={"steps": 200}),
         Arm(
             name="dreambooth-lora, whole pictures",
             method="dreambooth-lora",
@@ -23,6 +24,14 @@ class Baselines:
         ),
     )
     claims = (
+        Claim(
+            claim="Keys and values of the prompt alone carry a likeness",
+            method="custom-diffusion", against="base", metric="identity",
+        ),
+        Claim(
+            claim="Keys and values alone obey prompts as the base does, within 5 points",
+            method="custom-diffusion", against="base", metric="prompt", better="not lower", margin=0.05,
+        ),
         Claim(
             claim="Words alone carry a likeness",
             method="textual-inversion", against="base", metric="identity",

@@ -5,6 +5,7 @@ from importlib import import_module
 CLASSES = {
     "textual-inversion": ("baselines", "TextualInversion"),
     "dreambooth-lora": ("baselines", "DreamBoothLora"),
+    "custom-diffusion": ("custom_diffusion", "CustomDiffusion"),
     "personamagic": ("personamagic", "PersonaMagic"),
     "magictailor": ("magictailor", "MagicTailor"),
     "magicapture": ("magicapture", "MagiCapture"),

@@ -1,4 +1,4 @@
-"""The two methods that every other is compared with: Textual Inversion and DreamBooth-LoRA."""
+"""Methods that others are compared with: Textual Inversion and DreamBooth-LoRA; what they share."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -71,7 +71,62 @@ class TextualInversion(_Baseline):
         return self.learned("embedding", self.tokens.tensors(), vectors)
 
 
-class DreamBoothLora(_Baseline):
+class BesidePrior(_Baseline):
+    """Learns beside pictures of each concept's class that the untouched base drew (DreamBooth's prior
+    preservation): the class stays what it was."""
+
+    def join_prior(self, check: Callable[[], None]) -> None:
+        """Adds the class's pictures to the examples, unless the settings give them no weight."""
+        if self.job.settings.prior_weight:
+            self.examples = self.examples.joined(self._prior_examples(check))
+
+    def _prior_examples(self, check: Callable[[], None]) -> Examples:
+        """Pictures of each concept's class, drawn by the base before anything is trained."""
+        drawn = [prior_pictures(self, concept.class_word, check) for concept in self.concepts]
+        count = len(drawn) * self.job.settings.prior_pictures
+        return Examples(
+            pixels=torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            masks=torch.ones(count, 1, self.size, self.size),
+            concepts=torch.arange(len(drawn)).repeat_interleave(self.job.settings.prior_pictures),
+            prior=torch.ones(count, dtype=torch.bool),
+        )
+
+    def batch(self, phase: Phase, number: int) -> Batch:
+        """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
+        generator = generator_for(self.job.seed, phase.name, number)
+        seed = (self.job.seed, phase.name)
+        own = shuffled((~self.examples.prior).nonzero()[:, 0], phase.batch_size, number, *seed)
+        prompts = self.prompts(own, generator)
+        if not self.job.settings.prior_weight:
+            return self.draw(own, prompts, generator)
+        pool = self.examples.prior.nonzero()[:, 0]
+        prior = shuffled(pool, self.job.settings.prior_batch_size, number, "prior", *seed)
+        owners = self.examples.concepts[prior].tolist()
+        # a prior picture keeps the prompt it was drawn from
+        places = (prior - pool[0]) % self.job.settings.prior_pictures
+        prompts += tuple(
+            self._prior_prompt(self.concepts[owner].class_word, place)
+            for owner, place in zip(owners, places.tolist())
+        )
+        return self.draw(torch.cat([own, prior]), prompts, generator)
+
+    def _prior_prompt(self, class_word: str, number: int) -> str:
+        templates = self.job.settings.prior_templates
+        return templates[number % len(templates)].format(class_word)
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        errors = self.errors(batch)
+        losses = {"diffusion": mean_where(errors, ~batch.prior)}
+        if self.job.settings.prior_weight:
+            losses["prior"] = self.job.settings.prior_weight * mean_where(errors, batch.prior)
+        return losses
+
+    def rows_each(self) -> dict[str, int]:
+        """How many rows each placeholder has."""
+        return {token: len(next(iter(rows.values()))) for token, rows in self.rows().items()}
+
+
+class DreamBoothLora(BesidePrior):
     """DreamBooth (Ruiz et al. 2023) with LoRA (Hu et al. 2021): low-rank updates of the attention layers,
     trained beside pictures of the class that the untouched base drew, so that the class stays what it was."""
 
@@ -88,25 +143,13 @@ class DreamBoothLora(_Baseline):
         return initial_rows(self.base, f"{self.settings.identifier} {concept.class_word}")
 
     def prepare(self, check: Callable[[], None]) -> None:
-        if self.settings.prior_weight:
-            self.examples = self.examples.joined(self._prior_examples(check))
+        self.join_prior(check)
         chosen = self.settings
         self._unet_lora = lora.inject(self.base.unet, lora.ATTENTION, chosen.rank, chosen.alpha)
         if chosen.text_encoder:
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.alpha)
         self.cache_latents()
-
-    def _prior_examples(self, check: Callable[[], None]) -> Examples:
-        """Pictures of each concept's class, drawn by the base before anything is trained."""
-        drawn = [prior_pictures(self, concept.class_word, check) for concept in self.concepts]
-        count = len(drawn) * self.settings.prior_pictures
-        return Examples(
-            pixels=torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1,
-            masks=torch.ones(count, 1, self.size, self.size),
-            concepts=torch.arange(len(drawn)).repeat_interleave(self.settings.prior_pictures),
-            prior=torch.ones(count, dtype=torch.bool),
-        )
 
     def phases(self) -> Sequence[Phase]:
         chosen = self.settings
@@ -125,48 +168,17 @@ class DreamBoothLora(_Baseline):
             groups["tokens"] = list(self.tokens.parameters())
         return groups
 
-    def batch(self, phase: Phase, number: int) -> Batch:
-        """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
-        generator = generator_for(self.job.seed, phase.name, number)
-        seed = (self.job.seed, phase.name)
-        own = shuffled((~self.examples.prior).nonzero()[:, 0], phase.batch_size, number, *seed)
-        prompts = self.prompts(own, generator)
-        if not self.settings.prior_weight:
-            return self.draw(own, prompts, generator)
-        pool = self.examples.prior.nonzero()[:, 0]
-        prior = shuffled(pool, self.settings.prior_batch_size, number, "prior", *seed)
-        owners = self.examples.concepts[prior].tolist()
-        # a prior picture keeps the prompt it was drawn from
-        places = (prior - pool[0]) % self.settings.prior_pictures
-        prompts += tuple(
-            self._prior_prompt(self.concepts[owner].class_word, place)
-            for owner, place in zip(owners, places.tolist())
-        )
-        return self.draw(torch.cat([own, prior]), prompts, generator)
-
-    def _prior_prompt(self, class_word: str, number: int) -> str:
-        templates = self.settings.prior_templates
-        return templates[number % len(templates)].format(class_word)
-
-    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        errors = self.errors(batch)
-        losses = {"diffusion": mean_where(errors, ~batch.prior)}
-        if self.settings.prior_weight:
-            losses["prior"] = self.settings.prior_weight * mean_where(errors, batch.prior)
-        return losses
-
     def artifact(self) -> Artifact:
-        vectors = {token: len(next(iter(rows.values()))) for token, rows in self.rows().items()}
-        return self.learned("lora", {**lora.tensors(self.base), **self.tokens.tensors()}, vectors)
+        return self.learned("lora", {**lora.tensors(self.base), **self.tokens.tensors()}, self.rows_each())
 
     def close(self) -> None:
         for module in (self.base.unet, *self.base.text_encoders.values()):
             lora.remove(module)
 
 
-def prior_pictures(method: DreamBoothLora, class_word: str, check: Callable[[], None]) -> np.ndarray:
+def prior_pictures(method: BesidePrior, class_word: str, check: Callable[[], None]) -> np.ndarray:
     """Pictures (N, H, W, 3) uint8 of the class by the frozen base, or those of an earlier run."""
-    chosen, job = method.settings, method.job
+    chosen, job = method.job.settings, method.job
     recipe = (method.base.fingerprint, job.on, class_word, method.size, chosen.prior_templates,
               chosen.prior_pictures, chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
     kept = (

@@ -1,0 +1,97 @@
+"""Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488): only the U-Net's text keys and values are trained.
+
+What is left out of the paper: the random resizing of the pictures with "very small" and "close up" in their
+prompts; pictures of the class are drawn by the base instead of being found on the web.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...artifact import Artifact
+from ...config import CustomDiffusionSettings, Job, Phase
+from ...data.concepts import Concept
+from ...networks import lora as kohya
+from ..base_model import BaseModel
+from ..tokens import TokenRows, initial_rows
+from .base import single_phase
+from .baselines import BesidePrior
+
+TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # the projections that read the prompt
+CUT_OFF = 1e-6  # singular values below this share of the largest are rounding
+
+
+class Shifted(nn.Module):
+    """A linear layer and a trained difference of its weight (out, in) that begins at 0."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.shift = nn.Parameter(torch.zeros(layer.weight.shape, device=layer.weight.device))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.layer(states) + F.linear(states, self.shift.to(states.dtype))
+
+
+class CustomDiffusion(BesidePrior):
+    """Differences of the cross-attentions' key and value projections, and the placeholder's rows."""
+
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self.settings: CustomDiffusionSettings = job.settings
+        self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
+        self._shifts: dict[str, Shifted] = {}  # by the layer's path; the modules themselves are in the U-Net
+
+    def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
+        rare = self.settings.identifier
+        if rare:  # as published: a rare word before the class word
+            return initial_rows(self.base, f"{rare} {concept.class_word}")
+        return initial_rows(self.base, concept.class_word, self.settings.vectors)
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        self.join_prior(check)
+        layers = [(path, part) for path, part in self.base.unet.named_modules() if path.endswith(TEXT_SIDE)]
+        for path, layer in layers:
+            shifted = Shifted(layer)
+            _put(self.base.unet, path, shifted)
+            self._shifts[path] = shifted
+        self.cache_latents()
+
+    def phases(self) -> Sequence[Phase]:
+        chosen = self.settings
+        rates = {"cross_attention": chosen.learning_rate, "tokens": chosen.token_learning_rate}
+        return [single_phase("tuning", chosen, rates)]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        shifts = [shifted.shift for shifted in self._shifts.values()]
+        return {"cross_attention": shifts, "tokens": list(self.tokens.parameters())}
+
+    def artifact(self) -> Artifact:
+        tensors: dict[str, Tensor] = {}
+        for path, shifted in self._shifts.items():
+            down, up = factors(shifted.shift.detach().float().cpu(), self.settings.rank)
+            name = kohya.unet_name(path)
+            tensors[name + kohya.DOWN], tensors[name + kohya.UP] = down, up
+            tensors[name + kohya.ALPHA] = torch.tensor(float(len(down)))
+        return self.learned("lora", {**tensors, **self.tokens.tensors()}, self.rows_each())
+
+    def close(self) -> None:
+        for path, shifted in self._shifts.items():
+            _put(self.base.unet, path, shifted.layer)
+        self._shifts = {}
+
+
+def factors(shift: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """(down (r, in), up (out, r)) whose product is the difference (out, in), or nearest it at that rank."""
+    left, values, right = torch.linalg.svd(shift, full_matrices=False)
+    kept = max(1, int((values > CUT_OFF * values[0]).sum()))
+    kept = min(kept, rank) if rank else kept
+    root = values[:kept].sqrt()
+    return (root[:, None] * right[:kept]).contiguous(), (left[:, :kept] * root).contiguous()
+
+
+def _put(unet: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(unet.get_submodule(parent), leaf, layer)
