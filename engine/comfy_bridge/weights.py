@@ -12,6 +12,7 @@ import comfy.supported_models
 import comfy.utils
 import torch
 
+from ..artifact import ENCODERS
 from ..errors import LikenessError
 from ..miniature import model as miniature
 from ..networks.weights import BaseWeights, TextTower
@@ -21,9 +22,25 @@ FAMILIES = {  # ComfyUI's kinds of model that can be learned on
     MiniatureModel: "miniature",
     comfy.supported_models.SD15: "sd1",
     comfy.supported_models.SD20: "sd2",
+    comfy.supported_models.SDXL: "sdxl",
 }
+OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
+    "SDXLRefiner": ("the SDXL refiner", "it only finishes what the SDXL base began; connect the SDXL base"),
+    "SD21UnclipL": ("SD 2.x unCLIP", "it expects a picture beside the prompt; connect a plain SD 2.x"),
+    "SD21UnclipH": ("SD 2.x unCLIP", "it expects a picture beside the prompt; connect a plain SD 2.x"),
+    "SDXL_instructpix2pix": (
+        "an editing model",
+        "it expects a picture beside the noise; connect SDXL itself",
+    ),
+    "SD15_instructpix2pix": (
+        "an editing model",
+        "it expects a picture beside the noise; connect SD 1.5 itself",
+    ),
+}
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint or the Miniature"
+RESOLUTIONS = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels a side that a family was trained with
 
-
+SIZE_WIDTH = 256  # numbers that each of SDXL's six sizes becomes
 _DROPPED_LAYERS = {"sd2": 1}  # SD 2.x listens to the last layer but one; diffusers leaves the last one out
 _VAE_NAMES = (  # ComfyUI's names to diffusers', in this order
     (r"encoder\.down\.(\d+)\.block\.(\d+)", r"encoder.down_blocks.\1.resnets.\2"),
@@ -38,21 +55,29 @@ _VAE_NAMES = (  # ComfyUI's names to diffusers', in this order
 
 
 def family_of(model: Any) -> str:
-    """One of the families: "miniature", "sd1" or "sd2"; other kinds of model are refused by name."""
+    """One of the families: "miniature", "sd1", "sd2" or "sdxl"; other kinds of model are refused by name."""
     kind = type(model.model.model_config)
-    if kind not in FAMILIES:
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    if kind.__name__ in OTHERS:
+        what, why = OTHERS[kind.__name__]
+        raise LikenessError(f"this MODEL is {what}, which cannot be learned on: {why}")
+    network = type(model.model.diffusion_model).__name__
+    if network != "UNetModel":
         raise LikenessError(
-            f"learning on a {kind.__name__} model is not possible; connect an SD 1.x or SD 2.x checkpoint "
-            "or the Miniature"
+            f"this MODEL is a {kind.__name__}, which has no U-Net to learn on (it is a {network}); "
+            f"connect {KNOWN}"
         )
-    return FAMILIES[kind]
+    raise LikenessError(f"learning on a {kind.__name__} model is not possible; connect {KNOWN}")
 
 
 def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:
     """Copies of all weights as they are used, LoRAs and other patches included, for training on them."""
     family = family_of(model)
+    _check_loaded(model, clip, vae, family)
     names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-    ours = {ldm: name for name, ldm in names.items()}
+    # two of diffusers' names stand for ComfyUI's label_emb; SDXL's is add_embedding
+    ours = {ldm: name.replace("class_embedding.", "add_embedding.") for name, ldm in names.items()}
     unet = {ours[name]: weight for name, weight in _weights_in_use(model, "diffusion_model.").items()}
     vae_weights = _vae_weights(vae)
     unet_config = _unet_config(model.model.model_config.unet_config)
@@ -62,7 +87,7 @@ def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:
     return BaseWeights(
         family=family,
         prediction_type=_prediction_type(model),
-        resolution={"miniature": miniature.vae_config()["sample_size"], "sd1": 512, "sd2": 768}[family],
+        resolution={**RESOLUTIONS, "miniature": miniature.vae_config()["sample_size"]}[family],
         alphas_cumprod=_alphas_cumprod(model),
         unet_config=unet_config,
         unet=unet,
@@ -80,7 +105,8 @@ def _weights_in_use(patcher: Any, prefix: str) -> dict[str, torch.Tensor]:
         weight = convert(weight, inplace=False)
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
             raise LikenessError(
-                f"{name} is quantised in a way that cannot be read; load the unquantised model"
+                f"{name} is quantised in a way that cannot be read (GGUF, bitsandbytes …); load the "
+                "model in fp16, bf16, fp32 or fp8"
             )
         weight = weight.detach().to("cpu", torch.float32, copy=True)
         if patches:
@@ -92,11 +118,14 @@ def _weights_in_use(patcher: Any, prefix: str) -> dict[str, torch.Tensor]:
 
 def _prediction_type(model: Any) -> str:
     sampling = model.get_model_object("model_sampling")
+    other = (comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.EDM)
+    if isinstance(sampling, other):
+        raise LikenessError(f"this MODEL has noise levels of another kind (EDM); connect {KNOWN}")
     if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
         return "v_prediction"
-    if isinstance(sampling, comfy.model_sampling.EPS):
+    if isinstance(sampling, comfy.model_sampling.EPS) and not isinstance(sampling, comfy.model_sampling.X0):
         return "epsilon"
-    raise LikenessError("this MODEL predicts neither noise nor velocity; connect an SD 1.x or 2.x checkpoint")
+    raise LikenessError(f"this MODEL predicts neither noise nor velocity; connect {KNOWN}")
 
 
 def _alphas_cumprod(model: Any) -> torch.Tensor:
@@ -105,12 +134,39 @@ def _alphas_cumprod(model: Any) -> torch.Tensor:
     return 1 / (1 + sigmas**2)
 
 
+def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
+    """Raises LikenessError, with the way out, where what is connected does not belong together."""
+    channels = model.model.model_config.unet_config["in_channels"]
+    if channels != 4:
+        raise LikenessError(
+            f"this MODEL is for inpainting or editing (its U-Net reads {channels} channels instead of 4); "
+            "connect the plain model"
+        )
+    if clip is None or vae is None:
+        missing = "CLIP" if clip is None else "VAE"
+        raise LikenessError(
+            f"there is no {missing}: this checkpoint holds none; load one with Load {missing} and connect it"
+        )
+    wanted = ENCODERS[family]
+    missing = [name for name in wanted if getattr(clip.cond_stage_model, name, None) is None]
+    if missing:
+        raise LikenessError(
+            f"this CLIP has no {missing[0]}, which the MODEL listens to; connect the CLIP of its checkpoint"
+        )
+
+
 def _unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """ComfyUI's description of an SD 1.x or 2.x U-Net in diffusers' words."""
+    """ComfyUI's description of an SD 1.x, 2.x or SDXL U-Net in diffusers' words."""
     layers = config["num_res_blocks"]
-    if len(set(layers)) != 1:
-        raise LikenessError("this U-Net has levels of unequal depth; connect an SD 1.x or SD 2.x checkpoint")
     per_level = [config["transformer_depth"][i * layers[0]] for i in range(len(layers))]
+    up = [depth for depth in per_level for _ in range(layers[0] + 1)]
+    middle = config.get("transformer_depth_middle", per_level[-1])
+    if (
+        len(set(layers)) != 1
+        or list(config["transformer_depth_output"]) != up
+        or middle != max(1, per_level[-1])
+    ):
+        raise LikenessError(f"this U-Net has levels of unequal depth; connect {KNOWN}")
     widths = [config["model_channels"] * factor for factor in config["channel_mult"]]
     heads, width_per_head = config.get("num_heads", -1), config.get("num_head_channels", -1)
     return {
@@ -125,6 +181,18 @@ def _unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "cross_attention_dim": config["context_dim"],
         "attention_head_dim": heads if heads > 0 else [width // width_per_head for width in widths],
         "use_linear_projection": config["use_linear_in_transformer"],
+        **_size_config(config.get("adm_in_channels")),
+    }
+
+
+def _size_config(width: int | None) -> dict[str, Any]:
+    """The words for a U-Net that reads `width` numbers of pooled text and six sizes; none without."""
+    if width is None:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": SIZE_WIDTH,
+        "projection_class_embeddings_input_dim": width,
     }
 
 
@@ -164,15 +232,13 @@ def _vae_config(weights: Mapping[str, torch.Tensor], scale: float) -> dict[str, 
 
 
 def _text_towers(clip: Any, family: str) -> dict[str, TextTower]:
-    if clip.layer_idx is not None:
+    if clip.layer_idx is not None and not (family == "sdxl" and clip.layer_idx == -2):  # SDXL's own
         raise LikenessError("CLIP Set Last Layer cannot be trained with; connect the checkpoint's CLIP")
-    towers = {}
-    for name in ("clip_l", "clip_g", "clip_h"):
-        encoder = getattr(clip.cond_stage_model, name, None)
-        if encoder is not None:
-            dropped = _DROPPED_LAYERS.get(family, 0)
-            towers[name] = _text_tower(clip, name, encoder.transformer.text_model, dropped)
-    return towers
+    dropped = _DROPPED_LAYERS.get(family, 0)
+    return {
+        name: _text_tower(clip, name, getattr(clip.cond_stage_model, name).transformer.text_model, dropped)
+        for name in ENCODERS[family]
+    }
 
 
 def _text_tower(clip: Any, name: str, model: Any, dropped: int) -> TextTower:
@@ -181,6 +247,9 @@ def _text_tower(clip: Any, name: str, model: Any, dropped: int) -> TextTower:
     weights = {
         key: value for key, value in weights.items() if not key.startswith(f"encoder.layers.{layers}.")
     }
+    if name == "clip_g":  # whose pooled vector SDXL reads
+        projection = _weights_in_use(clip.patcher, f"{name}.transformer.text_projection.")["weight"]
+        weights["text_projection.weight"] = projection
     first = model.encoder.layers[0]
     words, width = weights["embeddings.token_embedding.weight"].shape
     activations = {function: word for word, function in comfy.clip_model.ACTIVATIONS.items()}

@@ -23,7 +23,10 @@ import time  # noqa: E402
 
 import comfy.model_patcher  # noqa: E402
 import comfy.sd  # noqa: E402
+import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
+import comfy.supported_models_base  # noqa: E402
+import comfy.text_encoders.sd2_clip  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
 import torch  # noqa: E402
 
@@ -61,8 +64,10 @@ def apart(first: torch.Tensor, second: torch.Tensor) -> float:
     return (first - second).abs().max().item()
 
 
-def text_states(clip: Any) -> torch.Tensor:
-    return torch.cat([clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0][0] for prompt in PROMPTS])
+def text_states(clip: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (B, T, D) and pooled vectors (B, P) of the prompts."""
+    told = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in PROMPTS]
+    return torch.cat([entry[0] for entry in told]), torch.cat([entry[1]["pooled_output"] for entry in told])
 
 
 @torch.inference_mode()
@@ -70,13 +75,25 @@ def differences(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dic
     """ComfyUI's MODEL, CLIP and VAE against the engine's base."""
     model, clip, vae = loaded
     context = base.encode_text(PROMPTS)
+    states, pooled = text_states(clip)
     noisy = torch.randn(len(PROMPTS), 4, side, side, generator=RANDOM)
-    timesteps = torch.tensor([1, 500, 999])
-    predicted = model.model.diffusion_model(noisy, timesteps.float(), context=context)
+    timesteps, more = torch.tensor([1, 500, 999]), {}
+    if base.pooled_width:
+        pixels = side * base.pixels_per_latent
+        more["y"] = model.model.encode_adm(
+            pooled_output=context[:, -1, : base.pooled_width],
+            width=pixels,
+            height=pixels,
+            noise=noisy,
+            device=noisy.device,
+        )
+    heard = context[:, : states.shape[1]]
+    predicted = model.model.diffusion_model(noisy, timesteps.float(), context=heard, **more)
     pixels, _, _ = miniature_person(0, 2)
     latents = vae.encode(pixels)
     return {
-        "text": apart(text_states(clip), context),
+        "text": apart(states, heard),
+        "pooled": apart(pooled, context[:, -1, : base.pooled_width]) if base.pooled_width else 0.0,
         "noise": apart(predicted, base.predict(noisy, timesteps, context)),
         "latents": apart(latents, base.encode_pixels(pixels.movedim(-1, 1) * 2 - 1) / base.latent_scale),
         "pictures": apart(  # as IMAGE, in [0, 1]
@@ -111,6 +128,41 @@ def tiny_model(kind: type, **changes: Any) -> Any:
     )
 
 
+def tiny_clip(tokenizer: type, towers: type, widths: dict[str, int]) -> Any:
+    """A CLIP with random weights, of a family that ComfyUI knows, its encoders so wide."""
+    options: dict[str, Any] = {"dtype": torch.float32}
+    for name, width in widths.items():
+        options[f"{name}_model_config"] = {
+            "num_hidden_layers": 3, "hidden_size": width, "num_attention_heads": 2, "intermediate_size": 64,
+            "hidden_act": "quick_gelu" if name == "clip_l" else "gelu", "max_position_embeddings": 77,
+            "eos_token_id": 49407,
+        }  # fmt: skip
+    target = comfy.supported_models_base.ClipTarget(tokenizer, towers)
+    clip = comfy.sd.CLIP(target, model_options=options)
+    with torch.no_grad():
+        for name, weight in clip.cond_stage_model.named_parameters():
+            weight.copy_(torch.randn(weight.shape, generator=RANDOM) * 0.05 + float("norm" in name))
+    return clip
+
+
+def sdxl_clip() -> Any:
+    towers = comfy.sdxl_clip.SDXLClipModel
+    return tiny_clip(comfy.sdxl_clip.SDXLTokenizer, towers, {"clip_l": 32, "clip_g": 64})
+
+
+def sd2_clip() -> Any:
+    sd2 = comfy.text_encoders.sd2_clip
+    return tiny_clip(sd2.SD2Tokenizer, sd2.SD2ClipModel, {"clip_h": 128})
+
+
+SDXL = {
+    "use_linear_in_transformer": True, "num_head_channels": 16, "adm_in_channels": 64 + 6 * 256,
+    "context_dim": 96, "num_classes": "sequential", "channel_mult": [1, 2, 2], "num_res_blocks": [2, 2, 2],
+    "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
+    "transformer_depth_middle": 2,
+}  # fmt: skip
+
+
 def main() -> None:
     with torch.inference_mode():  # as the executor runs the node
         loaded = build_miniature()
@@ -120,8 +172,9 @@ def main() -> None:
     sd1 = (tiny_model(comfy.supported_models.SD15, use_linear_in_transformer=False, num_heads=4), clip, vae)
     sd2 = (
         tiny_model(comfy.supported_models.SD20, use_linear_in_transformer=True, num_head_channels=16),
-        clip, vae,
+        sd2_clip(), vae,
     )  # fmt: skip
+    sdxl = (tiny_model(comfy.supported_models.SDXL, **SDXL), sdxl_clip(), vae)
     patched = model.clone()
     untouched = from_graph.unet.state_dict()["conv_in.weight"]
     patch = ("diff", (torch.ones_like(untouched),))
@@ -132,7 +185,8 @@ def main() -> None:
         "headless": differences(loaded, headless, 16),
         "taken out": differences(loaded, from_graph, 16),
         "sd1": differences(sd1, taken_out(sd1), 8),
-        "sd2 noise": differences(sd2, taken_out(sd2), 8)["noise"],
+        "sd2": differences(sd2, taken_out(sd2), 8),
+        "sdxl": differences(sdxl, taken_out(sdxl), 8),
         "schedule": apart(headless.alphas_cumprod, from_graph.alphas_cumprod),
         "same fingerprint": headless.fingerprint == from_graph.fingerprint,
         "patch of a half": (as_used - untouched).mean().item(),
