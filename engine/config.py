@@ -591,61 +591,6 @@ class MagiCaptureSettings:
         return cls(**chosen_preset(cls, name, presets))
 
 
-MINIATURE_OPEN_PROMPTS = (  # in the words the Miniature knows; none is among its test prompts
-    "a photo of {}, wearing a beanie", "a photo of {}, wearing a green hoodie",
-    "a photo of {}, in snowy mountains", "a sketch of {}", "a photo of a surprised {}",
-    "a photo of {}, wearing round glasses, in space", "a poster of {}, on a beach",
-    "a photo of {}, wearing a crown", "a watercolor of {}", "a photo of a sad {}",
-    "a photo of {}, wearing sunglasses", "a photo of {}, in a city at night",
-    "a portrait photo of a smiling {}", "a photo of {}, wearing a white suit, in a forest",
-    "a photo of {}, wearing a top hat and a blue shirt",
-)  # fmt: skip
-
-METHODS: dict[str, type] = {
-    "textual-inversion": TextualInversionSettings,
-    "dreambooth-lora": DreamBoothLoraSettings,
-    "personamagic": PersonaMagicSettings,
-    "magictailor": MagicTailorSettings,
-    "magicapture": MagiCaptureSettings,
-}
-
-
-def settings_for(method: str, base: BaseSpec | None = None) -> Any:
-    """The method's settings before anybody changes them: tuned for the Miniature, or the default."""
-    one_of("method", method, METHODS)
-    small = base is None or base.kind == "miniature"
-    return METHODS[method].preset("miniature" if small else "default")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training run: everything `train` needs to know, JSON-able."""
-
-    method: str
-    concepts: tuple[ConceptSpec, ...]
-    output: str  # the artifact's path, ending in .safetensors
-    base: BaseSpec = field(default_factory=BaseSpec)
-    on: tuple[str, ...] = ()  # concept files whose LoRAs stay applied while this is learned
-    settings: Any = None  # an instance of METHODS[method]; None: settings_for(method, base)
-    seed: int = 0  # of everything random in the run
-    resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
-    precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
-    device: str = "auto"  # a GPU where there is one
-    checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
-    preview_every: int = 0  # steps; 0: no previews
-    preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
-    resume: bool = False  # go on from the checkpoint beside the output, if there is one
-    cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
-
-    def __post_init__(self) -> None:
-        one_of("method", self.method, METHODS)
-        if self.settings is None:
-            object.__setattr__(self, "settings", settings_for(self.method, self.base))
-        if not isinstance(self.settings, METHODS[self.method]):
-            raise LikenessError(
-                f"the settings of a '{self.method}' job must be {METHODS[self.method].__name__}, "
-                f"not {type(self.settings).__name__}"
-            )
 @dataclass(frozen=True, kw_only=True)
 class MasterWeaverSettings:
     """Trains an identity adapter (arXiv 2405.05806) on many people: afterwards one picture draws a person
@@ -679,6 +624,61 @@ class MasterWeaverSettings:
     mixing: str = "roll"  # with whom an identity is mixed: roll, or flip (reference)
     editing_weight: float = 0.02  # of the editing-direction loss; 0: without
     editing_every: int = 2  # steps from one editing loss to the next
+    editing_form: str = "sample"  # mask in its cosine: sample, batch, or reference (a constant added)
+    editing_timesteps: tuple[int, ...] = (100, 350)  # noise levels at which edits are compared
+    teacher: str = "null"  # whose edits are right: the adapter's without a face (null), or the base's
+    edited_faces: bool = True  # the second stage takes references from edited faces too
+    drop: float = 0.05  # how often the picture, the text, and both are left out
+    fill: float = 0.1  # how often empty slots hold changed copies of the first face
+    squash: bool = False  # squeeze whole pictures into squares as the reference does, instead of cropping
+    gender_from_caption: bool = True  # edits speak of a woman where the caption does
+    subjects: tuple[str, ...] = ("man", "woman", "male", "female", "girl", "boy")
+    edit_templates: tuple[str, ...] = EDIT_TEMPLATES  # {} becomes the subject, edited or not
+    edits: tuple[str, ...] = EDITS  # {} becomes the subject
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "identity_steps", "editing_steps", "identity_learning_rate", "warmup_steps",
+                 "editing_learning_rate", "weight_decay", "workers", "latent_cache", "identity_weight",
+                 "reconstruction_weight", "background_weight", "editing_weight")  # fmt: skip
+        at_least(self, 1, "batch_size", "gradient_accumulation", "queries", "depth", "slots", "editing_every")
+        above_zero(self, "max_grad_norm")
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("mixing", self.mixing, ("roll", "flip"))
+        one_of("editing_form", self.editing_form, ("sample", "batch", "reference"))
+        one_of("teacher", self.teacher, ("null", "base"))
+        with_gap("edit_templates", self.edit_templates)
+        with_gap("edits", self.edits)
+        if not self.subjects:
+            raise LikenessError("'subjects' is empty; give words such as man and woman")
+        for name, most in (("ema_decay", 1.0), ("drop", 1 / 3), ("fill", 1.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise LikenessError(f"'{name}' is {getattr(self, name)}; it is a share, 0 to {most:.2g}")
+        low_high = self.editing_timesteps
+        if len(low_high) != 2 or not 0 <= low_high[0] < low_high[1]:
+            raise LikenessError("'editing_timesteps' must be two numbers, such as [100, 350]")
+        if self.identity_steps + self.editing_steps == 0:
+            raise LikenessError("'identity_steps' and 'editing_steps' are both 0; nothing would be learned")
+
+    @classmethod
+    def preset(cls, name: str = "default") -> "MasterWeaverSettings":
+        """`default`, `paper` (the README's launch line as it was meant: 64 pictures a step), `reference` (as
+        it ran: every GPU by itself), `miniature`."""
+        told = {"ema_decay": 0.0, "mixing": "flip", "editing_form": "reference", "squash": True,
+                "gender_from_caption": False}  # fmt: skip
+        presets = {
+            "default": {},
+            "paper": told,
+            "reference": {**told, "batch_size": 4},
+            "miniature": {"identity_steps": 2000, "editing_steps": 600, "identity_learning_rate": 1e-3,
+                          "editing_learning_rate": 2e-4, "editing_attention": True, "schedule": "cosine",
+                          "warmup_steps": 50, "batch_size": 8, "gradient_accumulation": 1,
+                          "ema_decay": 0.995, "workers": 0, "latent_cache": 20_000,
+                          "subjects": ("man", "woman"), "edit_templates": MINIATURE_EDIT_TEMPLATES,
+                          "edits": MINIATURE_EDITS},
+        }  # fmt: skip
+        return cls(**chosen_preset(cls, name, presets))
+
+
 MINIATURE_OPEN_PROMPTS = (  # in the words the Miniature knows; none is among its test prompts
     "a photo of {}, wearing a beanie", "a photo of {}, wearing a green hoodie",
     "a photo of {}, in snowy mountains", "a sketch of {}", "a photo of a surprised {}",
@@ -736,61 +736,6 @@ class Job:
                 f"the settings of a '{self.method}' job must be {METHODS[self.method].__name__}, "
                 f"not {type(self.settings).__name__}"
             )
-    editing_form: str = "sample"  # mask in its cosine: sample, batch, or reference (a constant added)
-    editing_timesteps: tuple[int, ...] = (100, 350)  # noise levels at which edits are compared
-    teacher: str = "null"  # whose edits are right: the adapter's without a face (null), or the base's
-    edited_faces: bool = True  # the second stage takes references from edited faces too
-    drop: float = 0.05  # how often the picture, the text, and both are left out
-    fill: float = 0.1  # how often empty slots hold changed copies of the first face
-    squash: bool = False  # squeeze whole pictures into squares as the reference does, instead of cropping
-    gender_from_caption: bool = True  # edits speak of a woman where the caption does
-    subjects: tuple[str, ...] = ("man", "woman", "male", "female", "girl", "boy")
-    edit_templates: tuple[str, ...] = EDIT_TEMPLATES  # {} becomes the subject, edited or not
-    edits: tuple[str, ...] = EDITS  # {} becomes the subject
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "identity_steps", "editing_steps", "identity_learning_rate", "warmup_steps",
-                 "editing_learning_rate", "weight_decay", "workers", "latent_cache", "identity_weight",
-                 "reconstruction_weight", "background_weight", "editing_weight")  # fmt: skip
-        at_least(self, 1, "batch_size", "gradient_accumulation", "queries", "depth", "slots", "editing_every")
-        above_zero(self, "max_grad_norm")
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("mixing", self.mixing, ("roll", "flip"))
-        one_of("editing_form", self.editing_form, ("sample", "batch", "reference"))
-        one_of("teacher", self.teacher, ("null", "base"))
-        with_gap("edit_templates", self.edit_templates)
-        with_gap("edits", self.edits)
-        if not self.subjects:
-            raise LikenessError("'subjects' is empty; give words such as man and woman")
-        for name, most in (("ema_decay", 1.0), ("drop", 1 / 3), ("fill", 1.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise LikenessError(f"'{name}' is {getattr(self, name)}; it is a share, 0 to {most:.2g}")
-        low_high = self.editing_timesteps
-        if len(low_high) != 2 or not 0 <= low_high[0] < low_high[1]:
-            raise LikenessError("'editing_timesteps' must be two numbers, such as [100, 350]")
-        if self.identity_steps + self.editing_steps == 0:
-            raise LikenessError("'identity_steps' and 'editing_steps' are both 0; nothing would be learned")
-
-    @classmethod
-    def preset(cls, name: str = "default") -> "MasterWeaverSettings":
-        """`default`, `paper` (the README's launch line as it was meant: 64 pictures a step), `reference` (as
-        it ran: every GPU by itself), `miniature`."""
-        told = {"ema_decay": 0.0, "mixing": "flip", "editing_form": "reference", "squash": True,
-                "gender_from_caption": False}  # fmt: skip
-        presets = {
-            "default": {},
-            "paper": told,
-            "reference": {**told, "batch_size": 4},
-            "miniature": {"identity_steps": 2000, "editing_steps": 600, "identity_learning_rate": 1e-3,
-                          "editing_learning_rate": 2e-4, "editing_attention": True, "schedule": "cosine",
-                          "warmup_steps": 50, "batch_size": 8, "gradient_accumulation": 1,
-                          "ema_decay": 0.995, "workers": 0, "latent_cache": 20_000,
-                          "subjects": ("man", "woman"), "edit_templates": MINIATURE_EDIT_TEMPLATES,
-                          "edits": MINIATURE_EDITS},
-        }  # fmt: skip
-        return cls(**chosen_preset(cls, name, presets))
-
-
         if not self.concepts and not getattr(self.settings, "shards", None):
             raise LikenessError("a job needs at least one concept; give a folder with pictures")
         tokens = [concept.token for concept in self.concepts]
@@ -807,7 +752,6 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, numbers and strings; `Job.from_json` takes it back."""
         return json.loads(self.to_json())
-    "masterweaver": MasterWeaverSettings,
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)

@@ -52,15 +52,6 @@ QUICK = {  # settings that make each method a matter of a second
         "stages": 8,
         "image_encoder": "none",
     },
-    "magictailor": {
-        "warm_up_steps": 2,
-        "balance_steps": 2,
-        "batch_size": 0,
-        "rank": 4,
-        "alpha": 2.0,
-        "warm_up_learning_rate": 2e-3,
-        "token_learning_rate": 1e-3,
-    },
     "masterweaver": {
         "identity_steps": 2,
         "editing_steps": 2,
@@ -69,6 +60,15 @@ QUICK = {  # settings that make each method a matter of a second
         "editing_every": 1,
         "batch_size": 2,
         "image_encoder": "miniature",
+    },
+    "magictailor": {
+        "warm_up_steps": 2,
+        "balance_steps": 2,
+        "batch_size": 0,
+        "rank": 4,
+        "alpha": 2.0,
+        "warm_up_learning_rate": 2e-3,
+        "token_learning_rate": 1e-3,
     },
     "magicapture": {
         "inversion_steps": 2,

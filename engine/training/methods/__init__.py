@@ -9,8 +9,8 @@ CLASSES = {
     "personamagic": ("personamagic", "PersonaMagic"),
     "magictailor": ("magictailor", "MagicTailor"),
     "magicapture": ("magicapture", "MagiCapture"),
-}
     "masterweaver": ("masterweaver", "MasterWeaver"),
+}
 
 
 def method_class(name: str) -> type:
