@@ -1,48 +1,43 @@
 """Measuring what the project claims: the Miniature as an instrument, and the papers' claims on it."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from .config import one_of
-from .console import ConsoleObserver, meter
-from .demo import run_demo
-from .evaluation.card import measure
+from .console import meter, note
+from .evaluation.card import gates, measure
 from .evaluation.claims import EXPERIMENTS, experiment
 from .evaluation.claims.bench import Bench
 from .evaluation.claims.run import QUICK_MINUTES, QUICK_PEOPLE, run_claims
 from .evaluation.claims.table import Plan, Row
-
-BASELINES = ("dreambooth-lora", "textual-inversion")
-FIGURES = (
-    "identity_before",
-    "identity_after",
-    "identity_reference",
-    "prompt_accuracy_base",
-    "prompt_accuracy",
-)
+from .evaluation.gallery import write_sheets
+from .evaluation.learnability import all_cells, measure_learnability
 
 
-def learnability(people: Sequence[int], method: str) -> dict[str, Any]:
-    """What learning each of `people` (seeds of the demo) from four pictures brings, on average."""
-    reports = []
-    for person in people:
-        with TemporaryDirectory() as folder:
-            reports.append(run_demo(method, person, Path(folder), ConsoleObserver(method), rounds=1))
-    means = {name: round(float(np.mean([report[name] for report in reports])), 4) for name in FIGURES}
-    gains = [report["identity_after"] - report["identity_before"] for report in reports]
-    return {**means, "least_identity_gain": round(min(gains), 4), "people": len(people)}
+def measure_miniature(people: int, drawn: int, learnability: bool, keep: Path) -> dict[str, Any]:
+    """The Miniature's card, and what it misses told on stderr; `learnability` takes an hour or two.
 
-
-def measure_miniature(people: int, drawn: int, learners: int) -> dict[str, Any]:
-    """The Miniature's card; with `learners`, also what the baselines learn on it (two minutes each)."""
+    What is learned is kept in the folder `keep`: the same command goes on where it was interrupted.
+    """
     card = measure(people, drawn)
-    if learners:
-        card["learnability"] = {method: learnability(range(learners), method) for method in BASELINES}
+    if learnability:
+        cells = all_cells()
+        with meter("learning") as show:
+            done = count(1)
+            card["learnability"] = measure_learnability(
+                keep, cells, lambda key, cell: show(next(done), len(cells), f"{cell['identity']:.2f}")
+            )
+    for gate in gates(card):
+        note(str(gate))
     return card
+
+
+def draw_sheets(folder: Path, keep: Path) -> None:
+    """Draws the README's sheets of the Miniature into `folder`; people learned are found in `keep`."""
+    for path in write_sheets(folder, Bench(keep)):
+        note(f"look at {path}")
 
 
 def measure_claims(out: Path, names: Sequence[str], people: int, quick: bool, **plan: Any) -> str:

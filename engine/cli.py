@@ -616,12 +616,23 @@ def bench_miniature(
     out: Annotated[Path | None, Option("--out", "-o", help="Write the card there as JSON.")] = None,
     people: Annotated[int, Option(min=2, max=100, help="Held-out people for the judges.")] = 50,
     drawn: Annotated[int, Option(min=1, help="Captions drawn to measure the U-Net.")] = 96,
-    learners: Annotated[int, Option(min=0, help="People to learn, to measure learnability.")] = 0,
+    learnability: Annotated[
+        bool, Option("--learnability", help="Learn ten people thrice with each baseline too; takes hours.")
+    ] = False,
+    sheets: Annotated[
+        Path | None, Option(help="Draw the README's picture sheets into this folder instead.")
+    ] = None,
+    keep: Annotated[Path, Option(help="Folder of what was learned, to go on from.")] = Path(
+        "likeness-miniature"
+    ),
 ) -> int:
     """Compute the Miniature's card again from its weights: every network's score on held-out people."""
-    from .bench import measure_miniature
+    from .bench import draw_sheets, measure_miniature
 
-    card = measure_miniature(people, drawn, learners)
+    if sheets is not None:
+        draw_sheets(sheets, keep)
+        return 0
+    card = measure_miniature(people, drawn, learnability, keep)
     if out is not None:
         with write_atomically(out) as temporary:
             temporary.write_text(json.dumps(card, indent=1) + "\n")

@@ -215,6 +215,16 @@ def attributes(identity: Identity, context: Context) -> dict[str, str]:
     return {name: getattr(identity if name in IDENTITY_ATTRIBUTES else context, name) for name in ATTRIBUTES}
 
 
+def hidden_attributes(context: Context) -> set[str]:
+    """Attributes that nobody could tell from a picture in this context, however well it is drawn."""
+    hidden = set()
+    if context.glasses == "sunglasses":
+        hidden.add("eye_colour")
+    if context.hat in ("beanie", "top hat"):
+        hidden.add("hair_style")  # what is short, spiky or bald above looks the same under it
+    return hidden
+
+
 def example_pictures(seed: int, count: int = 4, size: int = 128) -> list[Portrait]:
     """Pictures as somebody might bring them: bareheaded photos in different scenes and clothes."""
     identity = sample_identity(seed)

@@ -73,19 +73,24 @@ def make(
 
 
 @torch.no_grad()
-def retrieval(pair: nn.Module, people: range, device: str = "cpu") -> dict[str, float]:
-    """By attribute, how often the true caption beats all captions in which that attribute alone differs."""
-    tokenizer, right = model.tokenizer(), {name: [] for name in world.ATTRIBUTES}
+def retrieval(pair: Pair, people: range, device: str = "cpu", visible: bool = False) -> dict[str, float]:
+    """By attribute, how often the true caption beats all captions in which that attribute alone differs.
+
+    With `visible`, attributes that cannot be seen in a picture (eyes behind sunglasses) are not asked for.
+    """
+    tokenizer = model.tokenizer()
+    right: dict[str, list[bool]] = {name: [] for name in world.ATTRIBUTES}
     for seed in people:
         identity, context = world.sample_identity(seed), world.sample_context(seed)
         portrait = torch.from_numpy(world.render(identity, context).pixels.copy()).permute(2, 0, 1)[None]
         picture = pair.embed_images((portrait.float() / 127.5 - 1).to(device))
         truth = world.attributes(identity, context)
         for name in world.stated_attributes(identity):
-            texts = [
-                world.altered_caption(identity, context, name, value) for value in world.ATTRIBUTES[name]
-            ]
+            if visible and name in world.hidden_attributes(context):
+                continue
+            values = world.ATTRIBUTES[name]
+            texts = [world.altered_caption(identity, context, name, value) for value in values]
             tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)
             best = int((picture @ pair.embed_texts(tokens).T).argmax())
-            right[name].append(world.ATTRIBUTES[name][best] == truth[name])
-    return {name: round(float(np.mean(found)), 3) for name, found in right.items()}
+            right[name].append(values[best] == truth[name])
+    return {name: round(float(np.mean(found)), 3) for name, found in right.items() if found}

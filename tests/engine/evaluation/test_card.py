@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from likeness_portraits.engine.evaluation import card
+from likeness_portraits.engine.miniature import model, world
 
 
 def test_a_perfect_recogniser_scores_one():
@@ -32,3 +33,20 @@ def test_renders_come_with_their_truths():
     assert renders.pixels.shape == (12, 128, 128, 3) and renders.labels.shape == (12, 128, 128)
     assert len(renders.captions) == len(renders.truths) == 12
     assert renders.truths[0]["style"] in renders.captions[0] or "pop art" in renders.captions[0]
+
+
+def test_gates_tell_what_is_met_and_what_is_missed():
+    shipped = model.card()
+    perfect = {**shipped, "autoencoder": {"face_psnr": 30.0}, "learnability": None}
+    found = {gate.figure: gate for gate in card.gates(perfect)}
+    assert found["face PSNR, dB"].met and "met" in str(found["face PSNR, dB"])
+    assert not found["learned, identity"].met and "MISSED" in str(found["learned, identity"])
+    assert found["size, MB"].met == (shipped["size_mb"] <= 30)
+    strangers = card.Gate("strangers", 0.2, 0.15, at_most=True)
+    assert not strangers.met
+
+
+def test_what_sunglasses_hide_is_not_asked_of_anybody():
+    behind = world.sample_context(3, glasses="sunglasses", hat="none")
+    assert world.hidden_attributes(behind) == {"eye_colour"}
+    assert world.hidden_attributes(world.sample_context(3, glasses="none", hat="crown")) == set()
