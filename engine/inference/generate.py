@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..networks.staged import StagedModel, StagedWords, with_class_word
 from ..networks.token_tables import changed
 from .id_adapter import KIND as ID_ADAPTER
 from .id_adapter import Shown, carried, showing
+from .refocused import Refocusing
 from .staged_embedding import KIND, adjusted, check_used, check_width, staged_words
 
 if TYPE_CHECKING:
@@ -43,44 +45,60 @@ def generate(
     width: int | None = None,
     height: int | None = None,
     on_step: OnStep | None = None,
+    refocus: Refocusing | None = None,
+    start: np.ndarray | None = None,
+    denoise: float = 1.0,
 ) -> np.ndarray:
     """One picture per prompt: (N, H, W, 3) uint8.
 
     `seed`: one for each prompt, or a single one for all, as that many runs of ComfyUI would have. `artifacts`
     come with the strength of their LoRA (a staged embedding's: of its bypass); their placeholders may be used
     in the prompts. `people` are drawn from pictures of them. The base is unchanged afterwards.
-    `on_step(done, total)` counts the sampling steps of all pictures and may raise to stop.
+    `on_step(done, total)` counts the sampling steps of all pictures and may raise to stop. `refocus` keeps
+    words of the prompts in their regions. `start`: a picture (H, W, 3) in [0, 1] per prompt to begin from, of
+    which `denoise`, from 0 to 1, is the share that is drawn anew.
     """
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise LikenessError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each")
     if steps < 1:
         raise LikenessError(f"{steps} sampling steps draw nothing; use 1 or more")
+    if start is not None:
+        height, width = start.shape[1:3]
+    shape = base.latent_shape(height, width)
+    groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
+    pictures = []
     carriers = [one for one in artifacts if one[0].kind == ID_ADAPTER]
     artifacts = [one for one in artifacts if one[0].kind != ID_ADAPTER]
     remembered, prompts = carried(carriers, prompts)
     people = [*people, *remembered]
-    shape = base.latent_shape(height, width)
-    groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
-    pictures = []
     staged = _staged(base, artifacts, prompts)
     with torch.inference_mode(), applied(base, artifacts) as rows, showing(base, people) as with_people:
         _check_placeholders([*prompts, negative], {**rows, **{words.token: {} for words in staged}})
         for words in staged:
             negative = with_class_word(negative, words)
         for number, group in enumerate(groups):
-            model, context = _painter(base, [prompts[i] for i in group], rows, staged)
-            latents = sample(
-                with_people(model, len(group)),
-                context,
-                base.encode_text([negative] * len(group), rows),
-                seeded_noise([seeds[i] for i in group], shape).to(base.device),
+            told = [prompts[i] for i in group]
+            painter = partial(_painter, base, rows=rows, staged=staged)
+            paint = partial(
+                sample,
+                unconditional=base.encode_text([negative] * len(group), rows),
+                noise=seeded_noise([seeds[i] for i in group], shape).to(base.device),
                 steps=steps,
                 guidance=guidance,
                 sampler=sampler,
                 schedule=schedule,
                 on_step=_counted(on_step, number * steps, len(groups) * steps),
+                start=None if start is None else _latents(base, start[list(group)]),
+                denoise=denoise,
             )
+            model, context = painter(told)
+            if refocus is None:
+                latents = paint(with_people(model, len(group)), context)
+            else:
+                focused = refocus.model(base, painter, told, rows, shape[1:], steps, group)
+                drawn = partial(paint, with_people(focused, len(group)), context)
+                latents = refocus.draw(focused, drawn, group)
             pictures.append(to_bytes(base.decode(latents)))
     return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)
 
@@ -144,6 +162,12 @@ def _check_fit(base: "BaseModel", artifact: Artifact) -> None:
         )
     if artifact.base_fingerprint and artifact.base_fingerprint != base.fingerprint:
         log.warning("the concept was learned on other weights of the same family; the likeness may suffer")
+
+
+def _latents(base: "BaseModel", pictures: np.ndarray) -> Tensor:
+    """Latents (N, C, h, w) of pictures (N, H, W, 3) in [0, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2)
+    return base.encode_pixels(pixels * 2 - 1)
 
 
 def _check_placeholders(prompts: Sequence[str], rows: "Rows") -> None:

@@ -109,10 +109,11 @@ def cross_value_layers(unet: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def split_values(layers: Sequence[nn.Module], values: Tensor) -> Iterator[None]:
-    """Within, these value projections read `values` (B, T, D), whatever context they are given."""
+    """Within, these value projections read `values` (B, T, D), and behind them what else they are given."""
 
     def swap(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-        return (values.to(inputs[0].dtype),)
+        own, given = values.to(inputs[0].dtype), inputs[0]
+        return (own if given.shape[1] == own.shape[1] else torch.cat([own, given[:, own.shape[1] :]], 1),)
 
     hooks = [layer.register_forward_pre_hook(swap) for layer in layers]
     try:

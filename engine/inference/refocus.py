@@ -1,0 +1,432 @@
+"""Refocusing: every concept's words act only where the concept is to be; plain torch, for both halves.
+
+MagiCapture (arXiv 2309.06895, section 4.3) refocuses attention in training alone and names the spill of a
+subject into the scene as what is left when drawing. Here the same idea is carried over to drawing: a word's
+region becomes an additive log-mask on the logits of every cross-attention, so that one fused call does it.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import TOKEN, one_of
+from ..errors import LikenessError
+
+MODES = ("hard", "soft", "renormalised")
+SCOPES = ("word", "onward", "apart")
+SCHEDULES = ("constant", "falling", "rising")
+FINDERS = ("attention", "face")
+FLOOR = 1e-4  # of a word's weight: a row whose words are all masked still has a softmax
+GAIN = 4.0  # the most that "renormalised" multiplies a word's weight with inside a small region
+FEATHER = 1 / 16  # of the picture's shorter side: how far soft edges reach
+CLEAR = 0.5  # what the brightest part of an attention map is multiplied with, to tell region from rest
+_JOINT = r"(?:,\s*and|,|and|with|&|beside|next to)"  # what joins two people in a prompt
+RATIO = 0.04  # by how much a mask's shape may differ from the picture's
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Focus:
+    """Which word belongs where, how strictly, and for how long."""
+
+    token: str  # a placeholder such as <v0>, or any words of the prompt
+    region: Tensor | None = None  # (B or 1, H, W) in [0, 1] over the whole picture; None: found while drawing
+    mode: str = "hard"
+    scope: str = "apart"  # onward: what follows the word too, for CLIP is causal; apart: see `log_mask`
+    own_prompt: str | None = None  # what a concept kept apart reads; None: see `own_prompt_of`
+    strength: float = 1.0  # of the log-mask
+    schedule: str = "constant"  # of the strength, from start to end
+    start: float = 0.0  # as ComfyUI counts noise levels: 0 is pure noise, 1 the picture
+    end: float = 1.0
+    find_at: float = 0.3  # share of the steps after which a region is looked for
+    find_by: str = "attention"
+
+    def __post_init__(self) -> None:
+        one_of("mode", self.mode, MODES)
+        one_of("scope", self.scope, SCOPES)
+        one_of("strength schedule", self.schedule, SCHEDULES)
+        one_of("way to find regions", self.find_by, FINDERS)
+        if not self.token.strip():
+            raise LikenessError(
+                "no word is named; write the placeholder, such as <v0>, or a word of the prompt"
+            )
+        if not 0 <= self.start <= self.end <= 1:
+            raise LikenessError(
+                f"refocusing cannot last from {self.start:g} to {self.end:g}; use 0 for the first noise "
+                "level, 1 for the last, and start before the end"
+            )
+        if not 0 < self.find_at < 1:
+            raise LikenessError(f"{self.find_at:g} is no share of the steps; use 0.2 to 0.4")
+
+    def strength_at(self, progress: float) -> float:
+        """The log-mask's factor at a noise level, counted from 0 (pure noise) to 1."""
+        if self.region is None or not self.start <= progress <= self.end:
+            return 0.0
+        passed = (progress - self.start) / max(self.end - self.start, 1e-6)
+        return self.strength * {"constant": 1.0, "falling": 1 - passed, "rising": passed}[self.schedule]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A focus, and where its word stands among the text states: flat positions in the prompt."""
+
+    focus: Focus
+    positions: tuple[int, ...]
+    alone: tuple[int, ...] = ()  # and in a prompt without the other concepts, for words kept apart
+    length: int = 0  # text states of that prompt, which follow those of the whole one; 0: there is none
+
+    def found(self, region: Tensor) -> "Spot":
+        """The same with a region, for a focus that had to look for it."""
+        return replace(self, focus=replace(self.focus, region=region))
+
+
+def find_sequence(pieces: Sequence[object], wanted: Sequence[object]) -> tuple[int, ...]:
+    """All places in `pieces` that lie in a run equal to `wanted`; none where it does not occur."""
+    size = len(wanted)
+    return tuple(
+        start + step
+        for start in range(len(pieces) - size + 1)
+        if size and all(_same(pieces[start + i], wanted[i]) for i in range(size))
+        for step in range(size)
+    )
+
+
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        both = isinstance(first, Tensor) and isinstance(second, Tensor)
+        return both and first.shape == second.shape and torch.equal(first.cpu(), second.cpu())  # type: ignore[union-attr]
+    return first == second
+
+
+def own_prompt_of(prompt: str, focus: Focus) -> str | None:
+    """What a concept kept apart reads; None where that is the prompt itself, or it is not kept apart.
+
+    The prompt without other placeholders: "a photo of <v0> and <v1>, on a beach" is, to <v0>, "a photo of
+    <v0>, on a beach".
+    """
+    if focus.scope != "apart":
+        return None
+    own = prompt if focus.own_prompt is None else focus.own_prompt
+    if focus.own_prompt is None:
+        for other in set(TOKEN.findall(prompt)) - {focus.token}:
+            own = re.sub(rf"\s*{_JOINT}\s+{other}", "", own)
+            own = re.sub(rf"{other}\s*{_JOINT}\s+", "", own).replace(other, "")
+    own = " ".join(own.split())
+    return None if own == " ".join(prompt.split()) else own
+
+
+def absent(token: str, prompt: str) -> LikenessError:
+    """What to say where the prompt lacks the word."""
+    return LikenessError(
+        f"'{token}' is not in the prompt '{prompt}'; write it there, or refocus a word that is"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ regions
+
+
+def box_region(box: Sequence[float], size: tuple[int, int] = (64, 64)) -> Tensor:
+    """(1, H, W): ones in a box of shares (left, top, width, height) of the picture; at its rim parts of 1."""
+    left, top, width, height = box
+    if not (0 <= left < 1 and 0 <= top < 1 and 0 < width <= 1 - left + 1e-6 and 0 < height <= 1 - top + 1e-6):
+        raise LikenessError(
+            f"the box {left:g}, {top:g}, {width:g}, {height:g} does not lie in the picture; give left, top, "
+            "width and height as shares from 0 to 1"
+        )
+    return (_cover(top, height, size[0])[:, None] * _cover(left, width, size[1])[None])[None]
+
+
+def _cover(start: float, length: float, cells: int) -> Tensor:
+    """How much of each of so many cells a stretch covers."""
+    edges = torch.arange(cells + 1) / cells
+    return ((edges[1:].clamp(max=start + length) - edges[:-1].clamp(min=start)) * cells).clamp(0, 1)
+
+
+def fitted(region: Tensor, latents: tuple[int, int], batch: int, token: str) -> Tensor:
+    """The region (1 or B, H, W) over latents (h, w), blank-checked; raises where it cannot belong to them."""
+    height, width = region.shape[-2:]
+    if len(region) not in (1, batch):
+        raise LikenessError(
+            f"there are {len(region)} regions for {token} but {batch} pictures; give one region, or one "
+            "for each"
+        )
+    if not region.any():
+        raise LikenessError(f"the region for {token} is empty; paint where it should be, or leave it out")
+    if abs(math.log(width * latents[0] / (height * latents[1]))) > RATIO:
+        raise LikenessError(
+            f"the region for {token} is {width} x {height}, which is not the shape of the picture "
+            f"({latents[1]} x {latents[0]} latent pixels); make it as large as the picture"
+        )
+    return F.adaptive_avg_pool2d(region.float()[:, None], latents)[:, 0]
+
+
+def everywhere(region: Tensor | None) -> bool:
+    """Whether a region covers all of the picture, so that there is nothing to be done."""
+    return region is not None and bool((region >= 1).all())
+
+
+def weights(region: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
+    """What a word's attention is multiplied with at a layer's queries: (B, h, w), from latents' (B, H, W)."""
+    if mode == "hard":
+        share = F.adaptive_avg_pool2d(region[:, None], grid)[:, 0]
+        level = share.amax((1, 2), keepdim=True).clamp(max=0.5)  # a small region keeps its best query
+        return torch.where(share >= level, 1.0, FLOOR)
+    soft = F.adaptive_avg_pool2d(_feathered(region)[:, None], grid)[:, 0].clamp(min=FLOOR)
+    if mode == "soft":
+        return soft
+    return (soft / soft.mean((1, 2), keepdim=True)).clamp(min=FLOOR, max=GAIN)
+
+
+def _feathered(region: Tensor) -> Tensor:
+    """(B, H, W) with its edges blurred; what is all ones stays so."""
+    reach = round(min(region.shape[-2:]) * FEATHER)
+    if not reach:
+        return region
+    padded = F.pad(region[:, None], (reach,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, 2 * reach + 1, stride=1)[:, 0].clamp(0, 1)
+
+
+# ----------------------------------------------------------------------------------------------- log-masks
+
+
+def log_mask(
+    spots: Sequence[Spot],
+    regions: Sequence[Tensor],
+    grid: tuple[int, int],
+    tokens: int,
+    progress: float,
+) -> Tensor | None:
+    """What is added to a layer's logits (B, h * w, T); None where nothing is, so that all stays as it was.
+
+    `regions` (B, H, W) are the spots' own over the latents of this pass. T is `tokens` and the lengths of
+    the spots' own prompts, if they have any. A concept's own words heed its own region alone; a word behind
+    several concepts that reach onward heeds their union. A concept kept apart has a prompt of its own, in
+    which no other is mentioned: its region reads that one, all the rest of the picture the whole one.
+    """
+    acting = {
+        number: (spot.focus.strength_at(progress), weights(region, grid, spot.focus.mode).flatten(1))
+        for number, (spot, region) in enumerate(zip(spots, regions))
+        if spot.focus.strength_at(progress) and not _idle(spot)
+    }
+    if not acting:
+        return None
+    batch = max(len(share) for _, share in acting.values())
+    total = tokens + sum(spot.length for spot in spots)
+    bias = acting[min(acting)][1].new_zeros(batch, grid[0] * grid[1], total)
+    whole, end = bias[..., :tokens], tokens
+    for number, spot in enumerate(spots):
+        if spot.length:
+            own, end = bias[..., end : end + spot.length], end + spot.length
+            strength, share = acting.get(number, (0.0, torch.zeros_like(bias[..., 0])))
+            share = (share * strength).clamp(0, 1)[..., None]
+            own += share.log()  # nothing at all where it does not act
+            whole[:] = torch.minimum(whole, (1 - share).clamp(min=FLOOR).log())
+    _mask_words(
+        whole, spots, {number: share.log() * strength for number, (strength, share) in acting.items()}
+    )
+    return bias if bias.any() else None
+
+
+def _idle(spot: Spot) -> bool:
+    """Whether there is nothing to be done: a word that may be everywhere, unless it has its own prompt."""
+    return not spot.length and everywhere(spot.focus.region)
+
+
+def _mask_words(bias: Tensor, spots: Sequence[Spot], logs: Mapping[int, Tensor]) -> None:
+    """Adds the masks (B, Q) of words, and of what follows those that reach onward, to (B, Q, tokens)."""
+    own = {position for spot in spots for position in spot.positions}
+    behind: dict[int, Tensor] = {}
+    for number, moved in logs.items():
+        spot = spots[number]
+        bias[:, :, list(spot.positions)] += moved[..., None]
+        if spot.focus.scope == "onward":
+            for position in set(range(min(spot.positions) + 1, bias.shape[-1])) - own:
+                before = behind.get(position)
+                behind[position] = moved if before is None else torch.maximum(before, moved)
+    for position, moved in behind.items():
+        bias[:, :, position] += moved
+
+
+def places_in_all(spots: Sequence[Spot], number: int, tokens: int, longer: bool) -> tuple[int, ...]:
+    """Where a spot's word stands; in its own prompt too, where those follow the whole one of `tokens`."""
+    spot = spots[number]
+    if not (longer and spot.length):
+        return spot.positions
+    start = tokens + sum(before.length for before in spots[:number])
+    return (*spot.positions, *(start + position for position in spot.alone))
+
+
+def grid_of(queries: int, latents: tuple[int, int]) -> tuple[int, int] | None:
+    """(h, w) of a layer with so many queries, its network halving latents and rounding up; None: not one."""
+    height, width = latents
+    while height * width > queries and max(height, width) > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    return (height, width) if height * width == queries else None
+
+
+class LogMasks:
+    """The log-masks of one prompt's pass, built once for each size of layer and each strength."""
+
+    def __init__(self, spots: Sequence[Spot], regions: Sequence[Tensor]) -> None:
+        self.spots = tuple(spots)
+        self._regions = tuple(regions)
+        self._known: dict[tuple, Tensor | None] = {}
+
+    def acts(self, progress: float) -> bool:
+        """Whether anything is masked at this noise level."""
+        return any(spot.focus.strength_at(progress) and not _idle(spot) for spot in self.spots)
+
+    def at(self, grid: tuple[int, int], tokens: int, progress: float) -> Tensor | None:
+        """(B, h * w, tokens) for a layer of this size, or None."""
+        strengths = tuple(spot.focus.strength_at(progress) for spot in self.spots)
+        key = (grid, tokens, strengths)
+        if key not in self._known:
+            if len(self._known) > 64:  # a strength that changes at every step
+                self._known.clear()
+            self._known[key] = log_mask(self.spots, self._regions, grid, tokens, progress)
+        return self._known[key]
+
+
+# ------------------------------------------------------------------------------------------ attention maps
+
+Area = tuple[int, int, int, int]  # height, width, top, left, in latent pixels
+
+
+def word_attention(
+    queries: Tensor, keys: Tensor, heads: int, words: Sequence[Sequence[int]], bias: Tensor | None = None
+) -> Tensor:
+    """Probability that each query gives to each of K words (their positions together), mean over heads.
+
+    queries (B, Q, H * D), keys (B, T, H * D), bias (B or 1, Q, T) or None; gives (B, K, Q) in fp32.
+    """
+    queries, keys = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys))
+    logits = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
+    if bias is not None:
+        logits = logits + bias[:, None]
+    shares = logits.softmax(-1).mean(1)
+    return torch.stack([shares[..., list(positions)].sum(-1) for positions in words], 1)
+
+
+@dataclass
+class Maps:
+    """Attention maps of words over the latents, summed over layers and steps: (B, K, h, w)."""
+
+    latents: tuple[int, int]
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, shares: Tensor, grid: tuple[int, int], area: "Area | None" = None) -> None:
+        """One layer's (B, K, Q), which looks at an area of the latents or at all of them."""
+        height, width, top, left = area or (*self.latents, 0, 0)
+        maps = F.interpolate(shares.unflatten(-1, grid), size=(height, width), mode="bilinear")
+        rest = (left, self.latents[1] - left - width, top, self.latents[0] - top - height)
+        maps = F.pad(maps, rest)
+        self.total = maps if self.total is None else self.total + maps
+        self.count += 1
+
+    def mean(self) -> Tensor | None:
+        """(B, K, h, w), averaged over layers and steps; None before the first."""
+        return None if self.total is None else self.total / self.count
+
+
+def mass_outside(shares: Tensor, region: Tensor) -> Tensor:
+    """Share of a word's attention (B, Q) that lies outside a region (B, Q) of zeros and ones: (B,)."""
+    return (shares * (1 - region)).sum(-1) / shares.sum(-1).clamp(min=1e-12)
+
+
+def regions_from_attention(maps: Tensor) -> Tensor:
+    """Regions (B, K, h, w) of zeros and ones, from the maps (B, K, h, w) of K words.
+
+    A place belongs to the word that it attends to most, each map being measured by its own mean; and only if
+    the attention there is nearer to that map's brightest place than to its darkest.
+    """
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    bright = (maps - low) / (high - low).clamp(min=1e-12)
+    most = (bright >= bright.amax(1, keepdim=True)).float()
+    return ((bright >= CLEAR).float() * most).clamp(0, 1)
+
+
+def regions_from_picture(masks: Tensor, maps: Tensor) -> Tensor:
+    """Regions (B, K, h, w): the pieces of what a parser marked (B, H, W), each given to one of K words.
+
+    As many pieces as there are words, the largest ones, are handed out so that the words' attention in their
+    pieces is largest in all; with fewer pieces than words, attention alone decides within what was marked.
+    """
+    found = []
+    for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), maps.shape[-2:])[:, 0], maps):
+        parts = sorted(pieces(mask >= 0.5), key=lambda part: -int(part.sum()))[: len(own)]
+        if len(parts) < len(own):
+            found.append(regions_from_attention(own[None])[0] * (mask >= 0.5) if parts else own * 0)
+            continue
+        share = own / own.mean((1, 2), keepdim=True).clamp(min=1e-12)
+        best = max(
+            permutations(parts), key=lambda order: float(sum((s * p).sum() for s, p in zip(share, order)))
+        )
+        found.append(torch.stack([part.float() for part in best]))
+    return torch.stack(found)
+
+
+def pieces(mask: Tensor) -> list[Tensor]:
+    """The connected parts (h, w) of a mask (h, w) of booleans, by their sides and corners."""
+    left, parts = mask.clone(), []
+    while left.any():
+        part = torch.zeros_like(left)
+        part.view(-1)[int(left.flatten().int().argmax())] = True
+        size = 0
+        while int(part.sum()) != size:
+            size = int(part.sum())
+            part = (F.max_pool2d(part[None, None].float(), 3, 1, 1)[0, 0] > 0) & left
+        parts.append(part)
+        left &= ~part
+    return parts
+
+
+Look = Callable[[Tensor], Tensor]  # clean latents (B, C, h, w) -> what a parser marks in them, (B, H, W)
+
+
+def look_for(spots: Sequence[Spot], maps: Tensor, clean: Tensor, look: Look | None) -> list[Spot]:
+    """The spots with the regions they lacked, from maps (B, K, h, w) in the spots' order and clean latents.
+
+    A region in which nothing was found is left out: its word stays free everywhere.
+    """
+    missing = [number for number, spot in enumerate(spots) if spot.focus.region is None]
+    by_face = [number for number in missing if spots[number].focus.find_by == "face"]
+    if by_face and look is None:
+        raise LikenessError("finding faces needs a decoder; connect a VAE, or find regions by attention")
+    regions: dict[int, Tensor] = {}
+    for numbers, seen in ((by_face, True), ([n for n in missing if n not in by_face], False)):
+        if numbers:
+            chosen = maps[:, numbers]
+            both = (
+                regions_from_picture(look(clean), chosen) if seen and look else regions_from_attention(chosen)
+            )
+            regions.update({number: both[:, place] for place, number in enumerate(numbers)})
+    return [
+        spot.found(_or_all(regions[number])) if number in regions else spot
+        for number, spot in enumerate(spots)
+    ]
+
+
+def _or_all(region: Tensor) -> Tensor:
+    """(B, h, w) with the pictures in which nothing was found open everywhere."""
+    return torch.where(region.flatten(1).any(1)[:, None, None], region, torch.ones_like(region))
+
+
+# ----------------------------------------------------------------------------------------------- heat maps
+
+
+def heat_maps(pictures: Tensor, maps: Tensor) -> Tensor:
+    """Maps (B, K, h, w) as colours over pictures (B, H, W, 3) in [0, 1]: (B * K, H, W, 3), words inmost."""
+    size = pictures.shape[1:3]
+    heat = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+    low, high = heat.amin((2, 3), keepdim=True), heat.amax((2, 3), keepdim=True)
+    heat = ((heat - low) / (high - low).clamp(min=1e-12))[..., None]
+    red, green, blue = (1.5 - (4 * heat - peak).abs() for peak in (3, 2, 1))
+    colours = torch.cat([red, green, blue], -1).clamp(0, 1)
+    grey = pictures.float().mean(-1, keepdim=True)[:, None]
+    return (0.45 * grey + 0.55 * colours).flatten(0, 1)

@@ -1,0 +1,327 @@
+"""Drawing with refocused attention on diffusers' U-Nets: hooks on cross-attention, off after each pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LikenessError
+from ..networks.sampling import Denoiser
+from ..networks.staged import StagedModel
+from ..networks.staged_text import TextStates
+from .refocus import (
+    Focus,
+    LogMasks,
+    Look,
+    Maps,
+    Spot,
+    absent,
+    everywhere,
+    find_sequence,
+    fitted,
+    grid_of,
+    look_for,
+    own_prompt_of,
+    places_in_all,
+    word_attention,
+)
+
+if TYPE_CHECKING:
+    from ..training.base_model import BaseModel, Rows
+
+
+class RegionsFound(Exception):
+    """Ends a drawing that was only to find regions."""
+
+
+class RefocusedModel:
+    """A model for sampling whose words act in their regions; the last rows of a context are its prompts.
+
+    `record` keeps the words' attention maps of all steps in `maps`. With `restart`, the drawing ends in
+    RegionsFound once regions that were looked for are known; draw again with the same object then.
+    """
+
+    def __init__(
+        self,
+        base: "BaseModel",
+        painter: "Painter",
+        prompts: Sequence[str],
+        rows: "Rows",
+        focuses: Sequence[Focus],
+        *,
+        latents: tuple[int, int],
+        steps: int,
+        look: Look | None = None,
+        restart: bool = False,
+        record: bool = False,
+    ) -> None:
+        inner, self.context = painter(prompts)
+        self.alphas_cumprod: Tensor = inner.alphas_cumprod
+        self.prediction_type: str = inner.prediction_type
+        self.maps = Maps(latents)
+        self._base, self._inner = base, inner
+        self._prompts, self._rows = tuple(prompts), rows
+        self.focuses = list(focuses)
+        self._latents, self._look, self._restart, self._record = latents, look, restart, record
+        self._look_after = _steps_before_looking(focuses, steps)
+        self._done = 0
+        own = {
+            number: [own_prompt_of(text, focus) for text in prompts] for number, focus in enumerate(focuses)
+        }
+        self._apart = {
+            number: [text or prompt for text, prompt in zip(texts, prompts)]
+            for number, texts in own.items()
+            if any(texts)
+        }
+        self._painted = {number: painter(own) for number, own in self._apart.items()}
+        self._layers = cross_attentions(base.unet)
+        self._masks: dict[tuple, list[LogMasks]] = {}
+        self._biases: dict[tuple, Tensor | None] = {}
+        for focus in focuses:
+            if focus.region is not None:
+                fitted(focus.region, latents, len(prompts), focus.token)
+        self._spots(len(self.alphas_cumprod) - 1)  # a word that is not in the prompt is told before drawing
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """As the inner model's, with masks on what its prompts' words may reach."""
+        timestep = int(timesteps[0])
+        progress = 1 - timestep / (len(self.alphas_cumprod) - 1)
+        looking = self._look_after is not None
+        spots = self._spots(timestep)
+        acts = self._acts(progress)
+        own = self._own_states(timestep) if acts else []
+        with ExitStack() as stack:
+            for layer in self._layers:
+                if acts:
+                    self._hook_masks(stack, layer, spots, progress, own)
+                if self._record or looking:
+                    self._hook_maps(stack, layer, spots, progress)
+            output = self._inner.predict(noisy, timesteps, context)
+        self._done += 1
+        if looking and self._done >= (self._look_after or 0):
+            self._find(noisy, output, timesteps, spots)
+        return output
+
+    def _find(
+        self, noisy: Tensor, output: Tensor, timesteps: Tensor, spots: Sequence[Sequence[Spot]]
+    ) -> None:
+        count, maps = len(self._prompts), self.maps.mean()
+        assert maps is not None  # looked for after a pass only
+        clean = self._base.clean(noisy[-count:], output[-count:].float(), timesteps[-count:])
+        found = look_for(spots[0], maps, clean, self._look)
+        self.focuses = [spot.focus for spot in found]
+        self._look_after = None
+        self._masks.clear()
+        self._biases.clear()
+        if self._restart:
+            self.maps, self._done = Maps(self._latents), 0
+            raise RegionsFound
+
+    def _acts(self, progress: float) -> bool:
+        return any(
+            focus.strength_at(progress) and (number in self._apart or not everywhere(focus.region))
+            for number, focus in enumerate(self.focuses)
+        )
+
+    def _own_states(self, timestep: int) -> list[TextStates]:
+        """The text states (N, T, D) of the prompts that concepts kept apart have for themselves."""
+        return [
+            model.states(timestep) if isinstance(model, StagedModel) else TextStates(context, context)
+            for model, context in self._painted.values()
+        ]
+
+    def _hook_masks(
+        self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float,
+        own: Sequence[TextStates],
+    ) -> None:  # fmt: skip
+        count = len(self._prompts)
+
+        def mask(_module: nn.Module, arguments: tuple, options: dict[str, Any]) -> Any:
+            context = options["encoder_hidden_states"]
+            bias = self._bias(spots, arguments[0].shape[1], context.shape[:2], progress)
+            if bias is None:
+                return None
+            longer = _appended(context, [states.keys for states in own], count)
+            mask = bias.to(arguments[0].dtype)
+            return arguments, {**options, "encoder_hidden_states": longer, "attention_mask": mask}
+
+        def values(_module: nn.Module, inputs: tuple[Tensor]) -> Any:
+            length = inputs[0].shape[1] - sum(states.values.shape[1] for states in own)
+            return (_appended(inputs[0][:, :length], [states.values for states in own], count),)
+
+        stack.callback(layer.register_forward_pre_hook(mask, with_kwargs=True).remove)
+        if own:
+            stack.callback(layer.to_v.register_forward_pre_hook(values).remove)
+
+    def _hook_maps(
+        self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float
+    ) -> None:
+        seen: dict[str, Tensor] = {}
+
+        def keep(_module: nn.Module, _arguments: tuple, _options: dict, _output: Tensor) -> None:
+            count, (queries, keys) = len(self._prompts), (seen["q"], seen["k"])
+            grid = grid_of(queries.shape[1], self._latents)
+            tokens = self.context.shape[1]
+            bias = self._bias(spots, queries.shape[1], (len(keys), tokens), progress)
+            shares = []
+            for row, line in zip(range(-count, 0), spots):
+                words = [places_in_all(line, number, tokens, bias is not None) for number in range(len(line))]
+                added = None if bias is None else bias[row][None]
+                shares.append(word_attention(queries[row][None], keys[row][None], layer.heads, words, added))
+            if grid is not None:
+                self.maps.add(torch.cat(shares), grid)
+
+        for name, part in (("q", layer.to_q), ("k", layer.to_k)):
+            stack.callback(
+                part.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out})).remove
+            )
+        stack.callback(layer.register_forward_hook(keep, with_kwargs=True).remove)
+
+    def _bias(
+        self, spots: Sequence[Sequence[Spot]], queries: int, context: Sequence[int], progress: float
+    ) -> Tensor | None:
+        """(rows, Q, T) for all rows of a pass, zeros for those of other prompts; None where nothing acts."""
+        places = tuple(tuple(spot.positions for spot in line) for line in spots)
+        strengths = tuple(focus.strength_at(progress) for focus in self.focuses)
+        key = (places, queries, tuple(context), strengths)
+        if key not in self._biases:
+            if len(self._biases) > 64:
+                self._biases.clear()
+            self._biases[key] = self._build(spots, places, queries, context, progress)
+        return self._biases[key]
+
+    def _build(
+        self, spots: Sequence[Sequence[Spot]], places: tuple, queries: int, context: Sequence[int],
+        progress: float,
+    ) -> Tensor | None:  # fmt: skip
+        grid = grid_of(queries, self._latents)
+        if places not in self._masks:
+            self._masks[places] = [self._masks_of(line, number) for number, line in enumerate(spots)]
+        masks = self._masks[places]
+        if grid is None or not any(mask.acts(progress) for mask in masks):
+            return None
+        extra = sum(spot.length for spot in spots[0])
+        whole = torch.zeros(context[0], queries, context[1] + extra, device=self._base.device)
+        whole[..., context[1] :] = float("-inf")  # other rows never see what is appended
+        for row, mask in zip(range(-len(masks), 0), masks):
+            found = mask.at(grid, context[1], progress)
+            if found is not None:
+                whole[row] = found[0]
+        return whole if whole.any() else None
+
+    def _masks_of(self, line: Sequence[Spot], number: int) -> LogMasks:
+        """One picture's log-masks; each picture has its own region where a focus has one for each."""
+        regions = []
+        for spot in line:
+            whole = torch.ones(1, *self._latents) if spot.focus.region is None else spot.focus.region
+            own = fitted(whole, self._latents, len(self._prompts), spot.focus.token)
+            regions.append(own[number % len(own)][None].to(self._base.device))
+        return LogMasks(line, regions)
+
+    def _spots(self, timestep: int) -> list[list[Spot]]:
+        """Where each prompt's words stand at a timestep."""
+        laid = dict(self._rows)
+        if isinstance(self._inner, StagedModel):
+            laid |= self._inner.places_taken(timestep)
+        return [self._line(index, laid) for index in range(len(self._prompts))]
+
+    def _line(self, index: int, rows: Mapping[str, Mapping[str, Tensor]]) -> list[Spot]:
+        line = []
+        for number, focus in enumerate(self.focuses):
+            spot = Spot(focus, word_places(self._base, self._prompts[index], focus.token, rows))
+            if number in self._apart:
+                own = word_places(self._base, self._apart[number][index], focus.token, rows)
+                spot = replace(spot, alone=own, length=self._painted[number][1].shape[1])
+            line.append(spot)
+        return line
+
+
+def _appended(states: Tensor, own: Sequence[Tensor], count: int) -> Tensor:
+    """Text states (rows, T, D) with own prompts (count, t, D) behind them; other rows have zeros, masked."""
+    if not own:
+        return states
+    behind = torch.cat(list(own), 1).to(states.dtype)
+    blank = behind.new_zeros(len(states) - count, *behind.shape[1:])
+    return torch.cat([states, torch.cat([blank, behind])], 1)
+
+
+def _steps_before_looking(focuses: Sequence[Focus], steps: int) -> int | None:
+    """After how many steps regions are looked for; None where all are known."""
+    shares = [focus.find_at for focus in focuses if focus.region is None]
+    return max(1, round(max(shares) * steps)) if shares else None
+
+
+def word_places(
+    base: "BaseModel", prompt: str, token: str, rows: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[int, ...]:
+    """Where a placeholder's vectors, or any words, stand among the prompt's text states."""
+    encoder = next(iter(base.text_encoders))
+    tokens = base.tokenize([prompt], rows, encoder)
+    if token in rows:
+        places = tuple(position for _, position, name, _ in tokens.places if name == token)
+    else:
+        wanted = base.tokenizers[encoder](token, add_special_tokens=False)["input_ids"]
+        taken = {position for _, position, _, _ in tokens.places}
+        ids = [None if at in taken else int(piece) for at, piece in enumerate(tokens.ids[0])]
+        places = find_sequence(ids, wanted)
+    if not places:
+        raise absent(token, prompt)
+    return places
+
+
+def cross_attentions(unet: nn.Module) -> list[Any]:
+    """All cross-attention layers of a diffusers U-Net."""
+    return [part for name, part in unet.named_modules() if name.endswith("attn2")]
+
+
+Painter = Callable[
+    [Sequence[str]], tuple[Denoiser, Tensor]
+]  # prompts -> what predicts the noise, text states
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refocusing:
+    """What `generate` is to keep where, and what it is to report."""
+
+    focuses: Sequence[Focus]
+    restart: bool = False  # draw again from the start once regions that were looked for are known
+    look: Look | None = None  # for regions found by face
+    on_maps: Callable[[range, Tensor, Sequence[Focus]], None] | None = None  # pictures, (B, K, h, w), focuses
+
+    def model(
+        self, base: "BaseModel", painter: Painter, prompts: Sequence[str], rows: "Rows",
+        latents: tuple[int, int], steps: int, group: range,
+    ) -> RefocusedModel:  # fmt: skip
+        """What draws these pictures of a run."""
+        return RefocusedModel(
+            base, painter, prompts, rows, [_of_group(focus, group) for focus in self.focuses],
+            latents=latents, steps=steps, look=self.look, restart=self.restart,
+            record=self.on_maps is not None,
+        )  # fmt: skip
+
+    def draw(self, model: RefocusedModel, paint: Callable[[], Tensor], group: range) -> Tensor:
+        """The group's latents, as `paint` makes them with the model."""
+        try:
+            drawn = paint()
+        except RegionsFound:
+            drawn = paint()
+        if self.on_maps is not None:
+            maps = model.maps.mean()
+            assert maps is not None  # there is a step at least
+            self.on_maps(group, maps, model.focuses)
+        return drawn
+
+
+def _of_group(focus: Focus, group: range) -> Focus:
+    """The focus with the regions of these pictures only, where it has one for each."""
+    if focus.region is None or len(focus.region) == 1:
+        return focus
+    if len(focus.region) < group.stop:
+        raise LikenessError(
+            f"there are {len(focus.region)} regions for {focus.token} but more pictures; give one region, or "
+            "one for each"
+        )
+    return replace(focus, region=focus.region[group.start : group.stop])
