@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import LikenessError, nearest
 
 OnStep = Callable[[int, int], None]  # (steps done, steps in all)
+FULL = 0.9999  # as much as all of the schedule, in ComfyUI's eyes too
 
 
 class Denoiser(Protocol):
@@ -122,14 +123,25 @@ def sample(
     sampler: str = "euler",
     schedule: str = "simple",
     on_step: OnStep | None = None,
+    start: Tensor | None = None,
+    denoise: float = 1.0,
 ) -> Tensor:
-    """Latents (N, C, H, W) from noise (N, C, H, W) and contexts (N, T, D)."""
+    """Latents (N, C, H, W) from noise (N, C, H, W) and contexts (N, T, D).
+
+    With `start`, latents to begin from, `denoise` is the share of the schedule that is run, as KSampler has
+    it: at 1 hardly anything of them is left, near 0 all of it.
+    """
     for what, name, known in (("sampler", sampler, SAMPLERS), ("schedule", schedule, SCHEDULES)):
         if name not in known:
             raise LikenessError(
                 f"unknown {what} '{name}'{nearest(name, known) or f'; valid are {list(known)}'}"
             )
-    sigmas = SCHEDULES[schedule](training_sigmas(model.alphas_cumprod), steps)
-    x = noise * (1 + sigmas[0] ** 2).sqrt()
+    if not 0 < denoise <= 1:
+        raise LikenessError(f"denoise is {denoise}; give a share above 0, up to 1")
+    whole = training_sigmas(model.alphas_cumprod)
+    sigmas = SCHEDULES[schedule](whole, steps if denoise >= FULL else int(steps / denoise))[-(steps + 1) :]
+    loudest = bool(sigmas[0] >= whole[-1] * FULL)
+    x = noise * ((1 + sigmas[0] ** 2).sqrt() if loudest else sigmas[0])
+    x = x if start is None else x + start
     denoise = denoiser(model, context, unconditional, guidance)
     return SAMPLERS[sampler](denoise, x, sigmas, on_step or (lambda done, total: None))

@@ -5,6 +5,7 @@ import torch
 
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.networks.sampling import (
+    denoiser,
     dpmpp_2m,
     euler,
     karras_schedule,
@@ -92,3 +93,21 @@ def test_unknown_samplers_are_errors_that_name_the_nearest():
     text = base.encode_text([""])
     with pytest.raises(LikenessError, match="unknown sampler 'eulr'; did you mean 'euler'?"):
         sample(base, text, text, seeded_noise([1], (4, 8, 8)), steps=1, guidance=1.0, sampler="eulr")
+
+
+def test_a_share_of_the_schedule_begins_from_given_latents_as_ksampler_does():
+    base, start = tiny_base(), seeded_noise([5], (4, 8, 8))
+    text, noise = base.encode_text([""]), seeded_noise([1], (4, 8, 8))
+
+    def drawn(**options):
+        return sample(base, text, text, noise, steps=4, guidance=1.0, **options)
+
+    hardly, half, whole = (drawn(start=start, denoise=share) for share in (0.01, 0.5, 1.0))
+    away = [float((latents - start).abs().mean()) for latents in (hardly, half, whole)]
+    assert away[0] < 0.1 < away[1] < away[2]
+    sigmas = simple_schedule(SIGMAS, 8)[-5:]
+    by_hand = euler(denoiser(base, text, text, 1.0), start + noise * sigmas[0], sigmas, ignore)
+    assert torch.equal(half, by_hand)
+    assert torch.equal(drawn(start=torch.zeros_like(start)), drawn())
+    with pytest.raises(LikenessError, match="denoise is 0; give a share above 0"):
+        drawn(start=start, denoise=0)
