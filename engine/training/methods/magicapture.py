@@ -419,7 +419,10 @@ class MagiCapture(Method):
             chosen.smooth_masks,
         )  # fmt: skip
         errors = self._errors(batch, progress, latents, prediction, weights)
-        losses = {"diffusion": mean_where(errors, ~batch.prior)}
+        # words that no prompt of the pass names get a gradient of 0, not none: the moments of all words go
+        # on alike, as those of one table's rows do
+        nothing = torch.stack([vectors.sum() for vectors in self.tokens.vectors]).sum() * 0
+        losses = {"diffusion": mean_where(errors, ~batch.prior) + nothing}
         if refocus:
             lost = self._refocusing(batch, maps.all(), weights, latents.shape[-2:])
             losses["attention_refocus"] = refocus * mean_where(lost, ~batch.prior)
