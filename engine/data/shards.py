@@ -331,9 +331,11 @@ class Lane:
 class Lanes:
     """All lanes of a run: a process reads those it is asked for, in threads of its own ahead of need."""
 
-    def __init__(self, where: str, lanes: int, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self, where: str, lanes: int, seed: int, workers: int = 0, tally: Tally | None = None
+    ) -> None:
         self.shards = find_shards(where)
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self._lanes = [Lane(self.shards, number, lanes, seed, self.tally) for number in range(lanes)]
         self._workers = workers
         self._pool: Any = None

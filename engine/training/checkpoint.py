@@ -38,6 +38,7 @@ class Checkpoints:
         self.job = job
         self.folder = Path(job.output).with_suffix(".checkpoint")
         plan = {key: value for key, value in job.to_dict().items() if key not in IRRELEVANT}
+        plan["settings"] = {key: value for key, value in plan["settings"].items() if key != "workers"}
         plan["concepts"] = digest  # the pictures themselves, wherever they lie now
         self._plan = plan
 

@@ -183,8 +183,8 @@ class MasterWeaver(Method):
         self._close_lanes()
         if self.settings.shards is not None:
             seed = mixed_seed(self.job.seed, phase.name) % 2**31
-            self._lanes = Lanes(self.settings.shards, phase.batch_size, seed, self.settings.workers)
-            self._lanes.tally = self.tally
+            chosen = self.settings
+            self._lanes = Lanes(chosen.shards or "", phase.batch_size, seed, chosen.workers, self.tally)
         if phase.name == EDITING:
             self._teachers = [deepcopy(self.encoder).requires_grad_(False)]
 
