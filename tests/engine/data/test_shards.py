@@ -1,0 +1,150 @@
+"""Shards: what is written is read again, by position, on any number of processes; damage is stepped over."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from likeness_portraits.engine.data.shard_sources import reference_folder, rendered
+from likeness_portraits.engine.data.shards import (
+    INDEX,
+    Lanes,
+    ShardFace,
+    ShardSample,
+    decoded,
+    encoded,
+    find_shards,
+    write_shards,
+)
+from likeness_portraits.engine.errors import LikenessError
+
+
+def people(count: int, twins: int = 1) -> list[ShardSample]:
+    return list(rendered(range(count), each=1, twins=twins, size=32))
+
+
+def keys(lanes: Lanes, positions: range, mine: list[int]) -> list[list[str]]:
+    return [lanes.samples(n, mine, lambda sample, lane: f"{lane}:{sample.key}") for n in positions]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("shards")
+    write_shards(target, people(18), each=4)
+    return target
+
+
+def test_a_sample_is_the_same_after_writing_and_reading():
+    labels, edit = np.arange(64, dtype=np.uint8).reshape(8, 8) % 19, np.full((8, 8, 3), 200, np.uint8)
+    points = np.array([[1.5, 2], [3, 4]], np.float32)
+    face = ShardFace(np.full((8, 8, 3), 90, np.uint8), labels, points, (edit,))
+    before = ShardSample("a", np.full((16, 12, 3), 30, np.uint8), "a man\nin rain", (face, face))
+    parts = encoded(before)
+    after = decoded({**parts, "txt": parts["txt"].encode()})
+    assert (after.key, after.caption, len(after.faces)) == ("a", "a man", 2)
+    assert np.array_equal(after.pixels, before.pixels)
+    assert np.array_equal(after.faces[1].labels, face.labels)
+    assert np.array_equal(after.faces[1].landmarks, face.landmarks)
+    assert isinstance(after.faces[0].edited[0], bytes)
+
+
+def test_the_layout_is_plain_webdataset(folder):
+    with tarfile.open(folder / "shard-000000.tar") as tar:
+        names = [name.split(".", 1)[1] for name in tar.getnames()[:6]]
+    assert sorted(names) == ["f0.aug0.jpg", "f0.jpg", "f0.lm.npy", "f0.mask.png", "jpg", "txt"]
+    assert [shard.count for shard in find_shards(str(folder))] == [4, 4, 4, 4, 2]
+
+
+def test_processes_read_the_same_samples_as_one_and_none_twice_at_a_time(folder):
+    alone = keys(Lanes(str(folder), 4, seed=1), range(10), [0, 1, 2, 3])
+    first = keys(Lanes(str(folder), 4, seed=1), range(10), [0, 2])
+    second = keys(Lanes(str(folder), 4, seed=1), range(10), [1, 3])
+    assert [[a, c, b, d] for (a, b), (c, d) in zip(first, second)] == alone
+    assert all(len({entry.split(":")[1] for entry in row}) == 4 for row in alone)  # a shard has one lane
+    assert keys(Lanes(str(folder), 4, seed=2), range(10), [0, 1, 2, 3]) != alone
+
+
+def test_going_on_in_the_middle_reads_what_would_have_come(folder):
+    whole = keys(Lanes(str(folder), 2, seed=0), range(30), [0, 1])
+    later = Lanes(str(folder), 2, seed=0, workers=2)
+    assert keys(later, range(17, 30), [0, 1]) == whole[17:]
+    later.close()
+
+
+def test_tars_without_an_index_are_counted_and_patterns_are_understood(folder, tmp_path):
+    for path in folder.glob("*.tar"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    pattern = f"{tmp_path}/shard-{{000000..000002}}.tar"
+    assert [shard.count for shard in find_shards(pattern)] == [4, 4, 4]
+    assert (tmp_path / INDEX).exists()
+    assert len(Lanes(str(tmp_path), 2, seed=0)) == 18
+
+
+def test_a_shard_cut_short_costs_its_rest_and_is_counted(folder, tmp_path):
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[: len(content) // 2] if "0001" in path.name else content)
+    lanes = Lanes(str(tmp_path), 1, seed=0)
+    found = keys(lanes, range(60), [0])
+    assert len(found) == 60 and lanes.tally.read == 60
+    assert len(lanes.tally.broken_shards) == 1 and lanes.tally.broken_samples > 0
+    assert keys(Lanes(str(tmp_path), 1, seed=0), range(60), [0]) == found
+
+
+def test_a_broken_picture_is_replaced_and_counted(tmp_path):
+    write_shards(tmp_path, people(4), each=4)
+    good = (tmp_path / "shard-000000.tar").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(good)) as tar:
+        entries = [(entry, tar.extractfile(entry).read()) for entry in tar]
+    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
+        for entry, content in entries:
+            if entry.name == "0000002-00.jpg":
+                content = content[:40]
+                entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    lanes = Lanes(str(tmp_path), 1, seed=0)
+    seen = [row[0] for row in keys(lanes, range(8), [0])]
+    assert lanes.tally.broken_samples == 2 and not any("0000002" in key for key in seen)
+
+
+def test_shards_that_hold_nothing_readable_are_an_error(tmp_path):
+    write_shards(tmp_path, people(1), each=4)
+    (tmp_path / "shard-000000.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(LikenessError, match="cannot be read"):
+        Lanes(str(tmp_path), 1, seed=0).samples(0, [0], lambda sample, lane: sample)
+
+
+def test_missing_shards_are_named():
+    with pytest.raises(LikenessError, match="likeness shards"):
+        Lanes("/nowhere/at-all", 1, seed=0)
+
+
+def test_shards_are_never_written_over(folder):
+    with pytest.raises(LikenessError, match="already"):
+        write_shards(folder, people(1))
+
+
+def test_the_references_folders_are_read_and_what_is_missing_is_left_out(tmp_path):
+    picture = Image.fromarray(np.full((40, 36, 3), 120, np.uint8))
+    for folder in ("images_cropped", "captions", "images_cropped_face/7", "images_cropped_face_mask/7",
+                   "images_cropped_face_aug/7/0"):  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True)
+    picture.save(tmp_path / "images_cropped/7.jpg")
+    picture.save(tmp_path / "images_cropped/8.jpg")
+    (tmp_path / "images_cropped/9.jpg").write_bytes(b"broken")
+    (tmp_path / "captions/7.txt").write_text("a woman\nand more")
+    picture.save(tmp_path / "images_cropped_face/7/0.jpg")
+    np.save(tmp_path / "images_cropped_face/7/0.npy", np.array([[5.0, 6], [20, 30]]))
+    Image.fromarray(np.full((40, 36), 17, np.uint8)).save(tmp_path / "images_cropped_face_mask/7/0.png")
+    picture.save(tmp_path / "images_cropped_face_aug/7/0/smile.png")
+    first, second = reference_folder(tmp_path)
+    assert (first.key, first.caption, len(first.faces)) == ("7", "a woman", 1)
+    assert first.faces[0].labels.max() == 17 and len(first.faces[0].edited) == 1
+    assert (second.key, second.caption, second.faces) == ("8", "", ())
+
+
+def test_a_folder_of_another_layout_is_refused(tmp_path):
+    with pytest.raises(LikenessError, match="images_cropped"):
+        list(reference_folder(tmp_path))
