@@ -52,6 +52,15 @@ def compare(
     )  # fmt: skip
 
 
+def average(values: Mapping[int, Mapping[int, Values]], seed: int = 0) -> tuple[float, float, float] | None:
+    """Mean over people with its 95 % interval, of values by person and training seed; None without any."""
+    people = [np.concatenate([np.atleast_1d(np.asarray(cell, float)) for cell in cells.values()])
+              for cells in values.values() if cells]  # fmt: skip
+    if not people:
+        return None
+    return float(np.mean([own.mean() for own in people])), *interval(people, seed)
+
+
 def interval(differences: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of the mean over people; `differences` holds each person's, picture by picture."""
     rng = np.random.default_rng(seed)

@@ -65,6 +65,26 @@ def test_another_folder_gives_the_same_table(tmp_path: Path):
     assert (tmp_path / "a" / "claims.json").read_bytes() == (tmp_path / "b" / "claims.json").read_bytes()
 
 
+class Dots(Lengths):
+    """The same, with metrics that the frontier shows and a picture."""
+
+    name = "dots"
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> dict[str, list[float]]:
+        lengths = super().measure(arm, person, seed, bench)["length"]
+        bench.pictures(arm.name, lambda: np.full((3, 8, 8, 3), 90, np.uint8))
+        return {"length": lengths, "identity": lengths, "prompt": [1 - value for value in lengths]}
+
+
+@pytest.mark.parametrize("people", [1, 4])
+def test_the_report_is_one_file_with_table_plots_and_pictures(tmp_path: Path, people: int):
+    run_claims([Dots(), Lengths()], Plan(people=people), Bench(tmp_path))
+    report = (tmp_path / "report.html").read_text("utf-8")
+    assert "long is longer" in report and "nobody measured it" in report
+    assert report.count("<svg") >= 3 and report.count("data:image/jpeg") == 2
+    assert "<script" not in report and 'src="http' not in report
+
+
 def test_people_are_completed_one_by_one_and_come_from_the_reporting_split():
     cells = list(cells_of([Lengths()], Plan(people=2, seeds=2)))
     assert [cell.person for cell in cells[:6]] == [200_000] * 3 + [200_001] * 3
