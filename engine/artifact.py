@@ -191,7 +191,8 @@ def export_stock(
 def import_file(
     path: str | os.PathLike[str], *, token: str | None = None, class_word: str = "", all_rows: bool = False
 ) -> Artifact:
-    """Reads our own files, LoRAs with kohya or diffusers names, and embeddings (safetensors, or A1111's .pt).
+    """Reads our own files, LoRAs with kohya or diffusers names, and embeddings (safetensors, or A1111's .pt);
+    MagiCapture's files, in which modules are numbered, give both.
 
     An embedding becomes the placeholder `token`, by default `<name of the file>`. Of MagicTailor's whole
     token table the rows behind the vocabulary become `<v0>`, `<v1>` …; `all_rows` keeps the others too.
@@ -206,12 +207,49 @@ def import_file(
     if "likeness.format_version" in metadata:
         return Artifact.load(path)
     tensors = _read_tensors(path)
+    if any(re.match(r"(unet|text_encoder):\d+:", key) for key in shapes):
+        return _numbered(path, tensors, class_word)
     if any("lora" in key for key in shapes):
         lora = _to_kohya(tensors, path)
         artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family=_family_of(lora, path))
         _check_tensors(artifact, path)
         return artifact
     return _embedding(path, _rows_of_tensors(path, tensors), token, class_word)
+
+
+def _numbered(path: Path, tensors: "Mapping[str, Tensor]", class_word: str) -> Artifact:
+    """A file of MagiCapture's code; a placeholder with "style" in its name is the style's."""
+    from .networks import cloneofsimo
+
+    lora, rows = cloneofsimo.read(tensors, path)
+    tokens = [
+        Token(token=re.sub(r"[^A-Za-z0-9_<>-]", "_", name), role="style" if "style" in name else "subject")
+        for name in sorted(rows)
+    ]
+    family = _family_of(lora, path)
+    (encoder,) = ENCODERS[family]
+    words = {f"token.{token.name}.{encoder}": rows[name][None] for token, name in zip(tokens, sorted(rows))}
+    artifact = Artifact(
+        kind="lora", method="magicapture", tensors={**lora, **words}, base_family=family,
+        tokens=tuple(replace(t, class_word="" if t.role == "style" else class_word) for t in tokens),
+    )  # fmt: skip
+    _check_tensors(artifact, path)
+    return artifact
+
+
+def export_numbered(artifact: Artifact, path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
+    """Writes the one file that MagiCapture's and cloneofsimo's code read: LoRA and words together."""
+    from .networks import cloneofsimo
+
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise LikenessError(f"{path} exists; choose another name or folder, or allow overwriting")
+    if artifact.base_family == "sdxl":
+        raise LikenessError("files of this kind know one text encoder; export a stock LoRA for SDXL")
+    rows = {token.token: next(iter(artifact.rows(token.token).values())) for token in artifact.tokens}
+    tensors, metadata = cloneofsimo.write(artifact.lora(), rows)
+    _write_tensors(path, tensors, metadata)
+    return path
 
 
 def merge(artifacts: Sequence[Artifact]) -> Artifact:

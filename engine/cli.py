@@ -376,10 +376,17 @@ def export(
         str | None, Option(help="Name of the LoRA file; by default <the concept's>-stock.")
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace files that are there.")] = False,
+    numbered: Annotated[
+        bool, Option("--numbered", help="One file as MagiCapture's and cloneofsimo's own code reads it.")
+    ] = False,
 ) -> None:
     """Write a stock LoRA and embedding that ComfyUI's own nodes, A1111-style tools and diffusers load."""
-    from .artifact import Artifact, export_stock
+    from .artifact import Artifact, export_numbered, export_stock
 
+    if numbered:
+        path = out / f"{name or f'{file.stem}-numbered'}.safetensors"
+        say(str(export_numbered(Artifact.load(file), path, overwrite=overwrite)))
+        return
     for path in export_stock(Artifact.load(file), out, name or f"{file.stem}-stock", overwrite=overwrite):
         say(str(path))
 
@@ -391,8 +398,8 @@ def import_(
         Argument(
             metavar="FILE...",
             help="A LoRA, embeddings, or both: they become one. Or PersonaMagic's mapper-*.pt and "
-            "learned_embeds-*.bin, or MagicTailor's LoRA and token_embedding.pth, or MasterWeaver's "
-            "adapter_*.pt.",
+            "learned_embeds-*.bin, or MagicTailor's LoRA and token_embedding.pth, or MagiCapture's "
+            "final_lora.safetensors, or MasterWeaver's adapter_*.pt.",
         ),
     ],
     output: Annotated[
