@@ -5,10 +5,11 @@ from comfy_api.latest import ComfyExtension, io
 from .concept import LikenessConcept, LikenessConceptFolder
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .masks import LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
-from .miniature import LikenessMiniature
+from .miniature import LikenessMiniature, LikenessMiniatureStyle
 from .staged import LikenessStagedPrompt
 from .train import (
     LikenessTrainDreamBoothLora,
+    LikenessTrainMagiCapture,
     LikenessTrainMagicTailor,
     LikenessTrainPersonaMagic,
     LikenessTrainTextualInversion,
@@ -16,6 +17,7 @@ from .train import (
 
 NODES: list[type[io.ComfyNode]] = [
     LikenessMiniature,
+    LikenessMiniatureStyle,
     LikenessSegmentText,
     LikenessParseFace,
     LikenessDetectFaces,
@@ -25,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessTrainDreamBoothLora,
     LikenessTrainPersonaMagic,
     LikenessTrainMagicTailor,
+    LikenessTrainMagiCapture,
     LikenessApply,
     LikenessStagedPrompt,
     LikenessSave,

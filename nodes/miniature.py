@@ -4,6 +4,8 @@ from comfy_api.latest import io
 
 from .types import CATEGORY
 
+STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES, which is too heavy for the start
+
 
 class LikenessMiniature(io.ComfyNode):
     """MODEL, CLIP and VAE of the Miniature, and a few pictures of one made-up person."""
@@ -51,3 +53,42 @@ class LikenessMiniature(io.ComfyNode):
 
         model, clip, vae = miniature.build_miniature()
         return io.NodeOutput(model, clip, vae, *miniature.miniature_person(person, pictures))
+
+
+class LikenessMiniatureStyle(io.ComfyNode):
+    """Pictures of one style in the Miniature's world, for methods that learn a person and a style."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessMiniatureStyle",
+            display_name="Load the Miniature's Style Pictures",
+            category=CATEGORY,
+            description="A few made-up strangers, all drawn in one style, with masks that leave their heads "
+            "out. To try Learn a Person in a Style without pictures of your own.",
+            inputs=[
+                io.Combo.Input(
+                    "style", options=list(STYLES), display_name="style", default="watercolor",
+                    tooltip="Which of the world's styles the pictures show. Change it to see another one "
+                    "learned.",
+                ),
+                io.Int.Input(
+                    "pictures", display_name="pictures", default=5, min=1, max=16, step=1,
+                    tooltip="How many pictures to give. Fewer make it harder to tell the style from what is "
+                    "on them.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="pictures", tooltip="Strangers in that style, 128 x 128."),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="White everywhere but on the heads: that is where the style is learned.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, style: str, pictures: int) -> io.NodeOutput:
+        from ..engine.comfy_bridge.miniature import miniature_style
+
+        return io.NodeOutput(*miniature_style(style, pictures))

@@ -9,6 +9,8 @@ from .learning import AS_PRESET, SWITCH, learn, learning_rate, rank, touched, tr
 from .types import Concept
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
+INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
+IDENTITIES = ("auto", "features", "none", "auraface", "antelopev2", "buffalo_l")
 FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
 
@@ -171,3 +173,63 @@ class LikenessTrainMagicTailor(io.ComfyNode):
         joint = f"a photo of {concept.token} with {' and '.join(spec.token for spec in concepts[1:])}"
         run["preview_prompt"] = run["preview_prompt"] or joint
         return learn(cls, "magictailor", (model, clip, vae), concepts, preset, chosen, run)
+
+
+class LikenessTrainMagiCapture(io.ComfyNode):
+    """MagiCapture: a person and a style from two sets of pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        own = (
+            Concept.Input(
+                "style",
+                tooltip="Pictures that show the style, from Describe a Concept: role style, placeholder <v1>, "
+                "masks white everywhere but on the faces (or none, then faces are found).",
+            ),
+            io.Combo.Input(
+                "identity", options=list(IDENTITIES), display_name="judged by", default="auto",
+                tooltip="Who says how alike the faces are: auto takes the Miniature's own recogniser, or "
+                "AuraFace from models/insightface. Choose features for pets and things, none to learn "
+                "without.",
+            ),
+            io.Float.Input(
+                "identity_weight", display_name="identity weight", default=0.0, min=0.0, max=10.0, step=0.05,
+                tooltip="How much alike faces count; 0 leaves it to the preset. Raise it when the style is "
+                "there and the person is not, lower it when faces look pasted in.",
+            ),
+            io.Combo.Input(
+                "composed", options=[AS_PRESET, *SWITCH], display_name="learn them together",
+                default=AS_PRESET,
+                tooltip="Practise prompts with both words on the style's pictures. Say no to see what it is "
+                "good for.",
+            ),
+            learning_rate("the LoRA", " or pictures turn garish", name="unet_learning_rate"),
+            rank(),
+        )  # fmt: skip
+        return io.Schema(
+            node_id="LikenessTrainMagiCapture",
+            display_name="Learn a Person in a Style (MagiCapture)",
+            description="Learns a person from one set of pictures and a style from another, and to join them: "
+            "write <v0> for the person, <v1> for the style. Two phases: first the words alone, then a LoRA "
+            "with them.",
+            **training(["default", "paper", "reference", "miniature"], *own, without=("masked",)),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, concept: ConceptSpec, style: ConceptSpec, preset: str, steps: int,
+        identity: str, identity_weight: float, composed: str, unet_learning_rate: float, rank: int,
+        **run: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        inversion = round(steps * INVERSION_SHARE)
+        chosen = touched(
+            inversion_steps=inversion,
+            tuning_steps=steps - inversion,
+            identity_weight=identity_weight,
+            composed=composed,
+            unet_learning_rate=unet_learning_rate,
+            rank=rank,
+        )
+        chosen["identity"] = identity
+        run["preview_prompt"] = run["preview_prompt"] or f"a {style.token} of {concept.token}"
+        return learn(cls, "magicapture", (model, clip, vae), (concept, style), preset, chosen, run)

@@ -17,6 +17,7 @@ import torch
 
 from ..miniature import model as miniature
 from ..miniature import world
+from ..miniature.styles import style_pictures
 from .pictures import image_of
 
 PERSON_PARTS = (*world.FACE_PARTS, "hair", "ear")  # what makes a person: neither clothes nor hats nor scenes
@@ -161,3 +162,10 @@ def miniature_person(number: int, count: int) -> tuple[torch.Tensor, torch.Tenso
     masks = np.stack([portrait.mask(PERSON_PARTS) for portrait in portraits])
     word = world.class_word(world.sample_identity(seed))
     return image_of([portrait.pixels for portrait in portraits]), torch.from_numpy(masks), word
+
+
+def miniature_style(style: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (B, S, S, 3) of strangers in a style, and masks (B, S, S) of all but their heads."""
+    portraits = style_pictures(style, count, miniature.vae_config()["sample_size"])
+    masks = np.stack([1 - portrait.mask(PERSON_PARTS) for portrait in portraits])
+    return image_of([portrait.pixels for portrait in portraits]), torch.from_numpy(masks)
