@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 EXPERIMENTS = {  # name, file, class; a new experiment is a line here
     "baselines": ("baselines", "Baselines"),
+    "broken": ("broken", "Broken"),
     "personamagic": ("personamagic", "PersonaMagic"),
     "magictailor": ("magictailor", "MagicTailor"),
 }

@@ -5,17 +5,22 @@ from .bench import Arm, Bench, Claim, Metrics
 PAPER = "arXiv 2208.01618, 2208.12242, 2212.04488"  # Textual Inversion, DreamBooth, Custom Diffusion
 
 
+# equal budgets (bench.BUDGET): 300 steps of 4 pictures; 200 steps of 4 and 2 of the class
+INVERSION = Arm(name="textual-inversion", method="textual-inversion", settings={"steps": 300})
+DREAMBOOTH = Arm(name="dreambooth-lora", method="dreambooth-lora", settings={"steps": 200})
+CUSTOM = Arm(name="custom-diffusion", method="custom-diffusion", settings={"steps": 200})
+
+
 class Baselines:
     """One person learned from four pictures, by each baseline with the same number of U-Net passes."""
 
     name = "baselines"
     paper = PAPER
-    # equal budgets (bench.BUDGET): 300 steps of 4 pictures; 200 steps of 4 and 2 of the class
     arms = (
         Arm(name="base"),
-        Arm(name="textual-inversion", method="textual-inversion", settings={"steps": 300}),
-        Arm(name="dreambooth-lora", method="dreambooth-lora", settings={"steps": 200}),
-        Arm(name="custom-diffusion", method="custom-diffusion", settings={"steps": 200}),
+        INVERSION,
+        DREAMBOOTH,
+        CUSTOM,
         Arm(
             name="dreambooth-lora, whole pictures",
             method="dreambooth-lora",
