@@ -621,6 +621,7 @@ class MasterWeaverSettings:
     identity_weight: float = 0.6  # of reconstruction in the first stage
     reconstruction_weight: float = 0.8  # of reconstruction in the second stage
     background_weight: float = 1.0  # of looking alike outside the face under a mixed identity; 0: without
+    background_every: int = 1  # steps from one such comparison to the next; it costs half a step
     mixing: str = "roll"  # with whom an identity is mixed: roll, or flip (reference)
     editing_weight: float = 0.02  # of the editing-direction loss; 0: without
     editing_every: int = 2  # steps from one editing loss to the next
@@ -640,7 +641,8 @@ class MasterWeaverSettings:
         at_least(self, 0, "identity_steps", "editing_steps", "identity_learning_rate", "warmup_steps",
                  "editing_learning_rate", "weight_decay", "workers", "latent_cache", "identity_weight",
                  "reconstruction_weight", "background_weight", "editing_weight")  # fmt: skip
-        at_least(self, 1, "batch_size", "gradient_accumulation", "queries", "depth", "slots", "editing_every")
+        at_least(self, 1, "batch_size", "gradient_accumulation", "queries", "depth", "slots", "editing_every",
+                 "background_every")  # fmt: skip
         above_zero(self, "max_grad_norm")
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("mixing", self.mixing, ("roll", "flip"))
@@ -672,7 +674,7 @@ class MasterWeaverSettings:
             "miniature": {"identity_steps": 2000, "editing_steps": 600, "identity_learning_rate": 1e-3,
                           "editing_learning_rate": 2e-4, "editing_attention": True, "schedule": "cosine",
                           "warmup_steps": 50, "batch_size": 8, "gradient_accumulation": 1,
-                          "ema_decay": 0.995, "workers": 0, "latent_cache": 20_000,
+                          "ema_decay": 0.995, "workers": 0, "latent_cache": 20_000, "background_every": 2,
                           "subjects": ("man", "woman"), "edit_templates": MINIATURE_EDIT_TEMPLATES,
                           "edits": MINIATURE_EDITS},
         }  # fmt: skip
@@ -721,10 +723,12 @@ class Job:
     resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
     precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
     device: str = "auto"  # a GPU where there is one
+    memory: float | None = None  # GB that the run may use; None: what is free
     checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
     preview_every: int = 0  # steps; 0: no previews
     preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
     resume: bool = False  # go on from the checkpoint beside the output, if there is one
+    processes: int | None = None  # that must train together, so that none is missing unseen; None: any
     cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
 
     def __post_init__(self) -> None:
@@ -748,6 +752,7 @@ class Job:
         one_of("device", self.device, DEVICES)
         at_least(self, 0, "seed", "checkpoint_every", "preview_every")
         at_least(self, 8, "resolution")
+        above_zero(self, "memory")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, numbers and strings; `Job.from_json` takes it back."""

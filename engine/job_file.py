@@ -60,7 +60,8 @@ def build_job(
     if isinstance(plain.get("base"), str):
         plain["base"] = vars(BaseSpec.parse(plain["base"]))
     plain["concepts"] = _concepts(plain.get("concepts"))
-    if not plain["concepts"]:
+    known = {**(plain.get("settings") or {}), **settings}
+    if not plain["concepts"] and not known.get("shards"):
         raise LikenessError("nothing to learn from; give a folder that holds the pictures")
     if not plain.get("output"):
         raise LikenessError("no place to write to; give --output NAME.safetensors")

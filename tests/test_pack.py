@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.miniature": MIDDLE,
     "engine.miniature.make": MIDDLE | {"engine.evaluation"},  # the maker prints the scores of what it made
     "engine.training": MIDDLE,
+    "engine.training.launch": MIDDLE | {"engine.training", "engine.job_file"},  # also a program
     "engine.inference": MIDDLE,
     "engine.comfy_bridge": MIDDLE | {"engine.inference"},
     "engine.evaluation": ALL_BUT_COMFY,

@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,12 @@ def jpeg(pixels: NDArray[np.uint8]) -> bytes:
 # --------------------------------------------------------------------------------------------- writing
 
 
-def write_shards(folder: str | Path, samples: Iterable[ShardSample], each: int = 512) -> list[Path]:
+def write_shards(
+    folder: str | Path,
+    samples: Iterable[ShardSample],
+    each: int = 512,
+    on_sample: Callable[[int], None] = lambda done: None,
+) -> list[Path]:
     """Writes `each` samples a tar, each tar whole or not at all, and the index last."""
     from webdataset import TarWriter
 
@@ -158,24 +164,19 @@ def write_shards(folder: str | Path, samples: Iterable[ShardSample], each: int =
     if (target / INDEX).exists():
         raise LikenessError(f"{target} holds shards already; choose another folder or remove them")
     counts: dict[str, int] = {}
-    waiting, more = iter(samples), True
-    while more:
-        path, count = target / f"shard-{len(counts):06d}.tar", 0
-        first = next(waiting, None)
+    waiting, done = iter(samples), 0
+    while True:
+        several = islice(waiting, each)
+        first = next(several, None)
         if first is None:
             break
-        with write_atomically(path) as temporary, open(temporary, "wb") as stream:
-            writer = TarWriter(stream, encoder=True)
-            writer.write(encoded(first))
-            for count in range(2, each + 1):
-                sample = next(waiting, None)
-                more = sample is not None
-                if sample is None:
-                    count -= 1
-                    break
+        path, count = target / f"shard-{len(counts):06d}.tar", 0
+        with write_atomically(path) as temporary, TarWriter(str(temporary)) as writer:
+            for sample in chain([first], several):
                 writer.write(encoded(sample))
-            writer.close()
-        counts[path.name] = max(count, 1)
+                count, done = count + 1, done + 1
+                on_sample(done)
+        counts[path.name] = count
     if not counts:
         raise LikenessError(f"there is nothing to write to {target}; give pictures with faces in them")
     _write_index(target, counts)

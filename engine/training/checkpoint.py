@@ -20,7 +20,10 @@ from ..errors import LikenessError
 from ..files import make_folder, write_atomically
 
 STATE = "state.safetensors"
-IRRELEVANT = ("output", "resume", "checkpoint_every", "preview_every", "preview_prompt", "cache", "device")
+IRRELEVANT = (
+    "output", "resume", "checkpoint_every", "preview_every", "preview_prompt", "cache", "device", "processes",
+    "memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,15 @@
-"""From a job to an artifact: the one door to training, for the command line, nodes and tests alike."""
+"""From a job to an artifact: the one door to training, for the command line, nodes and tests alike.
 
+As a program it trains what a job file says, on as many processes as start it:
+
+    accelerate launch -m likeness_portraits.engine.training.launch JOB.yaml [--resume] [--processes N]
+"""
+
+import argparse
 import copy
 import logging
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +27,7 @@ from .checkpoint import Checkpoints
 from .host import hosted
 from .methods import method_class
 from .methods.base import Method
-from .observer import Observer, Progress, Silent, Stopped
+from .observer import Logged, Observer, Progress, Silent, Stopped
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -86,12 +94,52 @@ def _accelerator(job: Job) -> Accelerator:
     # a step in which a caption leaves a token out must not hang the other processes
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     try:
-        return Accelerator(mixed_precision=precision, cpu=job.device == "cpu", kwargs_handlers=[ddp])
+        accelerator = Accelerator(mixed_precision=precision, cpu=job.device == "cpu", kwargs_handlers=[ddp])
     except ValueError as error:
         AcceleratorState._reset_state(reset_partial_state=True)
         raise LikenessError(f"this machine cannot train in {job.precision} ({error}); use fp32") from error
+    started, wanted = int(os.environ.get("WORLD_SIZE", "1")), job.processes
+    running = accelerator.num_processes
+    if running != started or wanted not in (None, running):
+        # accelerate launch --cpu --num_processes 2 has been seen to run a single process and say nothing
+        raise LikenessError(
+            f"{running} of {wanted or started} processes train together; start them with torchrun, or mend "
+            "what `accelerate config` wrote"
+        )
+    return accelerator
 
 
 def _forget(accelerator: Accelerator) -> None:
     """Accelerate keeps its settings for the whole process; the next job may want others."""
     AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains what a job file says; returns the exit status, 2 for a mistake that the user can mend."""
+    from ..job_file import build_job, check_job, read_yaml
+
+    parser = argparse.ArgumentParser(prog="launch", description="Train what a job file says.")
+    parser.add_argument("job", help="YAML or JSON, as `likeness train METHOD --print-config` writes it")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside the output")
+    parser.add_argument("--processes", type=int, help="refuse to run on another number of processes")
+    told = parser.parse_args(arguments)
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(asctime)s %(message)s")
+    try:
+        config = read_yaml(told.job)
+        options: dict[str, object] = {"resume": True} if told.resume else {}
+        options |= {"processes": told.processes} if told.processes else {}
+        job = build_job(str(config.get("method")), config, options, {})
+        check_job(job)
+        log.info("%s", train(job, Logged()))
+        return 0
+    except LikenessError as error:
+        log.error("%s", error)
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

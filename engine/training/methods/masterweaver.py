@@ -311,22 +311,28 @@ class MasterWeaver(Method):
         with torch.no_grad():
             context = self.base.encode_text(batch.prompts)
         editing = progress.phase == EDITING
-        losses, tokens = self.denoising_losses(
-            batch, self.latents(batch), self.tokens(self.encoder, features, rows), context, editing
-        )
+        latents, tokens = self.latents(batch), self.tokens(self.encoder, features, rows)
+        compared = progress.phase_step % self.settings.background_every == 0
+        losses = self.denoising_losses(batch, latents, tokens, context, editing, compared)
         if (
             editing
             and self.settings.editing_weight
             and progress.phase_step % self.settings.editing_every == 0
         ):
             texts = self._known_texts(batch.plain_prompts), self._known_texts(batch.edit_prompts)
-            losses["editing_direction"] = self.editing_loss(batch, self.latents(batch), tokens, *texts)
+            losses["editing_direction"] = self.editing_loss(batch, latents, tokens, *texts)
         return losses
 
     def denoising_losses(
-        self, batch: AdapterBatch, latents: Tensor, tokens: Tensor, context: Tensor, editing: bool = False
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Both losses of the first stage for ID tokens (B, n, D) and text (B, T, D); the tokens again."""
+        self,
+        batch: AdapterBatch,
+        latents: Tensor,
+        tokens: Tensor,
+        context: Tensor,
+        editing: bool = False,
+        compared: bool = True,  # with a mixed identity
+    ) -> dict[str, Tensor]:
+        """Both losses of the first stage for ID tokens (B, n, D) and text states (B, T, D)."""
         chosen = self.settings
         noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
         with self._hooks.reading(Person(self.attention(tokens))):
@@ -334,12 +340,12 @@ class MasterWeaver(Method):
         wanted = self.base.target(latents, batch.noise, batch.timesteps)
         weight = chosen.reconstruction_weight if editing else chosen.identity_weight
         losses = {"diffusion": weight * squared_error(prediction, wanted).mean()}
-        if chosen.background_weight:
+        if chosen.background_weight and compared:
             mixed = self._predict_mixed(batch, noisy, tokens.detach(), context)
             faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
             outside = background_difference(prediction, mixed, faces).mean()
             losses["background"] = chosen.background_weight * outside
-        return losses, tokens
+        return losses
 
     @torch.no_grad()
     def _predict_mixed(self, batch: AdapterBatch, noisy: Tensor, tokens: Tensor, context: Tensor) -> Tensor:

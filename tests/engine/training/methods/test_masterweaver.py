@@ -183,7 +183,7 @@ def test_the_first_stages_trace_is_the_references(tmp_path):
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch, latents, features, text = step_of(case, number)
-        losses, _ = learner.denoising_losses(batch, latents, learner.encoder.slots(features), text)
+        losses = learner.denoising_losses(batch, latents, learner.encoder.slots(features), text)
         torch.testing.assert_close(
             losses["diffusion"], case[f"out.step{number}.denoising"], rtol=2e-4, atol=0
         )
@@ -214,9 +214,8 @@ def test_the_second_stages_trace_is_the_references(tmp_path):
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch, latents, features, text = step_of(case, number)
-        losses, tokens = learner.denoising_losses(
-            batch, latents, learner.encoder.slots(features), text, editing=True
-        )
+        tokens = learner.encoder.slots(features)
+        losses = learner.denoising_losses(batch, latents, tokens, text, editing=True)
         if number % 2 == 0:
             texts = case[f"in.step{number}.text_rec"], case[f"in.step{number}.text_edit"]
             losses["editing"] = learner.editing_loss(batch, latents, tokens, *texts)
