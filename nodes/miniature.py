@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .types import CATEGORY
 
-STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES, which is too heavy for the start
+STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES; that file is heavy
 
 
 class LikenessMiniature(io.ComfyNode):

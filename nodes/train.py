@@ -183,8 +183,8 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         own = (
             Concept.Input(
                 "style",
-                tooltip="Pictures that show the style, from Describe a Concept: role style, placeholder <v1>, "
-                "masks white everywhere but on the faces (or none, then faces are found).",
+                tooltip="Pictures that show the style, from Describe a Concept: role style, placeholder "
+                "<v1>, masks white everywhere but on the faces (or none, then faces are found).",
             ),
             io.Combo.Input(
                 "identity", options=list(IDENTITIES), display_name="judged by", default="auto",
@@ -209,9 +209,9 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         return io.Schema(
             node_id="LikenessTrainMagiCapture",
             display_name="Learn a Person in a Style (MagiCapture)",
-            description="Learns a person from one set of pictures and a style from another, and to join them: "
-            "write <v0> for the person, <v1> for the style. Two phases: first the words alone, then a LoRA "
-            "with them.",
+            description="Learns a person from one set of pictures and a style from another, and to join "
+            "them: write <v0> for the person, <v1> for the style. First the words alone are learned, then a "
+            "LoRA with them.",
             **training(["default", "paper", "reference", "miniature"], *own, without=("masked",)),
         )
 
