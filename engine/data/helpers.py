@@ -71,6 +71,12 @@ BISENET = Helper(
     source="https://github.com/zllrunning/face-parsing.PyTorch",
     licence="code MIT, trained on CelebAMask-HQ, which is for non-commercial research",
 )
+CLIP = Helper(
+    folder="clip",
+    needs=(("config.json",), WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),
+    source="https://huggingface.co/openai/clip-vit-base-patch32",
+    licence="MIT",
+)
 DINOV2 = Helper(
     folder="dinov2",
     needs=(("config.json",), WEIGHTS),

@@ -51,6 +51,30 @@ def all_shots(subject: str, seeds: Sequence[int]) -> list[Shot]:
     return [Shot(prompt=prompt, asked=asked, seed=seed) for seed in seeds for prompt, asked in prompts]
 
 
+def asked_in(prompt: str) -> dict[str, str]:
+    """The context attributes that a prompt in the Miniature's words names: scene, style, hat, clothes …"""
+    text, asked = f" {prompt.lower()} ", {}
+    for name, phrases in _PHRASES.items():
+        for value, phrase in phrases:
+            if f" {phrase}" in text.replace(",", " ,"):
+                asked.setdefault(name, value)
+    for colour in world.CLOTHES_COLOURS:
+        for clothes in world.ATTRIBUTES["clothes"]:
+            if f" {colour} {clothes}" in text:
+                asked |= {"clothes": clothes, "clothes_colour": colour}
+    return asked
+
+
+_PHRASES: dict[str, list[tuple[str, str]]] = {
+    "style": [(value, phrase.removeprefix("a ")) for value, phrases in world.STYLE_WORDS.items()
+              for phrase in phrases],
+    "scene": list(world.SCENE_WORDS.items()),
+    "hat": list(world.HAT_WORDS.items()),
+    "glasses": sorted(world.GLASSES_WORDS.items(), key=lambda entry: -len(entry[1])),
+    "expression": [(value, value) for value in world.ATTRIBUTES["expression"] if value != "neutral"],
+}  # fmt: skip
+
+
 def draw(
     base: "BaseModel",
     shots: Sequence[Shot],

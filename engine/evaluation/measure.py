@@ -1,0 +1,157 @@
+"""Measures pictures of a learned person against reference pictures, and says in plain words what it means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import LikenessError
+from .backends import FaceJudge, LookJudge, MiniatureJudge, Pictures, TextJudge
+from .metrics import nearest_correlation, similarity_to_references, unit
+
+CAVEAT = (
+    "A picture that copies the pose, light or expression of a reference scores higher than the same face "
+    "drawn anew. Read identity beside the prompt score and the nearest reference, over varied prompts."
+)
+COPY = 0.9  # correlation of pixels from which a picture is called a copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """One number per picture (N,); NaN where there was no face. None where nobody could judge."""
+
+    judge: str
+    identity: np.ndarray
+    detected: np.ndarray  # bool
+    own: float | None  # what the references score against each other, each left out once
+    strangers: float | None  # what pictures of other people score
+    memorisation: np.ndarray  # pixel correlation with the nearest reference
+    text: np.ndarray | None = None
+    text_judge: str = ""
+    look: dict[str, np.ndarray] | None = None  # by judge: cosine to the references as whole pictures
+
+    @property
+    def mean_identity(self) -> float:
+        """Over the pictures in which a face was found; 0 where there is none."""
+        return float(np.nanmean(self.identity)) if self.detected.any() else 0.0
+
+    @property
+    def mean_text(self) -> float:
+        return 0.0 if self.text is None else float(self.text.mean())
+
+    @property
+    def on_the_scale(self) -> float | None:
+        """Where identity lies between strangers (0) and the person's own pictures (1)."""
+        if self.own is None or self.strangers is None or self.own <= self.strangers:
+            return None
+        return (self.mean_identity - self.strangers) / (self.own - self.strangers)
+
+
+def measure(
+    pictures: Pictures,
+    references: Pictures,
+    faces: FaceJudge,
+    *,
+    prompts: Sequence[str] = (),
+    text: TextJudge | None = None,
+    looks: Sequence[LookJudge] = (),
+    strangers: Pictures = (),
+) -> Measures:
+    """Scores of pictures; `prompts` one per picture with the class word in them, or none.
+
+    `strangers`: pictures of other people of the kind, to see what chance looks like.
+    """
+    if prompts and len(prompts) != len(pictures):
+        raise LikenessError(
+            f"{len(prompts)} prompts for {len(pictures)} pictures; give one for each, or none"
+        )
+    known, there = faces.faces(references)
+    if not there.any():
+        raise LikenessError(
+            f"no face was found in any of the {len(references)} reference pictures; crop closer, turn them "
+            "upright, or choose another judge"
+        )
+    known = known[there]
+    vectors, detected = faces.faces(pictures)
+    identity = np.full(len(vectors), np.nan)
+    if detected.any():
+        identity[detected] = similarity_to_references(vectors[detected], known)
+    if not strangers and isinstance(faces, MiniatureJudge):
+        strangers = faces.strangers()
+    can_read = text is not None and bool(prompts)
+    return Measures(
+        judge=faces.name,
+        identity=identity,
+        detected=detected,
+        own=_own(known),
+        strangers=_strangers(faces, strangers, known),
+        memorisation=nearest_correlation(pictures, references),
+        text=text.text(pictures, prompts) if text is not None and can_read else None,
+        text_judge=text.name if text is not None and can_read else "",
+        look={judge.name: _look(judge, pictures, references) for judge in looks} or None,
+    )
+
+
+def in_words(found: Measures) -> str:
+    """What the scores say, a line each, with the caveat at the end."""
+    return "\n".join([*_identity_in_words(found), *_rest_in_words(found), CAVEAT])
+
+
+def _identity_in_words(found: Measures) -> list[str]:
+    count, seen = len(found.detected), int(found.detected.sum())
+    lines = [f"A face was found in {seen} of {count} pictures (judge: {found.judge})."]
+    if not seen:
+        return [*lines, "Identity cannot be told."]
+    low, high = np.nanmin(found.identity), np.nanmax(found.identity)
+    line = f"Identity {found.mean_identity:.2f} on average, {low:.2f} to {high:.2f}"
+    if found.own is not None:
+        line += f"; the person's own pictures reach {found.own:.2f} among each other"
+    if found.strangers is not None:
+        line += f", strangers {found.strangers:.2f}"
+    scale = found.on_the_scale
+    return [*lines, f"{line}." if scale is None else f"{line}: {_verdict(scale)}"]
+
+
+def _verdict(scale: float) -> str:
+    words = [(0.85, "the same person"), (0.6, "clearly like them"), (0.3, "a resemblance")]
+    word = next((word for least, word in words if scale >= least), "hardly them")
+    return f"{scale:.0%} of the way from a stranger to the person, {word}."
+
+
+def _rest_in_words(found: Measures) -> list[str]:
+    lines = []
+    if found.text is not None:
+        what = (
+            f"Of what the prompts ask for, {found.mean_text:.0%} is seen"
+            if found.text_judge == MiniatureJudge.name
+            else f"Picture and prompt agree at {found.mean_text:.3f} ({found.text_judge} cosine; compare "
+            "runs, not absolute numbers)"
+        )
+        lines.append(f"{what}; worst is picture {int(found.text.argmin()) + 1} with {found.text.min():.2f}.")
+    for name, values in (found.look or {}).items():
+        lines.append(f"As whole pictures they are {values.mean():.2f} like the references ({name}).")
+    copies = [str(number + 1) for number in np.flatnonzero(found.memorisation >= COPY)]
+    if copies:
+        lines.append(f"Picture {', '.join(copies)} looks like a copy of a reference.")
+    return lines
+
+
+def _own(known: np.ndarray) -> float | None:
+    """Mean cosine of each reference to the others' mean direction: what the same person scores at best."""
+    if len(known) < 2:
+        return None
+    rest = [np.delete(known, number, axis=0) for number in range(len(known))]
+    each = [similarity_to_references(known[[n]], others)[0] for n, others in enumerate(rest)]
+    return float(np.mean(each))
+
+
+def _strangers(faces: FaceJudge, strangers: Pictures, known: np.ndarray) -> float | None:
+    if not len(strangers):
+        return None
+    vectors, found = faces.faces(strangers)
+    return float(similarity_to_references(vectors[found], known).mean()) if found.any() else None
+
+
+def _look(judge: LookJudge, pictures: Pictures, references: Pictures) -> np.ndarray:
+    """Mean cosine (N,) of each picture to every reference, as CLIP-I and DINO are usually given."""
+    return (unit(judge.look(pictures)) @ unit(judge.look(references)).T).mean(1)
