@@ -11,6 +11,7 @@ EXPERIMENTS = {  # name, file, class; a new experiment is a line here
     "broken": ("broken", "Broken"),
     "personamagic": ("personamagic", "PersonaMagic"),
     "magictailor": ("magictailor", "MagicTailor"),
+    "magicapture": ("magicapture", "MagiCapture"),
 }
 
 
