@@ -1,0 +1,65 @@
+"""What each process of a distributed adapter run does: `torchrun adapter_processes.py TASK JOB.json [STEP]`.
+
+`gradients` writes what DDP makes of one batch's gradients in each stage; `train` trains, and its last process
+dies without a word after STEP steps, where one is given.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from likeness_portraits.engine.config import Job
+from likeness_portraits.engine.training.launch import train
+from likeness_portraits.engine.training.methods.masterweaver import MasterWeaver
+from likeness_portraits.engine.training.observer import Progress
+from likeness_portraits.engine.training.optimiser import adamw
+from likeness_portraits.tests.engine.tiny import tiny_base
+
+
+def gradients(job: Job) -> None:
+    torch.manual_seed(job.seed)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == int(os.environ["WORLD_SIZE"])
+    learner = MasterWeaver(job, tiny_base(), [])
+    found = {}
+    for phase in learner.phases():
+        learner.begin_phase(phase)
+        model, _ = accelerator.prepare(learner, adamw(learner.parameter_groups(), phase))
+        batch = learner.share(phase, 3, accelerator.process_index, accelerator.num_processes)
+        progress = Progress(phase=phase.name, phase_step=0, phase_steps=2, step=0, total=4)
+        accelerator.backward(torch.stack(list(model(batch, progress).values())).sum())
+        for name, weight in learner.named_parameters():
+            if weight.grad is not None:
+                found[f"{phase.name}.{name}"] = weight.grad.clone()
+        learner.zero_grad()
+    learner.close()
+    if accelerator.is_main_process:
+        save_file(found, job.output)
+
+
+def dying_at(step: int) -> None:
+    """From now on the last process ends itself there, as a crash would."""
+    before = MasterWeaver.after_step
+
+    def after_step(self: MasterWeaver, progress: Progress) -> None:
+        before(self, progress)
+        if progress.step == step and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
+            os._exit(9)
+
+    MasterWeaver.after_step = after_step
+
+
+if __name__ == "__main__":
+    asked = Job.from_json(json.loads(Path(sys.argv[2]).read_text()))
+    if sys.argv[1] == "gradients":
+        gradients(asked)
+    else:
+        if len(sys.argv) > 3:
+            dying_at(int(sys.argv[3]))
+        train(asked, base=tiny_base())
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,84 @@
+"""Adapter training on several processes: gradients are averaged, and a run that lost one goes on exactly."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.config import Job
+from likeness_portraits.engine.data.shard_sources import rendered
+from likeness_portraits.engine.data.shards import write_shards
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training.launch import main, train
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job
+
+
+@pytest.fixture
+def run(tmp_path, package_parent):
+    """Starts a task on so many processes: `run(2, "train", job, *arguments)`."""
+
+    def start(processes: int, task: str, job: Job, *arguments: object) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps(job.to_dict()))
+        environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+        script = Path(__file__).with_name("adapter_processes.py")
+        return subprocess.run(
+            [*launcher, str(processes), script, task, path, *map(str, arguments)],
+            env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_shards(tmp_path / "shards", rendered(range(12), each=1, twins=1, size=64), each=3)
+    return tmp_path / "shards"
+
+
+def job_on(shards: Path, name: str, **changes) -> Job:
+    settings = {"shards": str(shards), "batch_size": 4, "workers": 1}
+    return tiny_job("masterweaver", shards.parent, name, concepts=[], settings=settings, **changes)
+
+
+def test_two_processes_with_two_pictures_have_the_gradients_of_one_with_four(run, shards):
+    for processes in (1, 2):
+        done = run(processes, "gradients", job_on(shards, f"by{processes}"))
+        assert done.returncode == 0, done.stderr[-3000:]
+    alone, together = (load_file(shards.parent / f"by{processes}.safetensors") for processes in (1, 2))
+    assert alone.keys() == together.keys()
+    assert {name.split(".")[0] for name in alone} == {"identity", "editing"}
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_process_goes_on_exactly(run, shards):
+    assert run(2, "train", job_on(shards, "whole", checkpoint_every=2)).returncode == 0
+    assert run(2, "train", job_on(shards, "lost", checkpoint_every=2), 3).returncode != 0
+    assert not (shards.parent / "lost.safetensors").exists()
+    done = run(2, "train", job_on(shards, "lost", checkpoint_every=2, resume=True))
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, after = (Artifact.load(shards.parent / f"{name}.safetensors") for name in ("whole", "lost"))
+    assert all(torch.equal(whole.tensors[name], after.tensors[name]) for name in whole.tensors)
+
+
+def test_another_number_of_processes_than_the_job_says_is_refused(shards):
+    with pytest.raises(LikenessError, match="1 of 2 processes"):
+        train(job_on(shards, "two", processes=2), base=tiny_base())
+
+
+def test_the_launcher_is_a_program_with_an_exit_status(tmp_path, shards, caplog):
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"method: masterweaver\noutput: {tmp_path}/a.safetensors\nsettings: {{shards: {shards}}}\n"
+    )
+    assert main([str(job), "--processes", "3"]) == 2
+    assert "1 of 3 processes" in caplog.text
+    assert main([str(tmp_path / "none.yaml")]) == 2
