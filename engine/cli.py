@@ -257,6 +257,19 @@ def generate(
     ] = None,
     faces: Annotated[str, Option(help="For photographs: auraface, antelopev2 or buffalo_l.")] = "auraface",
     models: Annotated[Path | None, Option(help="For photographs: ComfyUI's models/likeness.")] = None,
+    refocus: Annotated[
+        list[str] | None,
+        Option(
+            help="Keep a word in a region: <v0>=left, right, a box 0,0,0.5,1, mask.png, attention or face; "
+            "then ;mode=soft;scope=word;strength=0.8 …; repeat."
+        ),
+    ] = None,
+    refocus_restart: Annotated[
+        bool, Option(help="Draw again from the first step once regions are found.")
+    ] = True,
+    attention_maps: Annotated[
+        Path | None, Option(help="Folder for pictures of where the refocused words looked.")
+    ] = None,
 ) -> int:
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
     artifacts = [_with_strength(text) for text in concept or []]
@@ -269,6 +282,7 @@ def generate(
     wanted = [(prompt, seed + number) for prompt in prompts for number in range(count)]
     from .inference.generate import generate as draw
     from .inference.id_pictures import Look, people_of
+    from .inference.refocus_options import refocusing_of
     from .training.base_model import load_base
 
     look = Look(
@@ -278,6 +292,7 @@ def generate(
     )  # fmt: skip
     loaded = load_base(BaseSpec.parse(base))
     people = people_of(identity, look) if identity else []
+    refocusing = refocusing_of(refocus or [], loaded, restart=refocus_restart, maps=attention_maps)
 
     with meter("drawing") as show:
         pictures = draw(
@@ -286,6 +301,7 @@ def generate(
             negative=negative,
             artifacts=artifacts,
             people=people,
+            refocus=refocusing,
             steps=steps,
             guidance=guidance,
             seed=[number for _, number in wanted],
@@ -297,6 +313,7 @@ def generate(
         )
     drawn_with = {"negative": negative, "steps": str(steps), "guidance": str(guidance), "base": base}
     drawn_with |= {"sampler": sampler, "schedule": schedule}
+    drawn_with |= {"refocus": " ".join(refocus)} if refocus else {}
     for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
         about = {"prompt": prompt, "seed": str(number), **drawn_with}
         say(str(save_picture(out if single else out / f"{index:03d}-seed{number}.png", pixels, about)))

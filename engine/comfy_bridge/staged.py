@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 KEY = "likeness.staged"  # of our wrapper, and of our entry in transformer_options
 VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) that values are made from
+PLACES = "likeness_places"  # and, by placeholder, where it stands among the entry's text states
 MARK = "likeness-class-word"
 
 
@@ -54,12 +55,15 @@ def staged_prompt(
     pooled = plain["pooled_output"]
     timesteps = sorted({stage.timestep for stage in words.plan.all() if stage.timestep is not None})
     keys, values = _dynamic(clip, text, words, timesteps)
+    stands = places_of(clip, text, words.token, words.mapper.words)
+    word_stands = places_of(clip, text, words.token, _length(clip, words.class_word))
     entries = []
     for (start, end), stage in zip(words.plan.percents(), words.plan.all()):
         about = {"clip_start_percent": start, "clip_end_percent": end, "pooled_output": pooled}
         if stage.timestep is None:
-            entries.append([plain["cond"], about])
+            entries.append([plain["cond"], {**about, PLACES: {words.token: word_stands}}])
             continue
+        about[PLACES] = {words.token: stands}
         number = timesteps.index(stage.timestep)
         if values is not None:
             about[VALUES] = values[number : number + 1]
@@ -136,6 +140,25 @@ def _dynamic(
         return keys, None
     with bypassed(clip, {name: _as_places(found) for name, found in places.items()}):
         return keys, _by_stage(_encode(clip, batch)["cond"], len(timesteps))
+
+
+def places_of(clip: Any, text: str, token: str, count: int) -> tuple[int, ...]:
+    """Where a placeholder stands in the first encoder's text states, if it takes `count` each time."""
+    markers = {}
+    for name, encoder in _encoders(clip).items():
+        width = encoder.transformer.get_input_embeddings().weight.shape[1]
+        markers[name] = torch.randn(count, width, generator=torch.Generator().manual_seed(7))
+    first = next(iter(markers))
+    chunks = with_rows(clip, {token: markers}).tokenize(text)[first.removeprefix("clip_")]
+    starts = [sum(len(chunk) for chunk in chunks[:number]) for number in range(len(chunks))]
+    return tuple(starts[chunk] + position for chunk, position, _ in _marked(chunks, markers[first]))
+
+
+def _length(clip: Any, word: str) -> int:
+    """How many text states a word takes."""
+    (empty, *_), (chunk, *_) = (next(iter(clip.tokenize(spelt).values())) for spelt in ("", word))
+    end = [piece for piece, *_ in empty][1]
+    return [piece for piece, *_ in chunk].index(end) - 1
 
 
 def _by_stage(cond: torch.Tensor, stages: int) -> torch.Tensor:

@@ -94,12 +94,12 @@ def generate(
             )
             model, context = painter(told)
             if refocus is None:
-                latents = paint(with_people(model, len(group)), context)
+                pictures.append(to_bytes(base.decode(paint(with_people(model, len(group)), context))))
             else:
                 focused = refocus.model(base, painter, told, rows, shape[1:], steps, group)
-                drawn = partial(paint, with_people(focused, len(group)), context)
-                latents = refocus.draw(focused, drawn, group)
-            pictures.append(to_bytes(base.decode(latents)))
+                latents = refocus.draw(focused, partial(paint, with_people(focused, len(group)), context))
+                pictures.append(to_bytes(base.decode(latents)))
+                refocus.report(focused, group, pictures[-1])
     return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)
 
 

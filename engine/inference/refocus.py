@@ -26,8 +26,13 @@ FLOOR = 1e-4  # of a word's weight: a row whose words are all masked still has a
 GAIN = 4.0  # the most that "renormalised" multiplies a word's weight with inside a small region
 FEATHER = 1 / 16  # of the picture's shorter side: how far soft edges reach
 CLEAR = 0.5  # what the brightest part of an attention map is multiplied with, to tell region from rest
+SURE = 1.05  # by how much another order of faces must be attended to, before it is preferred
 _JOINT = r"(?:,\s*and|,|and|with|&|beside|next to)"  # what joins two people in a prompt
 RATIO = 0.04  # by how much a mask's shape may differ from the picture's
+
+
+Box = tuple[float, float, float, float]  # left, top, width, height as shares of the picture
+Region = Tensor | Box  # or a mask (B or 1, H, W) in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +40,7 @@ class Focus:
     """Which word belongs where, how strictly, and for how long."""
 
     token: str  # a placeholder such as <v0>, or any words of the prompt
-    region: Tensor | None = None  # (B or 1, H, W) in [0, 1] over the whole picture; None: found while drawing
+    region: Region | None = None  # where, over the whole picture; None: found while drawing
     mode: str = "hard"
     scope: str = "apart"  # onward: what follows the word too, for CLIP is causal; apart: see `log_mask`
     own_prompt: str | None = None  # what a concept kept apart reads; None: see `own_prompt_of`
@@ -47,6 +52,8 @@ class Focus:
     find_by: str = "attention"
 
     def __post_init__(self) -> None:
+        if isinstance(self.region, tuple):
+            check_box(self.region)
         one_of("mode", self.mode, MODES)
         one_of("scope", self.scope, SCOPES)
         one_of("strength schedule", self.schedule, SCHEDULES)
@@ -130,14 +137,19 @@ def absent(token: str, prompt: str) -> LikenessError:
 # ------------------------------------------------------------------------------------------------ regions
 
 
-def box_region(box: Sequence[float], size: tuple[int, int] = (64, 64)) -> Tensor:
-    """(1, H, W): ones in a box of shares (left, top, width, height) of the picture; at its rim parts of 1."""
+def check_box(box: Box) -> None:
+    """Raises for a box that does not lie in the picture."""
     left, top, width, height = box
-    if not (0 <= left < 1 and 0 <= top < 1 and 0 < width <= 1 - left + 1e-6 and 0 < height <= 1 - top + 1e-6):
+    if not (0 <= left < 1 and 0 <= top < 1 and 0 < width <= 1.001 - left and 0 < height <= 1.001 - top):
         raise LikenessError(
             f"the box {left:g}, {top:g}, {width:g}, {height:g} does not lie in the picture; give left, top, "
             "width and height as shares from 0 to 1"
         )
+
+
+def box_region(box: Box, size: tuple[int, int]) -> Tensor:
+    """(1, H, W): ones in a box, parts of 1 at its rim."""
+    left, top, width, height = box
     return (_cover(top, height, size[0])[:, None] * _cover(left, width, size[1])[None])[None]
 
 
@@ -147,8 +159,10 @@ def _cover(start: float, length: float, cells: int) -> Tensor:
     return ((edges[1:].clamp(max=start + length) - edges[:-1].clamp(min=start)) * cells).clamp(0, 1)
 
 
-def fitted(region: Tensor, latents: tuple[int, int], batch: int, token: str) -> Tensor:
-    """The region (1 or B, H, W) over latents (h, w), blank-checked; raises where it cannot belong to them."""
+def fitted(region: Region, latents: tuple[int, int], batch: int, token: str) -> Tensor:
+    """The region over latents (h, w), (1 or B, h, w); raises where it cannot belong to them."""
+    if not isinstance(region, Tensor):
+        return box_region(region, latents)
     height, width = region.shape[-2:]
     if len(region) not in (1, batch):
         raise LikenessError(
@@ -165,9 +179,11 @@ def fitted(region: Tensor, latents: tuple[int, int], batch: int, token: str) -> 
     return F.adaptive_avg_pool2d(region.float()[:, None], latents)[:, 0]
 
 
-def everywhere(region: Tensor | None) -> bool:
+def everywhere(region: Region | None) -> bool:
     """Whether a region covers all of the picture, so that there is nothing to be done."""
-    return region is not None and bool((region >= 1).all())
+    if isinstance(region, Tensor):
+        return bool((region >= 1).all())
+    return region is not None and region == (0, 0, 1, 1)
 
 
 def weights(region: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
@@ -354,21 +370,36 @@ def regions_from_attention(maps: Tensor) -> Tensor:
 def regions_from_picture(masks: Tensor, maps: Tensor) -> Tensor:
     """Regions (B, K, h, w): the pieces of what a parser marked (B, H, W), each given to one of K words.
 
-    As many pieces as there are words, the largest ones, are handed out so that the words' attention in their
-    pieces is largest in all; with fewer pieces than words, attention alone decides within what was marked.
+    As many pieces as there are words, the largest ones, are handed out: from left to right in the words'
+    order, unless their attention is clearly larger in another. With fewer, attention alone decides
+    within what was marked.
     """
     found = []
     for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), maps.shape[-2:])[:, 0], maps):
-        parts = sorted(pieces(mask >= 0.5), key=lambda part: -int(part.sum()))[: len(own)]
+        marked = mask >= CLEAR
+        parts = sorted(pieces(marked), key=lambda part: -int(part.sum()))[: len(own)]
         if len(parts) < len(own):
-            found.append(regions_from_attention(own[None])[0] * (mask >= 0.5) if parts else own * 0)
+            found.append(regions_from_attention(own[None])[0] * marked)
             continue
-        share = own / own.mean((1, 2), keepdim=True).clamp(min=1e-12)
-        best = max(
-            permutations(parts), key=lambda order: float(sum((s * p).sum() for s, p in zip(share, order)))
-        )
-        found.append(torch.stack([part.float() for part in best]))
+        shares = own / own.mean((1, 2), keepdim=True).clamp(min=1e-12)
+        found.append(torch.stack(_handed_out(sorted(parts, key=_across), shares)).float())
     return torch.stack(found)
+
+
+def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:
+    """The parts in the order in which words (K, h, w) attend to them most; as they come if no other is better
+    by SURE."""
+
+    def attended(order: Sequence[Tensor]) -> float:
+        return sum(float((share * part).sum() / part.sum()) for share, part in zip(shares, order))
+
+    best = max(permutations(parts), key=attended)
+    return best if attended(best) > SURE * attended(parts) else parts
+
+
+def _across(part: Tensor) -> float:
+    """How far to the right a part lies, in latent pixels."""
+    return float(part.nonzero()[:, 1].float().mean())
 
 
 def pieces(mask: Tensor) -> list[Tensor]:

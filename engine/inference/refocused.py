@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -281,6 +282,9 @@ Painter = Callable[
     [Sequence[str]], tuple[Denoiser, Tensor]
 ]  # prompts -> what predicts the noise, text states
 
+# which pictures of a run, their maps (B, K, h, w), focuses with their regions, the pictures themselves
+OnMaps = Callable[[range, Tensor, Sequence[Focus], np.ndarray], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refocusing:
@@ -289,7 +293,7 @@ class Refocusing:
     focuses: Sequence[Focus]
     restart: bool = False  # draw again from the start once regions that were looked for are known
     look: Look | None = None  # for regions found by face
-    on_maps: Callable[[range, Tensor, Sequence[Focus]], None] | None = None  # pictures, (B, K, h, w), focuses
+    on_maps: "OnMaps | None" = None
 
     def model(
         self, base: "BaseModel", painter: Painter, prompts: Sequence[str], rows: "Rows",
@@ -302,22 +306,23 @@ class Refocusing:
             record=self.on_maps is not None,
         )  # fmt: skip
 
-    def draw(self, model: RefocusedModel, paint: Callable[[], Tensor], group: range) -> Tensor:
+    def draw(self, model: RefocusedModel, paint: Callable[[], Tensor]) -> Tensor:
         """The group's latents, as `paint` makes them with the model."""
         try:
-            drawn = paint()
+            return paint()
         except RegionsFound:
-            drawn = paint()
-        if self.on_maps is not None:
-            maps = model.maps.mean()
-            assert maps is not None  # there is a step at least
-            self.on_maps(group, maps, model.focuses)
-        return drawn
+            return paint()
+
+    def report(self, model: RefocusedModel, group: range, pictures: np.ndarray) -> None:
+        """Tells `on_maps` where the words of a drawing looked."""
+        maps = model.maps.mean()
+        if self.on_maps is not None and maps is not None:
+            self.on_maps(group, maps, model.focuses, pictures)
 
 
 def _of_group(focus: Focus, group: range) -> Focus:
     """The focus with the regions of these pictures only, where it has one for each."""
-    if focus.region is None or len(focus.region) == 1:
+    if not isinstance(focus.region, Tensor) or len(focus.region) == 1:
         return focus
     if len(focus.region) < group.stop:
         raise LikenessError(

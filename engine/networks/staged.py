@@ -79,7 +79,7 @@ class StagedModel:
             return self._base.predict(noisy, timesteps, keys)
 
     def places_taken(self, timestep: int) -> dict[str, dict[str, Tensor]]:
-        """For each placeholder as many empty rows (n, 1), by text encoder, as it takes places at a timestep."""
+        """For each placeholder as many empty rows (n, 1), by text encoder, as it takes at a timestep."""
         taken = {}
         for words in self._concepts:
             spoken = words.plan.at(timestep).timestep is not None

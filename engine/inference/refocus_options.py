@@ -1,0 +1,115 @@
+"""Regions as people type them: `<v0>=left`, `<v1>=0.5,0,0.5,1;mode=soft`, `red hat=mask.png`, `<v0>=face`."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.pictures import read_picture
+from ..data.segment import Request, find_mask, load_segmenter
+from ..errors import LikenessError, nearest
+from ..files import make_folder
+from ..networks.sampling import to_bytes
+from .refocus import FINDERS, Focus, Look, Region, heat_maps
+from .refocused import OnMaps, Refocusing
+
+if TYPE_CHECKING:
+    from ..training.base_model import BaseModel
+
+HALVES: dict[str, Region] = {
+    "left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 0.5, 1.0),
+    "top": (0.0, 0.0, 1.0, 0.5), "bottom": (0.0, 0.5, 1.0, 0.5),
+}  # fmt: skip
+HEADS = ("face", "hair")  # what a parser is asked to mark
+SETTINGS = {
+    field.name: field.type for field in fields(Focus) if field.name not in ("token", "region", "find_by")
+}
+
+
+def focus_of(text: str) -> Focus:
+    """One word's region: WORD=REGION, then settings of `Focus`, each after a semicolon."""
+    told, *rest = (piece.strip() for piece in text.split(";"))
+    token, equals, where = (piece.strip() for piece in told.partition("="))
+    if not (token and equals and where):
+        raise LikenessError(f"'{text}' gives no word a region; write it as <v0>=left or <v0>=mask.png")
+    settings: dict[str, Any] = {}
+    for piece in rest:
+        name, _, value = (part.strip() for part in piece.partition("="))
+        if name not in SETTINGS:
+            hint = nearest(name, SETTINGS) or f"; valid are {', '.join(SETTINGS)}"
+            raise LikenessError(f"unknown setting '{name}' in '{text}'{hint}")
+        settings[name] = _number(value, text) if SETTINGS[name] in ("float", float) else value
+    if where in FINDERS:
+        return Focus(token=token, find_by=where, **settings)
+    return Focus(token=token, region=_region(where, text), **settings)
+
+
+def _region(where: str, text: str) -> Region:
+    if where in HALVES:
+        return HALVES[where]
+    shares = where.split(",")
+    if len(shares) == 4:
+        left, top, width, height = (_number(share, text) for share in shares)
+        return left, top, width, height
+    if not Path(where).suffix:
+        hint = nearest(where, [*HALVES, *FINDERS]) or "; use left, right, top, bottom, attention, face"
+        raise LikenessError(
+            f"unknown region '{where}' in '{text}'{hint}, a box such as 0,0,0.5,1 or a mask's file"
+        )
+    pixels = read_picture(Path(where))
+    return torch.from_numpy(pixels.astype(np.float32).mean(-1) / 255)[None]
+
+
+def _number(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise LikenessError(f"'{value}' in '{text}' is not a number") from None
+
+
+def refocusing_of(
+    texts: Sequence[str], base: "BaseModel", *, restart: bool = True, maps: Path | None = None
+) -> Refocusing | None:
+    """What `--refocus` asks for; `maps`: a folder for heat maps of where the words looked."""
+    if not texts:
+        return None
+    return Refocusing(
+        focuses=[focus_of(text) for text in texts], restart=restart, look=_looking(base),
+        on_maps=None if maps is None else _maps_writer(make_folder(maps)),
+    )  # fmt: skip
+
+
+def _looking(base: "BaseModel") -> Look:
+    """Marks heads in what a step expects the picture to become."""
+
+    def look(clean: Tensor) -> Tensor:
+        segmenter = load_segmenter("miniature" if base.family == "miniature" else "face-parts")
+        pictures = to_bytes(base.decode(clean))
+        return torch.from_numpy(np.stack([marked(segmenter, pixels) for pixels in pictures])).to(clean)
+
+    return look
+
+
+def marked(segmenter: Any, pixels: np.ndarray) -> np.ndarray:
+    """Heads (H, W) in a picture (H, W, 3) that is not finished; zeros where there is none yet."""
+    try:
+        return find_mask(segmenter, pixels, Request(words=HEADS), "the unfinished picture")
+    except LikenessError:  # nothing there yet: the word stays free
+        return np.zeros(pixels.shape[:2], np.float32)
+
+
+def _maps_writer(folder: Path) -> OnMaps:
+    def write(group: range, maps: Tensor, focuses: Sequence[Focus], pictures: np.ndarray) -> None:
+        heat = heat_maps(torch.from_numpy(pictures).float() / 255, maps.cpu())
+        pixels = (heat.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        for number, shown in enumerate(pixels):
+            picture, word = divmod(number, len(focuses))
+            name = focuses[word].token.strip("<>").replace(" ", "-")
+            Image.fromarray(shown).save(folder / f"{group[picture]:03d}-{name}.png")
+
+    return write

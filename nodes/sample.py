@@ -1,0 +1,242 @@
+"""Drawing with every concept in its place: regions for words, and a sampler that finds and shows them."""
+
+from comfy_api.latest import io
+
+from .types import CATEGORY
+
+REGIONS = ("mask or box", "find by attention", "find by face")
+MODES = ("hard", "soft", "renormalised")
+SCOPES = ("apart", "word", "onward")
+SCHEDULES = ("constant", "falling", "rising")
+
+
+def _place_inputs() -> list[io.Input]:
+    """Where the word belongs."""
+    shares = {"min": 0.0, "max": 1.0, "step": 0.01, "optional": True}
+    return [
+        io.Combo.Input(
+            "where", options=list(REGIONS), display_name="region", default=REGIONS[0], optional=True,
+            tooltip="Where the word belongs: the MASK, or else the box below. The others look for it while "
+            "drawing: where the word's attention is, or at the head that a parser sees there.",
+        ),
+        io.Mask.Input(
+            "mask", display_name="mask", optional=True,
+            tooltip="White where the word belongs, of the picture's shape: one, or one for each picture. "
+            "Paint it where boxes are too coarse.",
+        ),
+        io.Float.Input(
+            "left", default=0.0, **shares,
+            tooltip="The box's left edge as a share of the picture's width. Use 0.5 for the right half.",
+        ),
+        io.Float.Input(
+            "top", default=0.0, **shares,
+            tooltip="The box's upper edge as a share of the picture's height. Raise it to keep the word low.",
+        ),
+        io.Float.Input(
+            "width", default=1.0, **shares,
+            tooltip="The box's width as a share of the picture's. Use 0.5 for one of two people.",
+        ),
+        io.Float.Input(
+            "height", default=1.0, **shares,
+            tooltip="The box's height as a share of the picture's. A box of 1 by 1 changes nothing.",
+        ),
+    ]  # fmt: skip
+
+
+def _manner_inputs() -> list[io.Input]:
+    """How strictly the word is kept there."""
+    return [
+        io.Combo.Input(
+            "mode", options=list(MODES), default=MODES[0], optional=True,
+            tooltip="hard: nothing outside. soft: fading at the edge, and where the mask is grey. "
+            "renormalised: soft, and what the word loses outside it gains inside; use it for small regions.",
+        ),
+        io.Combo.Input(
+            "scope", options=list(SCOPES), default=SCOPES[0], optional=True,
+            tooltip="apart: the region reads the prompt without the other placeholders, which keeps two "
+            "people two. word: only the word itself. onward: the words behind it too, which carry it along.",
+        ),
+        io.Float.Input(
+            "strength", default=1.0, min=0.0, max=2.0, step=0.05, optional=True,
+            tooltip="How strongly attention is held back. Lower it when the region's edge shows.",
+        ),
+        io.Combo.Input(
+            "schedule", options=list(SCHEDULES), default=SCHEDULES[0], optional=True,
+            tooltip="How the strength goes from start to end. falling lets the last details blend.",
+        ),
+        io.Float.Input(
+            "start", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="The noise level from which on it acts: 0 is pure noise, 1 the picture. Raise it when "
+            "the layout suffers.",
+        ),
+        io.Float.Input(
+            "end", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="The noise level up to which it acts. Lower it when details at the edge look cut.",
+        ),
+        io.Float.Input(
+            "find_at", display_name="find after", default=0.3, min=0.05, max=0.95, step=0.05, optional=True,
+            tooltip="Share of the steps after which a region is looked for. Raise it when the wrong place is "
+            "found, lower it when the spill has set by then.",
+        ),
+    ]  # fmt: skip
+
+
+class LikenessRefocus(io.ComfyNode):
+    """A word kept in its region."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessRefocus",
+            display_name="Refocus a Word",
+            category=CATEGORY,
+            description="Encodes a prompt and keeps one of its words in a region: a face that does not spill "
+            "into the scene, two people who each keep their own. Chain one node for each word. Goes with any "
+            "sampler, area, ControlNet or LoRA; prompts without regions are drawn as ever.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to draw with, likenesses already applied."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The CLIP that knows the prompt's placeholders: from Apply a Likeness.",
+                ),
+                io.String.Input(
+                    "text", display_name="prompt", default="a photo of <v0>", multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What to draw. In a chain, every node is told the same prompt.",
+                ),
+                io.String.Input(
+                    "token", display_name="word", default="<v0>",
+                    tooltip="The placeholder or the words of the prompt that the region is for: <v0>, or red "
+                    "hat.",
+                ),
+                *_place_inputs(),
+                *_manner_inputs(),
+                io.Conditioning.Input(
+                    "conditioning", optional=True,
+                    tooltip="The same prompt, encoded already: from the Refocus before this one, or from "
+                    "Write a Staged Prompt. Without it the prompt is encoded here.",
+                ),
+                io.Conditioning.Input(
+                    "own", display_name="own prompt", optional=True,
+                    tooltip="With apart: what the region reads instead of the prompt without other "
+                    "placeholders. Connect it to give a person words of their own.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="Only to find faces: decodes the unfinished picture. A tiny one (taesd) is "
+                    "quickest.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="MODEL",
+                    tooltip="Connect it to the sampler: it carries the regions out.",
+                ),
+                io.Conditioning.Output(
+                    display_name="CONDITIONING",
+                    tooltip="Connect it to positive, or to the next Refocus.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, text: str, token: str, where: str = REGIONS[0], mask=None, left: float = 0.0,
+        top: float = 0.0, width: float = 1.0, height: float = 1.0, mode: str = MODES[0],
+        scope: str = SCOPES[0], strength: float = 1.0, schedule: str = SCHEDULES[0], start: float = 0.0,
+        end: float = 1.0, find_at: float = 0.3, conditioning=None, own=None, vae=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.comfy_bridge.refocus import refocused_prompt
+        from ..engine.inference.refocus import Focus
+
+        known = where == REGIONS[0]
+        region = ((left, top, width, height) if mask is None else mask) if known else None
+        focus = Focus(
+            token=token.strip(), region=region, mode=mode, scope=scope, strength=strength, schedule=schedule,
+            start=start, end=end, find_at=find_at, find_by="face" if where == REGIONS[2] else "attention",
+        )  # fmt: skip
+        prompt = refocused_prompt(model, clip, text, focus, conditioning=conditioning, own=own, vae=vae)
+        return io.NodeOutput(*prompt)
+
+
+class LikenessRefocusedSampler(io.ComfyNode):
+    """A KSampler that finds regions first, and shows where words looked."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..engine.comfy_bridge.sampling import SAMPLERS, SCHEDULERS
+
+        return io.Schema(
+            node_id="LikenessRefocusedSampler",
+            display_name="Sample with Refocused Words",
+            category=CATEGORY,
+            description="Draws as KSampler does, seed for seed; regions that have to be found are found in a "
+            "short first run, so that they hold from the first step on. Shows where each word looked.",
+            inputs=[
+                io.Model.Input("model", tooltip="From Refocus a Word."),
+                io.Conditioning.Input("positive", tooltip="From Refocus a Word, the last of the chain."),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="What should not be there. It is not refocused.",
+                ),
+                io.Latent.Input(
+                    "latent", display_name="latent_image",
+                    tooltip="An empty latent, or a picture's. Make it wide for two people.",
+                ),
+                io.Vae.Input("vae", tooltip="Decodes the picture that the heat maps are laid over."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="Of the noise. Change it for another picture.",
+                ),
+                io.Int.Input(
+                    "steps", default=25, min=1, max=10000,
+                    tooltip="Sampling steps. More are slower and a little finer.",
+                ),
+                io.Float.Input(
+                    "cfg", default=5.0, min=0.0, max=100.0, step=0.1,
+                    tooltip="How strictly to follow the prompt. Lower it when colours burn.",
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=list(SAMPLERS),
+                    tooltip="How noise is removed; as in KSampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler", options=list(SCHEDULERS),
+                    tooltip="How noise levels are spaced; as in KSampler.",
+                ),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    tooltip="How much of the latent is drawn anew. Lower it to keep a picture's layout.",
+                ),
+                io.Boolean.Input(
+                    "restart", default=True, optional=True,
+                    tooltip="Draw again from the first step once regions are found. Switch it off to save "
+                    "that time: they then hold from there on.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="Connect it to VAE Decode."),
+                io.Image.Output(
+                    display_name="attention",
+                    tooltip="For every picture and word, where the word looked, averaged over layers and "
+                    "steps.",
+                ),
+                io.Mask.Output(
+                    display_name="regions",
+                    tooltip="The regions used, in the same order. Use one to restore or inpaint that person.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, latent, vae, seed: int, steps: int, cfg: float, sampler_name: str,
+        scheduler: str, denoise: float = 1.0, restart: bool = True,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.comfy_bridge.refocus import refocused_sample
+
+        drawn = refocused_sample(
+            model, positive, negative, latent, vae=vae, seed=seed, steps=steps, cfg=cfg, sampler=sampler_name,
+            scheduler=scheduler, denoise=denoise, restart=restart,
+        )  # fmt: skip
+        return io.NodeOutput(*drawn)
