@@ -8,6 +8,7 @@ import logging
 import pickle
 import sys
 import types
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,10 +98,20 @@ def _safetensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def _pickled(path: Path) -> Any:
+    if _is_program(path):
+        return read_without_running(path)  # which refuses it
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
         return read_without_running(path)  # training checkpoints hold classes, which stay inert
+
+
+def _is_program(path: Path) -> bool:
+    """Whether the file is TorchScript, which torch.load of some versions hands to its interpreter."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def load_spandrel(extra: bool = False) -> Any:

@@ -1,0 +1,105 @@
+"""Who finds faces, who says whose they are and who outlines them, chosen by one word each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import one_of
+from ..data.faces import PACKS, Face, default_root, face_of_mask, load_faces
+from ..data.helpers import BISENET, FACE_PARSING, default_models
+from ..data.masks import Mask
+from ..data.segment import load_segmenter
+from ..errors import LikenessError
+from .restore import Parse, Person, references_of
+
+Find = Callable[[NDArray[np.uint8]], list[Face]]
+
+MINIATURE, MASK, NOBODY = "miniature", "mask", "nobody"
+FINDERS = (MINIATURE, *PACKS, MASK)
+JUDGES = (MINIATURE, *PACKS, NOBODY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Onlookers:
+    """What looks at pictures: `eyes` finds and recognises faces, `parse` outlines one in a crop.
+
+    Without eyes a drawn mask says where the face is; without a parser an oval stands for the face.
+    """
+
+    eyes: Any | None
+    judge: Any | None
+    parse: Parse | None
+    remark: str = ""
+
+    def faces(self, pixels: NDArray[np.uint8], drawn: Mask | None) -> list[Face]:
+        """All faces of a picture (H, W, 3), the largest first; the one that was drawn, where nobody looks."""
+        if self.eyes is not None:
+            return self.eyes(pixels)
+        if drawn is None:
+            raise LikenessError("no face model is chosen; give a mask per picture that marks its face")
+        if drawn.shape != pixels.shape[:2]:
+            raise LikenessError(
+                f"the mask is {drawn.shape[1]} x {drawn.shape[0]} pixels, but its picture is "
+                f"{pixels.shape[1]} x {pixels.shape[0]}; make both one size"
+            )
+        return [face_of_mask(drawn)] if drawn.any() else []
+
+    def person(self, references: Sequence[NDArray[np.uint8]]) -> Person | None:
+        """Who must stay recognisable; None where nobody judges or there is nothing to compare with."""
+        if self.judge is None or not references:
+            return None
+        return references_of(self.judge, self.judge, references)
+
+
+def call_onlookers(
+    found_by: str,
+    judged_by: str | None = None,
+    *,
+    device: str = "cpu",
+    models: Path | None = None,
+    packs: Path | None = None,
+) -> Onlookers:
+    """Loads what the words ask for; `judged_by` None means whoever finds the faces, or nobody.
+
+    models: the folder of helper models, with face_parsing in it; packs: the folder with models/<pack> in it.
+    """
+    one_of("way to find faces", found_by, FINDERS)
+    judged_by = judged_by or (NOBODY if found_by == MASK else found_by)
+    one_of("judge", judged_by, JUDGES)
+    eyes = None if found_by == MASK else _eyes(found_by, device, packs)
+    judge = None
+    if judged_by != NOBODY:
+        judge = eyes if judged_by == found_by else _eyes(judged_by, device, packs)
+    if found_by in (MINIATURE, MASK):
+        outlines = _parser("miniature", models, device) if found_by == MINIATURE else None
+        return Onlookers(eyes=eyes, judge=judge, parse=outlines)
+    folder = models or default_models()
+    if _has_parser(folder):
+        return Onlookers(eyes=eyes, judge=judge, parse=_parser("face-parts", folder, device))
+    remark = (
+        f"no face parser in {folder / FACE_PARSING.folder}, so that an oval stands for each face; "
+        f"finer edges need the files from {BISENET.source} ({BISENET.licence})"
+    )
+    return Onlookers(eyes=eyes, judge=judge, parse=None, remark=remark)
+
+
+def _eyes(name: str, device: str, packs: Path | None) -> Any:
+    if name == MINIATURE:
+        from ..data.miniature_faces import MiniatureFaces
+
+        return MiniatureFaces()
+    return load_faces(name, packs or default_root(), device)
+
+
+def _has_parser(folder: Path) -> bool:
+    places = (folder / FACE_PARSING.folder, folder)
+    return any(not helper.missing(place) for helper in (FACE_PARSING, BISENET) for place in places)
+
+
+def _parser(name: str, models: Path | None, device: str) -> Parse:
+    segmenter = load_segmenter(name, models, device)
+    return lambda crop: segmenter(crop, ["face"]).masks[0]

@@ -1,0 +1,190 @@
+"""Restoring, redrawing and enlarging inside a running ComfyUI, with real architectures on random weights."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.inference.detail import Detailer
+from likeness_portraits.engine.inference.onlookers import call_onlookers
+from likeness_portraits.engine.inference.restore import (
+    Restoration,
+    restore_picture,
+    side_by_side,
+    to_pixels,
+    to_shades,
+)
+from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.training.base_model import load_base
+from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
+
+pytestmark = pytest.mark.comfy
+
+PERSON, PROMPT = 4, "a photo of a smiling woman"
+MAKE_FILES = """
+import sys, types
+sys.argv = ["make", "--cpu"]
+import torch
+torch.manual_seed(0)
+from spandrel.architectures.ESRGAN import ESRGAN
+from spandrel.architectures.RestoreFormer import RestoreFormer
+restorer = RestoreFormer(
+    n_embed=16, embed_dim=32, ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32,
+)
+torch.save({"params": restorer.state_dict()}, FOLDER + "/facerestore_models/RestoreFormer.pth")
+upscaler = ESRGAN(num_filters=8, num_blocks=1, scale=2)
+for folder in ("upscale_models", "facerestore_models"):
+    torch.save({"params_ema": upscaler.state_dict()}, FOLDER + "/" + folder + "/upscaler.pth")
+"""
+FACES = {
+    "found_by": "the Miniature", "number": -1, "strength": 1.0, "feather": 0.04, "match_colours": True,
+    "gate": "off", "allowed_drop": 0.05, "judged_by": "whoever finds them",
+}  # fmt: skip
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def graph(count: int = 1, **nodes: dict[str, Any]) -> dict[str, Any]:
+    """The Miniature and its person's pictures; what `finish` gives is shown."""
+    return {
+        "base": node("LikenessMiniature", person=PERSON, pictures=count),
+        "show": node("PreviewImage", images=["finish", 0]),
+        **nodes,
+    }
+
+
+def restoring(file: str, **changes: Any) -> dict[str, Any]:
+    options = {"fidelity": 0.7, "non_commercial": False, **FACES, **changes}
+    return node("LikenessRestoreFace", images=["base", 3], restorer=file, **options)
+
+
+def failure(server: Server, prompt: dict[str, Any]) -> str:
+    entry = server.wait(server.queue(prompt))
+    return next(
+        content["exception_message"]
+        for kind, content in entry["status"]["messages"]
+        if kind == "execution_error"
+    )
+
+
+def portraits(count: int = 1) -> list[np.ndarray]:
+    return [picture.pixels for picture in world.example_pictures(world.REPORTING_SEEDS[PERSON], count)]
+
+
+@pytest.fixture(scope="module")
+def files(server: Server, checkout: Path, python: Path) -> Path:
+    """ComfyUI's models folder with a restorer and an upscaler of random weights, made by its own spandrel."""
+    models = server.base / "models"
+    for folder in ("facerestore_models", "upscale_models"):
+        (models / folder).mkdir(exist_ok=True)
+    ran = subprocess.run(
+        [python, "-c", MAKE_FILES.replace("FOLDER", repr(str(models)))],
+        cwd=checkout, env=environment(PYTHONPATH=str(checkout)), capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return models
+
+
+def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
+    sampling = {"denoise": 0.5, "steps": 8, "seed": 7, "sampler": "euler"}
+    finish = node(
+        "LikenessDetailFace", images=["base", 3], model=["base", 0], positive=["words", 0],
+        negative=["nothing", 0], vae=["base", 2], denoise=0.5, steps=8, cfg=5.0, sampler_name="euler",
+        scheduler="simple", seed=7, size=128, around=1.5, **FACES,
+    )  # fmt: skip
+    shown = server.run(
+        graph(
+            words=node("CLIPTextEncode", clip=["base", 1], text=PROMPT),
+            nothing=node("CLIPTextEncode", clip=["base", 1], text=""),
+            finish=finish,
+            mask=node("MaskToImage", mask=["finish", 2]),
+            masks=node("PreviewImage", images=["mask", 0]),
+        )
+    )
+    onlookers = call_onlookers("miniature")
+    picture = to_pixels(portraits()[0])
+    ours = restore_picture(
+        picture, onlookers.faces(portraits()[0], None),
+        Detailer(base=load_base(BaseSpec()), prompt=PROMPT, **sampling),
+        Restoration(side=128, around=1.5, gate="off"), parse=onlookers.parse, name="picture 1",
+    )  # fmt: skip
+    theirs = server.picture(shown["show"]["images"][0])
+    assert psnr(to_shades(ours.pixels), theirs) >= 40
+    assert psnr(portraits()[0], theirs) < 40, "the face was drawn again"
+    assert (theirs[ours.mask == 0] == portraits()[0][ours.mask == 0]).all()
+    mask = server.picture(shown["masks"]["images"][0])[..., 0] / 255
+    assert np.abs(mask - ours.mask).max() < 0.01
+    assert shown["finish"]["text"] == [ours.report]
+    both = server.picture(shown["finish"]["images"][0])
+    assert psnr(both, side_by_side(picture, ours.pixels)) >= 40
+
+
+def test_a_restorer_that_ruins_the_face_is_rejected_and_the_node_says_so(server: Server, files: Path):
+    prompt = graph(finish=restoring("RestoreFormer.pth", gate="reject", references=["base", 3]))
+    shown = server.run(prompt)
+    assert (server.picture(shown["show"]["images"][0]) == portraits()[0]).all()
+    text = shown["finish"]["text"][0]
+    assert "likeness 1.000, restored " in text and "rejected, for the likeness would drop by" in text
+    open_gate = graph(finish=restoring("RestoreFormer.pth", match_colours=False))
+    shown = server.run(open_gate)
+    ruined = server.picture(shown["show"]["images"][0])
+    changed = (ruined != portraits()[0]).any(-1)
+    assert 0.05 < changed.mean() < 0.4 and shown["finish"]["text"][0].endswith(": restored")
+
+
+def test_pictures_without_a_face_pass_and_the_node_says_so(server: Server, files: Path):
+    prompt = graph(
+        grey=node("EmptyImage", width=64, height=96, batch_size=2, color=0x808080),
+        finish=restoring("RestoreFormer.pth", gate="blend"),
+    )
+    prompt["finish"]["inputs"]["images"] = ["grey", 0]
+    shown = server.run(prompt)
+    assert all((server.picture(file) == 128).all() for file in shown["show"]["images"])
+    assert shown["finish"]["text"][0].splitlines() == [
+        "picture 1: no face found; it stays as it is",
+        "picture 2: no face found; it stays as it is",
+        "the likeness was not checked: connect references or a concept",
+    ]
+
+
+def test_missing_files_other_networks_and_licences_are_said(server: Server, files: Path):
+    message = failure(server, graph(finish=restoring("GFPGANv1.4.pth")))
+    assert "GFPGANv1.4.pth is missing; get GFPGANv1.4.pth from https://github.com/TencentARC" in message
+    assert "(Apache-2.0) and put it into models/facerestore_models" in message
+    message = failure(server, graph(finish=restoring("upscaler.pth")))
+    assert "upscaler.pth is ESRGAN, which does not restore faces" in message
+    message = failure(server, graph(finish=restoring("RestoreFormer.pth", found_by="my mask")))
+    assert "no face model is chosen; give a mask per picture" in message
+    message = failure(server, graph(finish=restoring("RestoreFormer.pth", found_by="auraface")))
+    assert "scrfd_10g_bnkps.onnx" in message and "huggingface.co/fal/AuraFace-v1" in message
+
+
+def test_pictures_are_enlarged_as_the_stock_node_does_and_faces_go_into_them(server: Server, files: Path):
+    shown = server.run(
+        graph(
+            loader=node("UpscaleModelLoader", model_name="upscaler.pth"),
+            finish=node(
+                "LikenessUpscale", images=["base", 3], upscale_model=["loader", 0],
+                size="as the model makes it", tile=64, margin=32,
+            ),
+            stock=node("ImageUpscaleWithModel", image=["base", 3], upscale_model=["loader", 0]),
+            theirs=node("PreviewImage", images=["stock", 0]),
+            again=node(
+                "LikenessRestoreFace", images=["base", 3], restorer="RestoreFormer.pth", fidelity=0.7,
+                non_commercial=False, background=["loader", 0], references=["base", 3],
+                **{**FACES, "gate": "reject"},
+            ),
+            face=node("PreviewImage", images=["again", 0]),
+        )
+    )  # fmt: skip
+    ours, stock = (server.picture(shown[name]["images"][0]) for name in ("show", "theirs"))
+    assert ours.shape == (256, 256, 3)
+    assert np.abs(ours.astype(int) - stock).max() <= 1
+    assert (server.picture(shown["face"]["images"][0]) == stock).mean() > 0.99, (
+        "rejected: only the background"
+    )
