@@ -86,3 +86,50 @@ def test_a_step_costs_at_most_a_quarter_more_than_its_passes(method, count, rank
     step = min(np.diff(watch.times))
     passes = bare_passes(base, count, rank)
     assert step <= 1.25 * passes, f"{step:.3f} s a step, {passes:.3f} s of it in the networks"
+
+
+def capture_passes(base, count: int, decoded: int, rank: int) -> float:
+    """Processor seconds of the passes that MagiCapture's second phase has for `count` pictures."""
+    from likeness_portraits.engine.miniature.judges import load_judge
+    from likeness_portraits.engine.training.methods.magicapture import UNET
+
+    recogniser = load_judge("recogniser")
+    tokens = TokenRows({"<v0>": initial_rows(base, "woman", 1)})
+    trained = [*tokens.parameters(), *lora.inject(base.unet, UNET, rank, rank)]
+    trained += lora.inject(base.text_encoders["clip_l"], lora.TEXT_ATTENTION, rank, rank)
+    noisy, timesteps = torch.randn(count, *base.latent_shape()), torch.full((count,), 300)
+    prompts = ["a photo of <v0>", "a painting of a man", "a painting of <v0>"] * (count // 3)
+    times = []
+    for _ in range(STEPS):
+        start = time.process_time()
+        output = base.predict(noisy, timesteps, base.encode_text(prompts, tokens.rows()))
+        clean = base.clean(noisy[:decoded], output[:decoded], timesteps[:decoded])
+        likeness = recogniser(base.decode_with_gradients(clean)).sum()
+        (output.square().mean() + likeness).backward()
+        times.append(time.process_time() - start)
+        for parameter in trained:
+            parameter.grad = None
+    for module in (base.unet, base.text_encoders["clip_l"]):
+        lora.remove(module)
+    return min(times)
+
+
+def test_a_step_of_magicapture_costs_at_most_a_quarter_more_than_its_passes(base, tmp_path, one_thread):
+    from likeness_portraits.engine.miniature import world
+    from likeness_portraits.engine.miniature.styles import style_pictures
+
+    sets = {"subject": world.example_pictures(world.TUNING_SEEDS[0]), "style": style_pictures("sketch", 3)}
+    specs = []
+    for number, (role, portraits) in enumerate(sets.items()):
+        masks = [p.mask() if role == "subject" else 1 - p.mask() for p in portraits]
+        pictures = tuple(Picture(str(i), p.pixels, m) for i, (p, m) in enumerate(zip(portraits, masks)))
+        write_concept(tmp_path / role, Concept(f"<v{number}>", "woman", role, pictures))
+        specs.append({"folder": str(tmp_path / role), "token": f"<v{number}>"})
+    settings = {"inversion_steps": 0, "tuning_steps": STEPS, "batch_size": 6, "identity_on_subject": False,
+                "timestep_share": 0.8, "identity_timestep_share": 0.8, "rank": 8}  # fmt: skip
+    job = {"method": "magicapture", "concepts": specs, "output": str(tmp_path / "me.safetensors"),
+           "settings": settings, "device": "cpu"}  # fmt: skip
+    watch = Stopwatch()
+    train(Job.from_json(job), watch, base)
+    step, passes = min(np.diff(watch.times)), capture_passes(base, count=6, decoded=2, rank=8)
+    assert step <= 1.25 * passes, f"{step:.3f} s a step, {passes:.3f} s of it in the networks"
