@@ -129,10 +129,16 @@ class RefocusedModel:
 
     def _own_states(self, timestep: int) -> list[TextStates]:
         """The text states (N, T, D) of the prompts that concepts kept apart have for themselves."""
-        return [
-            model.states(timestep) if isinstance(model, StagedModel) else TextStates(context, context)
-            for model, context in self._painted.values()
-        ]
+        own = []
+        for model, context in self._painted.values():
+            staged = model.states(timestep) if isinstance(model, StagedModel) else None
+            keys = self._attended(context if staged is None else staged.keys)
+            own.append(TextStates(keys, keys if staged is None else staged.values[:, : keys.shape[1]]))
+        return own
+
+    def _attended(self, context: Tensor) -> Tensor:
+        """The text states that cross-attention reads: all but the pooled vector's row, where there is one."""
+        return context[:, : context.shape[1] - (1 if self._base.pooled_width else 0)]
 
     def _hook_masks(
         self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float,
@@ -165,7 +171,7 @@ class RefocusedModel:
         def keep(_module: nn.Module, _arguments: tuple, _options: dict, _output: Tensor) -> None:
             count, (queries, keys) = len(self._prompts), (seen["q"], seen["k"])
             grid = grid_of(queries.shape[1], self._latents)
-            tokens = self.context.shape[1]
+            tokens = self._attended(self.context).shape[1]
             bias = self._bias(spots, queries.shape[1], (len(keys), tokens), progress)
             shares = []
             for row, line in zip(range(-count, 0), spots):
@@ -235,7 +241,7 @@ class RefocusedModel:
             spot = Spot(focus, word_places(self._base, self._prompts[index], focus.token, rows))
             if number in self._apart:
                 own = word_places(self._base, self._apart[number][index], focus.token, rows)
-                spot = replace(spot, alone=own, length=self._painted[number][1].shape[1])
+                spot = replace(spot, alone=own, length=self._attended(self._painted[number][1]).shape[1])
             line.append(spot)
         return line
 
