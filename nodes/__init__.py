@@ -3,11 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .concept import LikenessConcept, LikenessConceptFolder
+from .evaluate import LikenessGrid, LikenessMeasure
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .masks import LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
 from .miniature import LikenessMiniature, LikenessMiniatureStyle
 from .staged import LikenessStagedPrompt
 from .train import (
+    LikenessTrainCustomDiffusion,
     LikenessTrainDreamBoothLora,
     LikenessTrainMagiCapture,
     LikenessTrainMagicTailor,
@@ -25,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessConceptFolder,
     LikenessTrainTextualInversion,
     LikenessTrainDreamBoothLora,
+    LikenessTrainCustomDiffusion,
     LikenessTrainPersonaMagic,
     LikenessTrainMagicTailor,
     LikenessTrainMagiCapture,
@@ -33,6 +36,8 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessSave,
     LikenessLoad,
     LikenessExport,
+    LikenessMeasure,
+    LikenessGrid,
 ]
 
 

@@ -83,6 +83,40 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         return learn(cls, "dreambooth-lora", (model, clip, vae), (concept,), preset, chosen, run)
 
 
+class LikenessTrainCustomDiffusion(io.ComfyNode):
+    """Custom Diffusion: how the model hears the prompt, kept general by pictures of the class."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        own = (
+            learning_rate("how the prompt is heard", " or other words lose their sense"),
+            vectors(),
+            io.Combo.Input(
+                "prior", options=list(SWITCH), display_name="keep the class general",
+                default="yes",
+                tooltip="Learn beside pictures of the class, so that not everybody ends up with this "
+                "face. Say no to save time when it is for this one subject only.",
+            ),
+        )  # fmt: skip
+        return io.Schema(
+            node_id="LikenessTrainCustomDiffusion",
+            display_name="Learn How Words Are Heard (Custom Diffusion)",
+            description="Learns words and how the model's attention hears prompts, and nothing else of it: "
+            "between Textual Inversion and a LoRA in likeness, and quick to learn.",
+            **training(["default", "paper", "miniature"], *own),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float,
+        vectors: int, prior: str, masked: str, **run: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        chosen = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
+        if prior == "no":
+            chosen["prior_weight"] = 0.0
+        return learn(cls, "custom-diffusion", (model, clip, vae), (concept,), preset, chosen, run)
+
+
 class LikenessTrainPersonaMagic(io.ComfyNode):
     """PersonaMagic: words that follow the noise level, no change to the model."""
 

@@ -209,3 +209,14 @@ def _loaded(kind: Any, folder: Path) -> Any:
         reason = str(error).splitlines()[0]
         raise LikenessError(f"{folder} cannot be read as {kind.__name__} ({reason}); get it again") from error
     return loaded.float().eval().requires_grad_(False) if isinstance(loaded, torch.nn.Module) else loaded
+
+
+def judges_there(
+    faces: FaceJudge, models: Path | None = None
+) -> tuple[TextJudge | None, Sequence[LookJudge]]:
+    """Who judges text and looks beside `faces`: the Miniature itself, or CLIP and DINOv2 where they lie."""
+    if isinstance(faces, MiniatureJudge):
+        return faces, [faces]
+    clip = load_clip(models) if there(CLIP, models) else None
+    dino = load_dino(models) if there(DINOV2, models) else None
+    return clip, [judge for judge in (clip, dino) if judge is not None]

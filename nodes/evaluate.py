@@ -1,0 +1,201 @@
+"""Judging what was drawn: scores in plain words, and grids of prompts, strengths and seeds."""
+
+from comfy_api.latest import io, ui
+
+from ..engine.config import ConceptSpec
+from .types import CATEGORY, Concept, Likeness
+
+FACES = ("miniature", "auraface", "antelopev2", "buffalo_l")
+FACES_TIP = (
+    "Who recognises faces: miniature only knows its own cartoons; auraface may be used for anything, the "
+    "others for non-commercial research. Change it to miniature when nothing else is installed."
+)
+
+
+class LikenessMeasure(io.ComfyNode):
+    """Scores of pictures against the person's own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessMeasure",
+            display_name="Measure a Likeness",
+            category=CATEGORY,
+            description="Says in numbers and plain words how much pictures look like the person, and whether "
+            "they show what the prompt asked for.",
+            inputs=[
+                io.Image.Input("images", display_name="pictures", tooltip="What was drawn, one or many."),
+                Concept.Input(
+                    "concept",
+                    tooltip="The person's own pictures, from Describe a Concept. Pictures that were not "
+                    "learned from judge more honestly.",
+                ),
+                io.Combo.Input(
+                    "faces", options=list(FACES), display_name="faces judged by", default="auraface",
+                    tooltip=FACES_TIP,
+                ),
+                io.String.Input(
+                    "prompt", display_name="prompt", default="", multiline=True,
+                    tooltip="What the pictures should show: one prompt for all, or one per line and picture. "
+                    "Leave it empty to judge the person alone.",
+                ),
+                io.Image.Input(
+                    "strangers", display_name="strangers", optional=True,
+                    tooltip="Pictures of other people. Connect some to see what chance scores; the Miniature "
+                    "has its own.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(
+                    display_name="identity",
+                    tooltip="Mean cosine to the person's pictures, -1 to 1, over pictures with a face.",
+                ),
+                io.Float.Output(
+                    display_name="prompt score",
+                    tooltip="Share of what was asked for on the Miniature, CLIP's cosine elsewhere; 0 where "
+                    "nobody judged.",
+                ),
+                io.String.Output(display_name="report", tooltip="All scores in plain words."),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, images, concept: ConceptSpec, faces: str, prompt: str, strangers=None) -> io.NodeOutput:
+        from ..engine.comfy_bridge.pictures import pictures_of
+        from ..engine.evaluation.measure import in_words
+
+        prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
+        pictures = pictures_of(images)
+        prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
+        others = [] if strangers is None else pictures_of(strangers)
+        found = _measured(pictures, concept, faces, prompts, others)
+        report = in_words(found)
+        return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
+
+
+class LikenessGrid(io.ComfyNode):
+    """Prompt by strength by seed, with scores under every picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessGrid",
+            display_name="Draw a Grid with Scores",
+            category=CATEGORY,
+            description="Draws a likeness in several prompts, strengths and seeds, scores every picture, and "
+            "saves a report with the frontier of identity and prompt to the output folder.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model the likeness was learned on."),
+                io.Clip.Input("clip", tooltip="That model's CLIP."),
+                io.Vae.Input("vae", tooltip="That model's VAE."),
+                Concept.Input(
+                    "concept",
+                    tooltip="The person's own pictures, to compare with. Pictures that were not learned from "
+                    "judge more honestly.",
+                ),
+                io.String.Input(
+                    "prompts", display_name="prompts", multiline=True,
+                    default="a photo of <v0>\na watercolor painting of <v0>",
+                    tooltip="One prompt per line, with the placeholder in each. Vary place, clothes and "
+                    "style: only varied prompts tell likeness from copying.",
+                ),
+                io.String.Input(
+                    "strengths", display_name="strengths", default="0.6, 0.8, 1",
+                    tooltip="Strengths of the likeness, with commas between. Read in the frontier which "
+                    "keeps the person without losing the prompt.",
+                ),
+                io.Int.Input(
+                    "seed", display_name="first seed", default=0, min=0, max=2**53 - 1,
+                    control_after_generate=False,
+                    tooltip="Seed of the first column. Change it for other pictures.",
+                ),
+                io.Int.Input(
+                    "seeds", display_name="how many seeds", default=2, min=1, max=16,
+                    tooltip="Columns of the grid. More make the scores more certain.",
+                ),
+                io.Combo.Input(
+                    "faces", options=list(FACES), display_name="faces judged by", default="auraface",
+                    tooltip=FACES_TIP,
+                ),
+                io.String.Input(
+                    "name", display_name="name", default="likeness-grid",
+                    tooltip="Name of the report in ComfyUI's output folder. Change it to keep an earlier "
+                    "one.",
+                ),
+                Likeness.Input(
+                    "likeness", optional=True,
+                    tooltip="What was learned. Leave it unconnected to judge MODEL and CLIP as they come.",
+                ),
+                io.String.Input(
+                    "negative", display_name="negative prompt", default="", multiline=True, optional=True,
+                    tooltip="What no picture should show.",
+                ),
+                io.Int.Input(
+                    "steps", display_name="steps", default=25, min=1, max=200, optional=True,
+                    tooltip="Sampling steps of each picture. Lower it for a quick look.",
+                ),
+                io.Float.Input(
+                    "cfg", display_name="cfg", default=5.0, min=0.0, max=30.0, step=0.1, optional=True,
+                    tooltip="How strictly prompts are followed. Take what you will draw with later.",
+                ),
+                io.Int.Input(
+                    "size", display_name="size", default=512, min=64, max=2048, step=8, optional=True,
+                    tooltip="Pixels a side: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sheet", tooltip="All pictures with their scores."),
+                io.Image.Output(display_name="pictures", tooltip="By prompt, then strength, then seed."),
+                io.String.Output(
+                    display_name="report", tooltip="The scores in plain words and the report's path."
+                ),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, concept: ConceptSpec, prompts: str, strengths: str, seed: int, seeds: int,
+        faces: str, name: str, likeness=None, negative: str = "", steps: int = 25, cfg: float = 5.0,
+        size: int = 512,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.comfy_bridge import grid as drawing
+        from ..engine.comfy_bridge.pictures import image_of
+        from ..engine.evaluation import grid as judged
+        from ..engine.evaluation.measure import in_words
+
+        lines, levels = judged.lines_of(prompts), judged.numbers_of(strengths)
+        judged.check_size(len(lines), len(levels), seeds)
+        target, columns = drawing.report_file(name), range(seed, seed + seeds)
+        how = drawing.Drawing(
+            steps=steps, cfg=cfg, sampler="euler", scheduler="simple", width=size, height=size,
+            negative=negative,
+        )  # fmt: skip
+        pictures = drawing.draw_grid((model, clip, vae), likeness, lines, columns, levels, how)
+        spoken = [line for line in lines for _ in range(len(levels) * seeds)]
+        found = _measured(pictures, concept, faces, spoken, [])
+        grid = judged.Grid(
+            prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found
+        )  # fmt: skip
+        written = judged.write_report(target, grid, name)
+        sheet = image_of([judged.sheet(grid)])
+        report = f"{in_words(found)}\nThe report is {written}."
+        return io.NodeOutput(sheet, image_of(pictures), report, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def _measured(pictures, concept: ConceptSpec, faces: str, prompts: list[str], strangers: list):
+    """Measures with whatever judges are on this machine: CLIP and DINOv2 where their files are."""
+    from ..engine.comfy_bridge.grid import helpers_folder, packs_folder
+    from ..engine.data.concepts import load_concept
+    from ..engine.evaluation.backends import judges_there, load_face_judge
+    from ..engine.evaluation.measure import measure
+
+    known = load_concept(concept)
+    judge = load_face_judge(faces, packs_folder())
+    text, looks = judges_there(judge, helpers_folder())
+    spoken = [prompt.replace(known.token, f"a {known.class_word}") for prompt in prompts]
+    return measure(
+        pictures, [picture.pixels for picture in known.pictures], judge,
+        prompts=spoken, text=text, looks=looks, strangers=strangers,
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Measuring and grids inside a running ComfyUI."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from likeness_portraits.engine.evaluation.backends import MiniatureJudge
+from likeness_portraits.engine.evaluation.measure import CAVEAT, in_words, measure
+from likeness_portraits.engine.miniature import world
+from likeness_portraits.tests.comfy.hosts import Server, psnr
+
+pytestmark = pytest.mark.comfy
+
+PERSON, STRANGER = 0, 7  # of the reporting people
+PROMPTS = ["a photo of <v0>", "a watercolor painting of <v0>, in a forest"]
+
+
+def graph(**more: dict[str, Any]) -> dict[str, Any]:
+    """The Miniature with a person's four pictures as a concept."""
+    return {
+        "base": {"class_type": "LikenessMiniature", "inputs": {"person": PERSON, "pictures": 4}},
+        "other": {"class_type": "LikenessMiniature", "inputs": {"person": STRANGER, "pictures": 2}},
+        "concept": {
+            "class_type": "LikenessConcept",
+            "inputs": {
+                "images": ["base", 3], "class_word": ["base", 5], "token": "<v0>", "role": "subject",
+                "masks": ["base", 4],
+            },
+        },
+        **more,
+    }  # fmt: skip
+
+
+def measuring(pictures: list, faces: str = "miniature") -> dict[str, Any]:
+    inputs = {"images": pictures, "concept": ["concept", 0], "faces": faces, "prompt": ""}
+    return {"class_type": "LikenessMeasure", "inputs": inputs}
+
+
+def test_the_node_says_what_the_engine_measures(server: Server):
+    prompt = graph(same=measuring(["base", 3]), else_=measuring(["other", 3]))
+    shown = server.run(prompt)
+    own = [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[PERSON], 4)]
+    others = [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[STRANGER], 2)]
+    judge = MiniatureJudge()
+    assert shown["else_"]["text"] == [in_words(measure(others, own, judge, looks=[judge]))]
+    assert "the same person" in shown["same"]["text"][0] and "copy" in shown["same"]["text"][0]
+    assert shown["same"]["text"][0].endswith(CAVEAT)
+
+
+def test_a_missing_face_pack_is_named_with_its_folder(server: Server):
+    entry = server.wait(server.queue(graph(measure=measuring(["base", 3], "auraface"))))
+    told = [message for name, message in entry["status"]["messages"] if name == "execution_error"]
+    assert "AuraFace" in told[0]["exception_message"] and str(server.base) in told[0]["exception_message"]
+
+
+def test_a_grid_draws_what_ksampler_draws_and_saves_its_report(server: Server):
+    learn = {
+        "class_type": "LikenessTrainCustomDiffusion",
+        "inputs": {
+            "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "concept": ["concept", 0],
+            "preset": "automatic", "steps": 4, "learning_rate": 0.0, "vectors": 0, "prior": "no",
+            "masked": "as the preset says", "seed": 0, "preview_every": 0, "preview_prompt": "",
+        },
+    }  # fmt: skip
+    drawn = {
+        "class_type": "LikenessGrid",
+        "inputs": {
+            "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "concept": ["concept", 0],
+            "prompts": "\n".join(PROMPTS), "strengths": "0.5, 1", "seed": 3, "seeds": 2,
+            "faces": "miniature", "name": "reports/people", "likeness": ["learn", 0], "steps": 6,
+            "size": 128,
+        },
+    }  # fmt: skip
+    keep = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 1]}}
+    apply = {
+        "class_type": "LikenessApply",
+        "inputs": {
+            "model": ["base", 0], "clip": ["base", 1], "likeness": ["learn", 0], "strength_model": 1.0,
+            "strength_clip": 1.0,
+        },
+    }  # fmt: skip
+    shown = server.run(graph(learn=learn, grid=drawn, keep=keep, apply=apply, **sampled(["apply", 0])))
+    pictures = [server.picture(file) for file in shown["keep"]["images"]]
+    assert len(pictures) == 2 * 2 * 2
+    last = server.picture(shown["show"]["images"][0])
+    assert psnr(pictures[-1], last) >= 40  # second prompt, strength 1, second seed
+    assert not np.array_equal(pictures[4], pictures[6])  # strengths differ
+    report = (server.base / "output" / "reports" / "people.html").read_text("utf-8")
+    assert report.count("data:image/jpeg") == 4 and "<svg" in report and "pose" in report
+    assert shown["grid"]["images"]
+
+
+def sampled(model: list) -> dict[str, Any]:
+    """KSampler on the second prompt with the grid's last seed."""
+    return {
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": [model[0], 1], "text": PROMPTS[1]}},
+        "nothing": {"class_type": "CLIPTextEncode", "inputs": {"clip": [model[0], 1], "text": ""}},
+        "latent": {
+            "class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1},
+        },
+        "sample": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": model, "positive": ["text", 0], "negative": ["nothing", 0],
+                "latent_image": ["latent", 0], "seed": 4, "steps": 6, "cfg": 5.0,
+                "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+            },
+        },
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["base", 2]}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }  # fmt: skip
