@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.networks": BASICS,
     "engine.data": MIDDLE,
     "engine.miniature": MIDDLE,
+    "engine.miniature.making.id_adapter": MIDDLE | {"engine.training"},  # made as a user would make one
     "engine.miniature.make": MIDDLE | {"engine.evaluation"},  # the maker prints the scores of what it made
     "engine.training": MIDDLE,
     "engine.training.launch": MIDDLE | {"engine.training", "engine.job_file"},  # also a program

@@ -12,6 +12,7 @@ EXPERIMENTS = {  # name, file, class; a new experiment is a line here
     "personamagic": ("personamagic", "PersonaMagic"),
     "magictailor": ("magictailor", "MagicTailor"),
     "magicapture": ("magicapture", "MagiCapture"),
+    "masterweaver": ("masterweaver", "MasterWeaver"),
 }
 
 

@@ -1,0 +1,214 @@
+"""The Miniature's identity adapter: MasterWeaver trained on rendered people, after a cheap start.
+
+    python -m likeness_portraits.engine.miniature.making.id_adapter --work DIR [--scale 2]
+
+Three steps, each kept in DIR and gone on with after an interruption: shards of people whom no other network
+saw; an ID encoder that says in the text encoder's own states what a caption would say of the person (minutes,
+no U-Net); both stages of MasterWeaver from there. It is made with the U-Net and text encoder as they are.
+"""
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...artifact import Artifact
+from ...config import BaseSpec, Job, MasterWeaverSettings
+from ...data.identity_examples import masked, resized
+from ...data.references import ImageTower, miniature_tower
+from ...data.shard_sources import rendered
+from ...data.shards import INDEX, ShardSample, decoded, find_shards, write_shards
+from ...networks.id_attention import IdAttention, IdHooks, Person
+from ...networks.id_encoder import IdEncoder, in_slots
+from ...networks.id_files import adapter_tensors
+from ...training.base_model import BaseModel, load_base
+from ...training.launch import train
+from ...training.observer import Logged
+from .. import model, world
+
+log = logging.getLogger(__name__)
+
+PEOPLE = range(10_000, 13_000)  # the U-Net and the judges saw those before
+TWINS = 2
+LISTENING_STEPS, LISTENING_BATCH, LISTENING_RATE = 600, 64, 2e-3
+STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # of the new branch at the start
+ALTERNATIVES = {
+    "a bald head": "bald",
+    "a mustache": "mustache",
+    "a goatee": "goatee",
+    "a full beard": "beard",
+}
+
+
+def wanted_words(who: world.Identity) -> tuple[str, list[str]]:
+    """A caption that says all there is to say of a person, and the words in it that say it."""
+    phrases = world.identity_phrases(who, lambda probability: True)
+    hair = ["bald", "head"] if who.hair_style == "bald" else [who.hair_colour, who.hair_style, "hair"]
+    words = [who.gender, *(hair * 2)[:3]]
+    words += [ALTERNATIVES[world.BEARD_WORDS[who.beard]] if who.beard != "none" else who.gender]
+    words += [who.skin, "skin", who.eye_colour, "eyes", "freckles" if who.freckles != "none" else "eyes"]
+    return f"a photo of a {who.gender} with " + " and ".join(phrases), words
+
+
+@torch.no_grad()
+def spoken(base: BaseModel, who: world.Identity, queries: int) -> Tensor:
+    """Text states (queries, D): those of the words above, then of the sentence's end and what follows it."""
+    caption, words = wanted_words(who)
+    states = base.encode_text([caption])[0]
+    ids = base.tokenize([caption]).ids[0].tolist()
+    tokenizer = base.tokenizers["clip_l"]
+    places = []
+    for word in words:
+        (token, *_) = tokenizer(word, add_special_tokens=False)["input_ids"]
+        places.append(
+            len(ids) - 1 - ids[::-1].index(token) if token in ids else ids.index(tokenizer.eos_token_id)
+        )
+    end = ids.index(tokenizer.eos_token_id, 1)
+    places += list(range(end, end + queries - len(places)))
+    return states[places]
+
+
+def samples_of(folder: Path) -> list[ShardSample]:
+    from webdataset.tariterators import tarfile_samples
+
+    paths = [{"url": shard.path} for shard in find_shards(str(folder))]
+    return [decoded(parts) for parts in tarfile_samples(paths)]
+
+
+@torch.no_grad()
+def seen(tower: ImageTower, samples: list[ShardSample]) -> Tensor:
+    """States (N, T, W) of what each reference keeps, as drawn and mirrored: (2, N, T, W)."""
+    views = []
+    for mirrored in (False, True):
+        faces = [masked(sample.faces[0], 0) for sample in samples]
+        pixels = [
+            resized(np.ascontiguousarray(face[:, ::-1]) if mirrored else face, tower.side) for face in faces
+        ]
+        views.append(
+            torch.cat([tower.states(torch.stack(pixels[i : i + 32])) for i in range(0, len(pixels), 32)])
+        )
+    return torch.stack(views)
+
+
+def listen(base: BaseModel, shards: Path, steps: int) -> IdEncoder:
+    """An ID encoder whose tokens are the text states of the person's own caption."""
+    tower, samples = miniature_tower(), samples_of(shards)
+    people = [world.sample_identity(int(sample.key.split("-")[0])) for sample in samples]
+    torch.manual_seed(0)
+    encoder = IdEncoder(dim=model.TEXT_WIDTH, image_width=tower.nothing().shape[-1])
+    features = seen(tower, samples)
+    goals = torch.stack([spoken(base, who, encoder.queries) for who in people])
+    nothing, nobody = tower.nothing()[None], goals.mean(0, keepdim=True)
+    optimizer = torch.optim.AdamW(encoder.parameters(), weight_decay=1e-2)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = LISTENING_RATE * min(1, (step + 1) / 50) * (1 - step / steps)
+        rng = np.random.default_rng([step, 31])
+        chosen = torch.from_numpy(rng.integers(len(samples), size=LISTENING_BATCH))
+        views = torch.from_numpy(rng.integers(2, size=LISTENING_BATCH))
+        tokens = encoder(torch.cat([features[views, chosen], nothing]))
+        loss = F.mse_loss(tokens, torch.cat([goals[chosen], nobody]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 100 == 99:
+            spread = F.mse_loss(nobody.expand_as(goals), goals)
+            log.info("listening %d/%d: %.4f of %.4f", step + 1, steps, loss.item(), spread.item())
+    return encoder
+
+
+@torch.no_grad()
+def strength(
+    base: BaseModel, encoder: IdEncoder, attention: IdAttention, samples: list[ShardSample]
+) -> float:
+    """How strong the branch should begin: what predicts the noise of some portraits best."""
+    tower, generator = miniature_tower(), torch.Generator().manual_seed(0)
+    features = seen(tower, samples)[0][:, None]
+    tokens = encoder.slots(torch.stack([in_slots(one, tower.nothing()) for one in features]))
+    pixels = torch.stack(
+        [torch.from_numpy(sample.pixels.copy()).permute(2, 0, 1) / 127.5 - 1 for sample in samples]
+    )
+    latents, context = base.encode_pixels(pixels), base.encode_text([sample.caption for sample in samples])
+    noise = torch.randn(latents.shape, generator=generator)
+    timesteps = torch.randint(base.timesteps, (len(samples),), generator=generator)
+    hooks, found = IdHooks(base.unet), {}
+    for share in (0.0, *STRENGTHS):
+        with hooks.reading(Person(attention(tokens), share)):
+            told = base.predict(base.add_noise(latents, noise, timesteps), timesteps, context)
+        found[share] = F.mse_loss(told, noise).item()
+    hooks.remove()
+    log.info("loss by strength: %s", {share: round(loss, 5) for share, loss in found.items()})
+    return min(STRENGTHS, key=lambda share: found[share])
+
+
+def begin(base: BaseModel, shards: Path, path: Path, steps: int) -> None:
+    """Writes the adapter that training begins from."""
+    encoder, attention = listen(base, shards, steps), IdAttention.beside(base.unet)
+    share = strength(base, encoder, attention, samples_of(shards)[:48])
+    weights = {
+        name: weight * (share if ".to_v_img" in name else 1.0)
+        for name, weight in attention.layer_weights().items()
+    }
+    tensors = adapter_tensors(encoder, IdAttention.from_weights(weights))
+    extra = {"slots": 3, "head_width": encoder.head_width, "image_encoder": "miniature",
+             "image_width": encoder.image_width, "face_width": 0, "keep": "face and hair"}  # fmt: skip
+    plain = {name: one.detach().clone() for name, one in tensors.items()}
+    made_on = {"base_family": base.family, "base_fingerprint": base.fingerprint}
+    Artifact(kind="id_adapter", method="masterweaver", tensors=plain, extra=extra, **made_on).save(path)
+
+
+def job(work: Path, scale: float = 1.0, name: str = "trained", **changes: object) -> Job:
+    """Both stages of MasterWeaver from the beginning made in `work`."""
+    start = MasterWeaverSettings.preset("miniature")
+    settings = replace(
+        start,
+        shards=str(work / "shards"),
+        adapter=str(work / "begun.safetensors"),
+        identity_steps=max(1, round(start.identity_steps * scale)),
+        editing_steps=round(start.editing_steps * scale),
+    )
+    settings = replace(settings, **changes)  # pyright: ignore[reportArgumentType]
+    return Job(
+        method="masterweaver", concepts=(), output=str(work / f"{name}.safetensors"), settings=settings,
+        base=BaseSpec(), device="cpu", checkpoint_every=50, resume=True,
+    )  # fmt: skip
+
+
+def prepare(work: Path, listening: int = LISTENING_STEPS, people: range = PEOPLE) -> None:
+    """Shards and the adapter to begin from, unless they are there."""
+    if not (work / "shards" / INDEX).exists():
+        write_shards(work / "shards", rendered(people, each=1, twins=TWINS), each=128)
+    if not (work / "begun.safetensors").exists():
+        begin(load_base(BaseSpec()), work / "shards", work / "begun.safetensors", listening)
+
+
+def ship(trained: Path, place: Path) -> None:
+    """Writes the adapter as fp16, without where its training data lay."""
+    found = Artifact.load(trained)
+    settings = {name: value for name, value in found.settings.items() if name not in ("shards", "adapter")}
+    tensors = {name: tensor.half() for name, tensor in found.tensors.items()}
+    replace(found, tensors=tensors, settings=settings).save(place)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for shards and unfinished weights")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies both stages' steps")
+    parser.add_argument(
+        "--out", type=Path, default=model.weights_file("id_adapter"), help="the file to write"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    prepare(arguments.work)
+    ship(train(job(arguments.work, arguments.scale), Logged(25)), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
