@@ -71,7 +71,8 @@ class MagiCapture(Method):
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         subject, style = two_roles(concepts)
-        super().__init__(job, base, [masked(concept, base) for concept in concepts])
+        person = job.settings.identity != "features"
+        super().__init__(job, base, [masked(concept, base, person) for concept in concepts])
         self.settings: MagiCaptureSettings = job.settings
         self.subject, self.style = self.concepts[subject], self.concepts[style]
         check_masks(self.concepts, self.examples)
@@ -106,14 +107,17 @@ class MagiCapture(Method):
         chosen = self.settings
         if chosen.prior_weight and chosen.tuning_steps:
             self.examples = self.examples.joined(self._prior_examples(check))
-        if chosen.tuning_steps:
-            self._inject()
+        self.attach()
         if chosen.gradient_checkpointing:
             self.base.unet.enable_gradient_checkpointing()
         if not chosen.colour_jitter:
             self.cache_latents()
         if self.identity is not None:
             self._look()
+
+    def attach(self) -> None:
+        if self.settings.tuning_steps:
+            self._inject()
 
     def _inject(self) -> None:
         chosen, unet = self.settings, self.base.unet
@@ -527,13 +531,20 @@ def two_roles(concepts: Sequence[Concept]) -> tuple[int, int]:
     return found["subject"][0], found["style"][0]
 
 
-def masked(concept: Concept, base: BaseModel) -> Concept:
+def masked(concept: Concept, base: BaseModel, person: bool = True) -> Concept:
     """The concept with a mask for every picture: a subject's marks its face, a style's all but the face.
 
-    What the user masked stays; the rest is found.
+    What the user masked stays; the rest is found, where it is a `person`.
     """
-    if all(picture.mask is not None for picture in concept.pictures):
+    bare = [picture.name for picture in concept.pictures if picture.mask is None]
+    if not bare:
         return concept
+    if not person:
+        what = concept.class_word if concept.role == "subject" else "all but what takes the subject's place"
+        raise LikenessError(
+            f"{concept.token}, picture {bare[0]}: there is no mask, and only faces are found by themselves; "
+            f"mark {what}"
+        )
     try:
         segmenter = load_segmenter("miniature" if base.family == "miniature" else "face-parts")
     except LikenessError as error:

@@ -362,6 +362,24 @@ def test_pictures_without_masks_need_a_way_to_find_faces(base, tmp_path, monkeyp
         MagiCapture(job(tmp_path), base, [bare, PAINTINGS])
 
 
+def test_what_is_no_person_needs_masks_of_the_users(base, tmp_path):
+    bare = replace(PERSON, class_word="cat", pictures=(replace(PERSON.pictures[0], mask=None),))
+    with pytest.raises(LikenessError, match="picture picture0: there is no mask, and only faces.*mark cat"):
+        MagiCapture(job(tmp_path, identity="features"), base, [bare, PAINTINGS])
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_learn_it_too(family, tmp_path):
+    from likeness_portraits.tests.engine.tiny import write_person
+
+    write_person(tmp_path / "person")
+    other = tiny_base(family=family)
+    observer = Losses()
+    artifact = Artifact.load(train(job(tmp_path), observer, other))
+    assert artifact.base_family == family and observer.seen[-1]["attention_refocus"] > 0
+    assert set(artifact.rows("<v0>")) == set(other.text_encoders)
+
+
 def test_a_mask_that_leaves_nothing_is_refused_by_name(base, tmp_path):
     empty = replace(PERSON, pictures=(replace(PERSON.pictures[0], mask=0 * FACE),))
     with pytest.raises(LikenessError, match="<v0>, picture picture0: the mask of the face is empty"):
@@ -569,3 +587,16 @@ def compare_weights(method: Traced, told: Golden) -> None:
             name = f"{part}.{long(part, path)}"
             close(layer.lora_A[lora.ADAPTER].weight.detach(), told[f"out.lora_down.{name}"], atol=5e-5)
             close(layer.lora_B[lora.ADAPTER].weight.detach(), told[f"out.lora_up.{name}"], atol=5e-5)
+
+
+def test_the_command_takes_two_folders_with_their_roles(tmp_path, capsys):
+    from likeness_portraits.engine.cli import main
+    from likeness_portraits.tests.engine.tiny import write_person, write_style
+
+    folders = [str(write_person(tmp_path / "person")), str(write_style(tmp_path / "style"))]
+    command = ["train", "magicapture", *folders, "--role", "subject", "--role", "style", "--identity", "none"]
+    assert main([*command, "-o", str(tmp_path / "me.safetensors"), "--print-config"]) == 0
+    told = capsys.readouterr().out
+    assert "method: magicapture" in told and "role: style" in told and "identity: none" in told
+    assert main(["train", "magicapture", folders[0], "-o", str(tmp_path / "me.safetensors")]) == 2
+    assert "give a second set of pictures, of the style" in capsys.readouterr().err
