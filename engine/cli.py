@@ -6,7 +6,7 @@ Heavy libraries are imported inside the commands, so that help and mistakes in o
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+    from .inference.restore_options import Finisher
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 
@@ -270,6 +271,13 @@ def generate(
     attention_maps: Annotated[
         Path | None, Option(help="Folder for pictures of where the refocused words looked.")
     ] = None,
+    restore: Annotated[
+        str | None,
+        Option(help="Finish faces: redraw, or a restorer's file; then ;denoise=0.5;gate=reject …"),
+    ] = None,
+    references: Annotated[
+        Path | None, Option(help="With --restore: folder of pictures of who must stay recognisable.")
+    ] = None,
 ) -> int:
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
     artifacts = [_with_strength(text) for text in concept or []]
@@ -283,8 +291,10 @@ def generate(
     from .inference.generate import generate as draw
     from .inference.id_pictures import Look, people_of
     from .inference.refocus_options import refocusing_of
+    from .inference.restore_options import finisher, wish_of
     from .training.base_model import load_base
 
+    wish = None if restore is None else wish_of(restore)
     look = Look(
         adapter=adapter, image_encoder=image_encoder, faces=faces, models=models,
         without_hair=without_hair, start=identity_start, end=identity_end, layers=identity_layers,
@@ -311,12 +321,91 @@ def generate(
             height=height,
             on_step=lambda done, total: show(done, total, ""),
         )
+    if wish is not None:
+        finish = finisher(
+            wish, loaded, prompt=prompts[0], negative=negative, artifacts=artifacts, references=references,
+            models=models,
+        )  # fmt: skip
+        pictures = _finished(pictures, [prompt for prompt, _ in wanted], finish)
     drawn_with = {"negative": negative, "steps": str(steps), "guidance": str(guidance), "base": base}
     drawn_with |= {"sampler": sampler, "schedule": schedule}
     drawn_with |= {"refocus": " ".join(refocus)} if refocus else {}
+    drawn_with |= {"restore": restore} if restore else {}
     for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
         about = {"prompt": prompt, "seed": str(number), **drawn_with}
         say(str(save_picture(out if single else out / f"{index:03d}-seed{number}.png", pixels, about)))
+    return 0
+
+
+def _finished(pictures: Iterable[Any], prompts: Sequence[str], finish: "Finisher") -> list[Any]:
+    """The pictures with their faces restored, and on stderr what became of each face."""
+    made = []
+    with meter("restoring") as show:
+        for number, (pixels, prompt) in enumerate(zip(pictures, prompts), start=1):
+            done, restored = finish(pixels, prompt, name=f"picture {number}")
+            made.append((done, restored.report))
+            show(number, len(prompts), "")
+    for line in [*(report for _, report in made), *finish.remarks()]:
+        note(line)
+    return [done for done, _ in made]
+
+
+@app.command()
+def restore(
+    pictures: Annotated[list[Path], Argument(metavar="PICTURE...", help="Pictures with faces in them.")],
+    using: Annotated[
+        str,
+        Option(
+            "--with",
+            help="redraw, or a restorer's file; then settings: ;faces=auraface;gate=reject;enlarge=FILE.",
+        ),
+    ] = "redraw",
+    prompt: Annotated[str, Option(help="For redraw: what the faces are, with the placeholder.")] = "",
+    concept: Annotated[
+        list[str] | None, Option(help="For redraw: concept file, or FILE:STRENGTH; repeat for several.")
+    ] = None,
+    base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
+    negative: Annotated[str, Option(help="For redraw: what should not be there.")] = "",
+    references: Annotated[
+        Path | None, Option(help="Folder of pictures of who must stay recognisable.")
+    ] = None,
+    mask: Annotated[
+        Path | None, Option(help="With ;faces=mask: a picture, white on the face; nothing else changes.")
+    ] = None,
+    models: Annotated[Path | None, Option(help="Folder of helper models, ComfyUI's models/likeness.")] = None,
+    device: Annotated[str, Option(help="Where a restorer runs: cpu or cuda.")] = "cpu",
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+        "likeness-restored"
+    ),
+) -> int:
+    """Restore faces, or draw them again with a concept, and take back what would cost the likeness."""
+    from .data.pictures import read_mask, read_picture
+    from .inference.restore_options import finisher, wish_of
+
+    wish = wish_of(using)
+    single = out.suffix.lower() == ".png"
+    if single and len(pictures) > 1:
+        raise LikenessError(f"{out} is one file, but there are {len(pictures)} pictures; give a folder")
+    loaded = None
+    artifacts = [_with_strength(text) for text in concept or []]
+    if wish.redraws:
+        from .training.base_model import load_base
+
+        _check_placeholders([prompt], [artifact for artifact, _ in artifacts])
+        loaded = load_base(BaseSpec.parse(base))
+    finish = finisher(
+        wish, loaded, prompt=prompt, negative=negative, artifacts=artifacts, references=references,
+        models=models, device=device,
+    )  # fmt: skip
+    for path in pictures:
+        pixels = read_picture(path)
+        drawn = None if mask is None else read_mask(mask, (pixels.shape[0], pixels.shape[1]))
+        done, restored = finish(pixels, drawn=drawn, name=str(path))
+        note(restored.report)
+        about = {"restored with": using, "prompt": prompt, "report": restored.report}
+        say(str(save_picture(out if single else out / f"{path.stem}.png", done, about)))
+    for line in finish.remarks():
+        note(line)
     return 0
 
 

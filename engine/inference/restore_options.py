@@ -1,0 +1,179 @@
+"""Finishing pictures as people type it: `redraw`, `redraw;denoise=0.5`, `GFPGANv1.4.pth;faces=auraface`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..artifact import Artifact
+from ..data.masks import Mask
+from ..data.pictures import pictures_in, read_picture
+from ..errors import LikenessError, nearest
+from .detail import Detailer
+from .onlookers import MASK, MINIATURE, Onlookers, call_onlookers
+from .restore import Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
+from .restorers import SUFFIXES, load_restorer, load_upscaler
+from .upscale import upscaled
+
+if TYPE_CHECKING:
+    from ..training.base_model import BaseModel
+
+REDRAW = "redraw"
+AROUND = 1.5  # how much a diffusion model sees around a face, where nobody says
+DRAWING = {"denoise": float, "steps": int, "guidance": float, "seed": int}
+BLENDING = {"number": int, "side": int, "around": float, "strength": float, "feather": float,
+            "match_colours": bool, "gate": str, "allowed_drop": float}  # fmt: skip
+OTHERS = {
+    "faces": str,
+    "judge": str,
+    "prompt": str,
+    "fidelity": float,
+    "non_commercial": bool,
+    "enlarge": str,
+}
+KINDS: Mapping[str, type] = {**BLENDING, **DRAWING, **OTHERS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What `--restore` asks for: `redraw` or a restorer's file, and every setting that was typed."""
+
+    what: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def redraws(self) -> bool:
+        return self.what == REDRAW
+
+    def get(self, name: str, otherwise: Any) -> Any:
+        return self.settings.get(name, otherwise)
+
+    def among(self, names: Mapping[str, type]) -> dict[str, Any]:
+        return {name: value for name, value in self.settings.items() if name in names}
+
+
+def wish_of(text: str) -> Wish:
+    """`redraw` or a file, then settings, each after a semicolon: NAME=VALUE, or a NAME switched on."""
+    what, *rest = (piece.strip() for piece in text.split(";"))
+    if what != REDRAW and Path(what).suffix.lower() not in SUFFIXES:
+        hint = nearest(what, [REDRAW]) or f"; write {REDRAW}, or a restorer's file ({', '.join(SUFFIXES)})"
+        raise LikenessError(f"unknown way to restore '{what}'{hint}")
+    settings: dict[str, Any] = {}
+    for piece in filter(None, rest):
+        name, equals, value = (part.strip() for part in piece.partition("="))
+        name = name.replace("-", "_")
+        if name not in KINDS:
+            hint = nearest(name, KINDS) or f"; valid are {', '.join(KINDS)}"
+            raise LikenessError(f"unknown setting '{name}' in '{text}'{hint}")
+        settings[name] = _value(KINDS[name], value if equals else "yes", text)
+    wish = Wish(what=what, settings=settings)
+    Restoration(**wish.among(BLENDING))  # mistakes are told before anything is loaded
+    return wish
+
+
+def _value(kind: type, text: str, whole: str) -> Any:
+    if kind is bool:
+        known = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+        if text.lower() not in known:
+            raise LikenessError(f"'{text}' in '{whole}' is neither yes nor no")
+        return known[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        raise LikenessError(f"'{text}' in '{whole}' is not a number") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finisher:
+    """A wish with everything loaded that it needs; called with a picture, as often as there are pictures."""
+
+    wish: Wish
+    onlookers: Onlookers
+    person: Person | None
+    restorer: Restore | None  # None: the base draws again
+    drawing: Detailer | None
+    upscaler: Any | None
+
+    def __call__(
+        self,
+        shades: NDArray[np.uint8],
+        prompt: str = "",
+        drawn: Mask | None = None,
+        name: str = "the picture",
+    ) -> tuple[NDArray[np.uint8], Restored]:
+        """The picture (H, W, 3) of uint8 finished, and what became of it."""
+        restore, options = self.restorer, Restoration(**self.wish.among(BLENDING))
+        if restore is None:
+            if self.drawing is None:
+                raise LikenessError("faces are drawn again by a base model; name one")
+            restore = replace(self.drawing, prompt=self.wish.get("prompt", prompt) or self.drawing.prompt)
+            options = replace(
+                options, side=self.wish.get("side", restore.side), around=self.wish.get("around", AROUND)
+            )
+        pixels = to_pixels(shades)
+        canvas = None if self.upscaler is None else upscaled(pixels, self.upscaler)
+        done = restore_picture(
+            pixels, self.onlookers.faces(shades, drawn), restore, options, parse=self.onlookers.parse,
+            person=self.person, canvas=canvas, drawn=None if self.onlookers.eyes is not None else drawn,
+            name=name,
+        )  # fmt: skip
+        return to_shades(done.pixels), done
+
+    def remarks(self) -> list[str]:
+        """What is to be known about all of it."""
+        unchecked = self.person is None and self.wish.get("gate", "blend") != "off"
+        said = "the likeness was not checked; give pictures of the person with --references"
+        return [*filter(None, [self.onlookers.remark]), *([said] if unchecked else [])]
+
+
+def finisher(
+    wish: Wish,
+    base: "BaseModel | None",
+    *,
+    prompt: str = "",
+    negative: str = "",
+    artifacts: Sequence[tuple[Artifact, float]] = (),
+    references: Path | None = None,
+    models: Path | None = None,
+    device: str = "cpu",
+) -> Finisher:
+    """Loads what a wish needs; `references` is a folder of pictures, or a concept folder, of the person."""
+    default = MINIATURE if base is not None and base.family == "miniature" else "auraface"
+    onlookers = call_onlookers(
+        wish.get("faces", default), wish.get("judge", None), device=device, models=models
+    )
+    pictures = [] if references is None else _pictures(references)
+    restorer, drawing = None, None
+    if not wish.redraws:
+        restorer = load_restorer(
+            Path(wish.what), device=device, fidelity=wish.get("fidelity", 0.5),
+            non_commercial=wish.get("non_commercial", False),
+        )  # fmt: skip
+    elif base is not None:
+        drawing = Detailer(
+            base=base, prompt=wish.get("prompt", prompt), negative=negative, artifacts=artifacts,
+            **wish.among(DRAWING),
+        )  # fmt: skip
+    enlarge = wish.get("enlarge", None)
+    return Finisher(
+        wish=wish, onlookers=onlookers, person=onlookers.person(pictures), restorer=restorer,
+        drawing=drawing, upscaler=None if enlarge is None else load_upscaler(Path(enlarge), device),
+    )  # fmt: skip
+
+
+def needs_mask(wish: Wish) -> bool:
+    return wish.get("faces", "") == MASK
+
+
+def _pictures(folder: Path) -> list[NDArray[np.uint8]]:
+    inner = folder / "images"
+    place = inner if inner.is_dir() else folder
+    if not place.is_dir():
+        raise LikenessError(f"{folder} is no folder; name one with pictures of the person")
+    found = [read_picture(path) for path in pictures_in(place)]
+    if not found:
+        raise LikenessError(f"no pictures in {place}; put some of the person there")
+    return found
