@@ -51,11 +51,12 @@ from ..attention_maps import mask_layers
 from ..base_model import BaseModel
 from ..losses import squared_error
 from ..momentum import Momentum
-from .base import Method, Progress
+from .base import PREVIEW_GUIDANCE, PREVIEW_STEPS, Method, Progress
 
 log = logging.getLogger(__name__)
 
 IDENTITY, EDITING = "identity", "editing"
+GRID_PEOPLE, GRID_EDITS = 4, 3  # of a preview on shards
 TEXTS_KEPT = 1024  # states of edit prompts; all of them would be a gigabyte on SD 1.x
 
 
@@ -471,19 +472,51 @@ class MasterWeaver(Method):
     def _averaged(self) -> AbstractContextManager:
         return nullcontext() if self._average is None else self._average.in_place()
 
-    @torch.no_grad()
     def _identity(self, concept: Concept | None) -> Tensor:
         """ID tokens (1, S * queries, D) of a concept's first pictures; of nobody without one."""
-        rows = torch.zeros(1, self.settings.slots, dtype=torch.long, device=self.nothing.device)
         if concept is None:
-            return self.tokens(self.encoder, self.nothing[None], rows)
-        own = [one for one in self._own if one.key.startswith(concept.token)][: self.settings.slots]
-        faces = torch.stack([resized(masked(one.faces[0], 0), self._tower[0].side) for one in own])
-        rows[0, : len(own)] = torch.arange(1, len(own) + 1)
-        features = torch.cat([self.nothing[None], self._seen(faces.to(self.nothing.device))])
-        return self.tokens(self.encoder, features, rows)
+            return self._tokens_of([])
+        own = [one for one in self._own if one.key.startswith(concept.token)]
+        return self._tokens_of([masked(one.faces[0], 0) for one in own[: self.settings.slots]])
 
     @torch.no_grad()
+    def _tokens_of(self, faces: Sequence[np.ndarray]) -> Tensor:
+        """ID tokens (1, S * queries, D) of one person's faces (H, W, 3), no more than there are slots."""
+        rows = torch.zeros(1, self.settings.slots, dtype=torch.long, device=self.nothing.device)
+        if not faces:
+            return self.tokens(self.encoder, self.nothing[None], rows)
+        rows[0, : len(faces)] = torch.arange(1, len(faces) + 1)
+        seen = torch.stack([resized(face, self._tower[0].side) for face in faces])
+        features = torch.cat([self.nothing[None], self._seen(seen.to(self.nothing.device))])
+        return self.tokens(self.encoder, features, rows)
+
+    def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
+        """The concept's person; where shards are learned, a grid of people under a few edits."""
+        if self.settings.shards is None:
+            return super().preview(prompt, seed, check)
+        where = self.settings.validation or self.settings.shards
+        lane = Lanes(where, 1, 0)
+        people = [lane.samples(number, [0], lambda one, _: one)[0] for number in range(GRID_PEOPLE)]
+        rows = []
+        for one in people:
+            face = masked(one.faces[0], 0) if one.faces else None
+            prompts = self._grid_prompts(one.caption)
+            drawn = self._drawn_people(
+                [] if face is None else [face], prompts, [seed] * len(prompts), PREVIEW_STEPS,
+                PREVIEW_GUIDANCE, check,
+            )  # fmt: skip
+            shown = to_bytes(target(one, drawn.shape[1], self.settings.squash)[0][None])
+            rows.append(np.concatenate([*shown, *drawn], axis=1))
+        return np.concatenate(rows)
+
+    def _grid_prompts(self, caption: str) -> list[str]:
+        """No edit, then a few of the vocabulary, evenly picked, about the caption's kind of person."""
+        chosen = self.settings
+        told = [word for word in chosen.subjects if word in caption.split()]
+        subject, edits = (told or list(chosen.subjects))[0], list(dict.fromkeys(chosen.edits))
+        picked = edits[:: max(1, len(edits) // GRID_EDITS)][:GRID_EDITS]
+        return [chosen.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
+
     def pictures(
         self,
         prompts: Sequence[str],
@@ -494,15 +527,28 @@ class MasterWeaver(Method):
     ) -> np.ndarray:
         """With a placeholder in the prompts, its concept's person; else the base's own."""
         known = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
+        own = [one for one in self._own if known and one.key.startswith(known[0].token)]
+        faces = [masked(one.faces[0], 0) for one in own[: self.settings.slots]]
         words = [_as_class(prompt, self.concepts) for prompt in prompts]
+        return self._drawn_people(faces, words, seeds, steps, guidance, check)
+
+    @torch.no_grad()
+    def _drawn_people(
+        self,
+        faces: Sequence[np.ndarray],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
+        """The person with these faces in each prompt: (N, H, W, 3) uint8."""
         with self._averaged():
-            person = self._identity(known[0] if known else None)
-            model = Identified(
-                self.base, self._hooks, self.attention, person, self._identity(None), len(prompts)
-            )
+            somebody, nobody = self._tokens_of(faces), self._tokens_of([])
+            model = Identified(self.base, self._hooks, self.attention, somebody, nobody, len(prompts))
             latents = sample(
                 model,
-                self.base.encode_text(words),
+                self.base.encode_text(prompts),
                 self.base.encode_text([""] * len(prompts)),
                 seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
                 steps=steps,

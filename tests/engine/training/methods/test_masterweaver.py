@@ -323,6 +323,17 @@ def test_the_true_base_can_be_the_teacher(tmp_path, shards):
     assert losses[0] != losses[1] and min(losses) > 0
 
 
+def test_a_preview_on_shards_shows_people_under_edits(tmp_path, shards):
+    learner = MasterWeaver(shard_job(tmp_path, shards), tiny_base(), [])
+    grid = learner.preview("", 0, lambda: None)
+    learner.close()
+    assert grid.shape == (4 * 32, 5 * 32, 3)
+    assert learner._grid_prompts("a photo of a woman")[:2] == [
+        "a photo of a woman",
+        "a photo of a smiling woman",
+    ]
+
+
 def test_shares_that_do_not_divide_are_refused(tmp_path, shards):
     learner = MasterWeaver(shard_job(tmp_path, shards), tiny_base(), [])
     with pytest.raises(LikenessError, match="multiple of 3"):
