@@ -3,7 +3,8 @@
     python -m likeness_portraits.engine.miniature.make --work DIR [--device cuda] [--scale 4] [STAGE ...]
 
 Seeds are fixed.  A stage that was interrupted goes on where it was; one that is done is not done again.
-`--scale` multiplies all step counts: 1 is what the shipped weights were given.
+`--scale` multiplies all step counts: 1 is what the shipped weights were given.  The weights are written into
+the package, or into the folder that the environment variable LIKENESS_MINIATURE names, and measured there.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -23,23 +25,24 @@ from . import model, world
 from .making import autoencoder, clip, dataset, judges, text, unet, vocabulary
 
 log = logging.getLogger(__name__)
+T = TypeVar("T", bound=nn.Module)
 PEOPLE = 4500
 STEPS = {
-    "text": 300, "autoencoder64": 1100, "autoencoder": 450, "unet": 1900, "recogniser": 1000,
-    "reporting_recogniser": 600, "reader": 700, "parser": 450, "clip": 2000,
+    "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
+    "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
 }  # fmt: skip
 
 
-def write_weights(name: str, network: nn.Module, folder: Path = model.WEIGHTS) -> None:
-    """Writes `network` as fp16 to its place in the package."""
+def write_weights(name: str, network: nn.Module) -> None:
+    """Writes `network` as fp16 to its place among the weights."""
     tensors = {
         key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
         for key, value in network.state_dict().items()
     }
-    temporary = folder / f"{name}.tmp"
+    temporary = model.WEIGHTS / f"{name}.tmp"
     save_file(tensors, temporary)
     temporary.chmod(0o644)
-    temporary.replace(folder / f"{name}.safetensors")
+    temporary.replace(model.weights_file(name))
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,19 @@ class Workshop:
     device: str
     scale: float
     processes: int
+    people: int = PEOPLE
 
     def steps(self, name: str) -> int:
         return max(1, round(STEPS[name] * self.scale))
 
     @cached_property
     def training(self) -> dataset.Dataset:
-        people = range(world.TRAINING_SEEDS.start, world.TRAINING_SEEDS.start + PEOPLE)
-        return dataset.prepare(self.work / "train", people, self.processes)
+        return dataset.prepare(self.work / "train", world.TRAINING_SEEDS[: self.people], self.processes)
 
     @cached_property
     def held_out(self) -> dataset.Dataset:
-        return dataset.prepare(self.work / "heldout", world.REPORTING_SEEDS, self.processes)
+        """People on whom work in progress is looked at; the card is measured on others."""
+        return dataset.prepare(self.work / "tuning", world.TUNING_SEEDS[: self.people], self.processes)
 
     @cached_property
     def listener(self) -> text.Listener:
@@ -94,7 +98,12 @@ class Workshop:
         whole = autoencoder.make_whole(
             self.inner, self.training, self.held_out, self.work, steps, device=self.device
         )
-        write_weights("vae", autoencoder.fold_scale(whole, *self.latents[1:]))
+        latents, mean, deviation = self.latents
+        raw, steps = latents * deviation + mean, self.steps("decoder")
+        whole = autoencoder.finish_decoder(
+            whole, raw, self.training, self.held_out, self.work, steps, device=self.device
+        )
+        write_weights("vae", autoencoder.fold_scale(whole, mean, deviation))
 
     def unet(self) -> None:
         write_weights("unet", self.painter.unet)
@@ -102,30 +111,43 @@ class Workshop:
 
     def clip(self) -> None:
         encoder = self.painter.listener.encoder
-        write_weights(
-            "image_encoder",
-            clip.make(encoder, self.training, self.work, self.steps("clip"), device=self.device),
-        )
+        write_weights("image_encoder", self.trained("clip", clip.make, encoder))
 
-    def judge(self, name: str, make: Callable[..., nn.Module]) -> None:
-        network = make(self.training, self.held_out, self.work, self.steps(name), device=self.device)
-        write_weights(name, network)
+    def trained(self, name: str, make: Callable[..., T], *network: nn.Module) -> T:
+        return make(*network, self.training, self.held_out, self.work, self.steps(name), device=self.device)
 
     def judges(self) -> None:
-        self.judge("recogniser", judges.make_recogniser)
-        self.judge("reporting_recogniser", judges.make_reporting)
-        self.judge("reader", judges.make_reader)
-        self.judge("parser", judges.make_parser)
+        write_weights("recogniser", self.trained("recogniser", judges.make_recogniser))
+        write_weights("reporting_recogniser", self.trained("reporting_recogniser", judges.make_reporting))
+        reader = self.trained("reader", judges.make_reader)
+        write_weights("reader", self.trained("reader2", judges.finish_reader, reader))
+        parser = self.trained("parser", judges.make_parser)
+        write_weights("parser", self.trained("parser2", judges.finish_parser, parser))
 
     def card(self) -> None:
-        from ..evaluation.card import measure
+        from ..evaluation.card import gates, measure
 
-        scores = measure()
+        scores = measure(people=min(50, self.people), drawn=min(96, 2 * self.people))
         (model.WEIGHTS / "card.json").write_text(json.dumps(scores, indent=1) + "\n")
         log.info("%s", json.dumps(scores, indent=1))
+        for gate in gates(scores):
+            log.info("%s", gate)
+
+    def learnability(self) -> None:
+        from ..evaluation.learnability import measure_learnability
+
+        found = measure_learnability(self.work / "bench", on_cell=lambda *seen: log.info("%s %s", *seen))
+        file = model.WEIGHTS / "card.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"learnability": found}, indent=1) + "\n")
+
+    def sheets(self) -> None:
+        from ..evaluation.claims.bench import Bench
+        from ..evaluation.gallery import write_sheets
+
+        write_sheets(self.work / "sheets", Bench(self.work / "bench"))
 
 
-STAGES = ("vocabulary", "autoencoder", "unet", "judges", "clip", "card")
+STAGES = ("vocabulary", "autoencoder", "unet", "judges", "clip", "card", "learnability", "sheets")
 
 
 def main() -> None:
@@ -138,11 +160,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and unfinished weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all step counts")
+    parser.add_argument("--people", type=int, default=PEOPLE, help="to learn from")
     parser.add_argument("--processes", type=int, default=2, help="that render pictures")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    workshop = Workshop(arguments.work, arguments.device, arguments.scale, arguments.processes)
+    for folder in (arguments.work, model.WEIGHTS):
+        folder.mkdir(parents=True, exist_ok=True)
+    workshop = Workshop(
+        arguments.work, arguments.device, arguments.scale, arguments.processes, arguments.people
+    )
     for stage in arguments.stages:
         log.info("stage %s", stage)
         getattr(workshop, stage)()

@@ -6,6 +6,7 @@ The trainer builds diffusers classes from these, ComfyUI its own classes; both g
 import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import CLIPTokenizer
 
 from ..errors import LikenessError
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(os.environ.get("LIKENESS_MINIATURE") or Path(__file__).parent / "weights")  # to try others
 NETWORKS = (
     "unet",
     "vae",

@@ -1,5 +1,6 @@
 """The Miniature's image tower, aligned with its text encoder by captions that differ in one attribute."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from .fitting import fit
 
 NEGATIVES = 3  # captions beside the true one in which one attribute is changed
 SCALE = 20.0  # inverse temperature
+LOOKED_AT = 60  # held-out people, while it is trained
 
 
 class Pair(nn.Module):
@@ -37,13 +39,19 @@ class Pair(nn.Module):
 
 
 def make(
-    text_encoder: CLIPTextModel, data: Dataset, work: Path, steps: int, batch: int = 40, device: str = "cpu"
+    text_encoder: CLIPTextModel,
+    data: Dataset,
+    held_out: Dataset,
+    work: Path,
+    steps: int,
+    batch: int = 40,
+    device: str = "cpu",
 ) -> Pair:
     """Trains the pair on the dataset's pictures; the text encoder stays as it is."""
     torch.manual_seed(5)
     tokenizer = model.tokenizer()
     pair = Pair(text_encoder.to(device)).to(device)
-    each = len(data) // len(data.person.unique())
+    each, looked_at = len(data) // len(data.person.unique()), held_out.person.unique()[:LOOKED_AT].tolist()
 
     def texts_of(index: int, rng: np.random.Generator) -> list[str]:
         identity, context = world.sample_identity(index // each), world.sample_context(index)
@@ -68,12 +76,14 @@ def make(
 
     return fit(
         "clip", pair, loss_of, steps=steps, learning_rate=2e-3, work=work,
-        report=lambda net: retrieval(net, range(200_000, 200_060), device), report_every=300,
+        report=lambda net: retrieval(net, looked_at, device), report_every=300,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def retrieval(pair: Pair, people: range, device: str = "cpu", visible: bool = False) -> dict[str, float]:
+def retrieval(
+    pair: Pair, people: Sequence[int], device: str = "cpu", visible: bool = False
+) -> dict[str, float]:
     """By attribute, how often the true caption beats all captions in which that attribute alone differs.
 
     With `visible`, attributes that cannot be seen in a picture (eyes behind sunglasses) are not asked for.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from likeness_portraits.engine.miniature import model
-from likeness_portraits.engine.miniature.making import autoencoder
+from likeness_portraits.engine.miniature.making import autoencoder, dataset, judges
 from likeness_portraits.engine.miniature.making.fitting import (
     Muon,
     fit,
@@ -119,5 +119,28 @@ def test_weights_count_features_most_and_background_least():
 
     parts = torch.zeros(1, 4, 4, dtype=torch.long)
     parts[0, 0, 0], parts[0, 0, 1] = world.PART_ID["eye"], world.PART_ID["skin"]
+    nose, beard = world.PART_ID["nose"], world.PART_ID["beard"]
+    last = autoencoder.weight_map(torch.tensor([[[0, beard, nose]]]), 3, person=1.5, face=3.0, features=6.0)
+    assert last[0, 0, 0].tolist() == [1, 3, 6]
     weight = autoencoder.weight_map(parts, 4)[0, 0]
     assert weight[0, 0] == 5 and weight[0, 1] == 2 and weight[3, 3] == 1
+
+
+def test_overlap_counts_what_both_have_of_what_either_has():
+    true = torch.tensor([[[0, 0, 1, 1]]])
+    sure = torch.full((1, 13, 1, 4), -50.0)
+    sure[0, [0, 1, 1, 1], 0, [0, 1, 2, 3]] = 50.0  # one of the two zeros is taken for a one
+    overlap = judges.soft_overlap(sure, true)
+    assert overlap[:2].tolist() == pytest.approx([1 / 2, 2 / 3])
+
+
+def test_finishing_the_decoder_leaves_the_encoder_alone(tmp_path):
+    from likeness_portraits.engine.miniature import world
+
+    data = dataset.prepare(tmp_path / "data", world.TUNING_SEEDS[:2])
+    vae = tiny_autoencoder()
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    latents = torch.randn(len(data), 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    after = autoencoder.finish_decoder(vae, latents, data, data, tmp_path, steps=2, batch=2).state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
