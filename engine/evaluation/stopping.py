@@ -1,0 +1,144 @@
+"""Likeness-based stopping: pictures drawn on the way are scored; training ends when there is no more to gain.
+
+The state that is kept is the one with the highest identity among those that still obey their prompts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..config import MINIATURE_OPEN_PROMPTS, Job
+from ..data.concepts import Concept, load_concept
+from ..errors import LikenessError
+from ..training.observer import Progress
+from .backends import FaceJudge, TextJudge, judges_there, load_face_judge
+from .metrics import similarity_to_references
+
+MINIATURE_PROMPTS = MINIATURE_OPEN_PROMPTS[:4]  # none is among those that results are reported on
+PROMPTS = (
+    "a photo of {} on a beach", "a watercolor painting of {}", "a photo of {} wearing a top hat",
+    "a photo of {} in a suit, in front of a castle",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at the pictures found: means, identity over all pictures, 0 for one without a face."""
+
+    step: int
+    identity: float
+    prompt: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """When to end."""
+
+    looks: int = 3  # without a better identity
+    gain: float = 0.01  # of identity that counts as better
+    loss: float = 0.15  # of the prompt score, relative to its best, that counts as disobeying
+
+    def __post_init__(self) -> None:
+        if self.looks < 1 or not 0 <= self.loss <= 1 or self.gain < 0:
+            raise LikenessError("patience needs one look or more, a gain of 0 or more, a loss from 0 to 1")
+
+    def obeys(self, look: Look, looks: Sequence[Look]) -> bool:
+        """Whether the prompts are obeyed about as well as they ever were."""
+        if look.prompt is None:
+            return True
+        best = max(other.prompt for other in looks if other.prompt is not None)
+        return look.prompt >= best * (1 - self.loss)
+
+    def best(self, looks: Sequence[Look]) -> Look:
+        """The highest identity among the looks whose prompts were obeyed."""
+        return max((look for look in looks if self.obeys(look, looks)), key=lambda look: look.identity)
+
+    def enough(self, looks: Sequence[Look]) -> bool:
+        """Identity stands still, or prompts were disobeyed twice in a row."""
+        if len(looks) >= 2 and not any(self.obeys(look, looks) for look in looks[-2:]):
+            return True
+        if len(looks) <= self.looks:
+            return False
+        earlier, later = looks[: -self.looks], looks[-self.looks :]
+        return max(look.identity for look in later) < max(look.identity for look in earlier) + self.gain
+
+
+class LikenessCritic:
+    """A `training.observer.Critic` that scores identity and prompts with the judges of this machine."""
+
+    def __init__(
+        self,
+        concept: Concept,
+        faces: FaceJudge,
+        text: TextJudge | None,
+        prompts: Sequence[str],
+        *,
+        every: int,
+        seed: int = 0,
+        patience: Patience | None = None,
+        on_look: Callable[[Sequence[Look]], None] | None = None,
+    ) -> None:
+        self.every = every
+        self.enough = False
+        self.looks: list[Look] = []
+        self.shots = [(prompt.format(concept.token), seed + n) for n, prompt in enumerate(prompts)]
+        self._spoken = [prompt.format(f"a {concept.class_word}") for prompt in prompts]
+        self._faces, self._text = faces, text
+        self._patience = patience or Patience()
+        self._on_look = on_look
+        vectors, found = faces.faces([picture.pixels for picture in concept.pictures])
+        if not found.any():
+            raise LikenessError(
+                f"no face was found in the pictures of {concept.token}; learn without stopping by likeness, "
+                "or choose another judge"
+            )
+        self._known = vectors[found]
+
+    def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
+        """Scores one picture per shot; whether this is the best state so far."""
+        vectors, found = self._faces.faces(pictures)
+        identity = np.where(found, similarity_to_references(vectors, self._known), 0.0).mean()
+        prompt = None if self._text is None else float(self._text.text(pictures, self._spoken).mean())
+        look = Look(step=progress.step, identity=float(identity), prompt=prompt)
+        self.looks.append(look)
+        self.enough = self._patience.enough(self.looks)
+        if self._on_look is not None:
+            self._on_look(self.looks)
+        return self._patience.best(self.looks) is look
+
+
+def critic_for(
+    job: Job,
+    every: int,
+    *,
+    faces: str = "auto",
+    packs: Path | None = None,
+    models: Path | None = None,
+    miniature: bool | None = None,
+    on_look: Callable[[Sequence[Look]], None] | None = None,
+) -> LikenessCritic:
+    """The critic for a job's first concept; `faces`: a judge's name, auto for one that fits the base."""
+    if job.method == "masterweaver":
+        raise LikenessError("an adapter for everybody has no likeness to stop by; leave it to its steps")
+    small = job.base.kind == "miniature" if miniature is None else miniature
+    judge = load_face_judge(("miniature" if small else "auraface") if faces == "auto" else faces, packs)
+    text, _ = judges_there(judge, models)
+    concept = load_concept(job.concepts[0])
+    prompts = MINIATURE_PROMPTS if small else PROMPTS
+    return LikenessCritic(concept, judge, text, prompts, every=every, seed=job.seed, on_look=on_look)
+
+
+def in_words(looks: Sequence[Look]) -> str:
+    """The latest look in one line."""
+    look = looks[-1]
+    prompt = "" if look.prompt is None else f", prompt {look.prompt:.2f}"
+    return f"step {look.step}: identity {look.identity:.2f}{prompt}"
+
+
+def curves(looks: Sequence[Look]) -> dict[str, list[tuple[int, float]]]:
+    """Both scores over the steps, as the loss plot draws them."""
+    found = {"identity": [(look.step, look.identity) for look in looks]}
+    prompts = [(look.step, look.prompt) for look in looks if look.prompt is not None]
+    return {**found, "prompt": prompts} if prompts else found
