@@ -102,6 +102,7 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
     from . import job_file
 
     names = {field.name for field in fields(METHODS[method])}
+    look_every = options.pop("stop_by_likeness", None) or 0
     typed = {name: value for name, value in options.items() if value not in (None, [], False)}
     settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
     chosen = job_file.read_yaml(config) if config is not None else {}
@@ -115,22 +116,37 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
         say(job_file.to_yaml(job).rstrip())
         return 0
     job_file.check_job(job)
-    return _run(job)
+    return _run(job, look_every)
 
 
-def _run(job: Any) -> int:
+def _run(job: Any, look_every: int = 0) -> int:
     from .training.launch import train
 
     output = Path(job.output)
     observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
+    critic = _critic(job, look_every, output.with_suffix(".likeness.png")) if look_every else None
     with observer.watching():
-        path = train(job, observer)
+        path = train(job, observer, critic=critic)
     say(str(path))
+    if critic is not None and critic.looks and not observer.interrupt.pressed:
+        note(f"kept is step {critic.best.step}; {critic.ending}")
     if observer.interrupt.pressed:
         steps = observer.last.step if observer.last else 0
         note(f"stopped after {steps} steps; what was learned is saved, and --resume goes on from there")
         return INTERRUPTED
     return 0
+
+
+def _critic(job: Any, every: int, curve: Path) -> Any:
+    """Who looks at the likeness meanwhile: each look is a line, and a point in the curve's picture."""
+    from .evaluation.loss_plot import plot_losses
+    from .evaluation.stopping import critic_for, curves, in_words
+
+    def show(looks: Sequence[Any]) -> None:
+        note(in_words(looks))
+        save_picture(curve, plot_losses(curves(looks)))
+
+    return critic_for(job, every, on_look=show)
 
 
 _COMMON: dict[str, Any] = {
@@ -156,6 +172,12 @@ _COMMON: dict[str, Any] = {
     "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
     "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
     "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
+    "stop_by_likeness": Annotated[
+        int | None,
+        Option(
+            min=1, help="Look at the likeness every so many steps, end when it stands still, keep the best."
+        ),
+    ],
     "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
     "resume": Annotated[bool, Option("--resume", help="Go on from the checkpoint beside the output.")],
     "preset": Annotated[

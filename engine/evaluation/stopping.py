@@ -96,6 +96,19 @@ class LikenessCritic:
             )
         self._known = vectors[found]
 
+    @property
+    def best(self) -> Look:
+        """The look whose state is kept."""
+        return self._patience.best(self.looks)
+
+    @property
+    def ending(self) -> str:
+        """Why the run ended, in words."""
+        if not self.enough:
+            return "the likeness still grew at the last step"
+        stood = self._patience.obeys(self.looks[-1], self.looks)
+        return "the likeness stood still" if stood else "the prompts were obeyed less and less"
+
     def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
         """Scores one picture per shot; whether this is the best state so far."""
         vectors, found = self._faces.faces(pictures)

@@ -27,7 +27,7 @@ from .checkpoint import Checkpoints
 from .host import hosted
 from .methods import method_class
 from .methods.base import Method
-from .observer import Logged, Observer, Progress, Silent, Stopped
+from .observer import Critic, Logged, Observer, Progress, Silent, Stopped
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -35,30 +35,41 @@ log = logging.getLogger(__name__)
 __all__ = ["Observer", "Progress", "Stopped", "train"]
 
 
-def train(job: Job, observer: Observer | None = None, base: BaseModel | None = None) -> Path:
+def train(
+    job: Job,
+    observer: Observer | None = None,
+    base: BaseModel | None = None,
+    critic: Critic | None = None,
+) -> Path:
     """Learns what the job says and writes its artifact; returns the artifact's path.
 
     When the observer stops it, what was learned so far is written, beside a checkpoint to go on from.
-    A `base` given is used as it is and comes back unchanged; without one the job's is loaded.
+    A `base` given is used as it is and comes back unchanged; without one the job's is loaded. With a
+    `critic`, what is written is the state it liked best, and the run ends when it has seen enough.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(job.seed)
-        return _train(job, observer or Silent(), base)
+        return _train(job, observer or Silent(), base, critic)
 
 
-def _train(job: Job, observer: Observer, base: BaseModel | None) -> Path:
+def _train(job: Job, observer: Observer, base: BaseModel | None, critic: Critic | None) -> Path:
     output = Path(job.output)
     make_folder(output.parent)
     concepts = [load_concept(concept) for concept in job.concepts]
     base = _trainable(base) if base is not None else load_base(job.base)
     accelerator = _accelerator(job)
     with hosted(base, job.on):
-        _learn(job, base, concepts, accelerator, observer)
+        _learn(job, base, concepts, accelerator, observer, critic)
     return output
 
 
 def _learn(
-    job: Job, base: BaseModel, concepts: Sequence[Concept], accelerator: Accelerator, observer: Observer
+    job: Job,
+    base: BaseModel,
+    concepts: Sequence[Concept],
+    accelerator: Accelerator,
+    observer: Observer,
+    critic: Critic | None,
 ) -> None:
     """The run itself, from the method's first weights to its artifact; the base returns where it was."""
     pictures = digest(concepts)
@@ -67,14 +78,15 @@ def _learn(
     method: Method = method_class(job.method)(job, base, concepts)
     try:
         method.to(accelerator.device)
-        trainer = Trainer(method, job, accelerator, observer, checkpoints)
+        trainer = Trainer(method, job, accelerator, observer, checkpoints, critic)
         with accelerator.autocast():
             method.prepare(trainer.check)
         progress = trainer.run()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            artifact = replace(method.artifact(), steps=progress.step, digest=pictures)
-            artifact.save(Path(job.output))
+            best = None if progress.stopped else trainer.best
+            artifact = best or replace(method.artifact(), steps=progress.step)
+            replace(artifact, digest=pictures).save(Path(job.output))
             if not progress.stopped:
                 checkpoints.clear()
         accelerator.wait_for_everyone()

@@ -3,7 +3,7 @@
 import logging
 import time
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,18 @@ def tell(observer: Observer, text: str) -> None:
     listener = getattr(observer, "on_note", None)
     if listener is not None:
         listener(text)
+
+
+class Critic(Protocol):
+    """Judges pictures drawn during a run: which state is the best, and when there is no more to gain."""
+
+    every: int  # steps between its looks, in the last phase
+    shots: Sequence[tuple[str, int]]  # what is drawn for it: prompt and seed
+    enough: bool  # training may end
+
+    def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
+        """Looks at one picture (H, W, 3) uint8 per shot; whether this state is the best so far."""
+        ...
 
 
 class Silent:

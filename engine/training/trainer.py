@@ -7,17 +7,19 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..artifact import Artifact
 from ..config import Job, Phase
 from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
 from .methods.base import Method
-from .observer import Observer, Progress, Stopped
+from .observer import Critic, Observer, Progress, Stopped
 from .optimiser import adamw, clipped, go_on, set_learning_rates
 
 log = logging.getLogger(__name__)
@@ -27,13 +29,21 @@ class Trainer:
     """Runs one method through its phases."""
 
     def __init__(
-        self, method: Method, job: Job, accelerator: Accelerator, observer: Observer, checkpoints: Checkpoints
+        self,
+        method: Method,
+        job: Job,
+        accelerator: Accelerator,
+        observer: Observer,
+        checkpoints: Checkpoints,
+        critic: Critic | None = None,
     ) -> None:
         self.method = method
         self.job = job
         self.accelerator = accelerator
         self.observer = observer
         self.checkpoints = checkpoints
+        self.critic = critic  # who judges pictures on the way; None: nobody
+        self.best: Artifact | None = None  # the state that the critic liked best
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
         self._moments: Mapping[nn.Parameter, Any] = {}  # the optimiser's, of the phase before
@@ -77,6 +87,8 @@ class Trainer:
                 progress = self._progress(number, step + 1)
                 self.method.after_step(progress)
                 stop = self._report(progress, losses)
+                if self._seen_enough(progress):
+                    return progress
                 last = step + 1 == phase.steps
                 if stop or (not last and due(self.job.checkpoint_every, progress.step)):
                     self._checkpoint(Position(number, step + 1), groups, optimizer)
@@ -147,13 +159,33 @@ class Trainer:
                 return
         self.observer.on_preview(progress, image)
 
+    def _seen_enough(self, progress: Progress) -> bool:
+        """Lets the critic look where it is due, and keeps the best state; whether it has seen enough."""
+        critic = self.critic
+        if critic is None or progress.phase != self.phases[-1].name:
+            return False
+        if not due(critic.every, progress.step) and progress.step < self.total:
+            return False
+        if self.accelerator.is_main_process:
+            try:
+                with torch.random.fork_rng(), self.accelerator.autocast():
+                    pictures = [self.method.preview(*shot, self.check) for shot in critic.shots]
+            except Stopped:
+                return False
+            if critic.consider(progress, pictures):
+                self.best = replace(self.method.artifact(), steps=progress.step)
+        return self._agreed(critic.enough)
+
     def should_stop(self) -> bool:
         """The main process's answer, in all processes."""
+        return self._agreed(self.accelerator.is_main_process and self.observer.should_stop())
+
+    def _agreed(self, answer: bool) -> bool:
+        """Yes in all processes as soon as one says yes."""
         if self.accelerator.num_processes == 1:
-            return self.observer.should_stop()
-        main = self.accelerator.is_main_process
-        answer = torch.tensor(float(main and self.observer.should_stop()), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(answer, "sum").item())
+            return answer
+        together = self.accelerator.reduce(torch.tensor(float(answer), device=self.accelerator.device), "sum")
+        return bool(together.item())
 
     def check(self) -> None:
         """Raises `Stopped` when the user wants no more of it; for work between steps."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
@@ -133,3 +134,17 @@ def test_only_the_last_phase_is_looked_at(tmp_path: Path):
     critic = Scripted(liked=4, enough_at=1)
     train(tiny_job("magictailor", tmp_path), base=tiny_base(), critic=critic)
     assert [step for step, _ in critic.seen] == [3]
+
+
+def test_the_command_line_shows_the_curve_and_says_what_it_kept(tmp_path: Path, capsys):
+    folder, output = write_concept(tmp_path / "person", concept_of(PERSON)), tmp_path / "p.safetensors"
+    status = main(
+        ["train", "textual-inversion", str(folder), "-o", str(output), "--steps", "1", "--batch-size", "1",
+         "--stop-by-likeness", "1"]
+    )  # fmt: skip
+    told = capsys.readouterr().err
+    assert (
+        status == 0 and "step 1: identity" in told and "step 2: identity" in told and "kept is step" in told
+    )
+    assert f"kept is step {Artifact.load(output).steps};" in told
+    assert (tmp_path / "p.likeness.png").exists()
