@@ -34,9 +34,13 @@ NOBODY = "; or set identity to none to learn without the identity loss"
 
 
 class Judge(Protocol):
-    """What embeds cut-out pictures; `find` gives the matrix (2, 3) that cuts, or None where nobody is."""
+    """What embeds cut-out pictures; `find` gives the matrix (2, 3) that cuts, or None where nobody is.
+
+    `looks` says whether it finds by looking; else it needs the mask, and an estimate has none.
+    """
 
     side: int
+    looks: bool
 
     def find(self, pixels: NDArray[np.uint8], mask: Mask | None, name: str) -> Points | None: ...
 
@@ -63,6 +67,7 @@ class FaceJudge(_Cutting):
     def __init__(self, recogniser: nn.Module, finder: Any = None) -> None:
         super().__init__()
         self.recogniser = recogniser
+        self.looks = finder is not None
         self._finder = finder
 
     def find(self, pixels: NDArray[np.uint8], mask: Mask | None, name: str) -> Points | None:
@@ -80,7 +85,7 @@ class FaceJudge(_Cutting):
 class MiniatureJudge(nn.Module):
     """The Miniature's recogniser, the one that trains: it knows where heads are in its world's portraits."""
 
-    side = 0
+    side, looks = 0, True
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,6 +113,8 @@ class MiniatureJudge(nn.Module):
 
 class FeatureJudge(_Cutting):
     """Self-supervised or CLIP features of what a mask marks: for pets, toys and whatever else has no face."""
+
+    looks = False
 
     def __init__(self, tower: nn.Module, side: int, mean: Sequence[float], spread: Sequence[float]) -> None:
         super().__init__()
@@ -228,7 +235,7 @@ class Identity(nn.Module):
         super().__init__()
         self.judge = judge
         self.average = average
-        self.each_step = each_step
+        self.each_step = each_step and judge.looks
         self.places: list[Points | None] = []  # of all pictures, then of all of them mirrored
         self.register_buffer("wanted", torch.zeros(0))  # (pictures, D) of unit length, 0 where nobody is
         self.asked = self.skipped = 0

@@ -75,7 +75,7 @@ QUICK = {  # settings that make each method a matter of a second
         "tuning_steps": 2,
         "batch_size": 3,
         "rank": 4,
-        "unet_learning_rate": 1e-3,
+        "unet_learning_rate": 5e-4,
         "text_encoder_learning_rate": 5e-4,
         "token_learning_rate": 5e-3,
         "identity": "none",

@@ -121,6 +121,14 @@ def test_photographs_are_cut_out_at_the_landmarks_or_by_the_mask():
     assert FaceJudge(torch.nn.Identity()).find(image, 0 * mask, "a") is None
 
 
+def test_who_needs_a_mask_is_not_asked_to_find_anybody_in_estimates(portraits):
+    identity = Identity(miniature_features(), average=True, each_step=True)
+    identity.look(pixels_of(portraits), masks_of(portraits), NAMES, [0, 1, 2])
+    assert not identity.each_step
+    assert not Identity(FaceJudge(torch.nn.Identity()), average=True, each_step=True).each_step
+    assert Identity(FaceJudge(torch.nn.Identity(), lambda pixels: []), average=True, each_step=True).each_step
+
+
 def test_which_judge_there_is_follows_from_settings_and_base(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     base = tiny_base()

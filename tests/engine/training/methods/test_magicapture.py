@@ -60,7 +60,7 @@ def job(folder: Path, **settings: Any) -> Job:
 class Projection(torch.nn.Module):
     """A judge of pixels that finds everybody everywhere, or nobody."""
 
-    side = SIZE
+    side, looks = SIZE, True
 
     def __init__(self, finds: bool = True) -> None:
         super().__init__()
