@@ -100,6 +100,9 @@ class ConsoleObserver:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
             self._meter(progress.step, progress.total, shown)
 
+    def on_note(self, text: str) -> None:
+        note(f"{self.what}: {text}")
+
     def on_preview(self, progress: "Progress", image: np.ndarray) -> None:
         if self.previews is not None:
             save_picture(self.previews / f"step-{progress.step:06d}.png", image)

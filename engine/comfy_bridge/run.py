@@ -49,6 +49,7 @@ class GraphObserver:
     def __init__(self, node_id: str | None) -> None:
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.previews: list[np.ndarray] = []
+        self.notes: list[str] = []
         self.interrupted = False
         self.step = self.total = 0
         self._node_id = node_id
@@ -65,6 +66,11 @@ class GraphObserver:
         if time.monotonic() - self._said_at > BETWEEN_LINES:
             self._said_at = time.monotonic()
             self.say(f"step {self.step} of {self.total} · loss {sum(losses.values()):.4f}")
+
+    def on_note(self, text: str) -> None:
+        """A sentence about the run, such as the memory it needs, on the node until the first step is done."""
+        self.notes.append(text)
+        self.say(text)
 
     def on_preview(self, progress: Any, image: np.ndarray) -> None:
         self.previews.append(image)

@@ -80,7 +80,8 @@ class AttentionMaps:
             states.float().unflatten(-1, (layer.heads, -1)).transpose(1, 2)
             for states in (self.queries[name], self.keys[name])
         )
-        with torch.autocast(query.device.type, enabled=False):
+        kind = "cpu" if query.is_meta else query.device.type
+        with torch.autocast(kind, enabled=False):
             return torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
 
     def all(self) -> list[Tensor]:

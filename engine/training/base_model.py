@@ -7,13 +7,14 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import TOKEN, BaseSpec
 from ..errors import LikenessError
@@ -24,6 +25,7 @@ __all__ = ["BaseModel", "Rows", "Tokens", "load_base", "noise_schedule", "vector
 
 log = logging.getLogger(__name__)
 
+VAE_PIXELS = 8 * 256 * 256  # that go through an autoencoder together
 SIZES = 6  # that SDXL is told beside the prompt: height and width, top and left, height and width again
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder (clip_l, …)
 
@@ -70,6 +72,8 @@ class BaseModel(nn.Module):
         self.latent_channels: int = vae.config.latent_channels
         self.latent_scale: float = vae.config.scaling_factor
         self.pixels_per_latent: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.pass_size = 0  # rows in one pass of the U-Net while something is learned; 0: all
+        self._away: list[nn.Module] = []  # parts that wait on the CPU
         self.pooled_width = _pooled_width(unet.config)
         self.attention_side = attention_side or resolution // self.pixels_per_latent // 4
         self.fingerprint = fingerprint or weights_fingerprint(self)
@@ -86,7 +90,19 @@ class BaseModel(nn.Module):
 
     def _full_precision(self) -> torch.autocast:
         """No autocast within: SD's autoencoder overflows in fp16."""
-        return torch.autocast(self.device.type, enabled=False)
+        kind = "cpu" if self.device.type == "meta" else self.device.type
+        return torch.autocast(kind, enabled=False)
+
+    def send_away(self, part: nn.Module) -> None:
+        """Moves a part to the CPU, where it works (text encoders) or waits for work (the autoencoder)."""
+        if part not in self._away:
+            self._away.append(part.to("cpu"))
+
+    def call_back(self) -> None:
+        """Moves all parts sent away to the U-Net's device again."""
+        for part in self._away:
+            part.to(self.device)
+        self._away.clear()
 
     @property
     def timesteps(self) -> int:
@@ -108,8 +124,11 @@ class BaseModel(nn.Module):
         """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
 
         def encode() -> Tensor:
-            posterior = self.vae.encode(pixels.to(self.device, dtype_of(self.vae))).latent_dist
-            return torch.stack([posterior.mean.float(), posterior.std.float()]) * self.latent_scale
+            found = []
+            for part in pixels.split(self.at_once(*pixels.shape[-2:])):
+                posterior = self.vae.encode(part.to(self.device, dtype_of(self.vae))).latent_dist
+                found.append(torch.stack([posterior.mean.float(), posterior.std.float()]))
+            return torch.cat(found, dim=1) * self.latent_scale
 
         mean, std = self._through_vae(encode)
         return mean, std
@@ -131,12 +150,17 @@ class BaseModel(nn.Module):
 
         def decode() -> Tensor:
             unscaled = latents.to(self.device, dtype_of(self.vae)) / self.latent_scale
-            return self.vae.decode(unscaled, return_dict=False)[0].float()
+            height, width = (side * self.pixels_per_latent for side in latents.shape[-2:])
+            parts = unscaled.split(self.at_once(height, width))
+            return torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in parts])
 
         return self._through_vae(decode).clamp(-1, 1)
 
     def _through_vae(self, work: Callable[[], Tensor]) -> Tensor:
         """What the work gives; once more in fp32 where SDXL's autoencoder overflowed in half precision."""
+        away = self.vae in self._away
+        if away:
+            self.vae.to(self.device)
         with self._full_precision():
             result = work()
             if dtype_of(self.vae) != torch.float32 and not bool(result.isfinite().all()):
@@ -144,7 +168,13 @@ class BaseModel(nn.Module):
                 log.warning("the VAE gives no numbers in %s; it goes on in fp32", kind)
                 self.vae.float()
                 result = work()
+        if away:
+            self.vae.to("cpu")
         return result
+
+    def at_once(self, height: int, width: int) -> int:
+        """Pictures of this size that go through the autoencoder together: its inner states are large."""
+        return max(1, VAE_PIXELS // (height * width))
 
     # ------------------------------------------------------------------------------------------- diffusion
 
@@ -160,13 +190,24 @@ class BaseModel(nn.Module):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The U-Net's output (B, C, h, w) for noisy latents, timesteps (B,) and text states (B, T, D)."""
+        size = self.pass_size
+        if size and len(noisy) > size and torch.is_grad_enabled():
+            # each part's inner states are thrown away and computed again in its backward pass: memory holds
+            # one part, while the losses see all rows
+            rows = zip(noisy.split(size), timesteps.split(size), context.split(size))
+            return torch.cat([checkpoint(self._pass, *part, use_reentrant=False) for part in rows])
+        return self._pass(noisy, timesteps, context)
+
+    def _pass(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         dtype = dtype_of(self.unet)
         noisy, context, more = noisy.to(dtype), context.to(dtype), {}
         if self.pooled_width:
             pooled = context[:, -1, : self.pooled_width]
             context = context[:, :-1]
             more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._sizes(noisy)}
-        return self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False, **more)[0]
+        whole = nullcontext() if dtype == torch.float32 else self._full_precision()
+        with whole:  # weights in half precision know what they compute in
+            return self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False, **more)[0]
 
     def _sizes(self, noisy: Tensor) -> Tensor:
         """The sizes (B, 6) that go with latents (B, C, h, w): their own picture, uncropped, as in ComfyUI."""
@@ -231,11 +272,12 @@ class BaseModel(nn.Module):
         states, pooled = [], None
         for name, encoder in self.text_encoders.items():
             tokens = self.tokenize(unique, rows, name)
-            ids = tokens.ids.to(self.device)
+            ids = tokens.ids.to(device_of(encoder))
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
                 told = encoder(ids, output_hidden_states=self.pooled_width > 0)
             # SDXL listens to the last layer but one, without the final norm
-            states.append(told.hidden_states[-2] if self.pooled_width else told.last_hidden_state)
+            heard = told.hidden_states[-2] if self.pooled_width else told.last_hidden_state
+            states.append(heard.to(self.device))
             pooled = getattr(told, "text_embeds", pooled)
         context = with_pooled(torch.cat(states, dim=-1), pooled) if self.pooled_width else states[0]
         if len(unique) == len(prompts):
@@ -261,7 +303,7 @@ class BaseModel(nn.Module):
 def with_pooled(states: Tensor, pooled: Tensor | None) -> Tensor:
     """Text states (B, T, D) and the prompts' pooled vectors (B, P) as one (B, T + 1, D)."""
     assert pooled is not None and pooled.shape[-1] <= states.shape[-1]
-    row = nn.functional.pad(pooled, (0, states.shape[-1] - pooled.shape[-1]))
+    row = nn.functional.pad(pooled.to(states.device), (0, states.shape[-1] - pooled.shape[-1]))
     return torch.cat([states, row[:, None].to(states.dtype)], dim=1)
 
 
@@ -270,6 +312,10 @@ def _pooled_width(config: Any) -> int:
     if config.addition_embed_type != "text_time":
         return 0
     return config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
+
+
+def device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -25,12 +25,15 @@ from ..files import make_folder
 from .base_model import BaseModel, load_base
 from .checkpoint import Checkpoints
 from .host import hosted
+from .memory import Ladder, bytes_of
 from .methods import method_class
 from .methods.base import Method
-from .observer import Critic, Logged, Observer, Progress, Silent, Stopped
+from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, tell
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+TINY = 1 << 28  # bytes of weights below which memory is no question
 
 __all__ = ["Observer", "Progress", "Stopped", "train"]
 
@@ -74,13 +77,20 @@ def _learn(
     """The run itself, from the method's first weights to its artifact; the base returns where it was."""
     pictures = digest(concepts)
     checkpoints = Checkpoints(job, pictures)
-    home = base.device
+    home, alone = base.device, accelerator.num_processes == 1
     method: Method = method_class(job.method)(job, base, concepts)
+    ladder = Ladder(method, job, accelerator.device, lambda text: tell(observer, text))
     try:
+        if worth_estimating(method, job, observer):
+            ladder.choose()
+        else:
+            ladder.take_early()
         method.to(accelerator.device)
-        trainer = Trainer(method, job, accelerator, observer, checkpoints, critic)
+        ladder_here = ladder if alone else None
+        trainer = Trainer(method, job, accelerator, observer, checkpoints, ladder_here, critic)
         with accelerator.autocast():
             method.prepare(trainer.check)
+        ladder.take_late()
         progress = trainer.run()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -92,8 +102,15 @@ def _learn(
         accelerator.wait_for_everyone()
     finally:
         method.close()
+        ladder.undo()
         base.to(home)
         _forget(accelerator)
+
+
+def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
+    """Whether to find out what the run needs: not for tiny networks on a CPU that nobody watches."""
+    told = hasattr(observer, "on_note") or job.memory is not None
+    return told or bytes_of([method.base]) > TINY or job.device != "cpu" and torch.cuda.is_available()
 
 
 def _trainable(base: BaseModel) -> BaseModel:
@@ -110,6 +127,7 @@ def _accelerator(job: Job) -> Accelerator:
     except ValueError as error:
         AcceleratorState._reset_state(reset_partial_state=True)
         raise LikenessError(f"this machine cannot train in {job.precision} ({error}); use fp32") from error
+    check_sharing(str(accelerator.distributed_type))
     started, wanted = int(os.environ.get("WORLD_SIZE", "1")), job.processes
     running = accelerator.num_processes
     if running != started or wanted not in (None, running):
@@ -119,6 +137,16 @@ def _accelerator(job: Job) -> Accelerator:
             "what `accelerate config` wrote"
         )
     return accelerator
+
+
+def check_sharing(kind: str) -> None:
+    """Raises where each process would hold a part of the weights only: files are written from all of them."""
+    name = kind.rpartition(".")[2]
+    if name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise LikenessError(
+            f"{name} cuts the trained weights into pieces, which files are not yet gathered from; choose "
+            "multi-GPU (DDP) in `accelerate config`: an adapter's trained part is small, the base is frozen"
+        )
 
 
 def _forget(accelerator: Accelerator) -> None:

@@ -30,6 +30,8 @@ def inject(
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     added = []
     for _, layer in _layers(module):
+        # what is trained stays in fp32 where the frozen layer is kept in half precision
+        layer.lora_A[ADAPTER].float(), layer.lora_B[ADAPTER].float()
         added += [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
     return added
 

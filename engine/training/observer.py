@@ -2,7 +2,6 @@
 
 import logging
 import time
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,14 +37,6 @@ class Observer(Protocol):
     def should_stop(self) -> bool: ...
 
 
-def tell(observer: Observer, text: str) -> None:
-    """Says a sentence about the run to whoever watches, where they listen (`on_note`), and to the log."""
-    log.info("%s", text)
-    listener = getattr(observer, "on_note", None)
-    if listener is not None:
-        listener(text)
-
-
 class Critic(Protocol):
     """Judges pictures drawn during a run: which state is the best, and when there is no more to gain."""
 
@@ -56,6 +47,14 @@ class Critic(Protocol):
     def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
         """Looks at one picture (H, W, 3) uint8 per shot; whether this state is the best so far."""
         ...
+
+
+def tell(observer: Observer, text: str) -> None:
+    """Says a sentence about the run to whoever watches, where they listen (`on_note`), and to the log."""
+    log.info("%s", text)
+    listener = getattr(observer, "on_note", None)
+    if listener is not None:
+        listener(text)
 
 
 class Silent:

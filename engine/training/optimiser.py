@@ -10,8 +10,13 @@ from torch import nn
 from ..config import Phase
 
 
-def adamw(groups: Mapping[str, list[nn.Parameter]], phase: Phase) -> torch.optim.AdamW:
-    """An optimiser over the phase's groups; all other parameters of the method stand still."""
+def adamw(
+    groups: Mapping[str, list[nn.Parameter]], phase: Phase, small: bool = False
+) -> torch.optim.Optimizer:
+    """An optimiser over the phase's groups; all other parameters of the method stand still.
+
+    `small`: with moments in 8 bits (Dettmers et al. 2022), by bitsandbytes.
+    """
     unknown = set(phase.learning_rates) - set(groups)
     assert not unknown, f"phase {phase.name} has rates for {unknown}, the method trains {set(groups)}"
     for name, parameters in groups.items():
@@ -22,6 +27,10 @@ def adamw(groups: Mapping[str, list[nn.Parameter]], phase: Phase) -> torch.optim
          "weight_decay": 0.0 if name in phase.without_decay else phase.weight_decay}
         for name, rate in phase.learning_rates.items()
     ]  # fmt: skip
+    if small:
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(options)
     return torch.optim.AdamW(options, fused=True)
 
 

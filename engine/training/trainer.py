@@ -18,6 +18,7 @@ from ..artifact import Artifact
 from ..config import Job, Phase
 from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
+from .memory import Ladder, ran_out_of_memory
 from .methods.base import Method
 from .observer import Critic, Observer, Progress, Stopped
 from .optimiser import adamw, clipped, go_on, set_learning_rates
@@ -35,6 +36,7 @@ class Trainer:
         accelerator: Accelerator,
         observer: Observer,
         checkpoints: Checkpoints,
+        ladder: Ladder | None = None,
         critic: Critic | None = None,
     ) -> None:
         self.method = method
@@ -42,6 +44,7 @@ class Trainer:
         self.accelerator = accelerator
         self.observer = observer
         self.checkpoints = checkpoints
+        self.ladder = ladder  # what to do where memory runs out; None: nothing
         self.critic = critic  # who judges pictures on the way; None: nobody
         self.best: Artifact | None = None  # the state that the critic liked best
         self.phases = list(method.phases())
@@ -68,7 +71,8 @@ class Trainer:
 
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> Progress:
         groups = self.method.parameter_groups()
-        optimizer = adamw(groups, phase)
+        small = self.ladder is not None and self.ladder.measures.small_moments
+        optimizer = adamw(groups, phase, small)
         if phase.keeps_moments:
             go_on(optimizer, self._moments)
         first = 0
@@ -83,7 +87,7 @@ class Trainer:
         try:
             for step in range(first, phase.steps):
                 set_learning_rates(optimizer, phase, step)
-                losses = self._step(model, prepared, phase, step, progress)
+                losses = self._fitting_step(model, prepared, phase, step, progress)
                 progress = self._progress(number, step + 1)
                 self.method.after_step(progress)
                 stop = self._report(progress, losses)
@@ -110,6 +114,22 @@ class Trainer:
             self.checkpoints.save(position, groups, optimizer, self.method.extra_state())
         except LikenessError as error:  # a full disk: what is learned is worth more than the checkpoint
             log.warning("%s; training goes on without a checkpoint", error)
+
+    def _fitting_step(
+        self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress
+    ) -> dict[str, float]:
+        """The step, begun again with more frugal measures wherever memory runs out in it."""
+        while True:
+            random = torch.get_rng_state()
+            try:
+                return self._step(model, optimizer, phase, step, progress)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one, and the CPU has none of its own
+                if self.ladder is None or not ran_out_of_memory(error):
+                    raise
+            # only here has the failed step's memory no holder any more
+            optimizer.zero_grad(set_to_none=True)
+            self.ladder.fall()
+            torch.set_rng_state(random)
 
     def _step(
         self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress

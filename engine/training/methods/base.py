@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,30 @@ from ...networks.sampling import sample, seeded_noise, to_bytes
 from ..base_model import BaseModel, Rows
 from ..observer import Progress
 
+AT_ONCE = 8  # pictures that are read or drawn together
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 5.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """The network passes that a step of a method cannot avoid."""
+
+    pictures: int  # rows that go through the U-Net, with gradients
+    prompts: int  # that go through the text encoders
+    teacher: int = 0  # rows that go through the U-Net once more, without gradients
+
+
 class Method(nn.Module, ABC):
     """What differs between concept-learning methods; the rest is the trainer's."""
+
+    # what the memory ladder may do; a method says yes once its gradients are known to stay the same
+    can_halve = False  # the frozen networks in bf16
+    can_checkpoint = False  # the U-Net's inner states computed again: no hook may be gone by then
+    can_split = False  # the rows of a step through the U-Net in parts
+    caches_latents = True  # the autoencoder is not needed from step to step
+    trains_text = True  # gradients go through the text encoders
+    copies = 0  # of what is trained: teachers, averages
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
@@ -33,6 +51,7 @@ class Method(nn.Module, ABC):
         base.latent_shape(self.size, self.size)  # raises where the size does not fit
         self.examples = examples_of(self.concepts, self.size)
         self._moments: tuple[Tensor, Tensor] | None = None
+        self._states: dict[str, Tensor] = {}  # text states (T, D) by prompt, where text is frozen
 
     # ---------------------------------------------------------------------------- what each method answers
 
@@ -57,6 +76,23 @@ class Method(nn.Module, ABC):
     def prepare(self, check: Callable[[], None]) -> None:
         """Work before the first step, on the training device; calls `check` often, which raises to stop."""
         self.cache_latents()
+
+    def attach(self) -> None:
+        """Puts what is trained onto the base, as a part of `prepare`; again possible on a copy."""
+
+    def load(self, phase: Phase) -> Load:
+        """What a step of the phase passes through the networks, in all processes together."""
+        return Load(pictures=phase.batch_size, prompts=phase.batch_size)
+
+    @property
+    def drawn_at_once(self) -> int:
+        """Pictures that it draws together before or while it learns."""
+        return int(self.job.preview_every > 0)
+
+    @property
+    def anchor(self) -> str:
+        """A placeholder that stands in this method's prompts."""
+        return self.concepts[0].token if self.concepts else ""
 
     def begin_phase(self, phase: Phase) -> None:
         """Called before each phase; on resuming also before the phases that are done."""
@@ -117,9 +153,19 @@ class Method(nn.Module, ABC):
             timesteps=torch.randint(self.base.timesteps, (len(indices),), generator=generator),
         )
 
+    def text_states(self, prompts: Sequence[str]) -> Tensor:
+        """The prompts' text states (B, T, D); computed only once where nothing in them is trained."""
+        if self.trains_text:
+            return self.base.encode_text(prompts, self.rows())
+        for prompt in prompts:
+            if prompt not in self._states:
+                with torch.no_grad():
+                    self._states[prompt] = self.base.encode_text([prompt], self.rows())[0]
+        return torch.stack([self._states[prompt] for prompt in prompts])
+
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
-        parts = [self.base.encode_moments(pixels) for pixels in self.examples.pixels.split(8)]
+        parts = [self.base.encode_moments(pixels) for pixels in self.examples.pixels.split(AT_ONCE)]
         self._moments = torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
 
     def latents(self, batch: Batch) -> Tensor:

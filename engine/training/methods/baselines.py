@@ -18,7 +18,7 @@ from ..base_model import BaseModel, Rows
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
 from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
-from .base import Method, single_phase
+from .base import AT_ONCE, Load, Method, single_phase
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class _Baseline(Method):
     """Both learn from the plain diffusion loss; they differ in what they train and on which pictures."""
 
     tokens: TokenRows
+    can_halve = can_checkpoint = can_split = True
 
     def rows(self) -> Rows:
         return self.tokens.rows()
@@ -36,7 +37,7 @@ class _Baseline(Method):
         settings = self.job.settings
         latents = self.latents(batch)
         noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
-        context = self.base.encode_text(batch.prompts, self.rows())
+        context = self.text_states(batch.prompts)
         prediction = self.base.predict(noisy, batch.timesteps, context)
         target = self.base.target(latents, batch.noise, batch.timesteps)
         if settings.masked_loss:
@@ -121,6 +122,16 @@ class BesidePrior(_Baseline):
             losses["prior"] = self.job.settings.prior_weight * mean_where(errors, batch.prior)
         return losses
 
+    def load(self, phase: Phase) -> Load:
+        own = phase.batch_size
+        rows = own + self.job.settings.prior_batch_size * (self.job.settings.prior_weight > 0)
+        return Load(pictures=rows, prompts=rows)
+
+    @property
+    def drawn_at_once(self) -> int:
+        chosen = self.job.settings
+        return min(AT_ONCE, chosen.prior_pictures) if chosen.prior_weight else super().drawn_at_once
+
     def rows_each(self) -> dict[str, int]:
         """How many rows each placeholder has."""
         return {token: len(next(iter(rows.values()))) for token, rows in self.rows().items()}
@@ -137,6 +148,10 @@ class DreamBoothLora(BesidePrior):
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
 
+    @property
+    def trains_text(self) -> bool:  # type: ignore[override]
+        return self.settings.train_token or self.settings.text_encoder
+
     def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
         if self.settings.train_token:
             return initial_rows(self.base, concept.class_word, self.settings.vectors)
@@ -144,12 +159,15 @@ class DreamBoothLora(BesidePrior):
 
     def prepare(self, check: Callable[[], None]) -> None:
         self.join_prior(check)
+        self.attach()
+        self.cache_latents()
+
+    def attach(self) -> None:
         chosen = self.settings
         self._unet_lora = lora.inject(self.base.unet, lora.ATTENTION, chosen.rank, chosen.alpha)
         if chosen.text_encoder:
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.alpha)
-        self.cache_latents()
 
     def phases(self) -> Sequence[Phase]:
         chosen = self.settings
@@ -191,10 +209,10 @@ def prior_pictures(method: BesidePrior, class_word: str, check: Callable[[], Non
     seeds = [mixed_seed("prior", class_word, job.seed, number) for number in range(chosen.prior_pictures)]
     parts = [
         method.pictures(
-            prompts[start : start + 8], seeds[start : start + 8], chosen.prior_steps,
+            prompts[start : start + AT_ONCE], seeds[start : start + AT_ONCE], chosen.prior_steps,
             chosen.prior_guidance, check,
         )
-        for start in range(0, chosen.prior_pictures, 8)
+        for start in range(0, chosen.prior_pictures, AT_ONCE)
     ]  # fmt: skip
     pictures = np.concatenate(parts)
     if kept is not None:

@@ -52,12 +52,15 @@ class CustomDiffusion(BesidePrior):
 
     def prepare(self, check: Callable[[], None]) -> None:
         self.join_prior(check)
+        self.attach()
+        self.cache_latents()
+
+    def attach(self) -> None:
         layers = [(path, part) for path, part in self.base.unet.named_modules() if path.endswith(TEXT_SIDE)]
         for path, layer in layers:
             shifted = Shifted(layer)
             _put(self.base.unet, path, shifted)
             self._shifts[path] = shifted
-        self.cache_latents()
 
     def phases(self) -> Sequence[Phase]:
         chosen = self.settings

@@ -38,7 +38,7 @@ from ..component_losses import (
 from ..momentum import Momentum
 from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
-from .base import Method
+from .base import Load, Method
 
 log = logging.getLogger(__name__)
 
@@ -85,15 +85,34 @@ class MagicTailor(Method):
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
+    can_halve = can_checkpoint = can_split = True
+
+    @property
+    def caches_latents(self) -> bool:  # type: ignore[override]
+        chosen = self.settings
+        return chosen.degradation == "none" and not chosen.colour_jitter and not chosen.flip
+
+    @property
+    def copies(self) -> int:  # type: ignore[override]
+        return int(self._balances and self.settings.preservation_weight > 0)
+
+    def load(self, phase: Phase) -> Load:
+        rows = phase.batch_size
+        teacher = rows if phase.name != WARM_UP and self.copies else 0
+        return Load(pictures=rows, prompts=len(self.concepts), teacher=teacher)
+
     def prepare(self, check: Callable[[], None]) -> None:
+        self.attach()
+        if self.caches_latents:
+            self.cache_latents()
+
+    def attach(self) -> None:
         chosen = self.settings
         self._lora = lora.inject(self.base.unet, lora.TRANSFORMER, chosen.rank, chosen.alpha, gaussian=True)
         if chosen.all_rows:
             self._tables = trainable_tables(self.base)
         if chosen.gradient_checkpointing:
             self.base.unet.enable_gradient_checkpointing()
-        if chosen.degradation == "none" and not chosen.colour_jitter and not chosen.flip:
-            self.cache_latents()
 
     def phases(self) -> Sequence[Phase]:
         chosen = self.settings
@@ -311,7 +330,8 @@ class MagicTailor(Method):
     def _predict(self, batch: TailorBatch, noisy: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
         """The U-Net's output (B, C, h, w), and attention (B, Q) of each row to its own placeholder."""
         whole = (noisy, batch.timesteps, context, self._positions(batch).to(noisy.device))
-        size = self.settings.pass_size or len(noisy)
+        sizes = [size for size in (self.settings.pass_size, self.base.pass_size) if size]
+        size = min(sizes, default=len(noisy))
         if size >= len(noisy):
             return self._pass(*whole)
         # each part's inner states are thrown away and computed again in its backward pass: memory holds one

@@ -24,7 +24,7 @@ from ...networks.staged_text import Places, TextStates, cross_value_layers, enco
 from ...networks.stages import StagePlan
 from ..base_model import BaseModel, Tokens
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
-from .base import Method, Progress, single_phase
+from .base import Load, Method, Progress, single_phase
 
 REFERENCE_SIZE = 512  # pixels a side of the reference's pictures
 
@@ -113,6 +113,10 @@ class PersonaMagic(Method):
             open_prompts=self._pick(self.settings.open_prompts, count, generator),
             keep_bypass=keep.float() * self.settings.bypass,
         )
+
+    def load(self, phase: Phase) -> Load:
+        balanced = self.settings.balance_weight > 0
+        return Load(pictures=phase.batch_size, prompts=phase.batch_size * (1 + balanced))
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         assert isinstance(batch, StagedBatch)

@@ -1,0 +1,302 @@
+"""What a run needs in memory, before its first step, and the measures it takes to fit: a ladder of rungs.
+
+Each rung keeps the measures of those above it. A run begins at the first that fits, and falls to the next one
+where memory runs out all the same.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from ..config import Job, Phase
+from ..errors import LikenessError
+from .attention_maps import recorded
+from .base_model import BaseModel
+from .methods.base import AT_ONCE, Method
+from .probe import META, hollow, peak_of
+
+log = logging.getLogger(__name__)
+
+HALF = torch.bfloat16
+MARGIN = 1.05  # the allocator's rounding and gaps
+HOPELESS = 1.2  # times what is free: not even worth a try
+STATE_BYTES = {False: 8, True: 2}  # of Adam's two moments per trained number, and in 8 bits
+GB = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is done to need less memory."""
+
+    vae_away: bool = False  # the VAE waits on the CPU between pictures
+    text_away: bool = False  # the text encoders work on the CPU, once for each prompt
+    half: bool = False  # the frozen networks in bf16
+    checkpointing: bool = False  # the U-Net's inner states are computed again for the gradients
+    small_moments: bool = False  # Adam's moments in 8 bits
+    pass_size: int = 0  # pictures that go through the U-Net at once; 0: all of a batch
+
+    def words(self) -> str:
+        """The measures in words; empty without any."""
+        told = {
+            "VAE off the device": self.vae_away,
+            "text encoders off the device": self.text_away,
+            "frozen weights in bf16": self.half,
+            "gradient checkpointing": self.checkpointing,
+            "8-bit Adam": self.small_moments,
+            f"micro-batches of {self.pass_size}": self.pass_size > 0,
+        }
+        return ", ".join(word for word, taken in told.items() if taken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes on the training device at the worst moment of a run."""
+
+    weights: int  # of the base's networks, as far as they lie there
+    learned: int  # what is trained, its moments and further copies (teachers, averages)
+    step: int  # one step's inner states
+    pictures: int  # reading or drawing pictures, with the autoencoder there
+    measures: Measures
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.learned + max(self.step, self.pictures)
+
+    def words(self) -> str:
+        parts = (
+            f"{self.weights / GB:.2f} for the base, {self.learned / GB:.2f} for what is learned, "
+            f"{max(self.step, self.pictures) / GB:.2f} for "
+            f"{'a step' if self.step >= self.pictures else 'reading and drawing pictures'}"
+        )
+        return f"about {self.total / GB:.2f} GB ({parts})"
+
+
+def rungs(method: Method, job: Job, device: torch.device) -> list[Measures]:
+    """The ladder of this run, from no measure beyond what the job says to all there are."""
+    elsewhere = device.type != "cpu"  # there is another place to put things
+    now = Measures(half=job.precision == "bf16" and method.can_halve)
+    found = [now]
+
+    def add(wanted: bool, **more: Any) -> None:
+        nonlocal now
+        if wanted and replace(now, **more) != now:
+            now = replace(now, **more)
+            found.append(now)
+
+    add(elsewhere and method.caches_latents, vae_away=True)
+    add(elsewhere and not method.trains_text, text_away=True)
+    add(elsewhere and method.can_halve and torch.cuda.is_bf16_supported(), half=True)
+    add(method.can_checkpoint, checkpointing=True)
+    add(elsewhere and importlib.util.find_spec("bitsandbytes") is not None, small_moments=True)
+    rows = max(method.load(phase).pictures for phase in method.phases())
+    while method.can_split and rows > 1:
+        rows = (rows + 1) // 2
+        add(True, pass_size=rows)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- estimate
+
+
+def estimate(method: Method, measures: Measures) -> Estimate:
+    """What the run needs under these measures; nothing is computed, nothing of the method changes."""
+    with torch.random.fork_rng(devices=[]):  # layers that are put in draw their first weights
+        return _estimate(method, measures)
+
+
+def _estimate(method: Method, measures: Measures) -> Estimate:
+    twin = hollow(method, shared=[method.examples, method.concepts, *method.base.tokenizers.values()])
+    base: BaseModel = twin.base
+    if measures.half:
+        for part in halved(base):
+            part.to(HALF)
+    resident = [base.unet]
+    resident += [] if measures.text_away else list(base.text_encoders.values())
+    weights = bytes_of(resident) + (0 if measures.vae_away else bytes_of([base.vae]))
+    twin.attach()
+    trained = {id(weight): weight for group in twin.parameter_groups().values() for weight in group}
+    numbers = sum(weight.numel() for weight in trained.values())
+    learned = numbers * (4 * (1 + method.copies) + STATE_BYTES[measures.small_moments])
+    base.pass_size = measures.pass_size
+    if measures.checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    for weight in trained.values():
+        weight.requires_grad_(True)
+    step = max(
+        peak_of(lambda phase=phase: core_pass(twin, phase, getattr(twin, "layers", None)), twin)
+        for phase in twin.phases()
+    )
+    pictures = peak_of(lambda: _pictures(twin), twin) + (bytes_of([base.vae]) if measures.vae_away else 0)
+    return Estimate(weights=weights, learned=learned, step=step, pictures=pictures, measures=measures)
+
+
+def core_pass(method: Method, phase: Phase, layers: Mapping[str, Any] | None = None) -> None:
+    """The network passes that a step cannot avoid, there and back, wherever the method's weights are.
+
+    `layers`: whose attention maps are kept beside.
+    """
+    base, load = method.base, method.load(phase)
+    with torch.set_grad_enabled(method.trains_text):
+        prompts = [f"{number} {method.anchor}" for number in range(load.prompts)]
+        context = base.encode_text(prompts, _rows(method))
+    context = context[torch.arange(load.pictures, device=context.device) % load.prompts]
+    if not any(weight.requires_grad for weight in base.unet.parameters()):
+        context = context if context.requires_grad else context.detach().requires_grad_()
+    shape = (load.pictures, *base.latent_shape(method.size, method.size))
+    noisy = torch.empty(shape, device=base.device).normal_()
+    timesteps = torch.zeros(load.pictures, dtype=torch.long, device=base.device)
+    if load.teacher:
+        with torch.no_grad():
+            base.predict(noisy[: load.teacher], timesteps[: load.teacher], context[: load.teacher])
+    with recorded({} if base.pass_size else layers or {}) as maps:
+        prediction = base.predict(noisy, timesteps, context)
+    loss = nn.functional.mse_loss(prediction.float(), torch.empty_like(noisy))
+    if layers and not base.pass_size:
+        loss = loss + torch.stack([look.mean() for look in maps.all()]).sum()
+    loss.backward()
+    for weight in method.parameters():
+        weight.grad = None
+
+
+def _rows(method: Method) -> Any:
+    """The method's rows, or as many that stand for them where it makes them anew in each step."""
+    rows = method.rows()
+    if rows or not method.trains_text or not method.concepts:
+        return rows
+    count = getattr(method.settings, "vectors", 1)
+    encoders: dict[str, Any] = dict(method.base.text_encoders.items())
+    return {
+        method.anchor: {
+            name: torch.zeros(
+                count, encoder.config.hidden_size, device=method.base.device, requires_grad=True
+            )
+            for name, encoder in encoders.items()
+        }
+    }
+
+
+@torch.no_grad()
+def _pictures(method: Method) -> None:
+    """A picture through the autoencoder, there and, where pictures are drawn, back."""
+    base, side = method.base, method.size
+    drawn = min(base.at_once(side, side), method.drawn_at_once)
+    read = min(base.at_once(side, side), AT_ONCE, len(method.examples) + method.drawn_at_once)
+    base.encode_moments(torch.empty(read, 3, side, side, device=META))
+    if drawn:
+        base.decode(torch.empty(drawn, *base.latent_shape(side, side), device=META))
+
+
+def halved(base: BaseModel) -> Sequence[Any]:
+    """The networks that may be kept in bf16; the autoencoder would lose what it shows."""
+    return [base.unet, *base.text_encoders.values()]
+
+
+def bytes_of(parts: Sequence[nn.Module]) -> int:
+    """Bytes of all weights of these networks."""
+    return sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
+
+
+def free_bytes(device: torch.device, base: BaseModel) -> int:
+    """What a run may use on the device; on the CPU the base is there already and counts as free."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        own = bytes_of([base]) if base.device.type == "cuda" else 0
+        return torch.cuda.mem_get_info(device)[0] + unused + own
+    return psutil.virtual_memory().available + bytes_of([base])
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+# ----------------------------------------------------------------------------------------------------- ladder
+
+
+class Ladder:
+    """Chooses the rung that a run stands on, takes its measures and undoes them."""
+
+    def __init__(self, method: Method, job: Job, device: torch.device, tell: Callable[[str], None]) -> None:
+        self.method = method
+        self.device = device
+        self.rungs = rungs(method, job, device)
+        self.at = 0
+        self._tell = tell
+        self._own: dict[nn.Parameter, Tensor] = {}  # the halved weights' own numbers
+        self._limit = None if job.memory is None else int(job.memory * GB)
+
+    @property
+    def measures(self) -> Measures:
+        return self.rungs[self.at]
+
+    def choose(self) -> Estimate:
+        """Settles on the first rung that fits, says so, and takes it as far as networks are concerned."""
+        free = self._limit or free_bytes(self.device, self.method.base)
+        found = estimate(self.method, self.measures)
+        while found.total * MARGIN > free and self.at + 1 < len(self.rungs):
+            self.at += 1
+            found = estimate(self.method, self.measures)
+        if found.total > HOPELESS * free:
+            raise LikenessError(
+                f"this run needs {found.words()} even with all measures "
+                f"({self.measures.words() or 'none apply'}), but {free / GB:.2f} GB are free on "
+                f"{self.device.type}; lower the resolution, the batch size or the rank"
+            )
+        taken = self.measures.words()
+        how = f"; to fit: {taken}" if taken else ", so no measures are needed"
+        self._tell(f"memory: {found.words()}, {free / GB:.2f} GB are free{how}")
+        self.take_early()
+        return found
+
+    def take_early(self) -> None:
+        """What must be done before the method is prepared."""
+        base = self.method.base
+        if self.measures.half:
+            for part in halved(base):
+                for weight in part.parameters():
+                    if weight not in self._own and not weight.requires_grad and weight.dtype != HALF:
+                        self._own[weight] = weight.data.cpu()
+                        weight.data = weight.data.to(HALF)
+        if self.measures.checkpointing:
+            base.unet.enable_gradient_checkpointing()
+        base.pass_size = self.measures.pass_size
+
+    def take_late(self) -> None:
+        """What waits until latents are cached."""
+        base = self.method.base
+        if self.measures.vae_away:
+            base.send_away(base.vae)
+        if self.measures.text_away:
+            for encoder in base.text_encoders.values():
+                base.send_away(encoder)
+
+    def fall(self) -> None:
+        """Takes the next rung's measures after memory ran out; raises LikenessError where there is none."""
+        if self.at + 1 >= len(self.rungs):
+            raise LikenessError(
+                f"memory ran out on {self.device.type} with all measures taken "
+                f"({self.measures.words() or 'none'}); lower the resolution, the batch size or the rank"
+            )
+        before, self.at = self.measures, self.at + 1
+        self.take_early()
+        self.take_late()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        new = [word for word in self.measures.words().split(", ") if word not in before.words().split(", ")]
+        self._tell(f"memory ran out; going on from the same step with {', '.join(new)}")
+
+    def undo(self) -> None:
+        """The base as it was."""
+        base = self.method.base
+        base.unet.disable_gradient_checkpointing()
+        base.pass_size = 0
+        base.call_back()
+        for weight, own in self._own.items():
+            weight.data = own
+        self._own.clear()
