@@ -600,7 +600,7 @@ def masks(
         str, Option("--but-not", help="What to leave out of it, such as hair; several with commas.")
     ] = "",
     backend: Annotated[
-        str, Option(help="What finds it: miniature, clipseg, grounded-sam2 or face-parts.")
+        str, Option(help="What finds it: miniature, clipseg, grounded-sam2, sam2-points or face-parts.")
     ] = "miniature",
     models: Annotated[
         Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")
@@ -771,9 +771,10 @@ def _doctor_of_pictures(folder: Path, pack: str | None, root: Path | None) -> in
     pictures = load_concept(folder, class_word="subject").pictures
     sides: list[float | None] | None = None
     if pack is not None:
-        from .data.faces import load_faces
+        from .data.faces import load_faces, provider_line
 
         finder = load_faces(pack, root)
+        say(f"·  {provider_line(pack, finder.provider, 'cpu')}")
         found = [finder(picture.pixels) for picture in pictures]
         sides = [faces[0].side if faces else None for faces in found]
     reports = examine_pictures(pictures, sides)

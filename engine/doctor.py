@@ -49,6 +49,8 @@ def _version(name: str) -> str | None:
 
 def _package(name: str, needed: bool) -> Finding:
     version = _version(name)
+    if name == "insightface" and version is not None and version.split(".")[0] == "0":
+        return old_insightface(version)
     if version is not None:
         return Finding(GOOD, name, version)
     return (
@@ -56,6 +58,11 @@ def _package(name: str, needed: bool) -> Finding:
         if needed
         else Finding(REMARK, name, "not installed")
     )
+
+
+def old_insightface(version: str) -> Finding:
+    """Before 1.0 it needed a compiler, and breaks with newer numpy."""
+    return Finding(BAD, "insightface", f"{version} is too old; run `pip install 'insightface>=1.0'`")
 
 
 def _devices() -> list[Finding]:

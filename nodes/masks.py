@@ -69,10 +69,11 @@ class LikenessSegmentText(io.ComfyNode):
                     tooltip="What to leave out of the mask, such as hair when hair is learned by itself.",
                 ),
                 io.Combo.Input(
-                    "backend", options=["miniature", "clipseg", "grounded-sam2"], display_name="found by",
-                    default="miniature",
+                    "backend", options=["miniature", "clipseg", "grounded-sam2", "sam2-points"],
+                    display_name="found by", default="miniature",
                     tooltip="miniature needs no download but knows the Miniature's pictures only; clipseg "
-                    "finds any word, softly; grounded-sam2 finds any word with sharp edges.",
+                    "finds any word, softly; grounded-sam2 finds any word with sharp edges; "
+                    "sam2-points marks what lies under points.",
                 ),
                 *EDGES,
             ],

@@ -10,7 +10,7 @@ import folder_paths
 import numpy as np
 import torch
 
-from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, upright
+from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provider_line, upright
 from ..data.masks import Mask
 from ..data.overlays import veiled, with_faces
 from ..data.segment import Request, find_masks, load_segmenter
@@ -42,8 +42,8 @@ def faces_of(
 ) -> FoundFaces:
     """The largest face, or the one of a number, of every picture; without a pack, what its mask surrounds."""
     pictures = _some_pictures(images)
-    find = _finder(pack, pictures, masks)
-    crops, boxes, overlays, lines = [], [], [], []
+    find, lines = _finder(pack, pictures, masks)
+    crops, boxes, overlays = [], [], []
     told = _watched(len(pictures))
     for position, (pixels, name) in enumerate(zip(pictures, _names(pictures))):
         faces = find(position)
@@ -62,15 +62,15 @@ def faces_of(
 
 def _finder(
     pack: str | None, pictures: list[np.ndarray], masks: torch.Tensor | None
-) -> Callable[[int], list[Face]]:
-    """The faces of picture number n."""
+) -> tuple[Callable[[int], list[Face]], list[str]]:
+    """The faces of picture number n, and on what they are found where that can go wrong."""
     if pack is not None:
         finder = load_faces(pack, Path(folder_paths.models_dir) / "insightface", _device())
-        return lambda position: finder(pictures[position])
+        return lambda position: finder(pictures[position]), [provider_line(pack, finder.provider, _device())]
     if masks is None or len(masks) != len(pictures):
         raise LikenessError("no face model is chosen; connect a mask per picture that marks its face")
     drawn: list[Mask] = list(masks.cpu().float().numpy())
-    return lambda position: [face_of_mask(drawn[position])]
+    return lambda position: [face_of_mask(drawn[position])], []
 
 
 def _line(name: str, face: Face, count: int) -> str:

@@ -153,6 +153,14 @@ class FaceFinder:
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
+def provider_line(pack: str, provider: str, device: str) -> str:
+    """On what a pack finds faces; a CPU beside a GPU that was asked for is worth a word."""
+    said = f"{pack} finds faces on {provider}"
+    if device.startswith("cuda") and "CUDA" not in provider:
+        return f"{said}, although there is a GPU: `likeness doctor` says how to mend that"
+    return said
+
+
 def _face(found: Any) -> Face:
     embedding = found.normed_embedding
     return Face(

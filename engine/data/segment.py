@@ -20,6 +20,7 @@ from .segmenters.base import Found, Segmenter
 BACK_ENDS = {  # name -> (module in segmenters, what it is for)
     "clipseg": ("clipseg", "any word, softly (CLIPSeg)"),
     "grounded-sam2": ("grounded", "any word, with sharp edges (GroundingDINO and SAM 2)"),
+    "sam2-points": ("points", "what lies under points of the picture (SAM 2)"),
     "face-parts": ("face_parts", "face, hair, eyes, lips … of photographs (face parsing)"),
     "miniature": ("miniature", "pictures of the Miniature's world, without any download"),
 }

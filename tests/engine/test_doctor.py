@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from likeness_portraits.engine.doctor import BAD, GOOD, MEND, REMARK, _lying_wheel, onnxruntime_finding
+from likeness_portraits.engine.doctor import (
+    BAD,
+    GOOD,
+    MEND,
+    REMARK,
+    Finding,
+    _lying_wheel,
+    old_insightface,
+    onnxruntime_finding,
+)
 
 CPU, GPU = "onnxruntime", "onnxruntime-gpu"
 ON_CPU = ["AzureExecutionProvider", "CPUExecutionProvider"]
@@ -40,3 +49,9 @@ def test_whose_files_lie_in_the_shared_folder_is_read_from_their_size(tmp_path: 
     for name, content in {CPU: "cpu", GPU: "gpu!!"}.items():
         (tmp_path / library).write_text(content)
         assert _lying_wheel([str(tmp_path)]) == name
+
+
+def test_an_insightface_from_before_the_pure_wheel_is_to_be_renewed():
+    assert old_insightface("0.7.3") == Finding(
+        BAD, "insightface", "0.7.3 is too old; run `pip install 'insightface>=1.0'`"
+    )

@@ -15,6 +15,7 @@ from likeness_portraits.engine.data.faces import (
     face_of_mask,
     find_pack,
     load_faces,
+    provider_line,
     upright,
 )
 from likeness_portraits.engine.errors import LikenessError
@@ -163,10 +164,17 @@ def test_insightface_finds_and_recognises_with_the_packs_networks(root: Path):
     assert finder.provider == "CPU"
     faces = finder(picture)
     assert sorted(face.box.tolist() for face in faces) == [[0, 64, 64, 128], [128, 128, 192, 192]]
+    assert provider_line("auraface", finder.provider, "cpu") == "auraface finds faces on CPU"
+    beside = provider_line("auraface", finder.provider, "cuda:0")
+    assert (
+        beside
+        == "auraface finds faces on CPU, although there is a GPU: `likeness doctor` says how to mend that"
+    )
     first = next(face for face in faces if face.box[0] == 0)
     assert first.landmarks[0] == pytest.approx([0.3 * 64, 64 + 0.4 * 64])
     assert np.linalg.norm(first.embedding) == pytest.approx(1, abs=1e-5)
     crop = arcface_crop(picture, first.landmarks)
+    assert finder.embed(picture, first) == pytest.approx(first.embedding, abs=1e-3)
     blocks = (crop.astype(np.float32) - 127.5) / 127.5
     expected = blocks.reshape(4, 28, 4, 28, 3).mean((1, 3)).transpose(2, 0, 1).ravel()
     assert first.embedding @ expected / np.linalg.norm(expected) > 0.999, "our 112 crop is insightface's"

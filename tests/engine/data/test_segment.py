@@ -1,5 +1,7 @@
 """From words to masks: what is marked, what is left out, what errors say, and folders written all or none."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +110,34 @@ def test_unknown_words_and_back_ends_are_answered_with_the_nearest(parser, portr
         parser(portraits[0].pixels, ["fase"])
     with pytest.raises(LikenessError, match="unknown back end 'clipsec'; did you mean 'clipseg'"):
         load_segmenter("clipsec")
+
+
+MEMORY = """
+import resource
+
+import numpy as np
+
+from likeness_portraits.engine.data.masks import Refinement
+from likeness_portraits.engine.data.segment import Request, find_mask, load_segmenter
+from likeness_portraits.engine.miniature import world
+
+small = world.example_pictures(world.TUNING_SEEDS[0], 1)[0].pixels
+picture = np.repeat(np.repeat(small, 32, 0), 39, 1)  # 4096 x 4992
+parser = load_segmenter("miniature")
+parser(small, ["head"])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+refine = Refinement(level=0.5, grow=2, feather=2.0, fill_holes=True, keep_largest=True)
+mask = find_mask(parser, picture, Request(words=("head",), but_not=("hair",), refine=refine), "large")
+assert mask.shape == picture.shape[:2] and 0.05 < mask.mean() < 0.6
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_a_picture_of_20_megapixels_takes_bounded_memory(package_parent: Path):
+    ran = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True,
+        env={"PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    one_mask = 4096 * 4992 * 4 / 2**20
+    assert float(ran.stdout) < 12 * one_mask, "MiB beyond the picture"

@@ -75,6 +75,23 @@ def test_words_become_boxes_and_boxes_become_masks(models, picture):
     assert not nothing.masks.any() and nothing.scores == seen.best and nothing.instead == {}
 
 
+def test_points_become_masks_and_every_point_counts(models, picture):
+    segmenter = load_segmenter("sam2-points", models)
+    words = ["0.5:0.4", "0.5:0.4 -0.1:0.9", "0.9:0.9 0.8:0.7"]
+    found = segmenter(picture, words)
+    assert found.masks.shape == (3, 90, 80) and 0 <= found.masks.min() <= found.masks.max() <= 1
+    assert all(0 <= score <= 1 for score in found.scores)
+    assert len({mask.tobytes() for mask in found.masks}) == 3
+    assert np.array_equal(segmenter(picture, words[:1]).masks[0], found.masks[0])
+    for wrong, message in (
+        ("head", "'head' is no point; write shares of width and height such as 0.5:0.4"),
+        ("0.5:40", "'0.5:40' is no point"),
+        ("-0.1:0.9", "no point says what to mark"),
+    ):
+        with pytest.raises(LikenessError, match=message):
+            segmenter(picture, [wrong])
+
+
 def test_each_word_keeps_its_own_tokens_when_asked_together(models):
     segmenter = grounded.load(models, short_side=64)
     ids, owners = segmenter._question(["Person", "hair dog"])
@@ -165,7 +182,7 @@ def test_unknown_parts_are_answered_with_the_nearest():
         face_parts.parts_of("eyebrows")
 
 
-@pytest.mark.parametrize("name", ["clipseg", "grounded-sam2", "face-parts"])
+@pytest.mark.parametrize("name", ["clipseg", "grounded-sam2", "sam2-points", "face-parts"])
 def test_missing_weights_are_named_with_source_licence_and_folder(name: str, tmp_path):
     with pytest.raises(
         LikenessError, match=r"missing in .*; get the files from https://\S+ \(.+\) and put them there"
