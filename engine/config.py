@@ -457,8 +457,8 @@ class MagicTailorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MagiCaptureSettings:
-    """Learns a person and a style from two sets of pictures, as LoRA and words (arXiv 2309.06895); the default
-    suits SD 1.x."""
+    """Learns a person and a style from two sets of pictures, as LoRA and words (arXiv 2309.06895); the
+    default suits SD 1.x."""
 
     inversion_steps: int = 1200  # on the words alone; 0: none
     tuning_steps: int = 1500  # on LoRA and words, with pictures that join both; 0: none
@@ -479,7 +479,7 @@ class MagiCaptureSettings:
     unet_strength: float = 0.6  # of the U-Net's LoRA when drawing; learned at 1
     text_encoder_strength: float = 0.9  # of the text encoder's
     vectors: int = 1  # rows per placeholder
-    style_deviation: float = 0.0  # above 0 the style's word begins as noise of this size, not as its class word
+    style_deviation: float = 0.0  # above 0 the style's word begins as noise of this size, not as a word
     pull_length: float | None = None  # words are pulled to this length; None: the vocabulary's mean; 0: not
     all_rows: bool = False  # in the second phase the words of the whole language move too (reference)
     identity: str = "auto"  # who judges likeness: auto, none, features, a face pack, a recogniser's file
@@ -579,11 +579,12 @@ class MagiCaptureSettings:
                           "style_deviation": 0.017, "pull_length": 0.4, "all_rows": True,
                           "identity_weight": 0.25, "identity_average": False, "detect_each_step": True,
                           "two_passes": True, "smooth_masks": False, "colour_jitter": 0.1},
-            "miniature": {"inversion_steps": 100, "tuning_steps": 150, "inversion_learning_rate": 2e-2,
+            "miniature": {"inversion_steps": 80, "tuning_steps": 120, "inversion_learning_rate": 2e-2,
                           "unet_learning_rate": 4e-3, "text_encoder_learning_rate": 1e-3,
                           "token_learning_rate": 5e-3, "schedule": "cosine", "batch_size": 6, "rank": 8,
                           "weight_decay": 0.0, "unet_strength": 1.0, "text_encoder_strength": 1.0,
-                          "vectors": 2, "min_snr_gamma": 5.0, "identity_weight": 0.2,
+                          "vectors": 2, "min_snr_gamma": 5.0, "identity_weight": 0.5,
+                          "identity_on_subject": False, "identity_timestep_share": 0.6,
                           "templates": ("a photo of {}", "a portrait photo of {}"),
                           "style_templates": ("a {} of a man", "a {} of a woman", "a {} of a person"),
                           "composed_templates": ("a {style} of {subject}",)},

@@ -103,6 +103,13 @@ class MagiCapture(Method):
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
+    can_checkpoint = True  # attention is caught from outside the layers
+
+    @property
+    def caches_latents(self) -> bool:
+        """Whether the autoencoder can go after the pictures: the identity loss decodes estimates."""
+        return not self.settings.colour_jitter and self.identity is None
+
     def prepare(self, check: Callable[[], None]) -> None:
         chosen = self.settings
         if chosen.prior_weight and chosen.tuning_steps:
