@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .concept import LikenessConcept, LikenessConceptFolder
 from .evaluate import LikenessGrid, LikenessMeasure
+from .identity import LikenessApplyIdentity, LikenessEncodeIdentity
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .masks import LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
 from .miniature import LikenessMiniature, LikenessMiniatureStyle
@@ -33,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessTrainMagiCapture,
     LikenessApply,
     LikenessStagedPrompt,
+    LikenessEncodeIdentity,
+    LikenessApplyIdentity,
     LikenessSave,
     LikenessLoad,
     LikenessExport,

@@ -103,11 +103,15 @@ class LikenessLoad(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name", options=listed("likeness"), display_name="file",
-                    tooltip="A file in models/likeness. Press R to refresh the list after adding one.",
+                    tooltip="A file in models/likeness; MasterWeaver's adapter_*.pt may be there too. Press "
+                    "R to refresh the list after adding one.",
                 ),
             ],
             outputs=[
-                Likeness.Output(display_name="likeness", tooltip="Connect it to Apply a Likeness."),
+                Likeness.Output(
+                    display_name="likeness",
+                    tooltip="Connect it to Apply a Likeness; an identity adapter to Read an Identity.",
+                ),
                 io.String.Output(
                     display_name="placeholder",
                     tooltip="What to write in prompts, such as <v0>.",
@@ -117,10 +121,10 @@ class LikenessLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        from ..engine.artifact import Artifact
         from ..engine.comfy_bridge.folders import find
+        from ..engine.inference.id_adapter import read_adapter
 
-        likeness = Artifact.load(find(name, "likeness"))
+        likeness = read_adapter(find(name, "likeness"))  # or any other likeness
         return io.NodeOutput(likeness, " ".join(token.token for token in likeness.tokens))
 
     @classmethod

@@ -11,10 +11,10 @@ FOLDER = "likeness"  # models/likeness: what was learned, and helper models
 
 
 def register_folders() -> None:
-    """Makes models/likeness known to ComfyUI, so that its file lists hold our artifacts and nothing else."""
+    """Makes models/likeness known to ComfyUI: its lists hold our artifacts and the released adapters."""
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors", ".pt"})
 
 
 def folder(kind: str) -> Path:

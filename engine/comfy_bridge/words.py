@@ -27,7 +27,8 @@ def apply(
 ) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that carry the artifact: its LoRA in the weights, its words in the prompts."""
     if artifact.kind not in ("lora", "embedding"):
-        node = "Write a Staged Prompt" if artifact.kind == "staged_embedding" else artifact.method
+        nodes = {"staged_embedding": "Write a Staged Prompt", "id_adapter": "Read an Identity from Pictures"}
+        node = nodes[artifact.kind]
         raise LikenessError(f"a {artifact.kind} cannot be applied to a model; use the node '{node}'")
     family = FAMILIES.get(type(model.model.model_config), artifact.base_family)
     if family != artifact.base_family:

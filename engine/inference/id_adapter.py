@@ -19,7 +19,7 @@ from ..artifact import Artifact
 from ..data.references import ImageTower, Reference
 from ..errors import LikenessError, nearest
 from ..miniature.model import WEIGHTS as MINIATURE_WEIGHTS
-from ..networks.id_attention import IdAttention, KeysValues, Person, cross_layers, hooked
+from ..networks.id_attention import IdAttention, KeysValues, Person, cross_layers, hooked, split_heads
 from ..networks.id_encoder import HEAD_WIDTH, SLOTS, IdEncoder, in_slots
 from ..networks.id_files import adapter_networks, adapter_tensors, released_names, sd1_layers
 from ..networks.sampling import Denoiser
@@ -153,11 +153,21 @@ class Identity:
     nobody: Tensor
 
 
+def check_count(pictures: int, slots: int) -> None:
+    """Raises unless there is a picture, and a place for each: more are said, never folded into others."""
+    if not pictures:
+        raise LikenessError(f"no reference picture is given; give one to {slots} of the same person")
+    if pictures > slots:
+        raise LikenessError(
+            f"{pictures} reference pictures are given, but the adapter has places for {slots}; choose the "
+            f"best {slots}"
+        )
+
+
 @torch.no_grad()
 def encode_identity(adapter: IdAdapter, references: Sequence[Reference], tower: ImageTower) -> Identity:
     """The identity in one to three references; a tower of another kind is refused."""
-    if not references:
-        raise LikenessError("no reference picture is given; give one to three of the same person")
+    check_count(len(references), adapter.slots)
     wide = adapter.encoder.face_width
     if wide and any(reference.face is None or len(reference.face) != wide for reference in references):
         raise LikenessError(
@@ -239,25 +249,28 @@ class Shown:
         half = 0.5 / LAST_TIMESTEP
         return self.weight != 0 and self.start - half <= share <= self.end + half
 
-    def person(self, who: tuple[bool, ...], device: torch.device, dtype: torch.dtype) -> Person:
-        """For a pass whose samples show them (True) or nobody; kept for the following steps."""
-        key = (who, device, dtype)
+    def person(self, who: tuple[bool, ...], heads: Mapping[str, int], like: Tensor) -> Person:
+        """For a pass whose samples show them (True) or nobody, on the device and in the precision of `like`.
+
+        `heads` of each layer; what was made is kept for the following steps.
+        """
+        key = (who, like.device, like.dtype)
         if key not in self._known:
-            self._known[key] = Person(
-                self._keys_values(torch.tensor(who), device, dtype),
-                {name: self.weight * self._factor(name) for name in self.identity.adapter.attention.names},
-                None if self.region is None else self.region.to(device)[None, None],
-            )
+            region = None if self.region is None else self.region.to(like.device)[None, None]
+            self._known[key] = Person(self._keys_values(torch.tensor(who), heads, like), region=region)
         return self._known[key]
 
     @torch.no_grad()
-    def _keys_values(self, who: Tensor, device: torch.device, dtype: torch.dtype) -> KeysValues:
-        identity = self.identity
+    def _keys_values(self, who: Tensor, heads: Mapping[str, int], like: Tensor) -> KeysValues:
+        """The samples' keys, and values times the weight, split into heads; of layers that have a weight."""
+        identity, found = self.identity, {}
         both = identity.adapter.attention(torch.cat([identity.nobody, identity.tokens]))
-        return {
-            name: (keys[who.long()].to(device, dtype), values[who.long()].to(device, dtype))
-            for name, (keys, values) in both.items()
-        }
+        for name, (keys, values) in both.items():
+            weight = self.weight * self._factor(name)
+            if weight != 0:
+                rows = (rows[who.long()].to(like) for rows in (keys, weight * values))
+                found[name] = tuple(split_heads(row, heads[name], like).contiguous() for row in rows)
+        return found
 
     def _factor(self, name: str) -> float:
         """The factor of the longest beginning that fits."""
@@ -286,7 +299,7 @@ def factors_of(text: str) -> dict[str, float]:
 def carried(
     artifacts: Sequence[tuple[Artifact, float]], prompts: Sequence[str]
 ) -> tuple[list[Shown], list[str]]:
-    """The people that adapters trained on them carry, where a prompt names one; the prompts in class words."""
+    """The people whom adapters carry, where a prompt names one; the prompts with class words."""
     shown: list[Shown] = []
     for artifact, weight in artifacts:
         if "identity_nobody" not in artifact.tensors:
@@ -308,18 +321,24 @@ class PeopleModel:
     """A base model for sampling that shows people in the last N samples of a pass, nobody in those before."""
 
     def __init__(
-        self, inner: Denoiser, reading: Callable[..., Any], shown: Sequence[Shown], count: int
+        self,
+        inner: Denoiser,
+        reading: Callable[..., Any],  # IdHooks.reading
+        heads: Mapping[str, int],
+        shown: Sequence[Shown],
+        count: int,
     ) -> None:
         self.alphas_cumprod: Tensor = inner.alphas_cumprod
         self.prediction_type: str = inner.prediction_type
-        self._inner, self._reading, self._shown, self._count = inner, reading, tuple(shown), count
+        self._inner, self._reading, self._heads = inner, reading, heads
+        self._shown, self._count = tuple(shown), count
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """As the inner model's."""
         # without guidance a pass has no unconditional samples; nothing is ever folded into other rows
         who = (False,) * (len(noisy) - self._count) + (True,) * self._count
         now = int(timesteps[0])
-        people = [shown.person(who, noisy.device, torch.float32) for shown in self._shown if shown.at(now)]
+        people = [shown.person(who, self._heads, noisy) for shown in self._shown if shown.at(now)]
         with self._reading(*people):
             return self._inner.predict(noisy, timesteps, context)
 
@@ -330,8 +349,10 @@ def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Callable[[Denoiser, i
     if not shown:
         yield lambda model, count: model
         return
-    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in cross_layers(base.unet).items()}
+    layers = cross_layers(base.unet)
+    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
+    heads = {name: int(layer.heads) for name, layer in layers.items()}
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)
     with hooked(base.unet) as hooks:
-        yield lambda model, count: PeopleModel(model, hooks.reading, shown, count)
+        yield lambda model, count: PeopleModel(model, hooks.reading, heads, shown, count)

@@ -29,6 +29,7 @@ from ..errors import LikenessError
 from .id_adapter import (
     IdAdapter,
     Shown,
+    check_count,
     encode_identity,
     factors_of,
     id_adapter,
@@ -64,11 +65,7 @@ def people_of(texts: Sequence[str], look: Look) -> list[Shown]:
     for number, text in enumerate(texts):
         files, weight = _with_weight(text)
         pictures, names, masks = _pictures(files)
-        if len(pictures) > adapter.slots:
-            raise LikenessError(
-                f"{text} names {len(pictures)} pictures, but the adapter has places for {adapter.slots}; "
-                f"choose the best {adapter.slots}"
-            )
+        check_count(len(pictures), adapter.slots)
         identity = encode_identity(adapter, references_of(pictures, names, prepare, masks), tower)
         region = _region(look.regions[number]) if look.regions else None
         found.append(

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LikenessError
 
-KeysValues = Mapping[str, tuple[Tensor, Tensor]]  # by layer: keys and values (B, n, hidden)
+# by layer: keys and values (B, n, hidden), or split into heads already, (B, heads, n, d)
+KeysValues = Mapping[str, tuple[Tensor, Tensor]]
 # diffusers hands what it finds in cross_attention_kwargs to its layers; this name it drops without a warning
 # where nobody takes it
 _CARRIED = "ip_hidden_states"
@@ -97,32 +99,35 @@ class Person:
 
 
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """Everybody in a pass over latents of a (height, width)."""
 
     people: Sequence[Person]
     latents: tuple[int, int]
 
 
-def id_branch(query: Tensor, name: str, heads: int, present: _Pass) -> Tensor | None:
+def id_branch(query: Tensor, name: str, heads: int, present: Pass) -> Tensor | None:
     """What all people add to layer `name`, (B, N, hidden), for its queries (B, N, hidden); None: nothing."""
     total = None
-    query_heads = query.unflatten(-1, (heads, -1)).transpose(1, 2)
+    apart = query.unflatten(-1, (heads, -1)).transpose(1, 2)
     for person in present.people:
         scale = person.scale_at(name)
         if scale == 0 or name not in person.keys_values:
             continue
-        # a single row serves all samples
-        keys, values = (
-            rows.to(query).expand(len(query), -1, -1).unflatten(-1, (heads, -1)).transpose(1, 2)
-            for rows in person.keys_values[name]
-        )
-        branch = F.scaled_dot_product_attention(query_heads, keys, values).transpose(1, 2).flatten(2)
+        keys, values = (split_heads(rows, heads, query) for rows in person.keys_values[name])
+        branch = F.scaled_dot_product_attention(apart, keys, values).transpose(1, 2).flatten(2)
         weights = person.region_at(query.shape[1], present.latents)
         branch = branch if weights is None else branch * weights.to(branch)
         branch = branch if scale == 1 else scale * branch
         total = branch if total is None else total + branch
     return total
+
+
+def split_heads(rows: Tensor, heads: int, like: Tensor) -> Tensor:
+    """Keys or values (B or 1, n, hidden) as (B, heads, n, d) for `like` (B, …); what is split stays."""
+    if rows.ndim == 4:
+        return rows.to(like)
+    return rows.to(like).expand(len(like), -1, -1).unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def region_at(region: Tensor, queries: int, latents: tuple[int, int]) -> Tensor:
@@ -149,7 +154,7 @@ class LayerHook:
 
     def __init__(self, name: str, layer: Any) -> None:
         self.name, self.heads = name, layer.heads
-        self.present: _Pass | None = None
+        self.present: Pass | None = None
         self._query: Tensor | None = None
         self.handles = [
             layer.to_q.register_forward_hook(self._keep),
@@ -176,7 +181,10 @@ class LayerHook:
         if query is None or self.present is None:
             return None
         branch = id_branch(query, self.name, self.heads, self.present)
-        return None if branch is None else (inputs[0] + branch.to(inputs[0].dtype), *inputs[1:])
+        if branch is None:
+            return None
+        text, branch = inputs[0], branch.to(inputs[0].dtype)
+        return (text + branch if torch.is_grad_enabled() else branch.add_(text), *inputs[1:])
 
 
 class IdHooks:
@@ -204,7 +212,7 @@ class IdHooks:
 
         def tell(_unet: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
             size = inputs[0].shape[-2:]
-            carried = {_CARRIED: _Pass(people, (int(size[0]), int(size[1])))}
+            carried = {_CARRIED: Pass(people, (int(size[0]), int(size[1])))}
             known = options.get("cross_attention_kwargs") or {}
             return inputs, {**options, "cross_attention_kwargs": {**known, **carried}}
 
@@ -213,6 +221,21 @@ class IdHooks:
             yield
         finally:
             handle.remove()
+
+
+@contextmanager
+def present_in(
+    layers: Mapping[str, nn.Module], people: Sequence[Person], latents: tuple[int, int]
+) -> Iterator[None]:
+    """Within, these layers, diffusers' or ComfyUI's, show the people over latents of a (height, width)."""
+    hooks = [LayerHook(name, layer) for name, layer in layers.items()]
+    try:
+        for hook in hooks:
+            hook.present = Pass(people, latents)
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from likeness_portraits.engine.networks.id_attention import (
     IdAttention,
     IdHooks,
     LayerHook,
+    Pass,
     Person,
     cross_layers,
     hooked,
@@ -18,7 +19,6 @@ from likeness_portraits.engine.networks.id_attention import (
     region_at,
     text_features,
 )
-from likeness_portraits.engine.networks.id_attention import _Pass as Pass
 from likeness_portraits.engine.networks.id_encoder import IdEncoder, in_slots
 from likeness_portraits.engine.networks.id_files import (
     adapter_networks,

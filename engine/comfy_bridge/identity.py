@@ -1,0 +1,174 @@
+"""Identity adapters in the graph: pictures to an identity, and an identity into what a MODEL draws.
+
+The ID branch hangs on the U-Net's own layers, and only while the U-Net runs for a MODEL that carries it:
+attention patches and replacements of other nodes, staged prompts, LoRAs and ControlNets do what they did.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.utils
+import folder_paths
+import torch
+
+from ..artifact import Artifact
+from ..data.faces import load_faces
+from ..data.references import (
+    ImageTower,
+    OfPhotographs,
+    OfTheMiniature,
+    Preparation,
+    miniature_tower,
+    references_of,
+)
+from ..data.segmenters.face_parts import load as load_parser
+from ..errors import LikenessError
+from ..inference.id_adapter import (
+    IdAdapter,
+    Identity,
+    Shown,
+    check_count,
+    check_fit,
+    encode_identity,
+    factors_of,
+    id_adapter,
+    miniature_adapter,
+)
+from ..networks.id_attention import present_in
+from .folders import folder
+from .pictures import image_of, pictures_of
+from .weights import FAMILIES
+
+KEY = "likeness.identity"  # of our wrappers
+
+
+class Encoded(NamedTuple):
+    """An identity, and what the adapter saw of each picture, IMAGE (B, S, S, 3)."""
+
+    identity: Identity
+    references: torch.Tensor
+
+
+def encode(
+    artifact: Artifact | None,
+    images: torch.Tensor,
+    *,
+    clip_vision: Any = None,
+    masks: torch.Tensor | None = None,
+    pack: str | None = "auraface",
+    keep: str = "face and hair",
+) -> Encoded:
+    """The person in IMAGE (1 to 3, H, W, C); without an artifact by the Miniature's own adapter.
+
+    MASK (B, H, W), where there is one, says what to keep; without a pack of face models it must be there.
+    """
+    adapter = id_adapter(miniature_adapter() if artifact is None else artifact)
+    pictures = pictures_of(images)
+    check_count(len(pictures), adapter.slots)
+    names = [f"picture {number}" for number in range(1, len(pictures) + 1)]
+    drawn = None if masks is None else [mask.cpu().float().numpy() for mask in masks]
+    if drawn is not None and len(drawn) != len(pictures):
+        raise LikenessError(
+            f"there are {len(pictures)} pictures but {len(drawn)} masks; connect one mask per picture"
+        )
+    tower, prepare = _eyes(adapter, clip_vision, pack, drawn is not None, keep)
+    references = references_of(pictures, names, prepare, drawn)
+    identity = encode_identity(adapter, references, tower)
+    return Encoded(identity, image_of([reference.pixels for reference in references]))
+
+
+def _eyes(
+    adapter: IdAdapter, clip_vision: Any, pack: str | None, masked: bool, keep: str
+) -> tuple[ImageTower, Preparation]:
+    """The image tower, and what makes references, for this adapter's kind of pictures."""
+    if adapter.image_encoder == "miniature":
+        return miniature_tower(), OfTheMiniature(keep)
+    if clip_vision is None:
+        raise LikenessError(
+            f"this adapter looks through {adapter.image_encoder}; connect it with Load CLIP Vision"
+        )
+    if pack is None and not masked:
+        raise LikenessError("no face model is chosen; connect a mask per picture that marks its face")
+    device, packs = str(comfy.model_management.get_torch_device()), Path(folder_paths.models_dir)
+    prepare = OfPhotographs(
+        lambda: load_faces(str(pack), packs / "insightface", device),
+        lambda: load_parser(folder("likeness"), device).labels,
+        keep,
+    )
+    return _tower(clip_vision), prepare
+
+
+def _tower(clip_vision: Any) -> ImageTower:
+    """ComfyUI's CLIP_VISION; its own preparation of pictures is left out: nobody must be exactly 0."""
+
+    def network(values: torch.Tensor) -> torch.Tensor:
+        comfy.model_management.load_model_gpu(clip_vision.patcher)
+        ready = values.to(clip_vision.load_device)
+        return clip_vision.model(pixel_values=ready, intermediate_output=-2)[1]
+
+    return ImageTower(
+        "clip", clip_vision.image_size, tuple(clip_vision.image_mean), tuple(clip_vision.image_std), network
+    )
+
+
+# ------------------------------------------------------------------------------------------ in a MODEL
+
+
+def apply_identity(
+    model: Any,
+    identity: Identity,
+    *,
+    weight: float = 1.0,
+    start: float = 0.0,
+    end: float = 1.0,
+    layers: str = "",
+    mask: torch.Tensor | None = None,
+) -> Any:
+    """A clone of MODEL that draws the identity; further people and nodes may follow.
+
+    start and end as ComfyUI counts them; layers: factors by layer; MASK (1, h, w): where in the picture.
+    """
+    if mask is not None and len(mask.reshape(-1, *mask.shape[-2:])) != 1:
+        raise LikenessError("an identity has one region, but the mask is a batch; connect a single mask")
+    paths = _layer_paths(model)
+    network = model.model.diffusion_model
+    config = type(model.model.model_config)
+    shapes = {name: tuple(network.get_submodule(path).to_k.weight.shape) for name, path in paths.items()}
+    check_fit(identity.adapter, FAMILIES.get(config, config.__name__), shapes)
+    region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
+    shown = Shown(
+        identity=identity, weight=weight, start=start, end=end, layers=factors_of(layers), region=region
+    )
+    model = model.clone()
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    model.add_wrapper_with_key(kind, KEY, _showing(shown, paths))
+    return model
+
+
+def _layer_paths(model: Any) -> dict[str, str]:
+    """ComfyUI's paths of the U-Net's cross-attention layers, by diffusers' names."""
+    ending = ".attn2.to_k.weight"
+    names: Mapping[str, str] = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    cut = len(".to_k.weight")
+    return {name[:-cut]: path[:-cut] for name, path in names.items() if name.endswith(ending)}
+
+
+def _showing(shown: Shown, paths: Mapping[str, str]) -> Any:
+    """A wrapper around the U-Net's pass, whose batch may hold any mix of prompts."""
+
+    @torch.no_grad()
+    def wrapper(executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if not shown.at(float(timesteps[0])):
+            return executor(x, timesteps, *rest, **options)
+        about = options.get("transformer_options") or (rest[3] if len(rest) > 3 else {})
+        prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt
+        who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
+        layers = {name: executor.class_obj.get_submodule(path) for name, path in paths.items()}
+        person = shown.person(who, {name: layer.heads for name, layer in layers.items()}, x)
+        with present_in(layers, [person], (x.shape[-2], x.shape[-1])):
+            return executor(x, timesteps, *rest, **options)
+
+    return wrapper

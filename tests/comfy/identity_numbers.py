@@ -1,0 +1,142 @@
+"""Run by the Python of a ComfyUI host: an identity in ComfyUI's U-Net, beside other patches, and its cost.
+
+    python identity_numbers.py CHECKOUT PARENT_OF_THE_PACKAGE ADAPTER
+
+Prints one JSON object: the largest differences over random inputs, and the share a step takes longer.
+"""
+
+import json
+import sys
+from typing import Any
+
+checkout, package_parent, adapter_file = sys.argv[1:4]
+sys.argv = [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
+sys.path[:0] = [checkout, package_parent]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import time  # noqa: E402
+
+import comfy.patcher_extension  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
+
+from likeness_portraits.engine.artifact import Artifact  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
+from likeness_portraits.engine.config import BaseSpec  # noqa: E402
+from likeness_portraits.engine.inference.id_adapter import Shown, showing  # noqa: E402
+from likeness_portraits.engine.training.base_model import load_base  # noqa: E402
+
+RANDOM = torch.Generator().manual_seed(0)
+NOISY = torch.randn(4, 4, 16, 16, generator=RANDOM)
+TEXT = torch.randn(4, 77, 128, generator=RANDOM)
+STEP = 500
+UNCOND, COND = 1, 0
+
+
+def predicted(model: Any, kinds: tuple[int, ...] = (UNCOND, COND), **options: Any) -> torch.Tensor:
+    """The U-Net of a MODEL, as its sampler would call it with these chunks in a batch."""
+    told = {
+        **model.model_options["transformer_options"],
+        "cond_or_uncond": list(kinds),
+        "uuids": list(range(len(kinds))),
+        "wrappers": model.wrappers,
+        "patches_replace": model.model_options["transformer_options"].get("patches_replace", {}),
+    }
+    timesteps = torch.full((len(NOISY),), float(STEP))
+    return model.model.diffusion_model(NOISY, timesteps, context=TEXT, transformer_options=told, **options)
+
+
+def apart(first: torch.Tensor, second: torch.Tensor) -> float:
+    return (first - second).abs().max().item()
+
+
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> torch.Tensor:
+    """What another node might put in the place of cross-attention: here half as strong."""
+    return 0.5 * attention_pytorch(q, k, v, options["n_heads"])
+
+
+def replaced(model: Any) -> Any:
+    """A clone whose cross-attentions somebody else has replaced, everywhere."""
+    model = model.clone()
+    for place, numbers in (("input", range(9)), ("middle", [0, 1]), ("output", range(9))):
+        for number in numbers:
+            model.set_model_attn2_replace(plain_attention, place, number)
+    return model
+
+
+def patched(model: Any) -> Any:
+    """A clone to whose prompt somebody else appends tokens."""
+    model = model.clone()
+    model.set_model_attn2_patch(
+        lambda n, context, value, options: (n, torch.cat([context] * 2, 1), torch.cat([value] * 2, 1))
+    )
+    return model
+
+
+def controlled() -> dict[str, Any]:
+    """What a ControlNet adds: residuals of the middle block."""
+    return {"control": {"middle": [torch.full((4, 128, 4, 4), 0.3)]}}
+
+
+def overhead(plain: Any, shown: Any, rounds: int = 30) -> float:
+    """How much longer a pass takes, as a share: medians of passes that take turns."""
+    times: dict[str, list[float]] = {"plain": [], "shown": []}
+    for _ in range(rounds):
+        for name, model in (("plain", plain), ("shown", shown)):
+            began = time.process_time()
+            predicted(model)
+            times[name].append(time.process_time() - began)
+    middle = {name: sorted(found[5:])[len(found[5:]) // 2] for name, found in times.items()}
+    return middle["shown"] / middle["plain"] - 1
+
+
+def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.Tensor:
+    """The same pass in diffusers' U-Net; as many pictures with somebody as `who` says, behind the others."""
+    base = load_base(BaseSpec())
+    with showing(base, [Shown(identity=identity, **changes)]) as with_people:
+        model = with_people(base, sum(who))
+        return model.predict(NOISY, torch.full((len(NOISY),), STEP), TEXT)
+
+
+@torch.inference_mode()
+def main() -> None:
+    model, _, _ = build_miniature()
+    pictures, _, _ = miniature_person(0, 2)
+    identity = encode(Artifact.load(adapter_file), pictures).identity
+    shown = apply_identity(model, identity)
+    half = torch.zeros(1, 64, 64)
+    half[..., :32] = 1
+    options = {"weight": 0.8, "layers": "up_blocks=0.5"}
+    region = {"weight": 0.8, "layers": {"up_blocks": 0.5}, "region": half[0]}
+    stock = predicted(model)
+    print(json.dumps({  # noqa: T201 (the answer)
+        "seen": apart(predicted(shown), stock),
+        "unpatched model": apart(predicted(model), stock),
+        "weight 0": apart(predicted(apply_identity(model, identity, weight=0.0)), stock),
+        "other noise levels": apart(predicted(apply_identity(model, identity, start=0.9)), stock),
+        "guided": apart(predicted(shown), through_the_engine(identity, [False, False, True, True])),
+        "unguided": apart(predicted(shown, (COND,)), through_the_engine(identity, [True] * 4)),
+        "alone": apart(predicted(shown, (UNCOND,)), through_the_engine(identity, [])),
+        "region": apart(
+            predicted(apply_identity(model, identity, mask=half, **options)),
+            through_the_engine(identity, [False, False, True, True], **region),
+        ),
+        "twice a half": apart(
+            predicted(apply_identity(apply_identity(model, identity, weight=0.5), identity, weight=0.5)),
+            predicted(shown),
+        ),
+        "either order": apart(
+            predicted(replaced(patched(shown)), **controlled()),
+            predicted(apply_identity(replaced(patched(model)), identity), **controlled()),
+        ),
+        "others stay": apart(predicted(replaced(patched(shown))), predicted(shown)),
+        "beside others": apart(predicted(replaced(patched(shown))), predicted(replaced(patched(model)))),
+        "overhead": overhead(model, shown),
+    }))  # fmt: skip
+
+
+main()

@@ -1,0 +1,275 @@
+"""Identity adapters inside a running ComfyUI: the same as from the command line, and beside other nodes."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.networks.id_attention import IdAttention
+from likeness_portraits.engine.networks.id_encoder import IdEncoder
+from likeness_portraits.engine.networks.id_files import adapter_tensors
+from likeness_portraits.engine.training.base_model import load_base
+from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
+from likeness_portraits.tests.comfy.test_staged import learning
+
+pytestmark = pytest.mark.comfy
+
+PROMPT = "a watercolor painting of a smiling woman, wearing a green shirt, in a forest"
+SEED, STEPS, GUIDANCE = 7, 12, 5.0
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def random_adapter(path: Path) -> Path:
+    """For the Miniature, of random weights that show."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        encoder = IdEncoder(dim=128, image_width=128)
+        attention = IdAttention.beside(load_base(BaseSpec()).unet)
+        for weight in attention.parameters():
+            weight.data += torch.randn_like(weight) / 128**0.5
+    artifact = Artifact(
+        kind="id_adapter", method="masterweaver", base_family="miniature",
+        tensors=adapter_tensors(encoder, attention), extra={"image_encoder": "miniature"},
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return artifact.save(path)
+
+
+@pytest.fixture(scope="module")
+def adapter(server: Server) -> Path:
+    return random_adapter(server.base / "models" / "likeness" / "ids.safetensors")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of the first two held-out people, as LikenessMiniature gives them, and halves of a picture."""
+    folder = tmp_path_factory.mktemp("people")
+    for person in (0, 1):
+        for number, portrait in enumerate(world.example_pictures(world.REPORTING_SEEDS[person], 2)):
+            Image.fromarray(portrait.pixels).save(folder / f"{person}-{number}.png")
+    half = np.zeros((128, 128, 3), np.uint8)
+    half[:, :64] = 255
+    Image.fromarray(half).save(folder / "left.png")
+    Image.fromarray(255 - half).save(folder / "right.png")
+    return folder
+
+
+def reading(person: int) -> dict[str, Any]:
+    """Nodes that look at two pictures of a person."""
+    return {
+        f"person {person}": node("LikenessMiniature", person=person, pictures=2),
+        f"identity {person}": node(
+            "LikenessEncodeIdentity", images=[f"person {person}", 3], adapter=["adapter", 0],
+        ),
+    }  # fmt: skip
+
+
+def drawing(**sampling: Any) -> dict[str, Any]:
+    """Nodes that draw the first person as the command line would."""
+    return {
+        "base": node("LikenessMiniature", person=0, pictures=2),
+        "adapter": node("LikenessLoad", name="ids.safetensors"),
+        **reading(0),
+        "apply": node("LikenessApplyIdentity", model=["base", 0], identity=["identity 0", 0], weight=0.9),
+        "prompt": node("CLIPTextEncode", clip=["base", 1], text=PROMPT),
+        "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "sample": node(
+            "KSampler", **{
+                "model": ["apply", 0], "positive": ["prompt", 0], "negative": ["nothing", 0],
+                "latent_image": ["latent", 0], "seed": SEED, "steps": STEPS, "cfg": GUIDANCE,
+                "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, **sampling,
+            },
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
+        "show": node("PreviewImage", images=["decode", 0]),
+    }  # fmt: skip
+
+
+def drawn(server: Server, graph: dict[str, Any]) -> np.ndarray:
+    return server.picture(server.run(graph)["show"]["images"][0])
+
+
+def without(server: Server, graph: dict[str, Any]) -> np.ndarray:
+    """The same graph with nobody applied."""
+    plain = {name: dict(part, inputs=dict(part["inputs"])) for name, part in graph.items()}
+    for part in plain.values():
+        if part["class_type"] == "LikenessApplyIdentity":
+            part["inputs"]["weight"] = 0.0
+    return drawn(server, plain)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "extra"),
+    [
+        ({}, ()),
+        ({"sampler_name": "dpmpp_2m", "scheduler": "karras"},
+         ("--sampler", "dpmpp_2m", "--schedule", "karras")),
+        ({"cfg": 1.0}, ("--guidance", "1")),
+    ],
+    ids=["euler", "dpmpp_2m", "without guidance"],
+)  # fmt: skip
+def test_the_command_line_draws_the_same_person(
+    server: Server,
+    adapter: Path,
+    people: Path,
+    likeness: Callable,
+    tmp_path: Path,
+    sampling: dict,
+    extra: tuple,
+):
+    out, graph = tmp_path / "drawn.png", drawing(**sampling)
+    ran = likeness(
+        "generate", PROMPT, "--identity", f"{people / '0-0.png'},{people / '0-1.png'}:0.9",
+        "--adapter", adapter, "--seed", SEED, "--steps", STEPS, "--guidance", GUIDANCE, "--out", out, *extra,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    ours, theirs = np.asarray(Image.open(out).convert("RGB")), drawn(server, graph)
+    nobody = psnr(theirs, without(server, graph))
+    assert psnr(ours, theirs) >= max(40, nobody + 6)  # nearer than the picture of nobody by far
+
+
+def test_two_people_a_staged_prompt_and_a_lora_in_one_graph_are_as_from_the_command_line(
+    server: Server, adapter: Path, people: Path, likeness: Callable, tmp_path: Path
+):
+    server.run(learning())
+    lora = random_lora(server.base / "models" / "likeness" / "lora.safetensors")
+    graph = {
+        **drawing(), **reading(1),
+        "staged": node("LikenessLoad", name="staged.safetensors"),
+        "lora": node("LikenessLoad", name="lora.safetensors"),
+        "with lora": node(
+            "LikenessApply", model=["base", 0], clip=["base", 1], likeness=["lora", 0], strength_model=0.5,
+            strength_clip=0.5,
+        ),
+        "prompt": node(
+            "LikenessStagedPrompt", model=["with lora", 0], clip=["with lora", 1], likeness=["staged", 0],
+            text="a photo of <v0> in a city",
+        ),
+        "left": node("LoadImageMask", image="left.png", channel="red"),
+        "right": node("LoadImageMask", image="right.png", channel="red"),
+        "first": node(
+            "LikenessApplyIdentity", model=["prompt", 0], identity=["identity 0", 0], weight=0.9,
+            mask=["left", 0], start=0.1,
+        ),
+        "apply": node(
+            "LikenessApplyIdentity", model=["first", 0], identity=["identity 1", 0], weight=1.0,
+            mask=["right", 0], start=0.1,
+        ),
+    }  # fmt: skip
+    graph["sample"]["inputs"]["positive"] = ["prompt", 1]
+    graph["nothing"]["inputs"]["clip"] = ["with lora", 1]
+    for name in ("left.png", "right.png"):
+        Image.open(people / name).save(server.base / "input" / name)
+    out = tmp_path / "drawn.png"
+    ran = likeness(
+        "generate", "a photo of <v0> in a city", "--concept", lora.with_name("staged.safetensors"),
+        "--concept", f"{lora}:0.5", "--adapter", adapter, "--identity-start", 0.1,
+        "--identity", f"{people / '0-0.png'},{people / '0-1.png'}:0.9",
+        "--identity", f"{people / '1-0.png'},{people / '1-1.png'}",
+        "--identity-region", people / "left.png", "--identity-region", people / "right.png",
+        "--seed", SEED, "--steps", STEPS, "--guidance", GUIDANCE, "--out", out,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    ours, theirs = np.asarray(Image.open(out).convert("RGB")), drawn(server, graph)
+    assert psnr(ours, theirs) >= max(40, psnr(theirs, without(server, graph)) + 6)
+
+
+def random_lora(path: Path) -> Path:
+    """A LoRA of the Miniature's, on one layer."""
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+    generator = torch.Generator().manual_seed(4)
+    tensors = {
+        f"{name}.lora_down.weight": torch.randn(2, 128, generator=generator),
+        f"{name}.lora_up.weight": 0.1 * torch.randn(128, 2, generator=generator),
+        f"{name}.alpha": torch.tensor(2.0),
+    }
+    return Artifact(kind="lora", method="test", tensors=tensors, base_family="miniature").save(path)
+
+
+def test_the_node_shows_what_the_adapter_saw(server: Server, adapter: Path):
+    graph = {"adapter": node("LikenessLoad", name="ids.safetensors"), **reading(0)}
+    graph["keep"] = node("PreviewImage", images=["identity 0", 1])
+    shown = server.run(graph)["identity 0"]["images"]
+    assert len(shown) == 2
+    corners = server.picture(shown[0])[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert not corners.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"person 0": {"pictures": 4}}, "4 reference pictures are given, but the adapter has places for 3"),
+        ({"identity 0": {"images": ["wall", 0]}}, "no face in picture 1; crop closer"),
+        ({"identity 0": {"masks": ["empty", 0]}}, "there are 2 pictures but 1 masks"),
+        ({"apply": {"start": 0.9, "end": 0.1}}, "cannot last from 0.9 to 0.1"),
+        ({"apply": {"mask": ["empty", 0]}}, "region marks nothing"),
+        ({"apply": {"layers": "roof=1"}}, "the model has no layer 'roof'"),
+        ({"adapter": {"name": "foreign.safetensors"}}, "trained for sd1, but the model is miniature"),
+        ({"adapter": {"name": "lora.safetensors"}}, "is no identity adapter"),
+    ],
+)
+def test_mistakes_are_told_in_the_node(server: Server, adapter: Path, changes: dict, message: str):
+    random_lora(server.base / "models" / "likeness" / "lora.safetensors")
+    own = Artifact.load(adapter)
+    Artifact(
+        kind="id_adapter", method="masterweaver", base_family="sd1", tensors=own.tensors, extra=own.extra
+    ).save(adapter.with_name("foreign.safetensors"))
+    graph = {
+        **drawing(),
+        "wall": node("EmptyImage", width=128, height=128, batch_size=1, color=8421504),
+        "empty": node("SolidMask", value=0.0, width=128, height=128),
+    }
+    for name, inputs in changes.items():
+        graph[name]["inputs"] |= inputs
+    entry = server.wait(server.queue(graph))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    assert message in failures[0]["exception_message"]
+
+
+# ------------------------------------------------------------------------------ without a server, in numbers
+
+
+@pytest.fixture(scope="module")
+def measured(
+    checkout: Path, python: Path, package_parent: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict:
+    script = Path(__file__).with_name("identity_numbers.py")
+    adapter = random_adapter(tmp_path_factory.mktemp("numbers") / "ids.safetensors")
+    ran = subprocess.run(
+        [python, script, checkout, package_parent, adapter], capture_output=True, text=True,
+        env=environment(), timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("what", ["guided", "unguided", "alone", "region"])
+def test_comfyuis_unet_and_the_engines_show_the_same_person(measured: dict, what: str):
+    assert measured["seen"] > 0.01 and measured[what] <= 1e-4
+
+
+@pytest.mark.parametrize("what", ["unpatched model", "weight 0", "other noise levels"])
+def test_where_nobody_is_shown_the_unet_is_the_stock_one(measured: dict, what: str):
+    assert measured[what] <= 1e-5
+
+
+def test_identities_add_up_and_leave_other_nodes_patches_where_they_are(measured: dict):
+    assert measured["twice a half"] <= 1e-4 and measured["either order"] == 0
+    assert measured["others stay"] > 0.01 and measured["beside others"] > 0.01
+
+
+def test_an_identity_costs_little_of_a_step(measured: dict):
+    assert measured["overhead"] <= 0.05
