@@ -8,6 +8,8 @@ from .identity import LikenessApplyIdentity, LikenessEncodeIdentity
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .masks import LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
 from .miniature import LikenessMiniature, LikenessMiniatureStyle
+from .restore import LikenessDetailFace, LikenessRestoreFace, LikenessUpscale
+from .sample import LikenessRefocus, LikenessRefocusedSampler
 from .staged import LikenessStagedPrompt
 from .train import (
     LikenessTrainCustomDiffusion,
@@ -36,9 +38,14 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessStagedPrompt,
     LikenessEncodeIdentity,
     LikenessApplyIdentity,
+    LikenessRefocus,
+    LikenessRefocusedSampler,
     LikenessSave,
     LikenessLoad,
     LikenessExport,
+    LikenessRestoreFace,
+    LikenessDetailFace,
+    LikenessUpscale,
     LikenessMeasure,
     LikenessGrid,
 ]

@@ -196,6 +196,11 @@ class LikenessDetailFace(io.ComfyNode):
                     tooltip="How much around the face the model sees; 1 is the face alone. Raise it when the "
                     "new face does not fit its head.",
                 ),
+                io.Combo.Input(
+                    "part", options=["head", "face"], display_name="part", default="head",
+                    tooltip="What is put back: the head with its hair, or the face alone. Choose face when "
+                    "the hair is right already.",
+                ),
                 *BLENDING, *GATE, *OPTIONAL,
             ],
             outputs=FINISHED,
@@ -259,14 +264,14 @@ class LikenessUpscale(io.ComfyNode):
 
 def _finish(
     cls, images, restore, found_by: str, number: int, judged_by: str, references=None, concept=None,
-    masks=None, background=None, **options,
+    masks=None, background=None, part: str = "face", **options,
 ) -> io.NodeOutput:  # fmt: skip
     from ..engine.comfy_bridge.restore import Faces, restored_faces
     from ..engine.inference.restore import Restoration
 
     faces = Faces(
         found_by=WORDS.get(found_by, found_by), judged_by=WORDS.get(judged_by, judged_by), masks=masks,
-        references=references, concept=concept,
+        references=references, concept=concept, part=part,
     )  # fmt: skip
     wanted = Restoration(number=None if number == ALL_FACES else number, **options)
     done = restored_faces(images, faces, restore, wanted, background)

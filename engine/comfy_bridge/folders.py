@@ -8,6 +8,8 @@ import folder_paths
 from ..errors import LikenessError
 
 FOLDER = "likeness"  # models/likeness: what was learned, and helper models
+RESTORERS = "facerestore_models"  # the folder other packs keep face restorers in too
+RESTORER_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
 
 
 def register_folders() -> None:
@@ -15,6 +17,16 @@ def register_folders() -> None:
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors", ".pt"})
+    _register_restorers()
+
+
+def _register_restorers() -> None:
+    """Makes models/facerestore_models known; what another pack already said about it holds."""
+    known = RESTORERS in folder_paths.folder_names_and_paths
+    folder_paths.add_model_folder_path(RESTORERS, str(Path(folder_paths.models_dir) / RESTORERS))
+    paths, suffixes = folder_paths.folder_names_and_paths[RESTORERS]
+    if suffixes or not known:  # none at all lets every file through
+        folder_paths.folder_names_and_paths[RESTORERS] = (paths, set(suffixes) | RESTORER_SUFFIXES)
 
 
 def folder(kind: str) -> Path:

@@ -48,6 +48,7 @@ class Faces:
 
     found_by: str
     judged_by: str | None = None
+    part: str = "face"
     masks: torch.Tensor | None = None
     references: torch.Tensor | None = None
     concept: ConceptSpec | None = None
@@ -97,7 +98,7 @@ def restored_faces(
             f"there are {len(images)} pictures but {len(faces.masks)} masks; connect one mask per picture"
         )
     onlookers = call_onlookers(
-        faces.found_by, faces.judged_by, device=_device(), models=folder("likeness"),
+        faces.found_by, faces.judged_by, part=faces.part, device=_device(), models=folder("likeness"),
         packs=Path(folder_paths.models_dir) / "insightface",
     )  # fmt: skip
     person = onlookers.person(_references(faces))

@@ -20,6 +20,8 @@ Find = Callable[[NDArray[np.uint8]], list[Face]]
 
 MINIATURE, MASK, NOBODY = "miniature", "mask", "nobody"
 FINDERS = (MINIATURE, *PACKS, MASK)
+OUTLINED = {"face": ["face"], "head": ["face", "hair"]}
+PARTS = tuple(OUTLINED)
 JUDGES = (MINIATURE, *PACKS, NOBODY)
 
 
@@ -59,15 +61,18 @@ def call_onlookers(
     found_by: str,
     judged_by: str | None = None,
     *,
+    part: str = "face",
     device: str = "cpu",
     models: Path | None = None,
     packs: Path | None = None,
 ) -> Onlookers:
     """Loads what the words ask for; `judged_by` None means whoever finds the faces, or nobody.
 
+    part: what is outlined, the face alone or the head with its hair.
     models: the folder of helper models, with face_parsing in it; packs: the folder with models/<pack> in it.
     """
     one_of("way to find faces", found_by, FINDERS)
+    one_of("part", part, PARTS)
     judged_by = judged_by or (NOBODY if found_by == MASK else found_by)
     one_of("judge", judged_by, JUDGES)
     eyes = None if found_by == MASK else _eyes(found_by, device, packs)
@@ -75,11 +80,11 @@ def call_onlookers(
     if judged_by != NOBODY:
         judge = eyes if judged_by == found_by else _eyes(judged_by, device, packs)
     if found_by in (MINIATURE, MASK):
-        outlines = _parser("miniature", models, device) if found_by == MINIATURE else None
+        outlines = _parser("miniature", part, models, device) if found_by == MINIATURE else None
         return Onlookers(eyes=eyes, judge=judge, parse=outlines)
     folder = models or default_models()
     if _has_parser(folder):
-        return Onlookers(eyes=eyes, judge=judge, parse=_parser("face-parts", folder, device))
+        return Onlookers(eyes=eyes, judge=judge, parse=_parser("face-parts", part, folder, device))
     remark = (
         f"no face parser in {folder / FACE_PARSING.folder}, so that an oval stands for each face; "
         f"finer edges need the files from {BISENET.source} ({BISENET.licence})"
@@ -100,6 +105,6 @@ def _has_parser(folder: Path) -> bool:
     return any(not helper.missing(place) for helper in (FACE_PARSING, BISENET) for place in places)
 
 
-def _parser(name: str, models: Path | None, device: str) -> Parse:
+def _parser(name: str, part: str, models: Path | None, device: str) -> Parse:
     segmenter = load_segmenter(name, models, device)
-    return lambda crop: segmenter(crop, ["face"]).masks[0]
+    return lambda crop: segmenter(crop, OUTLINED[part]).masks.max(0)

@@ -29,6 +29,7 @@ BLENDING = {"number": int, "side": int, "around": float, "strength": float, "fea
 OTHERS = {
     "faces": str,
     "judge": str,
+    "part": str,
     "prompt": str,
     "fidelity": float,
     "non_commercial": bool,
@@ -143,8 +144,9 @@ def finisher(
     """Loads what a wish needs; `references` is a folder of pictures, or a concept folder, of the person."""
     default = MINIATURE if base is not None and base.family == "miniature" else "auraface"
     onlookers = call_onlookers(
-        wish.get("faces", default), wish.get("judge", None), device=device, models=models
-    )
+        wish.get("faces", default), wish.get("judge", None), device=device, models=models,
+        part=wish.get("part", "head" if wish.redraws else "face"),
+    )  # fmt: skip
     pictures = [] if references is None else _pictures(references)
     restorer, drawing = None, None
     if not wish.redraws:

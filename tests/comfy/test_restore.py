@@ -95,7 +95,7 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
     finish = node(
         "LikenessDetailFace", images=["base", 3], model=["base", 0], positive=["words", 0],
         negative=["nothing", 0], vae=["base", 2], denoise=0.5, steps=8, cfg=5.0, sampler_name="euler",
-        scheduler="simple", seed=7, size=128, around=1.5, **FACES,
+        scheduler="simple", seed=7, size=128, around=1.5, part="head", **FACES,
     )  # fmt: skip
     shown = server.run(
         graph(
@@ -106,7 +106,7 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
             masks=node("PreviewImage", images=["mask", 0]),
         )
     )
-    onlookers = call_onlookers("miniature")
+    onlookers = call_onlookers("miniature", part="head")
     picture = to_pixels(portraits()[0])
     ours = restore_picture(
         picture, onlookers.faces(portraits()[0], None),
