@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "nodes").glob("*.py"))
 LOCALE = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
 VERBS = {"Write", "Load", "Describe", "Read", "Learn", "Apply", "Save", "Export", "Mask", "Find", "Restore",
-         "Redraw", "Enlarge", "Measure", "Draw"}  # fmt: skip
+         "Redraw", "Refocus", "Enlarge", "Measure", "Draw"}  # fmt: skip
 
 
 def calls(name: str) -> Iterator[tuple[Path, ast.Call]]:
