@@ -252,7 +252,7 @@ def generate(
         float, Option(help="How strictly to follow the prompt (classifier-free guidance).")
     ] = 5.0,
     sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler",
-    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI.")] = "simple",
+    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, or ddim.")] = "simple",
     width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
     height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
     identity: Annotated[

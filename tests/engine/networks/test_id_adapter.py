@@ -26,7 +26,9 @@ from likeness_portraits.engine.networks.id_files import (
     released_names,
     sd1_layers,
 )
-from likeness_portraits.tests.engine.tiny import tiny_base
+from likeness_portraits.engine.networks.sampling import ddim_schedule, euler, training_sigmas
+from likeness_portraits.engine.training.base_model import noise_schedule
+from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
 from likeness_portraits.tests.golden.goldens import Golden, uniform
 
 
@@ -156,6 +158,21 @@ def test_both_networks_survive_the_way_through_a_file():
         assert torch.equal(read_branch(tokens)[name][0], keys) and torch.equal(
             read_branch(tokens)[name][1], values
         )
+
+
+@pytest.mark.parametrize("steps", [30, 50])
+def test_the_ddim_schedule_takes_the_references_steps(steps: int):
+    case = golden("inference_schedule")
+    alphas = noise_schedule(SCHEDULE).float()
+    sigmas = training_sigmas(alphas)
+    levels = ddim_schedule(sigmas, steps)
+    timesteps = case[f"out.timesteps_{steps}"]
+    assert torch.equal(levels[:-1], sigmas[timesteps]) and levels[-1] == sigmas[0]
+    for which, number in (("first", 0), ("last", steps - 1)):
+        pair = levels[number : number + 2]
+        noisy = case["in.latent"] * (1 + pair[0] ** 2).sqrt()
+        moved = euler(lambda x, sigma: x - sigma * case["in.noise_pred"], noisy, pair, lambda *_: None)
+        close(moved / (1 + pair[1] ** 2).sqrt(), case[f"out.step_{which}_{steps}"], 1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ on a U-Net
