@@ -96,6 +96,12 @@ def _inputs(presets: list[str], own: Sequence[io.Input]) -> list[io.Input]:
             tooltip="Any other setting of the method, one per line as name: value, as in the likeness "
             "command's config files. They go before the fields above.",
         ),
+        io.Int.Input(
+            "stop_by_likeness", display_name="stop by likeness", default=0, min=0, max=100_000, optional=True,
+            tooltip="Look at the likeness every so many steps, end when it stands still or prompts are "
+            "disobeyed, and keep the best state. 0 learns all steps. Faces are judged by AuraFace from "
+            "models/insightface, or by the Miniature's own judge.",
+        ),
     ]  # fmt: skip
 
 
@@ -149,7 +155,8 @@ def learn(
     path = _train(loaded, observer, method, settings, concepts, run)
     if observer.interrupted:
         stop_graph(observer, path, concepts[0].class_word or "likeness")
-    plot = image_of([plot_losses(observer.losses)])
+    drawn = [observer.losses, *([observer.likeness] if observer.likeness else [])]
+    plot = image_of([plot_losses(curves) for curves in drawn])
     previews = image_of(observer.previews) if observer.previews else plot
     return io.NodeOutput(Artifact.load(path), previews, plot, ui=ui.PreviewImage(plot, cls=node))
 
@@ -194,6 +201,24 @@ def _train(
         base = base_from_graph(take_weights(*loaded))
         job = replace(job, output=str(graph.run_file(job.to_json() + base.fingerprint)))
         try:
-            return train(job, observer, base)
+            return train(job, observer, base, _critic(job, base, observer, run.get("stop_by_likeness", 0)))
         except Stopped:
             return None
+
+
+def _critic(job: Job, base: Any, observer: Any, every: int) -> Any:
+    """Who looks at the likeness meanwhile and shows its curve in the node; None where nobody asked."""
+    if not every:
+        return None
+    from ..engine.comfy_bridge.grid import helpers_folder, packs_folder
+    from ..engine.evaluation.loss_plot import plot_losses
+    from ..engine.evaluation.stopping import critic_for, curves, in_words
+
+    def show(looks: Any) -> None:
+        observer.likeness = curves(looks)
+        observer.on_curve(plot_losses(observer.likeness), in_words(looks))
+
+    return critic_for(
+        job, every, packs=packs_folder(), models=helpers_folder(), miniature=base.family == "miniature",
+        on_look=show,
+    )  # fmt: skip

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW_SIDE = 512  # longest side of a preview sent to the browser
 BETWEEN_LINES = 0.5  # seconds
+READING_TIME = 2.0  # seconds that a line about the likeness stays
 
 
 @contextmanager
@@ -48,6 +49,7 @@ class GraphObserver:
 
     def __init__(self, node_id: str | None) -> None:
         self.losses: dict[str, list[tuple[int, float]]] = {}
+        self.likeness: dict[str, list[tuple[int, float]]] = {}  # scores over the steps, where somebody looks
         self.previews: list[np.ndarray] = []
         self.notes: list[str] = []
         self.interrupted = False
@@ -71,6 +73,12 @@ class GraphObserver:
         """A sentence about the run, such as the memory it needs, on the node until the first step is done."""
         self.notes.append(text)
         self.say(text)
+
+    def on_curve(self, plot: np.ndarray, text: str) -> None:
+        """How the likeness grew so far, as a picture (H, W, 3) uint8 and in words."""
+        self.say(text)
+        self._said_at = time.monotonic() + READING_TIME
+        self._show(("JPEG", Image.fromarray(plot), PREVIEW_SIDE))
 
     def on_preview(self, progress: Any, image: np.ndarray) -> None:
         self.previews.append(image)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
 from likeness_portraits.engine.evaluation.measure import CAVEAT, in_words, measure
 from likeness_portraits.engine.miniature import world
@@ -110,3 +111,20 @@ def sampled(model: list) -> dict[str, Any]:
         "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["base", 2]}},
         "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
     }  # fmt: skip
+
+
+def test_learning_ends_by_likeness_and_shows_its_curve(server: Server):
+    learn = {
+        "class_type": "LikenessTrainTextualInversion",
+        "inputs": {
+            "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "concept": ["concept", 0],
+            "preset": "automatic", "steps": 12, "learning_rate": 0.0000001, "vectors": 0,
+            "masked": "as the preset says", "seed": 0, "preview_every": 0, "preview_prompt": "",
+            "stop_by_likeness": 1,
+        },
+    }  # fmt: skip
+    save = {"class_type": "LikenessSave", "inputs": {"likeness": ["learn", 0], "name": "stopped"}}
+    shown = server.run(graph(learn=learn, save=save))
+    assert len(shown["learn"]["images"]) == 2  # the loss, and how the likeness grew
+    learned = Artifact.load(server.base / "models" / "likeness" / "stopped.safetensors")
+    assert learned.steps <= 2  # at such a rate nothing grows: four looks are enough, the first is as good
