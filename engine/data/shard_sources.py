@@ -142,7 +142,7 @@ def portrait(person: int, number: int, twins: int, size: int = 128) -> ShardSamp
     """One sample of the person; deterministic."""
     seed = person * 64 + number
     rng = np.random.default_rng([seed, 21])
-    who, context = world.sample_identity(person), world.sample_context(1_000_000 + seed)
+    who, context = world.sample_identity(person), context_of(person, number)
     shown = world.render(who, context, size)
     edits = [rng.choice(EDITS, replace=False, size=min(twins, len(EDITS)))] if twins else []
     return ShardSample(
@@ -159,6 +159,11 @@ def portrait(person: int, number: int, twins: int, size: int = 128) -> ShardSamp
             ),
         ),
     )  # fmt: skip
+
+
+def context_of(person: int, number: int) -> world.Context:
+    """Where and how the `number`-th portrait of a person shows them."""
+    return world.sample_context(1_000_000 + person * 64 + number)
 
 
 def words(who: world.Identity, context: world.Context, rng: np.random.Generator) -> str:

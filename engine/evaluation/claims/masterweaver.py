@@ -21,7 +21,7 @@ from ..people import Shot, judge
 from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
 
 STAGES = {"identity_steps": 240, "editing_steps": 80}  # of the arms; the shipped adapter had more
-PEOPLE, LISTENING = range(13_000, 13_512), 300  # people to train on, steps of the beginning
+PEOPLE, BEGINNING = range(13_000, 13_512), (300, 200)  # people to train on, steps of the beginning
 REFERENCE = 1  # which of somebody's example pictures the adapter sees
 WHAT = ("smile", "glasses", "hair colour", "hat")
 SHIPPED = "the Miniature's adapter"
@@ -137,7 +137,7 @@ class MasterWeaver:
         from ...miniature.making.id_adapter import prepare
 
         work = make_folder(bench.folder / f"adapters-{bench.base.fingerprint}")
-        prepare(work, LISTENING, PEOPLE)
+        prepare(work, BEGINNING, PEOPLE)
         data = {"shards": str(work / "shards"), "adapter": str(work / "begun.safetensors")}
         return bench.learn("masterweaver", {**arm.settings, **data}, [], seed)
 

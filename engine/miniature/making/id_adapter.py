@@ -2,14 +2,15 @@
 
     python -m likeness_portraits.engine.miniature.making.id_adapter --work DIR [--scale 2]
 
-Three steps, each kept in DIR and gone on with after an interruption: shards of people whom no other network
-saw; an ID encoder that says in the text encoder's own states what a caption would say of the person (minutes,
-no U-Net); both stages of MasterWeaver from there. It is made with the U-Net and text encoder as they are.
+Kept in DIR and gone on with after an interruption: shards of people whom no other network saw; a beginning
+that costs no pass through the U-Net with gradients (an ID encoder that says in the text encoder's own states
+what a caption would say of the person, then a branch that adds in each layer what the fuller caption would);
+both stages of MasterWeaver from there. It is made with the U-Net and text encoder as they are.
 """
 
 import argparse
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from ...artifact import Artifact
 from ...config import BaseSpec, Job, MasterWeaverSettings
 from ...data.identity_examples import masked, resized
 from ...data.references import ImageTower, miniature_tower
-from ...data.shard_sources import rendered
+from ...data.shard_sources import context_of, rendered
 from ...data.shards import INDEX, ShardSample, decoded, find_shards, write_shards
-from ...networks.id_attention import IdAttention, IdHooks, Person
-from ...networks.id_encoder import IdEncoder, in_slots
+from ...networks.id_attention import IdAttention, cross_layers
+from ...networks.id_encoder import IdEncoder
 from ...networks.id_files import adapter_tensors
 from ...training.base_model import BaseModel, load_base
 from ...training.launch import train
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 PEOPLE = range(10_000, 13_000)  # the U-Net and the judges saw those before
 TWINS = 2
 LISTENING_STEPS, LISTENING_BATCH, LISTENING_RATE = 600, 64, 2e-3
-STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # of the new branch at the start
+ABSORBING_STEPS, ABSORBING_BATCH = 500, 32
+ABSORBED, PLACES = 768, 64  # portraits, and places in each layer, that the branch learns from
 ALTERNATIVES = {
     "a bald head": "bald",
     "a mustache": "mustache",
@@ -95,9 +97,9 @@ def seen(tower: ImageTower, samples: list[ShardSample]) -> Tensor:
     return torch.stack(views)
 
 
-def listen(base: BaseModel, shards: Path, steps: int) -> IdEncoder:
+def listen(base: BaseModel, samples: list[ShardSample], steps: int) -> IdEncoder:
     """An ID encoder whose tokens are the text states of the person's own caption."""
-    tower, samples = miniature_tower(), samples_of(shards)
+    tower = miniature_tower()
     people = [world.sample_identity(int(sample.key.split("-")[0])) for sample in samples]
     torch.manual_seed(0)
     encoder = IdEncoder(dim=model.TEXT_WIDTH, image_width=tower.nothing().shape[-1])
@@ -122,39 +124,109 @@ def listen(base: BaseModel, shards: Path, steps: int) -> IdEncoder:
     return encoder
 
 
+# ---------------------------------------------------------- the branch says what a fuller caption says
+
+
+def captions_of(sample: ShardSample) -> tuple[str, str]:
+    """The portrait's caption without a word about the person, and with all there is to say."""
+    person, number = (int(part) for part in sample.key.split("-"))
+    who, context = world.sample_identity(person), context_of(person, number)
+    mood = "" if context.expression == "neutral" else f"{context.expression} "
+    plain = f"{world.STYLE_WORDS[context.style][0]} a {mood}{who.gender}{world.context_phrase(context)}"
+    return plain, world.caption(who, context)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What every cross-attention layer should add: queries and differences (N, P, hidden) by layer."""
+
+    queries: dict[str, Tensor]
+    differences: dict[str, Tensor]
+
+
 @torch.no_grad()
-def strength(
-    base: BaseModel, encoder: IdEncoder, attention: IdAttention, samples: list[ShardSample]
-) -> float:
-    """How strong the branch should begin: what predicts the noise of some portraits best."""
-    tower, generator = miniature_tower(), torch.Generator().manual_seed(0)
-    features = seen(tower, samples)[0][:, None]
-    tokens = encoder.slots(torch.stack([in_slots(one, tower.nothing()) for one in features]))
-    pixels = torch.stack(
-        [torch.from_numpy(sample.pixels.copy()).permute(2, 0, 1) / 127.5 - 1 for sample in samples]
+def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
+    """From passes over noisy portraits: how a fuller caption changes what each layer reads."""
+    generator = torch.Generator().manual_seed(0)
+    layers, asked, told = cross_layers(base.unet), {}, {}
+    hooks = [layer.to_q.register_forward_hook(lambda *parts, name=name: asked.__setitem__(name, parts[2]))
+             for name, layer in layers.items()]  # fmt: skip
+    for start in range(0, len(samples), 16):
+        few = samples[start : start + 16]
+        pixels = torch.stack(
+            [torch.from_numpy(one.pixels.copy()).permute(2, 0, 1) / 127.5 - 1 for one in few]
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = base.vae.encode(pixels).latent_dist.mean.float() * base.latent_scale
+        plain, full = (base.encode_text(texts) for texts in zip(*map(captions_of, few)))
+        timesteps = torch.randint(50, base.timesteps, (len(few),), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        base.predict(base.add_noise(latents, noise, timesteps), timesteps, full)
+        for name, layer in layers.items():
+            places = torch.randperm(asked[name].shape[1], generator=generator)[:PLACES]
+            queries = asked[name][:, places]
+            full_out, plain_out = (
+                attended(queries, layer.to_k(text), layer.to_v(text), layer.heads) for text in (full, plain)
+            )
+            told.setdefault(name, []).append((queries, full_out - plain_out))
+    for hook in hooks:
+        hook.remove()
+    return Lesson(
+        {name: torch.cat([queries for queries, _ in parts]) for name, parts in told.items()},
+        {name: torch.cat([difference for _, difference in parts]) for name, parts in told.items()},
     )
-    latents, context = base.encode_pixels(pixels), base.encode_text([sample.caption for sample in samples])
-    noise = torch.randn(latents.shape, generator=generator)
-    timesteps = torch.randint(base.timesteps, (len(samples),), generator=generator)
-    hooks, found = IdHooks(base.unet), {}
-    for share in (0.0, *STRENGTHS):
-        with hooks.reading(Person(attention(tokens), share)):
-            told = base.predict(base.add_noise(latents, noise, timesteps), timesteps, context)
-        found[share] = F.mse_loss(told, noise).item()
-    hooks.remove()
-    log.info("loss by strength: %s", {share: round(loss, 5) for share, loss in found.items()})
-    return min(STRENGTHS, key=lambda share: found[share])
 
 
-def begin(base: BaseModel, shards: Path, path: Path, steps: int) -> None:
+def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """Attention (B, P, hidden) of queries to keys and values, in so many heads."""
+    apart = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+
+
+def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], steps: int) -> IdAttention:
+    """Keys and values, and the encoder further, so that each layer adds what the fuller caption would."""
+    tower, attention = miniature_tower(), IdAttention.beside(base.unet)
+    features, wanted = seen(tower, samples), lesson(base, samples)
+    heads = {name: layer.heads for name, layer in cross_layers(base.unet).items()}
+    sizes = {name: difference.square().mean() for name, difference in wanted.differences.items()}
+    optimizer = torch.optim.AdamW(
+        [{"params": encoder.parameters(), "full": 5e-4}, {"params": attention.parameters(), "full": 2e-3}]
+    )
+    shown: list[float] = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * min(1, (step + 1) / 30) * (1 - step / steps)
+        rng = np.random.default_rng([step, 32])
+        chosen = torch.from_numpy(rng.integers(len(samples), size=ABSORBING_BATCH))
+        views = torch.from_numpy(rng.integers(2, size=ABSORBING_BATCH))
+        tokens = encoder(torch.cat([tower.nothing()[None], features[views, chosen]]))
+        nobody = tokens[:1].expand(len(chosen), -1, -1)
+        keys_values = attention(
+            torch.cat([torch.cat([tokens[1:], nobody, nobody], 1), nobody.repeat(1, 3, 1)[:4]])
+        )
+        terms = []
+        for name, (keys, values) in keys_values.items():
+            queries = torch.cat([wanted.queries[name][chosen], wanted.queries[name][chosen[:4]]])
+            difference = wanted.differences[name][chosen]
+            goal = torch.cat([difference, torch.zeros_like(difference[:4])])  # of nobody nothing is said
+            found = attended(queries, keys, values, heads[name])
+            terms.append(F.mse_loss(found, goal) / sizes[name])
+        loss = torch.stack(terms).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        shown.append(loss.item())
+        if step % 50 == 49:
+            log.info("absorbing %d/%d: %.4f of 1", step + 1, steps, np.mean(shown[-50:]))
+    return attention
+
+
+def begin(base: BaseModel, shards: Path, path: Path, steps: tuple[int, int]) -> None:
     """Writes the adapter that training begins from."""
-    encoder, attention = listen(base, shards, steps), IdAttention.beside(base.unet)
-    share = strength(base, encoder, attention, samples_of(shards)[:48])
-    weights = {
-        name: weight * (share if ".to_v_img" in name else 1.0)
-        for name, weight in attention.layer_weights().items()
-    }
-    tensors = adapter_tensors(encoder, IdAttention.from_weights(weights))
+    samples = samples_of(shards)
+    encoder = listen(base, samples, steps[0])
+    attention = absorb(base, encoder, samples[:ABSORBED], steps[1])
+    tensors = adapter_tensors(encoder, attention)
     extra = {"slots": 3, "head_width": encoder.head_width, "image_encoder": "miniature",
              "image_width": encoder.image_width, "face_width": 0, "keep": "face and hair"}  # fmt: skip
     plain = {name: one.detach().clone() for name, one in tensors.items()}
@@ -179,12 +251,14 @@ def job(work: Path, scale: float = 1.0, name: str = "trained", **changes: object
     )  # fmt: skip
 
 
-def prepare(work: Path, listening: int = LISTENING_STEPS, people: range = PEOPLE) -> None:
+def prepare(
+    work: Path, steps: tuple[int, int] = (LISTENING_STEPS, ABSORBING_STEPS), people: range = PEOPLE
+) -> None:
     """Shards and the adapter to begin from, unless they are there."""
     if not (work / "shards" / INDEX).exists():
         write_shards(work / "shards", rendered(people, each=1, twins=TWINS), each=128)
     if not (work / "begun.safetensors").exists():
-        begin(load_base(BaseSpec()), work / "shards", work / "begun.safetensors", listening)
+        begin(load_base(BaseSpec()), work / "shards", work / "begun.safetensors", steps)
 
 
 def ship(trained: Path, place: Path) -> None:

@@ -15,7 +15,7 @@ from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.shard_sources import rendered
 from likeness_portraits.engine.data.shards import write_shards
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.launch import main, train
+from likeness_portraits.engine.training.launch import check_sharing, main, train
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job
 
 
@@ -72,6 +72,12 @@ def test_a_run_that_lost_a_process_goes_on_exactly(run, shards):
 def test_another_number_of_processes_than_the_job_says_is_refused(shards):
     with pytest.raises(LikenessError, match="1 of 2 processes"):
         train(job_on(shards, "two", processes=2), base=tiny_base())
+
+
+def test_ways_to_cut_weights_into_pieces_are_refused_in_words():
+    check_sharing("DistributedType.MULTI_GPU")
+    with pytest.raises(LikenessError, match="FSDP cuts the trained weights"):
+        check_sharing("DistributedType.FSDP")
 
 
 def test_the_launcher_is_a_program_with_an_exit_status(tmp_path, shards, caplog):
