@@ -11,6 +11,7 @@ from .evaluation.card import gates, measure
 from .evaluation.claims import EXPERIMENTS, experiment
 from .evaluation.claims.bench import Bench
 from .evaluation.claims.run import QUICK_MINUTES, QUICK_PEOPLE, run_claims
+from .evaluation.claims.sweep import Sweep, run_sweep, values_of
 from .evaluation.claims.table import Plan, Row
 from .evaluation.gallery import write_sheets
 from .evaluation.learnability import all_cells, measure_learnability
@@ -51,6 +52,13 @@ def measure_claims(out: Path, names: Sequence[str], people: int, quick: bool, **
     with meter("measuring") as show:
         rows = run_claims(chosen, Plan(people=people, quick=quick, **plan), Bench(out, quick=quick), show)
     return as_text(rows)
+
+
+def measure_sweep(out: Path, method: str, values: Sequence[str], quick: bool, **plan: Any) -> dict[str, Any]:
+    """Runs a sweep over `name=value,value` settings and gives what it recorded."""
+    sweep = Sweep(method, dict(values_of(text) for text in values))
+    with meter("measuring") as show:
+        return run_sweep(sweep, Bench(out, quick=quick), on_cell=show, **plan)
 
 
 def as_text(rows: Sequence[Row]) -> str:

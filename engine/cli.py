@@ -852,6 +852,30 @@ def bench_claims(
     return 0
 
 
+@bench_app.command("sweep")
+def bench_sweep(
+    method: Annotated[str, Argument(help="Whose settings to choose.")],
+    values: Annotated[
+        list[str],
+        Option("--set", help="A setting and its values, such as rank=4,8; repeat for combinations."),
+    ],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for sweep.json and report.html.")] = Path(
+        "likeness-sweep"
+    ),
+    people: Annotated[int, Option(min=1, help="How many tuning people.")] = 3,
+    seeds: Annotated[int, Option(min=1, help="Trainings per person and combination.")] = 1,
+    quick: Annotated[bool, Option("--quick", help="One seed per test prompt instead of two.")] = False,
+    minutes: Annotated[float, Option(min=0, help="Begin nothing new after so long; 0: no limit.")] = 0,
+) -> int:
+    """Try combinations of settings on the people that settings are chosen on, and record what they gave."""
+    check_room(out / "sweep.json")
+    from .bench import measure_sweep
+
+    record = measure_sweep(out, method, values, quick, people=people, seeds=seeds, minutes=minutes or None)
+    say(json.dumps(record, indent=1))
+    return 0
+
+
 @app.command()
 def demo(
     method: Annotated[str, Option(help=f"One of {', '.join(METHODS)}.")] = "dreambooth-lora",

@@ -1,0 +1,93 @@
+"""Choosing a method's settings: every combination on the tuning people, who are never reported on."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...config import METHODS, known_keys, one_of
+from ...errors import LikenessError
+from ...files import write_atomically
+from .bench import Arm, Bench, Claim, Metrics
+from .report import write_report
+from .run import OnCell, measure_all
+from .statistics import average
+from .table import Plan, values_by_person
+
+MOST = 64  # combinations
+TOLERANCE = 0.05  # of prompt accuracy, below the best, that identity may cost
+
+
+class Sweep:
+    """An experiment whose arms are combinations of settings; it claims nothing."""
+
+    paper = "a sweep on the tuning people"
+    claims: Sequence[Claim] = ()
+
+    def __init__(self, method: str, values: Mapping[str, Sequence[Any]]) -> None:
+        one_of("method", method, METHODS)
+        known_keys(METHODS[method], values, "the sweep")
+        combinations = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
+        if not values or len(combinations) > MOST:
+            raise LikenessError(
+                f"a sweep has 1 to {MOST} combinations, this one {len(combinations)}; change it"
+            )
+        self.name = f"sweep-{method}"
+        self.arms = tuple(
+            Arm(name=", ".join(f"{key} {value}" for key, value in settings.items()), method=method,
+                settings=settings)
+            for settings in combinations
+        )  # fmt: skip
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
+        return bench.portrait(arm, person, seed)
+
+
+def run_sweep(
+    sweep: Sweep, bench: Bench, *, people: int = 3, seeds: int = 1, minutes: float | None = None,
+    on_cell: OnCell | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures, writes `sweep.json` and `report.html` into the bench's folder, and gives what was written.
+
+    Chosen is the combination with the highest identity among those that obey prompts about as well as any.
+    """
+    plan = Plan(people=people, seeds=seeds, minutes=minutes, tuning=True, quick=bench.quick)
+    measured = measure_all([sweep], plan, bench, on_cell)
+    lines = []
+    for arm in sweep.arms:
+        found = {
+            metric: average(values_by_person(measured, sweep, arm.name, metric))
+            for metric in ("identity", "prompt", "leakage")
+        }
+        if found["identity"] is not None:
+            scores = {name: [round(number, 4) for number in score] for name, score in found.items() if score}
+            lines.append({"settings": dict(arm.settings), **scores, "chosen": False})
+    if lines:
+        _best(lines)["chosen"] = True
+    record = {
+        "method": sweep.arms[0].method, "people": [plan.person(n) for n in range(people)], "seeds": seeds,
+        "miniature": bench.instrument, "columns": "mean, low, high of the 95 % interval", "lines": lines,
+    }  # fmt: skip
+    with write_atomically(bench.folder / "sweep.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    write_report(bench.folder / "report.html", [sweep], plan, bench, measured, [])
+    return record
+
+
+def _best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    least = max(line["prompt"][0] for line in lines) - TOLERANCE
+    return max((line for line in lines if line["prompt"][0] >= least), key=lambda line: line["identity"][0])
+
+
+def values_of(text: str) -> tuple[str, list[Any]]:
+    """`rank=4,8` as a setting and its values, each read as on the command line."""
+    import yaml
+
+    name, _, listed = text.partition("=")
+    try:
+        values = yaml.safe_load(f"[{listed}]")
+    except yaml.YAMLError:
+        values = []
+    if not name.strip() or not values:
+        raise LikenessError(f"'{text}' is no setting with values; write it like rank=4,8,16")
+    return name.strip().replace("-", "_"), values

@@ -1,0 +1,50 @@
+"""Sweeps: combinations on tuning people only, the choice, and what is recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.evaluation.claims.bench import Arm, Bench
+from likeness_portraits.engine.evaluation.claims.sweep import Sweep, run_sweep, values_of
+from likeness_portraits.engine.miniature import world
+
+
+class Guess(Sweep):
+    """A sweep whose scores follow from the settings: likeness grows with rank, obedience ends above 8."""
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> dict[str, list[float]]:
+        assert person in world.TUNING_SEEDS
+        rank = arm.settings["rank"]
+        return {"identity": [rank / 32], "prompt": [1.0 if rank <= 8 else 0.7], "leakage": [0.0]}
+
+
+def test_the_choice_is_the_closest_likeness_that_still_obeys(tmp_path: Path):
+    record = run_sweep(Guess("dreambooth-lora", {"rank": [4, 8, 16]}), Bench(tmp_path), people=2)
+    assert [line["chosen"] for line in record["lines"]] == [False, True, False]
+    assert record == json.loads((tmp_path / "sweep.json").read_text())
+    assert record["people"] == list(world.TUNING_SEEDS[:2]) and (tmp_path / "report.html").exists()
+
+
+def test_settings_are_all_combined():
+    arms = Sweep("dreambooth-lora", {"rank": [4, 8], "steps": [10, 20, 30]}).arms
+    assert len(arms) == 6 and arms[4].settings == {"rank": 8, "steps": 20}
+
+
+def test_values_are_read_as_the_command_line_reads_them():
+    assert values_of("learning-rate=0.001,2.0e-3") == ("learning_rate", [0.001, 0.002])
+    assert values_of("masked_loss=true,false") == ("masked_loss", [True, False])
+
+
+@pytest.mark.parametrize("text", ["rank", "rank=", "=4"])
+def test_a_setting_without_values_is_refused(text: str):
+    with pytest.raises(LikenessError, match="rank=4,8,16"):
+        values_of(text)
+
+
+def test_unknown_settings_and_too_many_combinations_are_refused():
+    with pytest.raises(LikenessError, match="did you mean 'rank'"):
+        Sweep("dreambooth-lora", {"ranc": [4]})
+    with pytest.raises(LikenessError, match="100"):
+        Sweep("dreambooth-lora", {"rank": range(1, 11), "steps": range(1, 11)})
