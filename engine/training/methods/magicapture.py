@@ -44,7 +44,7 @@ from ..losses import mean_where
 from ..observer import Progress
 from ..optimiser import schedule
 from ..tokens import TokenRows, initial_rows
-from .base import Method
+from .base import Load, Method
 from .baselines import prior_pictures
 from .magictailor import trainable_tables
 
@@ -109,6 +109,14 @@ class MagiCapture(Method):
     def caches_latents(self) -> bool:
         """Whether the autoencoder can go after the pictures: the identity loss decodes estimates."""
         return not self.settings.colour_jitter and self.identity is None
+
+    def load(self, phase: Phase) -> Load:
+        chosen, rows = self.settings, phase.batch_size
+        if phase.name == INVERSION:
+            return Load(pictures=rows, prompts=rows)
+        rows += chosen.prior_batch_size if chosen.prior_weight else 0
+        again = rows if chosen.two_passes and self.identity is not None else 0
+        return Load(pictures=rows + again, prompts=rows)
 
     def prepare(self, check: Callable[[], None]) -> None:
         chosen = self.settings
