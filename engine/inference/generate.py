@@ -94,10 +94,10 @@ def generate(
             )
             model, context = painter(told)
             if refocus is None:
-                pictures.append(to_bytes(base.decode(paint(with_people(model, len(group)), context))))
+                pictures.append(to_bytes(base.decode(paint(with_people(model, group), context))))
             else:
                 focused = refocus.model(base, painter, told, rows, shape[1:], steps, group)
-                latents = refocus.draw(focused, partial(paint, with_people(focused, len(group)), context))
+                latents = refocus.draw(focused, partial(paint, with_people(focused, group), context))
                 pictures.append(to_bytes(base.decode(latents)))
                 refocus.report(focused, group, pictures[-1])
     return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)

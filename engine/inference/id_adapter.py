@@ -227,6 +227,7 @@ class Shown:
     end: float = 1.0
     layers: Mapping[str, float] = field(default_factory=dict)  # factors by the beginnings of layers' names
     region: Tensor | None = None  # (h, w) in [0, 1]: where they are; None: anywhere
+    among: tuple[bool, ...] | None = None  # in which of a run's pictures; None: in all
     _known: dict[Any, Person] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -249,27 +250,39 @@ class Shown:
         half = 0.5 / LAST_TIMESTEP
         return self.weight != 0 and self.start - half <= share <= self.end + half
 
-    def person(self, who: tuple[bool, ...], heads: Mapping[str, int], like: Tensor) -> Person:
-        """For a pass whose samples show them (True) or nobody, on the device and in the precision of `like`.
+    def among_rows(self, pictures: Sequence[int], rows: int) -> tuple[bool | None, ...]:
+        """For each sample of a pass, a run's pictures last: them (True), nobody, or as it was (None)."""
+        there = [self.among is None or self.among[number] for number in pictures]
+        before = rows - len(there)  # without guidance none: nothing is ever folded into other rows
+        beside = there if before == len(there) else [True] * before
+        return (
+            *(False if shown else None for shown in beside),
+            *(True if shown else None for shown in there),
+        )
+
+    def person(self, who: tuple[bool | None, ...], heads: Mapping[str, int], like: Tensor) -> Person:
+        """For a pass whose samples show them (True), nobody, or are as they were (None), like `like`.
 
         `heads` of each layer; what was made is kept for the following steps.
         """
         key = (who, like.device, like.dtype)
         if key not in self._known:
             region = None if self.region is None else self.region.to(like.device)[None, None]
-            self._known[key] = Person(self._keys_values(torch.tensor(who), heads, like), region=region)
+            self._known[key] = Person(self._keys_values(who, heads, like), region=region)
         return self._known[key]
 
     @torch.no_grad()
-    def _keys_values(self, who: Tensor, heads: Mapping[str, int], like: Tensor) -> KeysValues:
+    def _keys_values(self, who: Sequence[bool | None], heads: Mapping[str, int], like: Tensor) -> KeysValues:
         """The samples' keys, and values times the weight, split into heads; of layers that have a weight."""
         identity, found = self.identity, {}
         both = identity.adapter.attention(torch.cat([identity.nobody, identity.tokens]))
+        rows = torch.tensor([int(bool(state)) for state in who])
+        there = torch.tensor([float(state is not None) for state in who])[:, None, None]
         for name, (keys, values) in both.items():
             weight = self.weight * self._factor(name)
             if weight != 0:
-                rows = (rows[who.long()].to(like) for rows in (keys, weight * values))
-                found[name] = tuple(split_heads(row, heads[name], like).contiguous() for row in rows)
+                pair = (keys[rows].to(like), (weight * there * values[rows]).to(like))
+                found[name] = tuple(split_heads(part, heads[name], like).contiguous() for part in pair)
         return found
 
     def _factor(self, name: str) -> float:
@@ -309,16 +322,17 @@ def carried(
         adapter, nobody = id_adapter(artifact), artifact.tensors["identity_nobody"][None].float()
         for token in artifact.tokens:
             tokens = artifact.tensors[f"identity.{token.name}"][None].float()
-            if any(token.token in prompt for prompt in prompts):
-                shown.append(
-                    Shown(identity=Identity(adapter=adapter, tokens=tokens, nobody=nobody), weight=weight)
-                )
+            among = tuple(token.token in prompt for prompt in prompts)
+            if any(among):
+                somebody = Identity(adapter=adapter, tokens=tokens, nobody=nobody)
+                shown.append(Shown(identity=somebody, weight=weight, among=among))
             prompts = [prompt.replace(token.token, token.class_word) for prompt in prompts]
     return shown, list(prompts)
 
 
 class PeopleModel:
-    """A base model for sampling that shows people in the last N samples of a pass, nobody in those before."""
+    """A base model for sampling that shows people in the last samples of a pass, one for each of a run's
+    `pictures`, and nobody in those before."""
 
     def __init__(
         self,
@@ -326,28 +340,30 @@ class PeopleModel:
         reading: Callable[..., Any],  # IdHooks.reading
         heads: Mapping[str, int],
         shown: Sequence[Shown],
-        count: int,
+        pictures: Sequence[int],
     ) -> None:
         self.alphas_cumprod: Tensor = inner.alphas_cumprod
         self.prediction_type: str = inner.prediction_type
         self._inner, self._reading, self._heads = inner, reading, heads
-        self._shown, self._count = tuple(shown), count
+        self._shown, self._pictures = tuple(shown), pictures
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """As the inner model's."""
-        # without guidance a pass has no unconditional samples; nothing is ever folded into other rows
-        who = (False,) * (len(noisy) - self._count) + (True,) * self._count
-        now = int(timesteps[0])
-        people = [shown.person(who, self._heads, noisy) for shown in self._shown if shown.at(now)]
+        now, rows = int(timesteps[0]), len(noisy)
+        people = [
+            shown.person(shown.among_rows(self._pictures, rows), self._heads, noisy)
+            for shown in self._shown
+            if shown.at(now)
+        ]
         with self._reading(*people):
             return self._inner.predict(noisy, timesteps, context)
 
 
 @contextmanager
-def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Callable[[Denoiser, int], Denoiser]]:
-    """Within, the base's U-Net can show these people; gives what makes a model of N pictures do so."""
+def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Callable[[Denoiser, Sequence[int]], Denoiser]]:
+    """Within, the base's U-Net can show these people; gives what makes a model of some pictures do so."""
     if not shown:
-        yield lambda model, count: model
+        yield lambda model, pictures: model
         return
     layers = cross_layers(base.unet)
     shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
@@ -355,4 +371,4 @@ def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Callable[[Denoiser, i
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)
     with hooked(base.unet) as hooks:
-        yield lambda model, count: PeopleModel(model, hooks.reading, heads, shown, count)
+        yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)

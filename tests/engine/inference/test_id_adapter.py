@@ -152,6 +152,13 @@ def test_two_people_in_regions_of_their_own_are_another_picture_than_the_two_swa
     assert np.abs(split - drawn(base, Shown(identity=first))).max() <= 1
 
 
+def test_somebody_may_be_in_some_pictures_of_a_run_only(base: BaseModel):
+    identity = somebody(base)
+    pair = generate(base, [PROMPT] * 2, people=[Shown(identity=identity, among=(True, False))], steps=3)
+    assert np.abs(pair[0].astype(int) - drawn(base, Shown(identity=identity))[0]).max() <= 1
+    assert np.abs(pair[1].astype(int) - drawn(base)[0]).max() <= 1
+
+
 def test_an_adapter_for_another_base_is_refused(base: BaseModel):
     foreign = Shown(identity=encode_identity(
         id_adapter(adapter_for(base, base_family="sd2")), [reference(1)], tower()
