@@ -168,7 +168,7 @@ class LikenessRefocusedSampler(io.ComfyNode):
 
         return io.Schema(
             node_id="LikenessRefocusedSampler",
-            display_name="Sample with Refocused Words",
+            display_name="Draw with Refocused Words",
             category=CATEGORY,
             description="Draws as KSampler does, seed for seed; regions that have to be found are found in a "
             "short first run, so that they hold from the first step on. Shows where each word looked.",

@@ -1,0 +1,102 @@
+"""Refocusing inside ComfyUI: the command line's picture, and nothing of it where it is not asked for.
+
+The facts are found by refocused.py in a host's own Python; the graph is run by a server.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likeness_portraits.tests.comfy.hosts import Server, environment
+
+pytestmark = pytest.mark.comfy
+
+PROMPT = "a photo of a man and a woman, on a beach"
+
+
+@pytest.fixture(scope="module")
+def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
+    script = Path(__file__).with_name("refocused.py")
+    ran = subprocess.run(
+        [python, script, checkout, package_parent], capture_output=True, text=True, env=environment(),
+        timeout=600,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_the_command_lines_engine_draws_the_same_picture_in_every_way(facts: dict[str, Any]):
+    for way, (likeness, of_plain) in facts["psnr"].items():
+        assert likeness >= max(40, of_plain + 6), way
+
+
+@pytest.mark.parametrize("group", ["same", "neighbours", "stock"])
+def test_nothing_else_is_touched(facts: dict[str, Any], group: str):
+    assert [name for name, holds in facts[group].items() if not holds] == []
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_all_families_odd_sizes_batches_and_areas(facts: dict[str, Any], family: str):
+    assert [name for name, holds in facts["families"][family].items() if not holds] == []
+
+
+def test_the_sampler_finds_regions_and_shows_where_words_looked(facts: dict[str, Any]):
+    node = facts["node"]
+    assert node["shapes"] == [[2, 4, 16, 32], [4, 128, 256, 3], [4, 128, 256]]
+    assert 0 <= node["heat"][0] < node["heat"][1] <= 1
+    assert node["overlap"] == 0
+    assert node["as KSampler"]
+    assert node["halves"] == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("word", "'red hat' is not in the prompt"),
+        ("placeholder", "'<v7>' is not in the prompt"),
+        ("undefined", "no likeness connected here defines it"),
+        ("shape", "is 64 x 64, which is not the shape of the picture"),
+        ("batch", "there are 2 regions for <v0> but 3 pictures"),
+        ("no region", "no region is connected"),
+        ("no vae", "finding faces needs a VAE"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(facts: dict[str, Any], mistake: str, message: str):
+    assert message in facts["told"][mistake] and "\n" not in facts["told"][mistake]
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def test_the_nodes_run_in_a_graph(server: Server):
+    """Two words, two regions, one found; the picture, the heat maps and the regions come out."""
+    graph = {
+        "base": node("LikenessMiniature", person=0, pictures=1),
+        "first": node(
+            "LikenessRefocus", model=["base", 0], clip=["base", 1], text=PROMPT, token="a man", width=0.5,
+            scope="word",
+        ),
+        "second": node(
+            "LikenessRefocus", model=["first", 0], clip=["base", 1], text=PROMPT, token="a woman",
+            where="find by face", scope="word", conditioning=["first", 1], vae=["base", 2],
+        ),
+        "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
+        "latent": node("EmptyLatentImage", width=256, height=128, batch_size=1),
+        "sample": node(
+            "LikenessRefocusedSampler", model=["second", 0], positive=["second", 1],
+            negative=["nothing", 0], latent=["latent", 0], vae=["base", 2], seed=3, steps=4, cfg=5.0,
+            sampler_name="euler", scheduler="simple",
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
+        "show": node("PreviewImage", images=["decode", 0]),
+        "looked": node("PreviewImage", images=["sample", 1]),
+        "drawn": node("MaskToImage", mask=["sample", 2]),
+        "regions": node("PreviewImage", images=["drawn", 0]),
+    }  # fmt: skip
+    outputs = server.run(graph)
+    assert server.picture(outputs["show"]["images"][0]).shape == (128, 256, 3)
+    assert len(outputs["looked"]["images"]) == len(outputs["regions"]["images"]) == 2
