@@ -13,6 +13,7 @@ CAVEAT = (
     "A picture that copies the pose, light or expression of a reference scores higher than the same face "
     "drawn anew. Read identity beside the prompt score and the nearest reference, over varied prompts."
 )
+GREY = 127  # around parts that are looked at alone
 COPY = 0.9  # correlation of pixels from which a picture is called a copy
 
 
@@ -155,3 +156,40 @@ def _strangers(faces: FaceJudge, strangers: Pictures, known: np.ndarray) -> floa
 def _look(judge: LookJudge, pictures: Pictures, references: Pictures) -> np.ndarray:
     """Mean cosine (N,) of each picture to every reference, as CLIP-I and DINO are usually given."""
     return (unit(judge.look(pictures)) @ unit(judge.look(references)).T).mean(1)
+
+
+def style_similarity(judge: LookJudge, pictures: Pictures, style: Pictures) -> np.ndarray:
+    """Mean cosine (N,) of pictures to pictures of a style (CLIP-I, DINO); what they show should differ."""
+    return _look(judge, pictures, style)
+
+
+def part_similarity(
+    judge: LookJudge, pictures: Pictures, masks: Pictures, known: Pictures, known_masks: Pictures
+) -> np.ndarray:
+    """Component fidelity (N,): mean cosine of a part cut out of each picture to the same part of others.
+
+    Masks (H, W) in [0, 1] mark the part; NaN where one marks nothing. As in MagicTailor (arXiv 2410.13370).
+    """
+    references = [cut for cut in map(cut_out, known, known_masks) if cut is not None]
+    if not references:
+        raise LikenessError("no mask of the reference pictures marks anything; mark the part white")
+    cuts = [cut_out(pixels, mask) for pixels, mask in zip(pictures, masks)]
+    found = np.full(len(cuts), np.nan)
+    there = [number for number, cut in enumerate(cuts) if cut is not None]
+    if there:
+        found[there] = _look(judge, [cuts[number] for number in there], references)  # type: ignore[misc]
+    return found
+
+
+def cut_out(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """The part alone on grey, in a square around it, (S, S, 3) uint8; None where the mask marks nothing."""
+    marked = mask >= 0.5
+    rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
+    if not len(rows):
+        return None
+    part = np.where(marked[..., None], pixels, GREY)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    side = max(part.shape[:2])
+    square = np.full((side, side, 3), GREY, np.uint8)
+    top, left = (side - part.shape[0]) // 2, (side - part.shape[1]) // 2
+    square[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return square

@@ -5,7 +5,14 @@ import pytest
 
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
-from likeness_portraits.engine.evaluation.measure import CAVEAT, in_words, measure
+from likeness_portraits.engine.evaluation.measure import (
+    CAVEAT,
+    cut_out,
+    in_words,
+    measure,
+    part_similarity,
+    style_similarity,
+)
 from likeness_portraits.engine.evaluation.people import concept_of, render_person
 from likeness_portraits.engine.miniature import world
 
@@ -54,3 +61,54 @@ def test_references_without_any_face_are_refused_with_what_to_do(judge: Miniatur
 def test_prompts_go_with_pictures_one_to_one(judge: MiniatureJudge):
     with pytest.raises(LikenessError, match="1 prompts for 4 pictures"):
         measure(REFERENCES, REFERENCES, judge, prompts=["a photo of a man"], text=judge)
+
+
+def portraits(people: range, **context: str) -> list[world.Portrait]:
+    return [world.render(world.sample_identity(n), world.sample_context(n, **context)) for n in people]
+
+
+def test_a_style_is_known_from_other_peoples_pictures(judge: MiniatureJudge):
+    def pixels(people: range, style: str) -> list[np.ndarray]:
+        return [portrait.pixels for portrait in portraits(people, style=style)]
+
+    drawn = pixels(range(100_000, 100_008), "sketch")
+    right = style_similarity(judge, drawn, pixels(range(100_020, 100_026), "sketch"))
+    wrong = style_similarity(judge, drawn, pixels(range(100_020, 100_026), "poster"))
+    assert (right > wrong).mean() > 0.8
+
+
+def test_hair_is_known_again_on_its_own(judge: MiniatureJudge):
+    plain = {"hat": "none", "style": "photo"}
+    pairs = []
+    for person in (100_001, 100_002, 100_004, 100_006, 100_007, 100_009):
+        who, other = world.sample_identity(person), world.sample_identity(person + 1)
+        if "bald" in (who.hair_style, other.hair_style) or who.hair_colour == other.hair_colour:
+            continue
+        same, again, not_it = (
+            world.render(somebody, world.sample_context(seed, **plain))
+            for somebody, seed in ((who, 1), (who, 2), (other, 3))
+        )
+        cuts = [(portrait.pixels, portrait.mask(("hair",))) for portrait in (again, not_it)]
+        scores = part_similarity(
+            judge, [pixels for pixels, _ in cuts], [mask for _, mask in cuts], [same.pixels],
+            [same.mask(("hair",))],
+        )  # fmt: skip
+        pairs.append(scores[0] > scores[1])
+    assert len(pairs) >= 3 and np.mean(pairs) > 0.6
+
+
+def test_a_part_is_cut_out_square_and_alone():
+    pixels = np.full((10, 10, 3), 200, np.uint8)
+    mask = np.zeros((10, 10), np.float32)
+    mask[2:4, 3:9] = 1
+    cut = cut_out(pixels, mask)
+    assert cut.shape == (6, 6, 3) and (cut == 200).all(-1).sum() == 12 and (cut[0] == 127).all()
+    assert cut_out(pixels, np.zeros((10, 10))) is None
+
+
+def test_a_part_that_is_not_there_has_no_score_and_references_need_one(judge: MiniatureJudge):
+    nothing, everything = np.zeros((128, 128)), np.ones((128, 128))
+    found = part_similarity(judge, REFERENCES[:2], [nothing, everything], REFERENCES[:1], [everything])
+    assert np.isnan(found[0]) and found[1] > 0
+    with pytest.raises(LikenessError, match="marks anything"):
+        part_similarity(judge, REFERENCES[:1], [everything], REFERENCES[:1], [nothing])
