@@ -223,9 +223,9 @@ def _from_onnx(path: Path) -> Weights:
                 _take(layers, Affine), _take(layers, Filter), _take(layers, Tensor), _take(layers, Filter)
             )
             if isinstance(layers[0], Filter):
-                block.shortcut = _take(layers, Filter)
-                if block.shortcut.weight.shape[-1] != 1:  # exporters differ in which of the two comes first
-                    block.second, block.shortcut = block.shortcut, block.second
+                pair = block.second, _take(layers, Filter)
+                # exporters differ in which of the two comes first
+                block.shortcut, block.second = sorted(pair, key=lambda filter_: filter_.weight.shape[-1])
             weights.blocks.append(block)
         weights.head = _behind(_take(layers, Affine), _take(layers, Filter))
     except (IndexError, TypeError) as error:

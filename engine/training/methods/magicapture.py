@@ -334,7 +334,7 @@ class MagiCapture(Method):
 
     def _from_round(self, place: int, pairs: bool, phase: str) -> Tensor:
         """The item number `place` when going through the reference's rounds, each drawn and ordered anew."""
-        counts = [len(self.pools[kind]) for kind in (SUBJECT, STYLE)]
+        counts = len(self.pools[SUBJECT]), len(self.pools[STYLE])
         length = len(round_of_items(*counts, pairs, generator_for(0)))
         turn, index = divmod(place, length)
         generator = generator_for(self.job.seed, phase, "round", turn)
