@@ -201,7 +201,7 @@ def random_lora(path: Path) -> Path:
 
 def test_the_node_shows_what_the_adapter_saw(server: Server, adapter: Path):
     graph = {"adapter": node("LikenessLoad", name="ids.safetensors"), **reading(0)}
-    graph["identity 0"]["inputs"]["keep"] = "face"  # no other test has run it so: what is cached shows nothing
+    graph["identity 0"]["inputs"]["keep"] = "face"  # what is cached shows nothing
     graph["keep"] = node("PreviewImage", images=["identity 0", 1])
     shown = server.run(graph)["identity 0"]["images"]
     assert len(shown) == 2
