@@ -13,6 +13,7 @@ EXPERIMENTS = {  # name, file, class; a new experiment is a line here
     "magictailor": ("magictailor", "MagicTailor"),
     "magicapture": ("magicapture", "MagiCapture"),
     "masterweaver": ("masterweaver", "MasterWeaver"),
+    "refocus": ("refocus", "Refocus"),
 }
 
 
