@@ -138,3 +138,56 @@ def test_the_clean_latents_behind_noisy_ones_are_the_references():
     torch.testing.assert_close(noisy, case["out.noisy_id"], atol=1e-5, rtol=1e-5)
     clean = base.clean(noisy, case["in.id_pred"], case["in.t_id"])
     torch.testing.assert_close(clean, case["out.x0_latent"], atol=1e-5, rtol=1e-5)
+
+
+class Fixture:
+    """The closed forms of the specification's table: 64 by 64 latents, 40 maps of 16 by 16, 77 tokens."""
+
+    c, i, j = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (4, 64, 64)), indexing="ij")
+    noise = torch.cos(0.37 * c + 0.11 * i + 0.05 * j).float()[None]
+    prediction = torch.sin(0.23 * c + 0.07 * i - 0.13 * j).float()[None]
+    h, y, x, k = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) for n in (40, 16, 16, 77)), indexing="ij"
+    )
+    away = (y - 7.5 - 0.1 * h) ** 2 + (x - 7.5 + 0.05 * h) ** 2
+    attention = (
+        (0.02 + 0.5 * torch.exp(-away / (8 + 0.2 * k))).float().flatten(1, 2)[None]
+    )  # (1, 40, 256, 77)
+
+    @staticmethod
+    def face() -> torch.Tensor:
+        y, x = torch.meshgrid(torch.arange(512.0), torch.arange(512.0), indexing="ij")
+        inside = ((x >= 160) & (x < 352) & (y >= 120) & (y < 376)).float()
+        face = (((x - 256) / 80) ** 2 + ((y - 248) / 112) ** 2 <= 1).float()
+        return (inside * (face + 0.01) / 1.01)[None, None]
+
+    @classmethod
+    def weights(cls, style: bool) -> torch.Tensor:
+        return region_weights(1 - cls.face() if style else cls.face(), (64, 64))
+
+    @classmethod
+    def looks(cls, subject: int, style: int) -> torch.Tensor:
+        positions = torch.zeros(1, 2, 77)
+        positions[0, 0, subject], positions[0, 1, style] = 1, 1
+        return attention_to_words([cls.attention], positions).unflatten(-1, (16, 16))
+
+
+def test_the_specifications_own_numbers_are_met():
+    face, style = Fixture.weights(style=False), Fixture.weights(style=True)
+    assert face.sum().item() == pytest.approx(476.4725, rel=1e-6)
+    assert int((face >= 0.5).sum()) == 437
+    assert style.sum().item() == pytest.approx(3660.082, rel=1e-6)
+    for weights, expected in ((face, 1.610198), (style, 0.8295313)):
+        found = region_error(Fixture.prediction, Fixture.noise, weights)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+    for kind, weights, tokens, expected in (
+        (SUBJECT, face, (5, 10), 0.02053484),
+        (STYLE, style, (5, 10), 0.02761675),
+        (COMPOSED, style, (5, 12), 0.02512603),
+    ):
+        kinds = torch.tensor([kind])
+        found = refocusing(Fixture.looks(*tokens), word_regions(weights, kinds), words_present(kinds))
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+    n = torch.arange(512.0)
+    lost = 0.25 * identity_distance(torch.sin(0.05 * n)[None], torch.sin(0.05 * n + 0.4)[None])
+    assert lost.item() == pytest.approx(0.02019353, rel=1e-5)

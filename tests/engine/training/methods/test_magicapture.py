@@ -600,3 +600,16 @@ def test_the_command_takes_two_folders_with_their_roles(tmp_path, capsys):
     assert "method: magicapture" in told and "role: style" in told and "identity: none" in told
     assert main(["train", "magicapture", folders[0], "-o", str(tmp_path / "me.safetensors")]) == 2
     assert "give a second set of pictures, of the style" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "reference"])
+def test_every_preset_learns(preset, base, tmp_path):
+    from likeness_portraits.tests.engine.tiny import write_person
+
+    write_person(tmp_path / "person")
+    chosen = vars(MagiCaptureSettings.preset(preset))
+    short = {"inversion_steps": 1, "tuning_steps": 2, "identity": "none"}
+    artifact = Artifact.load(train(job(tmp_path, **{**chosen, **short}), base=base))
+    only_cross = all("_attn2_" in name or name.startswith("lora_te") for name in artifact.lora())
+    assert only_cross == (preset == "paper")
+    assert bool(artifact.tables()) == (preset == "reference")
