@@ -33,11 +33,15 @@ BLENDING = [
         "feather", display_name="feather", default=0.04, min=0.0, max=0.25, step=0.01,
         tooltip="Width of the soft edge, as a share of the crop. Raise it when an edge can be seen.",
     ),
-    io.Boolean.Input(
-        "match_colours", display_name="match colours", default=True,
-        tooltip="Keep the picture's own tones. Switch it off when the new face's colours are wanted.",
-    ),
 ]
+MATCH = io.Boolean.Input(
+    "match_colours", display_name="match colours", default=True,
+    tooltip="Keep the picture's own tones. Switch it off when the new face's colours are wanted.",
+)
+REDRAWN = io.Boolean.Input(
+    "match_colours", display_name="match colours", default=False,
+    tooltip="Keep the picture's own tones. Switch it on when only details are to be drawn again.",
+)
 GATE = [
     io.Combo.Input(
         "gate", options=["blend", "reject", "off"], display_name="if the likeness drops", default="blend",
@@ -116,7 +120,7 @@ class LikenessRestoreFace(io.ComfyNode):
                     tooltip="Allow restorers that may only be used non-commercially, such as CodeFormer. "
                     "Switch it on if that is what you do.",
                 ),
-                *BLENDING, *GATE, *OPTIONAL,
+                *BLENDING, MATCH, *GATE, *OPTIONAL,
             ],
             outputs=FINISHED,
         )  # fmt: skip
@@ -201,7 +205,7 @@ class LikenessDetailFace(io.ComfyNode):
                     tooltip="What is put back: the head with its hair, or the face alone. Choose face when "
                     "the hair is right already.",
                 ),
-                *BLENDING, *GATE, *OPTIONAL,
+                *BLENDING, REDRAWN, *GATE, *OPTIONAL,
             ],
             outputs=FINISHED,
         )  # fmt: skip
@@ -217,7 +221,7 @@ class LikenessDetailFace(io.ComfyNode):
             model=model, positive=positive, negative=negative, vae=vae, denoise=denoise, steps=steps,
             guidance=cfg, seed=seed, sampler=sampler_name, scheduler=scheduler,
         )  # fmt: skip
-        return _finish(cls, images, redraw, found_by, number, side=size, around=around, **more)
+        return _finish(cls, images, redraw, found_by, number, side=size, around=around, both=True, **more)
 
 
 class LikenessUpscale(io.ComfyNode):

@@ -53,6 +53,7 @@ class Restoration:
     strength: float = 1.0  # share of the restored face in the result
     feather: float = 0.04  # width of the soft edge, as a share of the crop's side
     match_colours: bool = True  # tones stay the picture's
+    both: bool = False  # what is put back is outlined by the new face too, whose hair may reach further
     gate: str = "blend"  # what happens where the likeness drops: blend, reject or off
     allowed_drop: float = 0.05  # of the cosine to the references
 
@@ -204,6 +205,8 @@ def _patch(
             f"the restorer made {restored.shape} of a face of {original.shape}; choose another restorer"
         )
     inside = _where(crop, parse, drawn, quad)
+    if options.both and drawn is None and parse is not None:
+        inside = np.maximum(inside, (parse(to_shades(restored)) >= HALF).astype(np.float32))
     weights = _feathered(inside, options.feather * side)
     if options.match_colours:
         restored = toned(restored, original, weights)

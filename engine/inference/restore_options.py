@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from ..training.base_model import BaseModel
 
 REDRAW = "redraw"
-AROUND = 1.5  # how much a diffusion model sees around a face, where nobody says
+# where nobody says: what a model sees around a face, and that its tones and outlines may be new
+REDRAWN: Mapping[str, Any] = {"around": 1.5, "match_colours": False, "both": True}
 DRAWING = {"denoise": float, "steps": int, "guidance": float, "seed": int}
 BLENDING = {"number": int, "side": int, "around": float, "strength": float, "feather": float,
-            "match_colours": bool, "gate": str, "allowed_drop": float}  # fmt: skip
+            "match_colours": bool, "both": bool, "gate": str, "allowed_drop": float}  # fmt: skip
 OTHERS = {
     "faces": str,
     "judge": str,
@@ -111,9 +112,8 @@ class Finisher:
             if self.drawing is None:
                 raise LikenessError("faces are drawn again by a base model; name one")
             restore = replace(self.drawing, prompt=self.wish.get("prompt", prompt) or self.drawing.prompt)
-            options = replace(
-                options, side=self.wish.get("side", restore.side), around=self.wish.get("around", AROUND)
-            )
+            own = {"side": restore.side, **REDRAWN, **self.wish.among(BLENDING)}
+            options = Restoration(**own)
         pixels = to_pixels(shades)
         canvas = None if self.upscaler is None else upscaled(pixels, self.upscaler)
         done = restore_picture(

@@ -111,7 +111,7 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
     ours = restore_picture(
         picture, onlookers.faces(portraits()[0], None),
         Detailer(base=load_base(BaseSpec()), prompt=PROMPT, **sampling),
-        Restoration(side=128, around=1.5, gate="off"), parse=onlookers.parse, name="picture 1",
+        Restoration(side=128, around=1.5, gate="off", both=True), parse=onlookers.parse, name="picture 1",
     )  # fmt: skip
     theirs = server.picture(shown["show"]["images"][0])
     assert psnr(to_shades(ours.pixels), theirs) >= 40
