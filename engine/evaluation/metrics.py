@@ -49,8 +49,10 @@ def context_leakage(
     return (drawn[:, None] == known[None]).mean(2).max(1)
 
 
-def nearest_correlation(pictures: np.ndarray, references: np.ndarray, side: int = 32) -> np.ndarray:
-    """Pixel correlation (N,) of each picture (N, H, W, 3) with the reference most like it: 1 is a copy."""
+def nearest_correlation(
+    pictures: Sequence[np.ndarray] | np.ndarray, references: Sequence[np.ndarray] | np.ndarray, side: int = 32
+) -> np.ndarray:
+    """Pixel correlation (N,) of each picture (H, W, 3) with the reference most like it: 1 is a copy."""
     return (_flat(pictures, side) @ _flat(references, side).T).max(1)
 
 
@@ -69,7 +71,7 @@ def area_under_curve(same: "ArrayLike", different: "ArrayLike") -> float:
     return float((below + upto).mean() / 2 / len(second))
 
 
-def _flat(pictures: np.ndarray, side: int) -> np.ndarray:
+def _flat(pictures: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:
     """Small versions of pictures as unit vectors (N, side * side * 3) of mean 0."""
     small = [np.asarray(Image.fromarray(pixels).resize((side, side))).ravel() for pixels in pictures]
     flat = np.stack(small).astype(np.float64)

@@ -66,10 +66,17 @@ class Claim:
 class Experiment(Protocol):
     """A paper's claims and how one cell of its table (an arm, a person, a seed) is measured."""
 
-    name: str
-    paper: str
-    arms: Sequence[Arm]
-    claims: Sequence[Claim]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def paper(self) -> str: ...
+
+    @property
+    def arms(self) -> Sequence[Arm]: ...
+
+    @property
+    def claims(self) -> Sequence[Claim]: ...
 
     def measure(self, arm: Arm, person: int, seed: int, bench: "Bench") -> Metrics:
         """The cell's metrics; `person` is a seed of `world.sample_identity`, `seed` the training's."""
