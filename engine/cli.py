@@ -820,6 +820,30 @@ def bench_miniature(
     return 0
 
 
+@bench_app.command("speed")
+def bench_speed(
+    out: Annotated[Path, Option("--out", "-o", help="The JSON list to write.")] = Path("speed.json"),
+    arch: Annotated[
+        str, Option(help="miniature, or of real size with random weights: sd15, sd2 or sdxl.")
+    ] = "miniature",
+    method: Annotated[
+        list[str] | None, Option(help="Only this method; may be repeated. By default all of them.")
+    ] = None,
+    steps: Annotated[int, Option(min=1, help="Steps that are timed, per phase.")] = 10,
+    precision: Annotated[str, Option(help="fp32, bf16 or fp16.")] = "fp32",
+    resolution: Annotated[int | None, Option(help="Pixels a side; by default the base's own.")] = None,
+) -> int:
+    """Time each method's step against the network passes it cannot avoid, and diffusers' plain loops."""
+    check_room(out)
+    from .evaluation.speed import measure_speed, timed_methods
+
+    rows = measure_speed(arch, method or timed_methods(), steps, precision, resolution, note)
+    with write_atomically(out) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    say(str(out))
+    return 0
+
+
 @bench_app.command("claims")
 def bench_claims(
     out: Annotated[

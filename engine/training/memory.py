@@ -136,16 +136,22 @@ def _estimate(method: Method, measures: Measures) -> Estimate:
     return Estimate(weights=weights, learned=learned, step=step, pictures=pictures, measures=measures)
 
 
-def core_pass(method: Method, phase: Phase, layers: Mapping[str, Any] | None = None) -> None:
+def core_pass(
+    method: Method,
+    phase: Phase,
+    layers: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> None:
     """The network passes that a step cannot avoid, there and back, wherever the method's weights are.
 
-    `layers`: whose attention maps are kept beside.
+    `layers`: whose attention maps are kept beside. `prompts`: those of a step; without them as
+    many different ones as there can be.
     """
     base, load = method.base, method.load(phase)
     with torch.set_grad_enabled(method.trains_text):
-        prompts = [f"{number} {method.anchor}" for number in range(load.prompts)]
+        prompts = prompts or [f"{number} {method.anchor}" for number in range(load.prompts)]
         context = base.encode_text(prompts, _rows(method))
-    context = context[torch.arange(load.pictures, device=context.device) % load.prompts]
+    context = context[torch.arange(load.pictures, device=context.device) % len(prompts)]
     if not any(weight.requires_grad for weight in base.unet.parameters()):
         context = context if context.requires_grad else context.detach().requires_grad_()
     shape = (load.pictures, *base.latent_shape(method.size, method.size))
