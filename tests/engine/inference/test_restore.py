@@ -201,6 +201,30 @@ def test_tones_are_compared_inside_the_mask_only():
     assert np.abs(toned(restored, original, weights)[:, :16] - 0.5).max() < 0.01
 
 
+def test_a_new_head_is_outlined_by_itself_too(faces):
+    """What the parser sees in either crop is put back: hair that reaches further is not cut off."""
+    picture = np.full((128, 128, 3), 0.2, np.float32)
+    picture[54:74, 54:74] = 1
+    face = Face(np.float32([44, 44, 84, 84]), None, 1.0)
+
+    def larger(crop: np.ndarray) -> np.ndarray:
+        grown = np.full_like(crop, 0.2)
+        grown[24:104, 24:104] = 1
+        return grown
+
+    def bright(crop: np.ndarray) -> Mask:
+        return (crop[..., 0] > 128).astype(np.float32)
+
+    one, both = (
+        restore_picture(
+            picture, [face], larger, Restoration(both=both, match_colours=False, **SMALL), parse=bright
+        )
+        for both in (False, True)
+    )
+    assert (both.mask > 0.5).sum() > 3 * (one.mask > 0.5).sum() > 0
+    assert both.pixels[64, 50].min() > 0.9 > 0.3 > one.pixels[64, 50].max()
+
+
 # --- which faces, and none --------------------------------------------------------------------------------
 
 
