@@ -98,10 +98,10 @@ def _eyes(
         lambda: load_parser(folder("likeness"), device).labels,
         keep,
     )
-    return _tower(clip_vision), prepare
+    return image_tower(clip_vision), prepare
 
 
-def _tower(clip_vision: Any) -> ImageTower:
+def image_tower(clip_vision: Any) -> ImageTower:
     """ComfyUI's CLIP_VISION; its own preparation of pictures is left out: nobody must be exactly 0."""
 
     def network(values: torch.Tensor) -> torch.Tensor:

@@ -114,9 +114,8 @@ class OfPhotographs:
         face = face_of_mask(mask)
         drawn = np.repeat((mask >= HALF).astype(np.uint8)[..., None] * 255, 3, axis=2)
         drawn[[0, -1]], drawn[:, [0, -1]] = 0, 0  # beyond its edges the crop repeats a picture's rim
-        return Reference(
-            kept(upright(pixels, face, SIDE), upright(drawn, face, SIDE)[..., 0].astype(np.float32) / 255)
-        )
+        inside = upright(drawn, face, SIDE)[..., 0] >= HALF * 255
+        return Reference(kept(upright(pixels, face, SIDE), inside.astype(np.float32)))
 
 
 class OfTheMiniature:

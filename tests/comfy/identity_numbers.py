@@ -17,16 +17,20 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import tempfile  # noqa: E402
 import time  # noqa: E402
+from pathlib import Path  # noqa: E402
 
+import comfy.clip_vision  # noqa: E402
 import comfy.patcher_extension  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode, image_tower  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
+from likeness_portraits.engine.data.references import clip_tower  # noqa: E402
 from likeness_portraits.engine.inference.id_adapter import Shown, showing  # noqa: E402
 from likeness_portraits.engine.training.base_model import load_base  # noqa: E402
 
@@ -102,6 +106,27 @@ def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.
         return model.predict(NOISY, torch.full((len(NOISY),), STEP), TEXT)
 
 
+def towers_apart() -> float:
+    """ComfyUI's CLIP_VISION and transformers' image tower of the same random weights, but the last layer."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "image_size": 32, "patch_size": 8, "projection_dim": 16, "hidden_act": "quick_gelu",
+        "num_channels": 3, "layer_norm_eps": 1e-5,
+    }  # fmt: skip
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+    with tempfile.TemporaryDirectory() as folder:
+        tower.save_pretrained(folder)
+        described = Path(folder) / "vision.json"
+        described.write_text(json.dumps({**config, "model_type": "clip_vision_model"}))
+        loaded = comfy.clip_vision.ClipVisionModel(str(described))
+        engines = clip_tower(folder)
+    loaded.load_sd(tower.state_dict())
+    values = torch.randn(2, 3, 32, 32, generator=RANDOM)
+    return apart(image_tower(loaded).states(values).float(), engines.states(values))
+
+
 @torch.inference_mode()
 def main() -> None:
     model, _, _ = build_miniature()
@@ -135,6 +160,7 @@ def main() -> None:
         ),
         "others stay": apart(predicted(replaced(patched(shown))), predicted(shown)),
         "beside others": apart(predicted(replaced(patched(shown))), predicted(replaced(patched(model)))),
+        "towers": towers_apart(),
         "overhead": overhead(model, shown),
     }))  # fmt: skip
 

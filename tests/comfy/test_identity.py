@@ -272,5 +272,9 @@ def test_identities_add_up_and_leave_other_nodes_patches_where_they_are(measured
     assert measured["others stay"] > 0.01 and measured["beside others"] > 0.01
 
 
+def test_comfyuis_clip_vision_sees_what_the_engines_image_tower_sees(measured: dict):
+    assert measured["towers"] <= 5e-3  # ComfyUI keeps its weights in half precision
+
+
 def test_an_identity_costs_little_of_a_step(measured: dict):
     assert measured["overhead"] <= 0.05
