@@ -739,6 +739,52 @@ def evaluate(
     say(text)
 
 
+@app.command("measure")
+def measure_pictures(
+    pictures: Annotated[
+        list[Path], Argument(metavar="PICTURES...", help="Picture files, or folders of them.")
+    ],
+    references: Annotated[Path, Option("--references", "-r", help="Folder with the person's own pictures.")],
+    faces: Annotated[
+        str, Option(help="Who recognises faces: miniature, auraface, antelopev2 or buffalo_l.")
+    ] = "auraface",
+    prompt: Annotated[
+        str | None, Option(help="What they should show, class word instead of placeholder.")
+    ] = None,
+    strangers: Annotated[
+        Path | None, Option(help="Folder with pictures of other people, to see what chance scores.")
+    ] = None,
+    models: Annotated[
+        Path | None,
+        Option(help="Folder of helper models (clip, dinov2); by default ComfyUI's models/likeness."),
+    ] = None,
+    packs: Annotated[
+        Path | None,
+        Option(help="Folder whose models/ holds face packs; by default ComfyUI's models/insightface."),
+    ] = None,
+) -> None:
+    """Say how much any pictures look like a person, and whether they show what was asked for."""
+    from .data.pictures import pictures_in, read_picture
+    from .evaluation.backends import judges_there, load_face_judge
+    from .evaluation.measure import in_words, measure
+
+    def read(place: Path) -> list[Any]:
+        files = pictures_in(place) if place.is_dir() else [place]
+        if not files:
+            raise LikenessError(f"{place} holds no pictures; give a folder with some")
+        return [read_picture(file) for file in files]
+
+    drawn = [pixels for place in pictures for pixels in read(place)]
+    judge = load_face_judge(faces, packs)
+    text, looks = judges_there(judge, models)
+    others = [] if strangers is None else read(strangers)
+    prompts = [prompt] * len(drawn) if prompt else []
+    found = measure(
+        drawn, read(references), judge, prompts=prompts, text=text, looks=looks, strangers=others
+    )  # fmt: skip
+    say(in_words(found))
+
+
 # --- looking after ----------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from .bench import Arm, Bench, Claim, Metrics
 PAPER = "arXiv 2208.01618, 2208.12242, 2212.04488"  # Textual Inversion, DreamBooth, Custom Diffusion
 
 
+REAL = Arm(name="the real person", options={"drawn by": "the renderer"})
 # equal budgets (bench.BUDGET): 300 steps of 4 pictures; 200 steps of 4 and 2 of the class
 INVERSION = Arm(name="textual-inversion", method="textual-inversion", settings={"steps": 300})
 DREAMBOOTH = Arm(name="dreambooth-lora", method="dreambooth-lora", settings={"steps": 200})
@@ -18,6 +19,7 @@ class Baselines:
     paper = PAPER
     arms = (
         Arm(name="base"),
+        REAL,
         INVERSION,
         DREAMBOOTH,
         CUSTOM,
@@ -29,6 +31,10 @@ class Baselines:
         ),
     )
     claims = (
+        Claim(
+            claim="The judges know the real person from strangers, or nothing here means anything",
+            method="the real person", against="base", metric="identity",
+        ),
         Claim(
             claim="Keys and values of the prompt alone carry a likeness",
             method="custom-diffusion", against="base", metric="identity",
@@ -65,4 +71,4 @@ class Baselines:
     )  # fmt: skip
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
-        return bench.portrait(arm, person, seed)
+        return bench.portrait_of_the_real(person) if arm is REAL else bench.portrait(arm, person, seed)

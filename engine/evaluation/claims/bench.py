@@ -21,11 +21,11 @@ from ...config import BaseSpec, Job, one_of
 from ...data.concepts import Concept, digest, write_concept
 from ...files import make_folder, write_atomically
 from ...inference.generate import generate
-from ...miniature import model
+from ...miniature import model, world
 from ...miniature.judges import Judges, load_judges
 from ...training.base_model import BaseModel, load_base
 from ...training.launch import train
-from ..people import Shot, all_shots, concept_of
+from ..people import TOKEN, Shot, all_shots, concept_of, render_person
 from ..portraits import PortraitJudges
 
 Values: TypeAlias = float | Sequence[float]  # a sequence pairs with the other arm's, place by place
@@ -230,6 +230,14 @@ class Bench:
         shots, unasked = self.shots(subject), self.open_shots(subject)
         drawn = self.draw_shots([*shots, *unasked], used)  # together: fuller passes
         return self.score(drawn[: len(shots)], shots, drawn[len(shots) :], concept)
+
+    def portrait_of_the_real(self, person: int) -> dict[str, Values]:
+        """The same of the renderer's own pictures of the person: what a perfect method would score."""
+        shots, who = self.shots(TOKEN), world.sample_identity(person)
+        rounds = len(shots) // len(world.TEST_CONTEXTS)
+        asked = self.pictures(["rendered", person, rounds], lambda: render_person(person, rounds))
+        free = [world.render(who, world.sample_context(person * 64 + seed)).pixels for seed in OPEN_SEEDS]
+        return self.score(asked, shots, np.stack(free), self.person(person))
 
     def score(
         self, pictures: np.ndarray, shots: Sequence[Shot], unasked: np.ndarray, concept: Concept

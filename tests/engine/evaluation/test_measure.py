@@ -1,8 +1,12 @@
 """Measuring in plain words, on real renders where the right answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
 from likeness_portraits.engine.evaluation.measure import (
@@ -112,3 +116,21 @@ def test_a_part_that_is_not_there_has_no_score_and_references_need_one(judge: Mi
     assert np.isnan(found[0]) and found[1] > 0
     with pytest.raises(LikenessError, match="marks anything"):
         part_similarity(judge, REFERENCES[:1], [everything], REFERENCES[:1], [nothing])
+
+
+def test_the_command_line_measures_folders_and_files(tmp_path: Path, capsys):
+    for name, person in (("own", PERSON), ("drawn", PERSON), ("others", STRANGER)):
+        (tmp_path / name).mkdir()
+        for number, pixels in enumerate(render_person(person)[:3]):
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    options = ["-r", str(tmp_path / "own"), "--faces", "miniature", "--strangers", str(tmp_path / "others")]
+    assert (
+        main(["measure", str(tmp_path / "drawn" / "0.png"), *options, "--prompt", "a photo on a beach"]) == 0
+    )
+    told = capsys.readouterr().out
+    assert "in 1 of 1 pictures" in told and "the same person" in told and "is seen" in told
+    (tmp_path / "empty").mkdir()
+    assert main(["measure", str(tmp_path / "empty"), *options]) == 2
+    assert "holds no pictures" in capsys.readouterr().err
+    assert main(["measure", str(tmp_path / "drawn"), *options[:2], "--packs", str(tmp_path)]) == 2
+    assert "AuraFace" in capsys.readouterr().err
