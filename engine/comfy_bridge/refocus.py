@@ -81,11 +81,8 @@ def refocused_prompt(
     places = _places(clip, text, focus.token)
     written = _encoded(clip, text) if conditioning is None else conditioning
     own_text = own_prompt_of(text, focus)
-    if focus.scope == "apart" and own is None and own_text is not None:
-        own = [
-            [context, {**about, PLACES: {focus.token: _places(clip, own_text, focus.token)}}]
-            for context, about in _encoded(clip, own_text)
-        ]
+    if own is None and own_text is not None:
+        own = _own_prompt(clip, own_text, focus.token)
     aim = Aim(focus, own if own and focus.scope == "apart" else [], _looking(model, vae))
     entries = []
     for context, about in written:
@@ -94,6 +91,17 @@ def refocused_prompt(
             raise _missing(focus.token, text)
         entries.append([context, {**about, AIMS: (*about.get(AIMS, ()), (aim, stands))}])
     return with_refocus(model), entries
+
+
+def _own_prompt(clip: Any, text: str, token: str) -> Conditioning:
+    """What a region reads by itself, encoded."""
+    places = _places(clip, text, token)
+    if not places:
+        raise LikenessError(
+            f"this CLIP does not know {token} and cannot encode its own prompt; connect '{text}' from "
+            "Write a Staged Prompt to own prompt, or choose the scope word"
+        )
+    return [[context, {**about, PLACES: {token: places}}] for context, about in _encoded(clip, text)]
 
 
 def _missing(token: str, text: str) -> LikenessError:

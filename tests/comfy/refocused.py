@@ -31,6 +31,7 @@ from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import refocus as bridge  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.staged import staged_prompt  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
@@ -38,6 +39,7 @@ from likeness_portraits.engine.inference.generate import generate  # noqa: E402
 from likeness_portraits.engine.inference.refocus import Focus, box_region  # noqa: E402
 from likeness_portraits.engine.inference.refocused import Refocusing  # noqa: E402
 from likeness_portraits.engine.training.base_model import load_base  # noqa: E402
+from likeness_portraits.tests.engine.tiny import staged_person  # noqa: E402
 
 LEFT, RIGHT, ALL = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)
 PROMPT = "a photo of <v0> and <v1>, on a beach"
@@ -120,7 +122,24 @@ def likeness_of_pictures(bench: Bench) -> dict[str, list[float]]:
             height=128, refocus=Refocusing(focuses=focuses),
         )  # fmt: skip
         found[name] = [psnr(ours, theirs), psnr(plain, theirs)]
-    return found
+    return {**found, "staged": likeness_of_staged(bench)}
+
+
+def likeness_of_staged(bench: Bench) -> list[float]:
+    """The same of a prompt whose first person changes with the noise level."""
+    staged = staged_person("<v0>", 128, "miniature")
+    model, clip = apply(*build_miniature()[:2], person(1), 1.0, 1.0)
+    model, positive = staged_prompt(model, clip, staged, PROMPT)
+    plain = bench.pixels(bench.draw(model, positive))
+    focuses = bench.focuses(scope="word")
+    for focus in focuses:
+        model, positive = bridge.refocused_prompt(model, clip, PROMPT, focus, conditioning=positive)
+    theirs = bench.pixels(bench.draw(model, positive))
+    ours = generate(
+        bench.base, [PROMPT], artifacts=[(staged, 1.0), (person(1), 1.0)], seed=SEED, steps=STEPS,
+        guidance=GUIDANCE, width=256, height=128, refocus=Refocusing(focuses=focuses),
+    )  # fmt: skip
+    return [psnr(ours, theirs), psnr(plain, theirs)]
 
 
 def untouched(bench: Bench) -> dict[str, bool]:
@@ -272,12 +291,21 @@ def mistakes(bench: Bench) -> dict[str, str]:
         "shape": told(lambda: with_region(mask)),
         "batch": told(lambda: with_region(two, 3)),
         "no region": told(lambda: sampled(plain)),
+        "staged": told(lambda: staged_without_own(bench)),
         "no vae": told(
             lambda: bridge.refocused_prompt(
                 bench.model, bench.clip, PROMPT, Focus(token="<v0>", find_by="face")
             )
         ),
     }
+
+
+def staged_without_own(bench: Bench) -> Any:
+    staged = staged_person("<v0>", 128, "miniature")
+    model, clip = apply(*build_miniature()[:2], person(1), 1.0, 1.0)
+    model, positive = staged_prompt(model, clip, staged, PROMPT)
+    focus = Focus(token="<v0>", region=LEFT)
+    return bridge.refocused_prompt(model, clip, PROMPT, focus, conditioning=positive)
 
 
 def stock_prompts(bench: Bench) -> dict[str, bool]:

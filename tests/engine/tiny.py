@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from likeness_portraits.engine.artifact import ENCODERS
+from likeness_portraits.engine.artifact import ENCODERS, Artifact, Token
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
+from likeness_portraits.engine.networks.mapper import Mapper
 from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
 from likeness_portraits.engine.training.single_file import padded
 
@@ -199,3 +200,24 @@ def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:
         **changes,
     }
     return Job.from_json(job)
+
+
+def staged_person(token: str, width: int, family: str) -> Artifact:
+    """Words that change with the noise level and that nobody has learned, for a text encoder so wide."""
+    generator = torch.Generator().manual_seed(11)
+    mapper = Mapper(text_widths={"clip_l": width}, image_width=4, words=2, anchors=8, hidden=8)
+    weights = {
+        f"mapper.{name}": torch.randn(weight.shape, generator=generator) * 0.3
+        for name, weight in mapper.state_dict().items()
+    }
+    tensors = {
+        **weights,
+        "word.clip_l": torch.randn(width, generator=generator) * 0.4,
+        "image_features": torch.randn(1, 4, generator=generator),
+    }
+    return Artifact(
+        kind="staged_embedding", method="test", tensors=tensors, base_family=family,
+        tokens=(Token(token=token, class_word="woman", vectors=2),),
+        extra={"interval": [400, 800], "stages": 4, "late": "class word", "bypass": 1.0, "fixed": None,
+               "norms": {"clip_l": 4.0}},
+    )  # fmt: skip

@@ -35,7 +35,7 @@ from likeness_portraits.engine.inference.refocus import (
 from likeness_portraits.engine.inference.refocus_options import focus_of, refocusing_of
 from likeness_portraits.engine.inference.refocused import Refocusing
 from likeness_portraits.engine.training.base_model import BaseModel, load_base
-from likeness_portraits.tests.engine.tiny import tiny_base
+from likeness_portraits.tests.engine.tiny import staged_person, tiny_base
 
 LEFT, RIGHT, ALL = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)
 PROMPT = "a photo of <v0> and <v1>, on a beach"
@@ -267,6 +267,18 @@ def test_regions_are_found_while_drawing(base: BaseModel, restart: bool):
     fixed = [Focus(token=focus.token, scope="word", region=focus.region) for focus in found]
     again = drawn(base, fixed, steps=4)
     assert np.array_equal(again, pictures) is restart  # only then they held from the first step
+
+
+@pytest.mark.parametrize("scope", refocus.SCOPES)
+def test_words_that_change_with_the_noise_are_followed(base: BaseModel, scope: str):
+    """Their places change with the stage: two vectors, or the one class word."""
+    people = [(staged_person("<v0>", 32, base.family), 1.0), (person("<v1>", 2), 1.0)]
+    options = {"artifacts": people, "steps": 5, "width": 64}
+    (plain,) = generate(base, [PROMPT], **options)
+    ones = Refocusing(focuses=[Focus(token="<v0>", region=ALL, scope="word")])
+    assert np.array_equal(generate(base, [PROMPT], refocus=ones, **options)[0], plain)
+    focuses = [Focus(token=f"<v{i}>", region=box, scope=scope) for i, box in enumerate((LEFT, RIGHT))]
+    assert (generate(base, [PROMPT], refocus=Refocusing(focuses=focuses), **options)[0] != plain).any()
 
 
 def test_guidance_of_one_and_another_sampler(base: BaseModel):
