@@ -126,16 +126,19 @@ def retrieval_scores(people: range, visible: bool = False) -> dict[str, float]:
     return retrieval(pair, people, visible=visible)
 
 
-def timing(repeats: int = 5) -> dict[str, float]:
-    """Seconds to load the base, and to draw a picture at 25 steps: the best of `repeats`, imports apart."""
+def timing(repeats: int = 3) -> dict[str, float]:
+    """Processor seconds to load the base, and to draw a picture at 25 steps: the best of `repeats`.
+
+    Imports are not counted. On one thread these are the seconds that pass where nothing else runs.
+    """
     from ..training.base_model import load_base
 
     def best(action: Callable[[], object]) -> float:
         times = []
         for _ in range(repeats):
-            began = time.perf_counter()
+            began = time.process_time()
             action()
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         return round(min(times), 2)
 
     base = load_base(BaseSpec())

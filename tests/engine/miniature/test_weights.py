@@ -1,6 +1,7 @@
 """The shipped weights: complete, small, loadable into standard classes, and as good as the card says."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -33,6 +34,30 @@ def test_all_weights_together_stay_below_thirty_megabytes(shipped):
 
 def test_the_card_belongs_to_these_weights(shipped):
     assert shipped["fingerprint"] == model.fingerprint()
+    assert shipped["digests"] == card.digests()
+    learned = shipped["learnability"]
+    assert learned is None or learned["fingerprint"] == model.fingerprint()
+
+
+def test_loading_and_drawing_are_quick(shipped):
+    """Processor time on one thread: what else the machine does hardly changes it."""
+    from likeness_portraits.engine.config import BaseSpec
+    from likeness_portraits.engine.inference.generate import generate
+    from likeness_portraits.engine.training.base_model import load_base
+
+    assert shipped["seconds"]["loading"] <= 1 and shipped["seconds"]["picture"] <= 2
+    base = load_base(BaseSpec())  # libraries are loaded now
+
+    def seconds(action) -> float:
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            action()
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert seconds(lambda: load_base(BaseSpec())) <= 2
+    assert seconds(lambda: generate(base, ["a photo of a man"], steps=25)) <= 4  # two seconds on two cores
 
 
 @pytest.mark.parametrize("name", model.NETWORKS)
