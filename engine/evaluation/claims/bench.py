@@ -8,6 +8,7 @@ same arm. The code that trains is no part of the digest: after changing a method
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,12 +28,14 @@ from ...training.base_model import BaseModel, load_base
 from ...training.launch import train
 from ..people import TOKEN, Shot, all_shots, concept_of, render_person
 from ..portraits import PortraitJudges
+from .locks import held
 
 Values: TypeAlias = float | Sequence[float]  # a sequence pairs with the other arm's, place by place
 Metrics: TypeAlias = Mapping[str, Values]
 
 BETTER = ("higher", "lower", "not lower", "not higher")
 BUDGET = 1200  # pictures through the U-Net in a training, those of the class included: the same for all arms
+WAIT = 2.0  # seconds between looks whether another run has finished a training
 OPEN_PROMPT = "a photo of {}"  # asks for nothing: shows what comes along unasked
 OPEN_SEEDS = range(1000, 1004)
 
@@ -144,20 +147,31 @@ class Bench:
         hosts = [file.name for file in on]  # their names are digests
         parts = [method, settings, seed, digest(concepts), self.base.fingerprint, *hosts]
         output = self.folder / "artifacts" / f"{method}-{digest_of('training', *parts)}.safetensors"
-        if not output.exists():
-            job = Job.from_json(
-                {
-                    "method": method,
-                    "concepts": [{"folder": str(self._written(c)), "token": c.token} for c in concepts],
-                    "output": str(output),
-                    "on": [str(file) for file in on],
-                    "settings": dict(settings),
-                    "seed": seed,
-                    "cache": str(self.folder / "class-pictures"),
-                }
-            )
-            train(job, None, self.base)
+        while not output.exists():
+            with held(self.folder / "locks", output.stem) as ours:
+                if not ours:  # another run is at it
+                    time.sleep(WAIT)
+                    continue
+                if not output.exists():
+                    self._train(method, settings, concepts, seed, on, output)
         return output
+
+    def _train(
+        self, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], seed: int,
+        on: Sequence[Path], output: Path,
+    ) -> None:  # fmt: skip
+        job = Job.from_json(
+            {
+                "method": method,
+                "concepts": [{"folder": str(self._written(c)), "token": c.token} for c in concepts],
+                "output": str(output),
+                "on": [str(file) for file in on],
+                "settings": dict(settings),
+                "seed": seed,
+                "cache": str(self.folder / "class-pictures"),
+            }
+        )
+        train(job, None, self.base)
 
     def _written(self, concept: Concept) -> Path:
         folder = self.folder / "concepts" / digest([concept])[:16]

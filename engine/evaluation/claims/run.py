@@ -14,7 +14,8 @@ import numpy as np
 
 from ...errors import LikenessError
 from ...files import write_atomically
-from .bench import Arm, Bench, Experiment
+from .bench import WAIT, Arm, Bench, Experiment
+from .locks import held
 from .report import write_report
 from .statistics import Values
 from .table import Cell, Measured, Plan, Row, table
@@ -43,26 +44,43 @@ def measure_all(
     experiments: Sequence[Experiment], plan: Plan, bench: Bench, on_cell: OnCell | None = None
 ) -> list[Measured]:
     """Measures what is not there yet and gives all that is; a cell that cannot be is named and left out."""
-    started, found = time.monotonic(), []
-    cells = list(cells_of(experiments, plan))
-    late = False
-    for number, cell in enumerate(cells):
-        late = late or plan.minutes is not None and time.monotonic() - started > plan.minutes * 60
+    started, cells = time.monotonic(), list(cells_of(experiments, plan))
+
+    def late() -> bool:
+        return plan.minutes is not None and time.monotonic() - started > plan.minutes * 60
+
+    def done(cell: Cell) -> bool:
         if on_cell is not None:
-            on_cell(number, len(cells), f"{cell.experiment.name}: {cell.name}")
-        try:
-            found += [measured] if (measured := _measured(cell, bench, only_read=late)) else []
-        except LikenessError as error:
-            log.warning("%s of %s was left out: %s", cell.name, cell.experiment.name, error)
-    return found
+            on_cell(cells.index(cell), len(cells), f"{cell.experiment.name}: {cell.name}")
+        return _done(cell, bench)
+
+    left = cells
+    while left and not late():
+        elsewhere = [cell for cell in left if not late() and not done(cell)]  # another run is at them
+        if elsewhere == left:
+            time.sleep(WAIT)
+        left = elsewhere
+    return [measured for cell in cells if (measured := _read(cell, bench)) is not None]
 
 
-def _measured(cell: Cell, bench: Bench, only_read: bool) -> Measured | None:
+def _done(cell: Cell, bench: Bench) -> bool:
+    """Measures the cell unless it is there; False where another run is at it."""
+    file = cell.file(bench)
+    if file.exists():
+        return True
+    with held(bench.folder / "locks", f"{cell.experiment.name}-{file.stem}") as ours:
+        if ours and not file.exists():
+            try:
+                _measure(cell, bench, file)
+            except LikenessError as error:
+                log.warning("%s of %s was left out: %s", cell.name, cell.experiment.name, error)
+        return ours
+
+
+def _read(cell: Cell, bench: Bench) -> Measured | None:
     file = cell.file(bench)
     if not file.exists():
-        if only_read:
-            return None
-        _measure(cell, bench, file)
+        return None
     kept = json.loads(file.read_text("utf-8"))
     return Measured(cell=cell, metrics=kept["metrics"], seconds=kept["seconds"], drawn=tuple(kept["drawn"]))
 

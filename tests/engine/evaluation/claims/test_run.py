@@ -1,6 +1,7 @@
 """The claims run: what a table says, that it is found again, and that broken methods are caught."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,33 @@ def test_cells_that_are_there_are_not_measured_again_and_the_table_stays_the_sam
     assert (tmp_path / "claims.json").read_bytes() == table
     run_claims([again], Plan(people=3), Bench(tmp_path))
     assert {person for _, person, _ in again.measured} == {world.REPORTING_SEEDS[2]}
+
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class Busy(Lengths):
+    """Its first cell is another run's until the second is done."""
+
+    def __init__(self, lock: Path) -> None:
+        super().__init__()
+        self.other = open(lock, "a")  # noqa: SIM115 (held open on purpose)
+        fcntl.flock(self.other, fcntl.LOCK_EX)
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> dict[str, list[float]]:
+        self.other.close()
+        return super().measure(arm, person, seed, bench)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_two_runs_on_one_folder_share_the_cells_between_them(tmp_path: Path):
+    bench, plan = Bench(tmp_path), Plan(people=1, quick=True)
+    first = next(cells_of([Lengths()], plan))
+    (tmp_path / "locks").mkdir()
+    busy = Busy(tmp_path / "locks" / f"lengths-{first.file(bench).stem}")
+    rows = run_claims([busy], plan, bench)
+    assert [name for name, _, _ in busy.measured] == ["short", "long"] and rows[0].found is not None
 
 
 def test_another_folder_gives_the_same_table(tmp_path: Path):
