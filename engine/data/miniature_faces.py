@@ -82,7 +82,8 @@ def _squares(height: int, width: int) -> Iterator[tuple[int, int, int]]:
     """Left, top and side of squares as large as fit, each half over the one before."""
     side, longest = min(height, width), max(height, width)
     count = 1 + int(np.ceil((longest - side) / (side / 2)))
-    for start in np.linspace(0, longest - side, count).round().astype(int).tolist():
+    for number in range(count):
+        start = round(number * (longest - side) / max(count - 1, 1))
         yield (start, 0, side) if width >= height else (0, start, side)
 
 
@@ -101,7 +102,7 @@ def _portrait(pixels: NDArray[np.uint8], left: float, top: float, side: float) -
 
 
 def _moved(face: Face, x: int, y: int) -> Face:
-    return Face(face.box + np.float32([x, y, x, y]), None, face.score, face.embedding)
+    return Face(face.box + np.array([x, y, x, y], np.float32), None, face.score, face.embedding)
 
 
 def _has_features(labels: NDArray, inside: NDArray[np.bool_]) -> bool:

@@ -198,7 +198,7 @@ def _patch(
 ) -> _Patch:  # fmt: skip
     quad, side = face_square(face, options.around), options.side
     crop = cut_out(shades, quad, side, side // 2).pixels  # averaged first where the face is larger
-    original = crop.astype(np.float32) / 255
+    original = to_pixels(crop)
     restored = restore(original)
     if restored.shape != original.shape:
         raise LikenessError(
@@ -251,7 +251,7 @@ def toned(restored: Pixels, original: Pixels, weights: Mask) -> Pixels:
     small = _resized(weights[..., None], (TONES, TONES)) + 1e-4
     apart = _resized((original - restored) * weights[..., None], (TONES, TONES))
     shift = blurred(apart, SOFT) / blurred(small, SOFT)
-    return (restored + _resized(shift, restored.shape[:2])).clip(0, 1)
+    return (restored + _resized(shift, (restored.shape[0], restored.shape[1]))).clip(0, 1)
 
 
 def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -275,7 +275,8 @@ def _placed(
     side = float(np.hypot(*(corners[3] - corners[0])))
     layers = np.concatenate([restored, weights[..., None]], -1)
     if side < len(restored):  # made smaller first: sampling alone would leave details out
-        layers = _resized(layers, (max(round(side), 4),) * 2)
+        smaller = max(round(side), 4)
+        layers = _resized(layers, (smaller, smaller))
     x, y = np.meshgrid(np.arange(width) + low[0] + 0.5, np.arange(height) + low[1] + 0.5)
     across, down = corners[3] - corners[0], corners[1] - corners[0]
     away = np.stack([x, y], -1) - corners[0]
@@ -388,7 +389,7 @@ def to_shades(pixels: Pixels) -> NDArray[np.uint8]:
 
 def to_pixels(shades: NDArray[np.uint8]) -> Pixels:
     """The inverse of `to_shades`: its pixels come back as they were."""
-    return shades.astype(np.float32) / 255
+    return shades.astype(np.float32) / np.float32(255)
 
 
 def side_by_side(before: Pixels, after: Pixels, longest: int = 1024, gap: int = 4) -> NDArray[np.uint8]:
