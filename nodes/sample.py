@@ -121,6 +121,11 @@ class LikenessRefocus(io.ComfyNode):
                     tooltip="With apart: what the region reads instead of the prompt without other "
                     "placeholders. Connect it to give a person words of their own.",
                 ),
+                io.String.Input(
+                    "inside", default="", optional=True,
+                    tooltip="With apart: the word's name in its region. With the word woman and <v0> here, "
+                    "the rest of the picture knows only of a woman. Use it when a person brings their scene.",
+                ),
                 io.Vae.Input(
                     "vae", optional=True,
                     tooltip="Only to find faces: decodes the unfinished picture. A tiny one (taesd) is "
@@ -144,7 +149,8 @@ class LikenessRefocus(io.ComfyNode):
         cls, model, clip, text: str, token: str, where: str = REGIONS[0], mask=None, left: float = 0.0,
         top: float = 0.0, width: float = 1.0, height: float = 1.0, mode: str = MODES[0],
         scope: str = SCOPES[0], strength: float = 1.0, schedule: str = SCHEDULES[0], start: float = 0.0,
-        end: float = 1.0, find_at: float = 0.3, conditioning=None, own=None, vae=None,
+        end: float = 1.0, find_at: float = 0.3, conditioning=None, own=None,
+        inside: str = "", vae=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.refocus import refocused_prompt
         from ..engine.inference.refocus import Focus
@@ -154,6 +160,7 @@ class LikenessRefocus(io.ComfyNode):
         focus = Focus(
             token=token.strip(), region=region, mode=mode, scope=scope, strength=strength, schedule=schedule,
             start=start, end=end, find_at=find_at, find_by="face" if where == REGIONS[2] else "attention",
+            inside=inside.strip() or None,
         )  # fmt: skip
         prompt = refocused_prompt(model, clip, text, focus, conditioning=conditioning, own=own, vae=vae)
         return io.NodeOutput(*prompt)

@@ -82,7 +82,7 @@ def refocused_prompt(
     written = _encoded(clip, text) if conditioning is None else conditioning
     own_text = own_prompt_of(text, focus)
     if own is None and own_text is not None:
-        own = _own_prompt(clip, own_text, focus.token)
+        own = _own_prompt(clip, own_text, focus)
     aim = Aim(focus, own if own and focus.scope == "apart" else [], _looking(model, vae))
     entries = []
     for context, about in written:
@@ -93,15 +93,16 @@ def refocused_prompt(
     return with_refocus(model), entries
 
 
-def _own_prompt(clip: Any, text: str, token: str) -> Conditioning:
+def _own_prompt(clip: Any, text: str, focus: Focus) -> Conditioning:
     """What a region reads by itself, encoded."""
+    token = focus.inside or focus.token
     places = _places(clip, text, token)
     if not places:
         raise LikenessError(
             f"this CLIP does not know {token} and cannot encode its own prompt; connect '{text}' from "
             "Write a Staged Prompt to own prompt, or choose the scope word"
         )
-    return [[context, {**about, PLACES: {token: places}}] for context, about in _encoded(clip, text)]
+    return [[context, {**about, PLACES: {focus.token: places}}] for context, about in _encoded(clip, text)]
 
 
 def _missing(token: str, text: str) -> LikenessError:
@@ -494,7 +495,8 @@ def _as_masks(run: Run, aims: Sequence[Aim], latents: torch.Tensor, size: Sequen
     for aim in aims:
         region = run.found.get(aim) if aim.focus.region is None else aim.focus.region
         region = (0.0, 0.0, 1.0, 1.0) if region is None else region
-        mask = region.float().cpu() if isinstance(region, torch.Tensor) else box_region(region, tuple(size))
+        whole = (size[0], size[1])
+        mask = box_region(region, whole) if isinstance(region, tuple) else region.float().cpu()
         sized = torch.nn.functional.interpolate(mask[:, None], size=tuple(size), mode="nearest")
         known.append(sized[:, 0].expand(len(latents), -1, -1))
     return torch.stack(known, 1).flatten(0, 1)

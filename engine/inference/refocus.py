@@ -43,7 +43,8 @@ class Focus:
     region: Region | None = None  # where, over the whole picture; None: found while drawing
     mode: str = "hard"
     scope: str = "apart"  # onward: what follows the word too, for CLIP is causal; apart: see `log_mask`
-    own_prompt: str | None = None  # what a concept kept apart reads; None: see `own_prompt_of`
+    inside: str | None = None  # with apart: the word's name in its region; outside, nothing is known of it
+    own_prompt: str | None = None  # with apart: all that the region reads; None: see `own_prompt_of`
     strength: float = 1.0  # of the log-mask
     schedule: str = "constant"  # of the strength, from start to end
     start: float = 0.0  # as ComfyUI counts noise levels: 0 is pure noise, 1 the picture
@@ -114,13 +115,14 @@ def own_prompt_of(prompt: str, focus: Focus) -> str | None:
     """What a concept kept apart reads; None where that is the prompt itself, or it is not kept apart.
 
     The prompt without other placeholders: "a photo of <v0> and <v1>, on a beach" is, to <v0>, "a photo of
-    <v0>, on a beach".
+    <v0>, on a beach". With another name inside, "a woman on a beach" becomes "<v0> on a beach" there.
     """
     if focus.scope != "apart":
         return None
     own = prompt if focus.own_prompt is None else focus.own_prompt
     if focus.own_prompt is None:
-        for other in set(TOKEN.findall(prompt)) - {focus.token}:
+        own = own.replace(focus.token, focus.inside) if focus.inside else own
+        for other in set(TOKEN.findall(prompt)) - {focus.token, focus.inside}:
             own = re.sub(rf"\s*{_JOINT}\s+{other}", "", own)
             own = re.sub(rf"{other}\s*{_JOINT}\s+", "", own).replace(other, "")
     own = " ".join(own.split())
@@ -161,7 +163,7 @@ def _cover(start: float, length: float, cells: int) -> Tensor:
 
 def fitted(region: Region, latents: tuple[int, int], batch: int, token: str) -> Tensor:
     """The region over latents (h, w), (1 or B, h, w); raises where it cannot belong to them."""
-    if not isinstance(region, Tensor):
+    if isinstance(region, tuple):
         return box_region(region, latents)
     height, width = region.shape[-2:]
     if len(region) not in (1, batch):
@@ -181,9 +183,9 @@ def fitted(region: Region, latents: tuple[int, int], batch: int, token: str) -> 
 
 def everywhere(region: Region | None) -> bool:
     """Whether a region covers all of the picture, so that there is nothing to be done."""
-    if isinstance(region, Tensor):
-        return bool((region >= 1).all())
-    return region is not None and region == (0, 0, 1, 1)
+    if isinstance(region, tuple):
+        return region == (0, 0, 1, 1)
+    return region is not None and bool((region >= 1).all())
 
 
 def weights(region: Tensor, grid: tuple[int, int], mode: str) -> Tensor:

@@ -240,7 +240,8 @@ class RefocusedModel:
         for number, focus in enumerate(self.focuses):
             spot = Spot(focus, word_places(self._base, self._prompts[index], focus.token, rows))
             if number in self._apart:
-                own = word_places(self._base, self._apart[number][index], focus.token, rows)
+                name = focus.inside or focus.token
+                own = word_places(self._base, self._apart[number][index], name, rows)
                 spot = replace(spot, alone=own, length=self._attended(self._painted[number][1]).shape[1])
             line.append(spot)
         return line
@@ -328,11 +329,12 @@ class Refocusing:
 
 def _of_group(focus: Focus, group: range) -> Focus:
     """The focus with the regions of these pictures only, where it has one for each."""
-    if not isinstance(focus.region, Tensor) or len(focus.region) == 1:
+    region = focus.region
+    if region is None or isinstance(region, tuple) or len(region) == 1:
         return focus
-    if len(focus.region) < group.stop:
+    if len(region) < group.stop:
         raise LikenessError(
-            f"there are {len(focus.region)} regions for {focus.token} but more pictures; give one region, or "
-            "one for each"
+            f"there are {len(region)} regions for {focus.token} but more pictures; give one region, or one "
+            "for each"
         )
-    return replace(focus, region=focus.region[group.start : group.stop])
+    return replace(focus, region=region[group.start : group.stop])

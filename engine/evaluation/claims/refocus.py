@@ -19,7 +19,6 @@ from functools import cache
 import numpy as np
 
 from ...artifact import Artifact
-from ...config import TOKEN
 from ...inference.generate import generate
 from ...inference.refocus_options import refocusing_of
 from ...miniature import world
@@ -60,7 +59,8 @@ class Refocus:
         _two("two people, words onward", [f"{half};scope=onward" for half in HALVES], headline=False),
         _two("two people, soft", [f"{half};mode=soft" for half in HALVES], headline=False),
         _one("one person"),
-        _one("one person, refocused", ("<v0>=face;scope=word",)),
+        _one("one person, refocused", ("{}=face;inside=<v0>",)),
+        _one("one person, word only", ("<v0>=face;scope=word",), headline=False),
         _one("one person, onward", ("<v0>=face;scope=onward",), headline=False),
         _one("one person, by attention", ("<v0>=attention;scope=word",), headline=False),
     )
@@ -123,9 +123,8 @@ def _together(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
     ]
     asked = wishes(bench.quick)
     prompts = [BOTH.format(world.STYLE_WORDS[w["style"]][0], world.SCENE_WORDS[w["scene"]]) for w in asked]
-    pictures = _drawn(
-        bench, prompts, range(1, len(prompts) + 1), learned, arm, width=2 * bench.base.resolution
-    )
+    seeds, width = range(1, len(prompts) + 1), 2 * bench.base.resolution
+    pictures = _drawn(bench, prompts, seeds, learned, arm.options["regions"], width)
     return judged(pictures, pair, asked, bench.judges)
 
 
@@ -203,23 +202,25 @@ def _alone(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
     concept = bench.person(person)
     learned = bench.learn("textual-inversion", arm.settings, [concept], seed)
     shots, unasked = bench.shots(concept.token), bench.open_shots(concept.token)
-    told = [*shots, *unasked]
-    seeds = [shot.seed for shot in told]
-    drawn = _drawn(bench, [shot.prompt for shot in told], seeds, [learned], arm)
+    told, seeds = [*shots, *unasked], [shot.seed for shot in (*shots, *unasked)]
+    prompts, regions = [shot.prompt for shot in told], list(arm.options["regions"])
+    if any("{}" in region for region in regions):  # the scene is told of the class word alone
+        word = f"a {concept.class_word}"
+        prompts = [prompt.replace(concept.token, word) for prompt in prompts]
+        regions = [region.format(word) for region in regions]
+    drawn = _drawn(bench, prompts, seeds, [learned], regions)
     return bench.score(drawn[: len(shots)], shots, drawn[len(shots) :], concept)
 
 
 def _drawn(
-    bench: Bench, prompts: Sequence[str], seeds: Sequence[int], learned: Sequence[Artifact], arm: Arm,
-    **options: int,
+    bench: Bench, prompts: Sequence[str], seeds: Sequence[int], learned: Sequence[Artifact],
+    regions: Sequence[str], width: int | None = None,
 ) -> np.ndarray:  # fmt: skip
-    regions = [text for text in arm.options["regions"] if TOKEN.match(text)]
-    key = [list(prompts), list(seeds), [digest_of_artifact(a) for a in learned], regions, options,
-           bench.sampling_steps]  # fmt: skip
+    used = [digest_of_artifact(artifact) for artifact in learned]
     return bench.pictures(
-        key,
+        [list(prompts), list(seeds), used, list(regions), width, bench.sampling_steps],
         lambda: generate(
             bench.base, prompts, seed=list(seeds), artifacts=[(artifact, 1.0) for artifact in learned],
-            refocus=refocusing_of(regions, bench.base), steps=bench.sampling_steps, **options,
+            refocus=refocusing_of(regions, bench.base), steps=bench.sampling_steps, width=width,
         ),
     )  # fmt: skip

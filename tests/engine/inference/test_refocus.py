@@ -161,6 +161,11 @@ def test_the_prompt_of_its_own_mentions_no_other_person(prompt: str, own: str | 
     assert own_prompt_of(prompt, Focus(token="<v0>", region=LEFT)) == own
 
 
+def test_a_word_may_have_another_name_inside_its_region():
+    focus = Focus(token="a man", inside="<v0>", region=LEFT)
+    assert own_prompt_of("a photo of a man and <v1>", focus) == "a photo of <v0>"
+
+
 def test_odd_sizes_are_halved_as_networks_halve_them():
     assert [grid_of(n, (5, 7)) for n in (35, 12, 4, 2, 9)] == [(5, 7), (3, 4), (2, 2), None, None]
 
@@ -292,6 +297,15 @@ def test_words_that_are_no_placeholder_have_regions_too(base: BaseModel):
     assert (
         drawn(base, [Focus(token="man", region=LEFT, scope="word")], ("a photo of a man",)) != plain
     ).any()
+
+
+def test_outside_the_region_nothing_is_known_of_the_name_inside(base: BaseModel):
+    told: list[Any] = []
+    focus = Focus(token="a man", inside="<v0>", region=LEFT)
+    inside = drawn(base, [focus], ("a photo of a man",), on_maps=lambda *found: told.append(found))
+    assert (inside != drawn(base, [], ("a photo of a man",))).any()
+    maps = told[0][1][0, 0]
+    assert maps[:, :7].sum() > 20 * maps[:, 9:].sum()
 
 
 # -------------------------------------------------------------------------------------------- bad input
