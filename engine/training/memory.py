@@ -114,8 +114,8 @@ def _estimate(method: Method, measures: Measures) -> Estimate:
     twin = hollow(method, shared=[method.examples, method.concepts, *method.base.tokenizers.values()])
     base: BaseModel = twin.base
     if measures.half:
-        for part in halved(base):
-            part.to(HALF)
+        for weight in [weight for part in halved(base) for weight in part.parameters()]:
+            weight.data = weight.data.to(HALF)
     resident = [base.unet]
     resident += [] if measures.text_away else list(base.text_encoders.values())
     weights = bytes_of(resident) + (0 if measures.vae_away else bytes_of([base.vae]))

@@ -19,8 +19,10 @@ comfy.options.enable_args_parsing()
 
 import asyncio  # noqa: E402
 import importlib.util  # noqa: E402
+import tempfile  # noqa: E402
 import time  # noqa: E402
 
+import comfy.lora  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
@@ -28,6 +30,7 @@ import comfy.supported_models  # noqa: E402
 import comfy.supported_models_base  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
+import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 
@@ -52,7 +55,10 @@ START = seconds_to_start()  # before anything of the engine is imported
 
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.words import with_rows  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
+from likeness_portraits.engine.networks.lora import adaptable  # noqa: E402
+from likeness_portraits.engine.training import lora  # noqa: E402
 from likeness_portraits.engine.training.base_model import BaseModel, load_base  # noqa: E402
 from likeness_portraits.engine.training.graph_base import base_from_graph  # noqa: E402
 
@@ -163,6 +169,36 @@ SDXL = {
 }  # fmt: skip
 
 
+def used_words(clip: Any, base: BaseModel) -> float:
+    """A placeholder's learned vectors in ComfyUI's prompts against the engine's."""
+    encoders: dict[str, Any] = dict(base.text_encoders.items())
+    rows = {
+        "<v0>": {
+            name: torch.randn(2, encoder.config.hidden_size, generator=RANDOM)
+            for name, encoder in encoders.items()
+        }
+    }
+    prompt = "a photo of <v0> on a beach"
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        folder_paths.set_temp_directory(folder)
+        told = with_rows(clip, rows)
+        states = told.encode_from_tokens_scheduled(told.tokenize(prompt))[0]
+        context = base.encode_text([prompt], rows)
+    heard = apart(states[0], context[:, : states[0].shape[1]])
+    if base.pooled_width:
+        heard = max(heard, apart(states[1]["pooled_output"], context[:, -1, : base.pooled_width]))
+    return heard
+
+
+def unknown_layers(model: Any, clip: Any, base: BaseModel) -> list[str]:
+    """Names that our LoRA files would have, and ComfyUI's loader would not understand."""
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
+    ends = tuple("_" + end.replace(".", "_") for end in (*lora.TRANSFORMER, *lora.TEXT_ATTENTION))
+    ours = adaptable(base.unet, list(base.text_encoders.values()))
+    return [name for name in ours if name.endswith(ends) and name not in known and "resnets" not in name]
+
+
 def main() -> None:
     with torch.inference_mode():  # as the executor runs the node
         loaded = build_miniature()
@@ -175,6 +211,13 @@ def main() -> None:
         sd2_clip(), vae,
     )  # fmt: skip
     sdxl = (tiny_model(comfy.supported_models.SDXL, **SDXL), sdxl_clip(), vae)
+    used = {}
+    for name, parts in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
+        taken = taken_out(parts)
+        used[name] = {
+            "words": used_words(parts[1], taken),
+            "unknown": unknown_layers(parts[0], parts[1], taken),
+        }
     patched = model.clone()
     untouched = from_graph.unet.state_dict()["conv_in.weight"]
     patch = ("diff", (torch.ones_like(untouched),))
@@ -182,6 +225,7 @@ def main() -> None:
     as_used = taken_out((patched, clip, vae)).unet.state_dict()["conv_in.weight"]
     print(json.dumps({  # noqa: T201 (the answer)
         "start": START,
+        "used": used,
         "headless": differences(loaded, headless, 16),
         "taken out": differences(loaded, from_graph, 16),
         "sd1": differences(sd1, taken_out(sd1), 8),

@@ -45,6 +45,13 @@ def test_pooled_prompts_latents_and_pictures_differ_by_rounding_alone(
     assert measured[base][what] <= 1e-4
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_words_and_loras_learned_on_each_family_mean_the_same_in_comfyui(
+    measured: dict[str, Any], family: str
+):
+    assert measured["used"][family] == {"words": 0.0, "unknown": []}
+
+
 def test_the_miniature_out_of_the_graph_is_the_miniature(measured: dict[str, Any]):
     assert measured["same fingerprint"]
     assert measured["schedule"] == 0
