@@ -3,7 +3,8 @@
 Whatever is expensive lies in the bench's folder under a digest of everything it depends on: a training of its
 job, its pictures and the base's fingerprint; a drawing of its concept files, prompts, seeds and all of the
 Miniature's weights. A run that was interrupted finds them there, and so do experiments that compare with the
-same arm. The code that trains is no part of the digest: after changing a method, delete `artifacts`.
+same arm. Code is no part of the digest, presets included: after changing a method or an experiment, take
+another folder.
 """
 
 import hashlib
