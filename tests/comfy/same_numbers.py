@@ -24,6 +24,7 @@ import time  # noqa: E402
 
 import comfy.lora  # noqa: E402
 import comfy.model_patcher  # noqa: E402
+import comfy.samplers  # noqa: E402, F401 (ComfyUI's own nodes load it before any pack)
 import comfy.sd  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
