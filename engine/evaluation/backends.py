@@ -4,7 +4,7 @@ The real ones are models in transformers folders and insightface packs that lie 
 downloaded: what is missing is named with its source, its licence and its folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
-from ..data.faces import PACKS, FaceFinder, load_faces
+from ..data.faces import PACKS, Face, load_faces
 from ..data.helpers import CLIP, DINOV2, Helper, default_models
 from ..errors import LikenessError
 from ..miniature import world
@@ -99,7 +99,7 @@ class MiniatureJudge:
 class InsightFaces:
     """An insightface pack: the largest face of each picture."""
 
-    def __init__(self, finder: FaceFinder, name: str) -> None:
+    def __init__(self, finder: Callable[[np.ndarray], list[Face]], name: str) -> None:
         self._finder = finder
         self.name = name
 

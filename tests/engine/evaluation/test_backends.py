@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from likeness_portraits.engine.data.faces import Face
 from likeness_portraits.engine.data.helpers import CLIP, DINOV2
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.backends import (
+    InsightFaces,
     MiniatureJudge,
     load_clip,
     load_dino,
@@ -16,6 +18,7 @@ from likeness_portraits.engine.evaluation.backends import (
     normalised,
     there,
 )
+from likeness_portraits.engine.evaluation.metrics import unit
 from likeness_portraits.engine.evaluation.people import asked_in, render_person
 from likeness_portraits.engine.miniature import model as miniature
 from likeness_portraits.engine.miniature import world
@@ -96,6 +99,26 @@ def test_a_damaged_folder_is_named(models: Path, tmp_path: Path):
 def test_an_unknown_face_judge_is_answered_with_the_nearest_name(tmp_path: Path):
     with pytest.raises(LikenessError, match="auraface"):
         load_face_judge("aurafase", tmp_path)
+
+
+def find_red(pixels: np.ndarray) -> list[Face]:
+    """Takes red rectangles for faces, the largest first; who it is, is how red."""
+    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 50)
+    if not red.any():
+        return []
+    rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+    return [Face(box, None, 1.0, unit(np.array([[pixels[red][:, 0].mean(), 100.0]]))[0].astype(np.float32))]
+
+
+def test_the_largest_face_of_each_picture_speaks_and_none_is_said_to_be_none():
+    pictures = [np.zeros((20, 20, 3), np.uint8) for _ in range(3)]
+    pictures[0][5:9, 5:9, 0], pictures[2][2:12, 2:12, 0] = 255, 210
+    vectors, found = InsightFaces(find_red, "red").faces(pictures)
+    assert found.tolist() == [True, False, True] and vectors.shape == (3, 2)
+    assert not vectors[1].any() and np.allclose(np.linalg.norm(vectors[[0, 2]], axis=1), 1)
+    nobody, there = InsightFaces(find_red, "red").faces(pictures[1:2])
+    assert nobody.shape == (1, 1) and not there.any()
 
 
 @pytest.mark.parametrize("subject", ["<v0>", "a woman"])
