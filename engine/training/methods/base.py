@@ -38,6 +38,7 @@ class Method(nn.Module, ABC):
     can_halve = False  # the frozen networks in bf16
     can_checkpoint = False  # the U-Net's inner states computed again: no hook may be gone by then
     can_split = False  # the rows of a step through the U-Net in parts
+    can_estimate = True  # what it holds can be copied, to find out what a step needs
     caches_latents = True  # the autoencoder is not needed from step to step
     trains_text = True  # gradients go through the text encoders
     copies = 0  # of what is trained: teachers, averages

@@ -88,6 +88,8 @@ class _Drawn:
 class MasterWeaver(Method):
     """ID encoder and ID attention are trained; base and image tower stand still."""
 
+    can_estimate = False  # it reads shards through threads, which cannot be copied
+
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
         self.settings: MasterWeaverSettings = job.settings
