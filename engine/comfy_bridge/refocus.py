@@ -313,6 +313,7 @@ class Step:
     ) -> None:  # fmt: skip
         self.run, self.entries, self.lengths = run, entries, lengths
         self.progress, self.record, self.latents = progress, record, latents
+        self._appended: dict[tuple, list[torch.Tensor]] = {}
         self.acting = {uuid for uuid, entry in entries.items() if entry.acts(progress)}
 
     def patched(self, known: Mapping[str, Any], network: Any) -> dict[str, Any]:
@@ -340,22 +341,25 @@ class Step:
         self, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, options: Mapping[str, Any]
     ) -> tuple:
         """An attn2 patch: the concepts' own prompts behind all else; other prompts get what is masked."""
-        uuids = options["uuids"]
-        longer = self._behind(uuids)
-        if not longer:
+        uuids = tuple(options["uuids"])
+        if not self._behind(uuids):
             return n, context, value
-        keys, values = [], []
-        for uuid, rows in zip(uuids, context.chunk(len(uuids))):
-            own = self.entries[uuid].own if uuid in self.acting else ()
-            for name, pieces in (("keys", keys), ("values", values)):
-                blank = rows.new_zeros(len(rows), longer, rows.shape[-1])
-                start = 0
-                for prompt in own:
-                    states = prompt[name].to(rows)
-                    blank[:, start : start + states.shape[1]] = states
-                    start += states.shape[1]
-                pieces.append(blank)
-        return n, torch.cat([context, torch.cat(keys)], 1), torch.cat([value, torch.cat(values)], 1)
+        if uuids not in self._appended:  # the same for every layer of a step
+            self._appended[uuids] = [self._own_states(uuids, context, name) for name in ("keys", "values")]
+        keys, values = self._appended[uuids]
+        return n, torch.cat([context, keys], 1), torch.cat([value, values], 1)
+
+    def _own_states(self, uuids: Sequence[Any], like: torch.Tensor, name: str) -> torch.Tensor:
+        """(rows, T, D): each entry's own prompts one after the other, zeros where it has fewer."""
+        each = len(like) // len(uuids)
+        states = like.new_zeros(len(like), self._behind(uuids), like.shape[-1])
+        for number, uuid in enumerate(uuids):
+            start = 0
+            for prompt in self.entries[uuid].own if uuid in self.acting else ():
+                own = prompt[name].to(like)
+                states[number * each : (number + 1) * each, start : start + own.shape[1]] = own
+                start += own.shape[1]
+        return states
 
     def _around(self, theirs: Any) -> Any:
         def attend(
