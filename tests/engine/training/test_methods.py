@@ -174,9 +174,17 @@ def test_two_processes_agree_with_one(base, folder, package_parent):
         watcher = Watcher()
         alone = train(tiny_job(method, folder, method, settings=four), watcher, base)
         assert seen.pop(0)["processes"] == 2
-        both = Artifact.load(folder / f"two-{method}.safetensors")
-        for name, tensor in Artifact.load(alone).tensors.items():
-            torch.testing.assert_close(both.tensors[name], tensor, atol=2e-5, rtol=1e-3)
+        # Adam makes of rounding near a zero gradient a whole step: what counts is how near the two are,
+        # measured by how far a process would get that never heard of the other
+        half = train(tiny_job(method, folder, f"half-{method}", settings={"batch_size": 2}), base=base)
+        assert between(folder / f"two-{method}.safetensors", alone) < 0.001 * between(half, alone), method
+
+
+def between(one: Path, other: Path) -> float:
+    """Distance of all that two concept files hold, as one vector."""
+    theirs = Artifact.load(other).tensors
+    pairs = [(tensor.double(), theirs[name].double()) for name, tensor in Artifact.load(one).tensors.items()]
+    return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
 
 
 def test_a_stop_while_class_pictures_are_drawn_ends_at_once_and_writes_nothing(base, folder):
