@@ -8,6 +8,7 @@ from likeness_portraits.engine.config import (
     METHODS,
     BaseSpec,
     ConceptSpec,
+    CustomDiffusionSettings,
     DreamBoothLoraSettings,
     Job,
     Phase,
@@ -97,7 +98,8 @@ def test_presets_are_chosen_by_name_and_by_base():
     with pytest.raises(LikenessError, match="has no preset 'referense'; did you mean 'reference'?"):
         DreamBoothLoraSettings.preset("referense")
     for kind in METHODS.values():
-        for name in ("default", "reference", "miniature"):
+        published = "paper" if kind is CustomDiffusionSettings else "reference"
+        for name in ("default", published, "miniature"):
             kind.preset(name)
 
 
