@@ -19,6 +19,7 @@ from likeness_portraits.engine.training.memory import Estimate, Measures, estima
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
+from likeness_portraits.tests.engine.tiny import QUICK as QUICK_JOBS
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 CLOSE = 0.15  # how far the estimate may be from what was measured, as a share of it
@@ -233,6 +234,15 @@ def test_a_gpu_has_more_rungs_and_the_vae_leaves_first(folder: Path):
         "VAE off the device, text encoders off the device",
     ]
     assert "gradient checkpointing" in words[-1] and words[-1].endswith("micro-batches of 1")
+
+
+@pytest.mark.parametrize("method", sorted(QUICK_JOBS))
+def test_every_method_runs_while_somebody_listens_and_learns_the_same(method: str, folder: Path):
+    plain = Artifact.load(train(tiny_job(method, folder, "plain"), base=tiny_base()))
+    listener = Listener()
+    told = Artifact.load(train(tiny_job(method, folder, "told"), listener, tiny_base()))
+    assert method == "masterweaver" or listener.notes[0].startswith("memory: about")
+    assert all(torch.equal(plain.tensors[name], tensor) for name, tensor in told.tensors.items())
 
 
 def test_an_estimate_is_said_in_gigabytes():
