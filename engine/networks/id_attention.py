@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -107,7 +106,7 @@ class Pass:
 
 
 def id_branch(query: Tensor, name: str, heads: int, present: Pass) -> Tensor | None:
-    """What all people add to layer `name`, (B, N, hidden), for its queries (B, N, hidden); None: nothing."""
+    """What all people add to layer `name`, (B, N, heads, d), for queries (B, N, hidden); None: nothing."""
     total = None
     apart = query.unflatten(-1, (heads, -1)).transpose(1, 2)
     for person in present.people:
@@ -115,9 +114,9 @@ def id_branch(query: Tensor, name: str, heads: int, present: Pass) -> Tensor | N
         if scale == 0 or name not in person.keys_values:
             continue
         keys, values = (split_heads(rows, heads, query) for rows in person.keys_values[name])
-        branch = F.scaled_dot_product_attention(apart, keys, values).transpose(1, 2).flatten(2)
+        branch = F.scaled_dot_product_attention(apart, keys, values).transpose(1, 2)
         weights = person.region_at(query.shape[1], present.latents)
-        branch = branch if weights is None else branch * weights.to(branch)
+        branch = branch if weights is None else branch * weights.to(branch)[..., None]
         branch = branch if scale == 1 else scale * branch
         total = branch if total is None else total + branch
     return total
@@ -183,8 +182,8 @@ class LayerHook:
         branch = id_branch(query, self.name, self.heads, self.present)
         if branch is None:
             return None
-        text, branch = inputs[0], branch.to(inputs[0].dtype)
-        return (text + branch if torch.is_grad_enabled() else branch.add_(text), *inputs[1:])
+        text = inputs[0].unflatten(-1, (self.heads, -1))  # heads apart: nothing is copied before the sum
+        return ((text + branch.to(text.dtype)).flatten(2), *inputs[1:])
 
 
 class IdHooks:
