@@ -52,7 +52,7 @@ class Broken:
     )
     claims = tuple(
         Claim(
-            claim=f"{arm.options['broken'].capitalize()} cost {arm.method} its likeness",
+            claim=f"{arm.method} with {arm.options['broken']} has lost its likeness",
             method=arm.name, against=str(arm.method), metric=metric, better="lower",
         )
         for arm in arms if "broken" in arm.options
