@@ -672,10 +672,10 @@ class MasterWeaverSettings:
             "default": {},
             "paper": told,
             "reference": {**told, "batch_size": 4},
-            "miniature": {"identity_steps": 2000, "editing_steps": 600, "identity_learning_rate": 1e-3,
+            "miniature": {"identity_steps": 160, "editing_steps": 40, "identity_learning_rate": 5e-4,
                           "editing_learning_rate": 2e-4, "editing_attention": True, "schedule": "cosine",
-                          "warmup_steps": 50, "batch_size": 8, "gradient_accumulation": 1,
-                          "ema_decay": 0.995, "workers": 0, "latent_cache": 20_000, "background_every": 2,
+                          "warmup_steps": 10, "batch_size": 8, "gradient_accumulation": 1,
+                          "ema_decay": 0.97, "workers": 0, "latent_cache": 20_000, "background_every": 3,
                           "subjects": ("man", "woman"), "edit_templates": MINIATURE_EDIT_TEMPLATES,
                           "edits": MINIATURE_EDITS},
         }  # fmt: skip
