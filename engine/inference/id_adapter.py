@@ -344,6 +344,7 @@ class PeopleModel:
     ) -> None:
         self.alphas_cumprod: Tensor = inner.alphas_cumprod
         self.prediction_type: str = inner.prediction_type
+        self.tail: int = inner.tail
         self._inner, self._reading, self._heads = inner, reading, heads
         self._shown, self._pictures = tuple(shown), pictures
 

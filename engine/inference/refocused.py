@@ -62,6 +62,7 @@ class RefocusedModel:
         inner, self.context = painter(prompts)
         self.alphas_cumprod: Tensor = inner.alphas_cumprod
         self.prediction_type: str = inner.prediction_type
+        self.tail: int = inner.tail
         self.maps = Maps(latents)
         self._base, self._inner = base, inner
         self._prompts, self._rows = tuple(prompts), rows
@@ -171,8 +172,9 @@ class RefocusedModel:
         def keep(_module: nn.Module, _arguments: tuple, _options: dict, _output: Tensor) -> None:
             count, (queries, keys) = len(self._prompts), (seen["q"], seen["k"])
             grid = grid_of(queries.shape[1], self._latents)
-            tokens = self._attended(self.context).shape[1]
+            tokens = keys.shape[1] - sum(spot.length for spot in spots[0])
             bias = self._bias(spots, queries.shape[1], (len(keys), tokens), progress)
+            tokens = keys.shape[1] if bias is None else tokens  # without it, nothing was appended
             shares = []
             for row, line in zip(range(-count, 0), spots):
                 words = [places_in_all(line, number, tokens, bias is not None) for number in range(len(line))]
@@ -213,10 +215,12 @@ class RefocusedModel:
         extra = sum(spot.length for spot in spots[0])
         whole = torch.zeros(context[0], queries, context[1] + extra, device=self._base.device)
         whole[..., context[1] :] = float("-inf")  # other rows never see what is appended
+        tokens = self._attended(self.context).shape[1]  # fewer where a longer prompt goes beside this one
         for row, mask in zip(range(-len(masks), 0), masks):
-            found = mask.at(grid, context[1], progress)
+            found = mask.at(grid, tokens, progress)
             if found is not None:
-                whole[row] = found[0]
+                whole[row, :, : context[1]] = found[0, :, :tokens].repeat(1, context[1] // tokens)
+                whole[row, :, context[1] :] = found[0, :, tokens:]
         return whole if whole.any() else None
 
     def _masks_of(self, line: Sequence[Spot], number: int) -> LogMasks:
@@ -238,11 +242,13 @@ class RefocusedModel:
     def _line(self, index: int, rows: Mapping[str, Mapping[str, Tensor]]) -> list[Spot]:
         line = []
         for number, focus in enumerate(self.focuses):
-            spot = Spot(focus, word_places(self._base, self._prompts[index], focus.token, rows))
+            tokens = self._attended(self.context).shape[1]
+            spot = Spot(focus, word_places(self._base, self._prompts[index], focus.token, rows, tokens))
             if number in self._apart:
                 name = focus.inside or focus.token
-                own = word_places(self._base, self._apart[number][index], name, rows)
-                spot = replace(spot, alone=own, length=self._attended(self._painted[number][1]).shape[1])
+                length = self._attended(self._painted[number][1]).shape[1]
+                own = word_places(self._base, self._apart[number][index], name, rows, length)
+                spot = replace(spot, alone=own, length=length)
             line.append(spot)
         return line
 
@@ -263,9 +269,12 @@ def _steps_before_looking(focuses: Sequence[Focus], steps: int) -> int | None:
 
 
 def word_places(
-    base: "BaseModel", prompt: str, token: str, rows: Mapping[str, Mapping[str, Tensor]]
+    base: "BaseModel", prompt: str, token: str, rows: Mapping[str, Mapping[str, Tensor]], length: int = 0
 ) -> tuple[int, ...]:
-    """Where a placeholder's vectors, or any words, stand among the prompt's text states."""
+    """Where a placeholder's vectors, or any words, stand among the prompt's text states.
+
+    `length`: how many there are where the prompt is repeated beside longer ones.
+    """
     encoder = next(iter(base.text_encoders))
     tokens = base.tokenize([prompt], rows, encoder)
     if token in rows:
@@ -277,7 +286,8 @@ def word_places(
         places = find_sequence(ids, wanted)
     if not places:
         raise absent(token, prompt)
-    return places
+    own = tokens.ids.shape[1]
+    return tuple(start + place for start in range(0, max(own, length), own) for place in places)
 
 
 def cross_attentions(unet: nn.Module) -> list[Any]:

@@ -24,6 +24,7 @@ class Identified:
         scale: float = 1.0,
     ) -> None:
         self.alphas_cumprod, self.prediction_type = base.alphas_cumprod, base.prediction_type
+        self.tail = base.tail
         self._base, self._hooks, self._count = base, hooks, count
         somebody = attention(tokens.expand(count, -1, -1))
         nothing = attention(nobody.expand(count, -1, -1))

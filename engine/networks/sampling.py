@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LikenessError, nearest
+from .chunks import evened
 
 OnStep = Callable[[int, int], None]  # (steps done, steps in all)
 FULL = 0.9999  # as much as all of the schedule, in ComfyUI's eyes too
@@ -21,6 +22,7 @@ class Denoiser(Protocol):
 
     alphas_cumprod: Tensor  # (T,) float64, on the CPU
     prediction_type: str
+    tail: int  # last rows of text states that nothing attends to
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
 
@@ -104,7 +106,7 @@ def denoiser(model: Denoiser, context: Tensor, unconditional: Tensor, guidance: 
     """A function (x, sigma) -> clean latents under classifier-free guidance, both halves in one pass."""
     sigmas = training_sigmas(model.alphas_cumprod)
     guided = guidance != 1.0
-    both = torch.cat([unconditional, context]) if guided else context
+    both = torch.cat(evened([unconditional, context], model.tail)) if guided else context
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         timestep = (sigma.log() - sigmas.log()).abs().argmin().to(x.device)

@@ -1,12 +1,15 @@
 """A concept whose words change with the noise level, and a base model that samples with it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .chunks import repeated, side_by_side
 from .mapper import Mapper
 from .staged_text import Places, TextStates, cross_value_layers, encode, split_values
 from .stages import Stage, StagePlan
@@ -54,11 +57,13 @@ class StagedModel:
     ) -> None:
         self.alphas_cumprod: Tensor = base.alphas_cumprod
         self.prediction_type: str = base.prediction_type
+        self.tail: int = base.tail
         self._base = base
         self._prompts = tuple(prompts)
         self._rows = rows
         self._concepts = tuple(concepts)
         self._layers = cross_value_layers(base.unet)
+        self._length = self._common_length()
         self._known: dict[tuple[Stage, ...], TextStates] = {}
 
     def context(self) -> Tensor:
@@ -69,14 +74,26 @@ class StagedModel:
         """As the base's; the last N samples of the context are replaced by what the prompts say now."""
         states = self.states(int(timesteps[0]))
         others = context[: len(context) - len(self._prompts)]
-        keys = torch.cat([others, states.keys.to(context.dtype)])
-        others = others[
-            :, : states.values.shape[1]
-        ]  # without the pooled vectors' rows, which nothing attends to
+        length = context.shape[1] - self.tail  # a multiple of our own, where another prompt is longer
+        keys = torch.cat([others, repeated(states.keys, length, self.tail).to(context.dtype)])
         if states.values is states.keys:
             return self._base.predict(noisy, timesteps, keys)
-        with split_values(self._layers, torch.cat([others, states.values.to(context.dtype)])):
+        values = torch.cat([others[:, :length], repeated(states.values, length).to(context.dtype)])
+        with split_values(self._layers, values):
             return self._base.predict(noisy, timesteps, keys)
+
+    def _common_length(self) -> int:
+        """How many text states all stages have, the pooled vector's apart: a multiple of what each needs."""
+        name, lengths = next(iter(self._base.text_encoders)), []
+        for spoken in product((True, False), repeat=len(self._concepts)):
+            prompts, rows = self._prompts, dict(self._rows)
+            for words, dynamic in zip(self._concepts, spoken):
+                if dynamic:
+                    rows[words.token] = {name: torch.zeros(words.mapper.words, 1)}
+                else:
+                    prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
+            lengths.append(self._base.tokenize(prompts, rows, name).ids.shape[1])
+        return math.lcm(*lengths)
 
     def places_taken(self, timestep: int) -> dict[str, dict[str, Tensor]]:
         """For each placeholder as many empty rows (n, 1), by text encoder, as it takes at a timestep."""
@@ -92,7 +109,11 @@ class StagedModel:
         """The prompts' text states at a timestep; every stage is encoded once, when it is first met."""
         stages = tuple(words.plan.at(timestep) for words in self._concepts)
         if stages not in self._known:
-            self._known[stages] = self._encode(stages)
+            found = self._encode(stages)
+            keys = values = repeated(found.keys, self._length, self.tail)
+            if found.values is not found.keys:
+                values = repeated(found.values, self._length)
+            self._known[stages] = TextStates(keys, values)
         return self._known[stages]
 
     def _encode(self, stages: Sequence[Stage]) -> TextStates:
@@ -115,7 +136,7 @@ class StagedModel:
             places = places_of(tokens, here, added, self._base.device)
             ids, early = tokens.ids.to(self._base.device), self._base.pooled_width > 0
             parts.append(encode(encoder, ids, places, penultimate=early))
-        keys, values = (torch.cat(side, -1) for side in zip(*((part.keys, part.values) for part in parts)))
+        keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
         # the pooled vector has no room for what changes with the noise: it is the class word's
         for words in self._concepts:
             prompts = tuple(with_class_word(prompt, words) for prompt in prompts)

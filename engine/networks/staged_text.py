@@ -21,10 +21,16 @@ class Places:
     vectors: Tensor  # (P, D) token vectors
     bypass: Tensor  # (P, D) added to the last layer's states, for values only; 0 changes nothing
 
+    def in_chunks(self, count: int, length: int) -> "Places":
+        """The same places in rows of `length` tokens, `count` of which make up a prompt."""
+        rows = self.prompts * count + self.positions // length
+        return Places(rows, self.positions % length, self.vectors, self.bypass)
+
 
 @dataclass(frozen=True)
 class TextStates:
-    """What cross-attention reads: keys and values (B, T, D), attention (B, heads, T, T) on request."""
+    """What cross-attention reads: keys and values (B, T, D), attention (B, heads, T, T) of each chunk on
+    request."""
 
     keys: Tensor
     values: Tensor
@@ -34,12 +40,21 @@ class TextStates:
 def encode(
     encoder: Any, ids: Tensor, places: Places, *, penultimate: bool = False, attention: bool = False
 ) -> TextStates:
-    """Text states of ids (B, T) with pseudo-words in their places.
+    """Text states of ids (B, T) with pseudo-words in their places, chunk by chunk where T is longer than what
+    the encoder reads at once.
 
     `penultimate`: the last layer but one without the final norm, as SDXL listens to it. `attention`: the
     post-softmax attention of the last layer too.
     """
-    layers = encoder.config.num_hidden_layers
+    longest, layers = encoder.config.max_position_embeddings, encoder.config.num_hidden_layers
+    if ids.shape[1] > longest:
+        count = ids.shape[1] // longest
+        told = encode(
+            encoder, ids.view(-1, longest), places.in_chunks(count, longest), penultimate=penultimate,
+            attention=attention,
+        )  # fmt: skip
+        keys, values = (part.reshape(*ids.shape, -1) for part in (told.keys, told.values))
+        return TextStates(keys, keys if told.values is told.keys else values, told.attention)
     final_norm = _part(encoder, "final_layer_norm")
     last = _part(encoder, f"layers.{layers - 1}")
     seen: dict[str, Tensor] = {}

@@ -5,6 +5,7 @@ Pixels are (B, 3, H, W) in [-1, 1]; latents are scaled as the U-Net sees them.
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import TOKEN, BaseSpec
 from ..errors import LikenessError
+from ..networks.chunks import in_chunks, side_by_side
 from .base_parts import KNOWN, noise_schedule, read_folder
 from .single_file import read_single_file
 
@@ -32,7 +34,10 @@ Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised prompts: ids (B, T), and which of their places are taken by placeholder vectors."""
+    """Tokenised prompts: ids (B, T), and which of their places are taken by placeholder vectors.
+
+    T is a multiple of what the text encoder reads at once: chunks of a long prompt follow one another.
+    """
 
     ids: Tensor
     places: tuple[tuple[int, int, str, int], ...]  # (prompt, position, placeholder, which of its vectors)
@@ -107,6 +112,11 @@ class BaseModel(nn.Module):
     @property
     def timesteps(self) -> int:
         return len(self.alphas_cumprod)
+
+    @property
+    def tail(self) -> int:
+        """Last rows of the text states that nothing attends to: the pooled vector's, where there is one."""
+        return int(self.pooled_width > 0)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture of this size; by default the base's own."""
@@ -242,28 +252,27 @@ class BaseModel(nn.Module):
     # ------------------------------------------------------------------------------------------------ text
 
     def tokenize(self, prompts: Sequence[str], rows: Rows | None = None, encoder: str = "clip_l") -> Tokens:
-        """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors."""
+        """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors.
+
+        What is too long for the text encoder goes on in further chunks, each with a start and an end of its
+        own; among longer prompts, a short one is repeated.
+        """
         tokenizer = self.tokenizers[encoder]
         length = self.text_encoders[encoder].config.max_position_embeddings
-        ids = torch.full((len(prompts), length), tokenizer.pad_token_id, dtype=torch.long)
+        lines = [in_chunks(_spell(tokenizer, prompt, rows or {}, encoder), length - 2) for prompt in prompts]
+        count = math.lcm(*map(len, lines))
+        ids = torch.full((len(prompts), count * length), tokenizer.pad_token_id, dtype=torch.long)
         places: list[tuple[int, int, str, int]] = []
-        for number, prompt in enumerate(prompts):
-            pieces = _spell(tokenizer, prompt, rows or {}, encoder)
-            if len(pieces) > length - 2:
-                log.warning(
-                    "the prompt '%s' is %d tokens too long; its end is cut off",
-                    prompt,
-                    len(pieces) - length + 2,
-                )
-                pieces = pieces[: length - 2]
-            line = [tokenizer.bos_token_id]
-            for piece in pieces:
-                if isinstance(piece, tuple):
-                    places.append((number, len(line), *piece))
-                    piece = tokenizer.bos_token_id  # any id will do: its vector is replaced
-                line.append(piece)
-            line.append(tokenizer.eos_token_id)
-            ids[number, : len(line)] = torch.tensor(line)
+        for number, chunks in enumerate(lines):
+            for start, chunk in zip(range(0, count * length, length), chunks * (count // len(chunks))):
+                line = [tokenizer.bos_token_id]
+                for piece in chunk:
+                    if isinstance(piece, tuple):
+                        places.append((number, start + len(line), *piece))
+                        piece = tokenizer.bos_token_id  # any id will do: its vector is replaced
+                    line.append(piece)
+                line.append(tokenizer.eos_token_id)
+                ids[number, start : start + len(line)] = torch.tensor(line)
         return Tokens(ids, tuple(places))
 
     def encode_text(self, prompts: Sequence[str], rows: Rows | None = None) -> Tensor:
@@ -272,14 +281,18 @@ class BaseModel(nn.Module):
         states, pooled = [], None
         for name, encoder in self.text_encoders.items():
             tokens = self.tokenize(unique, rows, name)
-            ids = tokens.ids.to(device_of(encoder))
+            chunks = tokens.ids.view(-1, encoder.config.max_position_embeddings).to(device_of(encoder))
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
-                told = encoder(ids, output_hidden_states=self.pooled_width > 0)
+                told = encoder(chunks, output_hidden_states=self.pooled_width > 0)
             # SDXL listens to the last layer but one, without the final norm
             heard = told.hidden_states[-2] if self.pooled_width else told.last_hidden_state
-            states.append(heard.to(self.device))
+            states.append(heard.reshape(len(unique), -1, heard.shape[-1]).to(self.device))
             pooled = getattr(told, "text_embeds", pooled)
-        context = with_pooled(torch.cat(states, dim=-1), pooled) if self.pooled_width else states[0]
+        context = states[0]
+        if self.pooled_width:
+            assert pooled is not None
+            firsts = pooled[:: len(pooled) // len(unique)]  # what the first chunk says is the prompt's
+            context = with_pooled(side_by_side(states), firsts)
         if len(unique) == len(prompts):
             return context
         return context[torch.tensor([unique.index(prompt) for prompt in prompts], device=context.device)]
@@ -300,9 +313,9 @@ class BaseModel(nn.Module):
         return found
 
 
-def with_pooled(states: Tensor, pooled: Tensor | None) -> Tensor:
+def with_pooled(states: Tensor, pooled: Tensor) -> Tensor:
     """Text states (B, T, D) and the prompts' pooled vectors (B, P) as one (B, T + 1, D)."""
-    assert pooled is not None and pooled.shape[-1] <= states.shape[-1]
+    assert pooled.shape[-1] <= states.shape[-1]
     row = nn.functional.pad(pooled.to(states.device), (0, states.shape[-1] - pooled.shape[-1]))
     return torch.cat([states, row[:, None].to(states.dtype)], dim=1)
 
@@ -323,16 +336,21 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
-def _spell(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[int | tuple[str, int]]:
-    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end."""
-    pieces: list[int | tuple[str, int]] = []
+def _spell(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[list[int | tuple[str, int]]]:
+    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end: stretches
+    of text and placeholders in turn."""
+
+    def read(text: str) -> list[int | tuple[str, int]]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    groups: list[list[int | tuple[str, int]]] = []
     last = 0
     for match in TOKEN.finditer(prompt):
         if match.group() in rows:
-            pieces += tokenizer(prompt[last : match.start()], add_special_tokens=False)["input_ids"]
-            pieces += [(match.group(), number) for number in range(len(rows[match.group()][encoder]))]
+            groups.append(read(prompt[last : match.start()]))
+            groups.append([(match.group(), number) for number in range(len(rows[match.group()][encoder]))])
             last = match.end()
-    return pieces + tokenizer(prompt[last:], add_special_tokens=False)["input_ids"]
+    return [*groups, read(prompt[last:])]
 
 
 @contextmanager
@@ -346,7 +364,9 @@ def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str)
     vectors = torch.stack([rows[name][encoder][number] for _, _, name, number in tokens.places])
 
     def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        where = (prompt.to(output.device), position.to(output.device))
+        length = output.shape[1]  # of a chunk
+        row = prompt * (tokens.ids.shape[1] // length) + position // length
+        where = (row.to(output.device), (position % length).to(output.device))
         return output.index_put(where, vectors.to(output.device, output.dtype))
 
     handle = table.register_forward_hook(replace)

@@ -180,15 +180,18 @@ def used_words(clip: Any, base: BaseModel) -> float:
         }
     }
     prompt = "a photo of <v0> on a beach"
+    long = "a woman in a red dress, " * 10 + "beside <v0>, " + "on a beach, " * 11 + "<v0> <v0>"
+    found = []
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         folder_paths.set_temp_directory(folder)
         told = with_rows(clip, rows)
-        states = told.encode_from_tokens_scheduled(told.tokenize(prompt))[0]
-        context = base.encode_text([prompt], rows)
-    heard = apart(states[0], context[:, : states[0].shape[1]])
-    if base.pooled_width:
-        heard = max(heard, apart(states[1]["pooled_output"], context[:, -1, : base.pooled_width]))
-    return heard
+        for text in (prompt, long):
+            states, more = told.encode_from_tokens_scheduled(told.tokenize(text))[0]
+            context = base.encode_text([text], rows)
+            found.append(apart(states, context[:, : context.shape[1] - base.tail]))
+            if base.pooled_width:
+                found.append(apart(more["pooled_output"], context[:, -1, : base.pooled_width]))
+    return max(found)
 
 
 def unknown_layers(model: Any, clip: Any, base: BaseModel) -> list[str]:

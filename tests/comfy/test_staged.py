@@ -107,6 +107,32 @@ def test_the_command_line_draws_the_same_staged_prompt(
     assert psnr(ours, theirs) >= max(40, likeness_itself + 6)  # nearer than the class word's picture by far
 
 
+LONG = (
+    "a photo of a smiling woman with long brown hair, wearing a green shirt, in a forest, " * 4
+    + "a watercolor painting of a {}, wearing a red hat, on a beach"
+)
+
+
+@pytest.mark.parametrize("who", ["woman", "<v0>"])
+@pytest.mark.parametrize("unwanted", ["", "a man in a blue hoodie, in a kitchen, " * 15])
+def test_the_command_line_draws_the_same_prompt_of_several_chunks(
+    server: Server, learned: Path, likeness: Callable, tmp_path: Path, who: str, unwanted: str
+):
+    graph = loaded(drawing(LONG.format("<v0>"), ["load", 0]))
+    graph["nothing"]["inputs"]["text"] = unwanted
+    if who == "woman":
+        graph["plain"] = node("CLIPTextEncode", clip=["base", 1], text=LONG.format(who))
+        graph["sample"]["inputs"] |= {"model": ["base", 0], "positive": ["plain", 0]}
+    out = tmp_path / "drawn.png"
+    used = ["--concept", learned] if who == "<v0>" else []
+    ran = likeness(
+        "generate", LONG.format(who), "--negative", unwanted, *used,
+        "--seed", SEED, "--steps", STEPS, "--guidance", GUIDANCE, "--out", out,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert psnr(np.asarray(Image.open(out).convert("RGB")), drawn(server, graph)) >= 40
+
+
 def test_the_bypass_shows_and_only_through_the_patched_model(
     server: Server, learned: Path, picture: np.ndarray
 ):
@@ -137,6 +163,20 @@ def test_a_prompt_without_the_placeholder_is_told_so(server: Server, learned: Pa
     entry = server.wait(server.queue(loaded(drawing(text, ["load", 0]))))
     failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
     assert message in failures[0]["exception_message"]
+
+
+def test_another_last_layer_is_warned_of_and_still_takes_the_bypass(server: Server, learned: Path):
+    graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0]))
+    graph["skip"] = node("CLIPSetLastLayer", clip=["base", 1], stop_at_clip_layer=-2)
+    graph["prompt"]["inputs"]["clip"] = ["skip", 0]
+    skipped = drawn(server, graph)
+    assert "CLIP Set Last Layer is at -2: the likeness was learned on" in server.log.read_text()
+    graph["prompt"]["inputs"]["bypass"] = 0.0
+    assert (skipped != drawn(server, graph)).any()
+
+
+def test_a_prompt_of_the_placeholder_alone_is_drawn(server: Server, learned: Path, picture: np.ndarray):
+    assert (drawn(server, loaded(drawing("<v0>", ["load", 0]))) != picture).any()
 
 
 def test_picture_to_picture_starts_in_the_middle_of_the_stages(server: Server, learned: Path):

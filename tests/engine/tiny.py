@@ -202,22 +202,23 @@ def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:
     return Job.from_json(job)
 
 
-def staged_person(token: str, width: int, family: str) -> Artifact:
-    """Words that change with the noise level and that nobody has learned, for a text encoder so wide."""
+def staged_person(token: str, width: int | dict[str, int], family: str) -> Artifact:
+    """Words that change with the noise level and that nobody has learned, for text encoders so wide."""
     generator = torch.Generator().manual_seed(11)
-    mapper = Mapper(text_widths={"clip_l": width}, image_width=4, words=2, anchors=8, hidden=8)
+    widths = {"clip_l": width} if isinstance(width, int) else width
+    mapper = Mapper(text_widths=widths, image_width=4, words=2, anchors=8, hidden=8)
     weights = {
         f"mapper.{name}": torch.randn(weight.shape, generator=generator) * 0.3
         for name, weight in mapper.state_dict().items()
     }
     tensors = {
         **weights,
-        "word.clip_l": torch.randn(width, generator=generator) * 0.4,
+        **{f"word.{name}": torch.randn(size, generator=generator) * 0.4 for name, size in widths.items()},
         "image_features": torch.randn(1, 4, generator=generator),
     }
     return Artifact(
         kind="staged_embedding", method="test", tensors=tensors, base_family=family,
         tokens=(Token(token=token, class_word="woman", vectors=2),),
         extra={"interval": [400, 800], "stages": 4, "late": "class word", "bypass": 1.0, "fixed": None,
-               "norms": {"clip_l": 4.0}},
+               "norms": dict.fromkeys(widths, 4.0)},
     )  # fmt: skip

@@ -13,8 +13,10 @@ from ...artifact import Artifact, Token
 from ...config import Job, Phase
 from ...data.concepts import Concept
 from ...data.examples import Batch, examples_of, generator_for, shuffled
+from ...errors import LikenessError
+from ...networks.chunks import evened
 from ...networks.sampling import sample, seeded_noise, to_bytes
-from ..base_model import BaseModel, Rows
+from ..base_model import BaseModel, Rows, Tokens
 from ..observer import Progress
 
 AT_ONCE = 8  # pictures that are read or drawn together
@@ -52,7 +54,7 @@ class Method(nn.Module, ABC):
         base.latent_shape(self.size, self.size)  # raises where the size does not fit
         self.examples = examples_of(self.concepts, self.size)
         self._moments: tuple[Tensor, Tensor] | None = None
-        self._states: dict[str, Tensor] = {}  # text states (T, D) by prompt, where text is frozen
+        self._states: dict[str, Tensor] = {}  # text states (1, T, D) by prompt, where text is frozen
 
     # ---------------------------------------------------------------------------- what each method answers
 
@@ -154,6 +156,17 @@ class Method(nn.Module, ABC):
             timesteps=torch.randint(self.base.timesteps, (len(indices),), generator=generator),
         )
 
+    def spelled(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
+        """The tokens (1, T) of a training prompt whose words are looked into; raises for a long one."""
+        tokens = self.base.tokenize([prompt], rows, encoder)
+        longest = self.base.text_encoders[encoder].config.max_position_embeddings
+        if tokens.ids.shape[1] > longest:
+            raise LikenessError(
+                f"the training prompt '{prompt}' is longer than the {longest - 2} tokens that "
+                f"{self.job.method} can look into; shorten the template"
+            )
+        return tokens
+
     def text_states(self, prompts: Sequence[str]) -> Tensor:
         """The prompts' text states (B, T, D); computed only once where nothing in them is trained."""
         if self.trains_text:
@@ -161,8 +174,8 @@ class Method(nn.Module, ABC):
         for prompt in prompts:
             if prompt not in self._states:
                 with torch.no_grad():
-                    self._states[prompt] = self.base.encode_text([prompt], self.rows())[0]
-        return torch.stack([self._states[prompt] for prompt in prompts])
+                    self._states[prompt] = self.base.encode_text([prompt], self.rows())
+        return torch.cat(evened([self._states[prompt] for prompt in prompts], self.base.tail))
 
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""

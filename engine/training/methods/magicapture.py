@@ -484,7 +484,7 @@ class MagiCapture(Method):
         for row, prompt in enumerate(batch.prompts):
             for word, token in enumerate((self.subject.token, self.style.token)):
                 if (prompt, token) not in self._places:
-                    places = self.base.tokenize([prompt], self.rows(), encoder).places
+                    places = self.spelled(prompt, self.rows(), encoder).places
                     self._places[prompt, token] = [place[1] for place in places if place[2] == token]
                 found[row, word, self._places[prompt, token]] = 1.0
         return found

@@ -355,7 +355,7 @@ class MagicTailor(Method):
         for row, (prompt, owner) in enumerate(zip(batch.prompts, batch.concepts.tolist())):
             token = self.concepts[owner].token
             if (prompt, token) not in self._places:
-                places = self.base.tokenize([prompt], self.rows(), encoder).places
+                places = self.spelled(prompt, self.rows(), encoder).places
                 self._places[prompt, token] = [place[1] for place in places if place[2] == token]
             found[row, self._places[prompt, token]] = 1.0
         return found

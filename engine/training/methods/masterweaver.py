@@ -35,6 +35,7 @@ from ...data.identity_examples import (
 from ...data.references import ImageTower, clip_tower, miniature_tower
 from ...data.shards import Lanes, ShardSample, Tally
 from ...errors import LikenessError
+from ...networks.chunks import evened
 from ...networks.id_attention import IdAttention, IdHooks, Person, text_features
 from ...networks.id_encoder import IdEncoder
 from ...networks.id_files import adapter_networks, adapter_tensors
@@ -322,7 +323,7 @@ class MasterWeaver(Method):
             and self.settings.editing_weight
             and progress.phase_step % self.settings.editing_every == 0
         ):
-            texts = self._known_texts(batch.plain_prompts), self._known_texts(batch.edit_prompts)
+            texts = self._known_texts([*batch.plain_prompts, *batch.edit_prompts]).chunk(2)
             losses["editing_direction"] = self.editing_loss(batch, latents, tokens, *texts)
         return losses
 
@@ -446,8 +447,8 @@ class MasterWeaver(Method):
         """Text states (B, T, D) of prompts that come again and again."""
         for prompt in prompts:
             if prompt not in self._texts:
-                self._texts[prompt] = self.base.encode_text([prompt])[0]
-        states = torch.stack([self._texts[prompt] for prompt in prompts])
+                self._texts[prompt] = self.base.encode_text([prompt])
+        states = torch.cat(evened([self._texts[prompt] for prompt in prompts], self.base.tail))
         while len(self._texts) > TEXTS_KEPT:
             self._texts.popitem(last=False)
         return states

@@ -196,7 +196,7 @@ class PersonaMagic(Method):
         """The prompt's tokens; templates come again and again, so they are spelled once."""
         if (prompt, encoder) not in self._spelled:
             rows = {self.concept.token: {encoder: torch.zeros(self.settings.vectors, 1)}}
-            self._spelled[prompt, encoder] = self.base.tokenize([prompt], rows, encoder)
+            self._spelled[prompt, encoder] = self.spelled(prompt, rows, encoder)
         return self._spelled[prompt, encoder]
 
     # ---------------------------------------------------------------------------------------------- losses

@@ -34,6 +34,7 @@ from likeness_portraits.engine.inference.refocus import (
 )
 from likeness_portraits.engine.inference.refocus_options import focus_of, refocusing_of
 from likeness_portraits.engine.inference.refocused import Refocusing
+from likeness_portraits.engine.networks.chunks import repeated
 from likeness_portraits.engine.training.base_model import BaseModel, load_base
 from likeness_portraits.tests.engine.tiny import staged_person, tiny_base
 
@@ -284,6 +285,27 @@ def test_words_that_change_with_the_noise_are_followed(base: BaseModel, scope: s
     assert np.array_equal(generate(base, [PROMPT], refocus=ones, **options)[0], plain)
     focuses = [Focus(token=f"<v{i}>", region=box, scope=scope) for i, box in enumerate((LEFT, RIGHT))]
     assert (generate(base, [PROMPT], refocus=Refocusing(focuses=focuses), **options)[0] != plain).any()
+
+
+@pytest.mark.parametrize("scope", ["word", "onward"])
+def test_a_long_prompt_beside_this_one_changes_nothing_of_its_regions(base: BaseModel, scope: str):
+    focuses = [Focus(token=f"<v{i}>", region=box, scope=scope) for i, box in enumerate((LEFT, RIGHT))]
+    rows = {f"<v{i}>": {"clip_l": person(f"<v{i}>", i + 1).rows(f"<v{i}>")["clip_l"]} for i in range(2)}
+
+    def painter(prompts):
+        return base, base.encode_text(prompts, rows)
+
+    model = refocused.RefocusedModel(base, painter, [PROMPT], rows, focuses, latents=(8, 16), steps=3)
+    noisy, timesteps = torch.randn(2, 4, 8, 16), torch.tensor([500, 500])
+    whole = torch.cat([base.encode_text(["a woman"]), model.context])
+    once, thrice = (model.predict(noisy, timesteps, repeated(whole, 77 * n)) for n in (1, 3))
+    torch.testing.assert_close(once, thrice, atol=1e-5, rtol=1e-4)
+
+
+def test_a_word_far_down_a_long_prompt_has_a_region(base: BaseModel):
+    prompts = ("a woman, " * 40 + "<v0>", "<v0>")
+    plain, kept = (drawn(base, focus, prompts) for focus in ([], [Focus(token="<v0>", region=LEFT)]))
+    assert all((now != before).any() for now, before in zip(kept, plain))
 
 
 def test_guidance_of_one_and_another_sampler(base: BaseModel):

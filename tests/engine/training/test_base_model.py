@@ -98,11 +98,41 @@ def test_each_vector_takes_a_place_of_its_own(base):
     assert tokens.ids[0, 7] == end and tokens.ids.shape == (2, 77)
 
 
-def test_a_prompt_that_is_too_long_is_cut_off_and_says_so(base, caplog):
+def chunk_of(base, pieces: list[int]) -> list[int]:
+    tokenizer = base.tokenizers["clip_l"]
+    line = [tokenizer.bos_token_id, *pieces, tokenizer.eos_token_id]
+    return line + [tokenizer.pad_token_id] * (77 - len(line))
+
+
+def test_a_long_prompt_goes_on_in_chunks_with_a_start_and_an_end_of_their_own(base, caplog):
+    a, woman = (
+        base.tokenizers["clip_l"](word, add_special_tokens=False)["input_ids"][0] for word in ("a", "woman")
+    )
     with caplog.at_level(logging.WARNING):
         tokens = base.tokenize(["a woman " * 50])
-    assert "25 tokens too long" in caplog.text
-    assert tokens.ids[0, -1] == base.tokenizers["clip_l"].eos_token_id
+    pieces = [a, woman] * 50
+    assert tokens.ids[0].tolist() == [*chunk_of(base, pieces[:75]), *chunk_of(base, pieces[75:])]
+    assert not caplog.text
+
+
+def test_a_placeholder_at_the_end_of_a_chunk_begins_the_next_one_whole(base):
+    rows = {"<v0>": {"clip_l": torch.randn(3, 32)}}
+    tokens = base.tokenize(["a " * 73 + "<v0> woman"], rows)
+    assert [place[1] for place in tokens.places] == [78, 79, 80]
+    (a,) = base.tokenizers["clip_l"]("a", add_special_tokens=False)["input_ids"]
+    assert tokens.ids[0, :77].tolist() == chunk_of(base, [a] * 73)
+    states = base.encode_text(["a " * 73 + "<v0> woman"], rows)
+    apart = base.encode_text(["a " * 73, "<v0> woman"], rows)
+    torch.testing.assert_close(states, apart.reshape(1, 154, -1))
+
+
+def test_prompts_of_unequal_length_are_drawn_as_each_alone(base):
+    prompts, noisy = ["a woman " * 50, "a photo of a man"], torch.randn(2, *base.latent_shape())
+    timesteps = torch.tensor([700, 300])
+    together = base.predict(noisy, timesteps, base.encode_text(prompts))
+    for row, prompt in enumerate(prompts):
+        alone = base.predict(noisy[row][None], timesteps[row][None], base.encode_text([prompt]))
+        torch.testing.assert_close(together[row][None], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_the_fingerprint_names_the_weights_not_their_precision(base):

@@ -14,6 +14,7 @@ from likeness_portraits.engine.data.concepts import Picture, load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.staged_embedding import adjusted, staged_words
+from likeness_portraits.engine.networks.chunks import repeated
 from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods.personamagic import (
@@ -22,7 +23,7 @@ from likeness_portraits.engine.training.methods.personamagic import (
     nearest_mask,
     squashed_pixels,
 )
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import staged_person, tiny_base, tiny_job, write_person
 from likeness_portraits.tests.golden.goldens import Golden
 
 
@@ -212,6 +213,33 @@ def test_it_draws_together_with_a_lora_and_a_plain_embedding(folder, base):
     drawn = generate(base, prompts, artifacts=together, steps=4)
     alone = generate(base, prompts[:1], artifacts=together, steps=4)
     assert np.abs(drawn[0].astype(int) - alone[0]).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_staged_prompt_may_be_long_and_begin_a_chunk_with_its_words(family):
+    """The class word fits into the first chunk, the two learned words go on to the second."""
+    from likeness_portraits.engine.networks.staged import StagedModel
+
+    base = tiny_base(family=family)
+    widths = {name: encoder.config.hidden_size for name, encoder in base.text_encoders.items()}
+    words = staged_words(staged_person("<v0>", widths, family))
+    model = StagedModel(base, ["a " * 74 + "<v0>"], {}, [words])
+    tail, plain = base.tail, base.encode_text(["a " * 74 + "woman"])
+    vectors, _ = words.at(model._concepts[0].plan.at(600).timestep)
+    spoken = base.encode_text(["a " * 74, "<v0>"], {"<v0>": vectors})
+    early, dynamic = model.states(900), model.states(600)
+    assert early.keys.shape[1] == dynamic.keys.shape[1] == 154 + tail
+    torch.testing.assert_close(early.keys, repeated(plain, 154, tail))
+    texts = spoken[:, :77].reshape(1, 154, -1)
+    torch.testing.assert_close(dynamic.keys[:, :154], texts)
+    moved = (dynamic.values - texts).abs().amax(-1)[0] > 1e-6
+    assert moved.nonzero().flatten().tolist() == [78, 79]
+    drawn = generate(
+        base, ["a " * 74 + "<v0>", "<v0>"], negative="a man " * 60,
+        artifacts=[(staged_person("<v0>", widths, family), 1.0)], steps=5,
+    )  # fmt: skip
+    short = generate(base, ["<v0>"], artifacts=[(staged_person("<v0>", widths, family), 1.0)], steps=5)
+    assert drawn.shape == (2, *short.shape[1:]) and drawn.std() > 0
 
 
 def test_strength_scales_the_bypass(folder, base):
