@@ -42,6 +42,7 @@ class MagicTailor:
         _arm("balancing only", degradation="none"),
         _arm("masked out", degradation="mask out"),
         _arm("fixed degradation", degradation="fixed"),
+        _arm("without joint prompts", joint_share=0.0),
     )
     claims = (
         Claim(
@@ -88,6 +89,10 @@ class MagicTailor:
         Claim(
             claim="Dynamic degradation recognises the person better than a fixed one",
             method="magictailor", against="fixed degradation", metric="identity",
+        ),
+        Claim(
+            claim="Our addition: prompts that name both bring the component out",
+            method="magictailor", against="without joint prompts", metric="component",
         ),
     )  # fmt: skip
 
