@@ -1,5 +1,7 @@
 """Saying what to learn: pictures from the graph, or a folder of them."""
 
+import dataclasses
+
 from comfy_api.latest import io, ui
 
 from ..engine.config import ROLES, ConceptSpec
@@ -89,6 +91,11 @@ class LikenessConceptFolder(io.ComfyNode):
                     "role", options=["as concept.json says", *ROLES], display_name="role",
                     default="as concept.json says", tooltip=ROLE_TIP,
                 ),
+                io.Int.Input(
+                    "number", display_name="concept number", default=-1, min=-1, max=99, optional=True,
+                    tooltip="For a folder whose files are named 0_person_a0.jpg, 1_hair_a0.jpg: the number "
+                    "of the concept to read. Leave it at -1 where the folder holds one subject.",
+                ),
             ],
             outputs=[
                 Concept.Output(display_name="concept", tooltip="Connect it to one of the Learn nodes."),
@@ -97,15 +104,17 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, folder: str, class_word: str, token: str, role: str) -> io.NodeOutput:
+    def execute(cls, folder: str, class_word: str, token: str, role: str, number: int = -1) -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import input_folder
         from ..engine.comfy_bridge.pictures import advice_on
-        from ..engine.data.concepts import load_concept
+        from ..engine.data.concepts import one_of_folder
 
-        path = input_folder(folder)
-        wanted = role if role in ROLES else None
-        concept = load_concept(path, token=token, class_word=class_word or None, role=wanted)
-        spec = ConceptSpec(folder=str(path), token=token, class_word=concept.class_word, role=concept.role)
+        wanted = ConceptSpec(
+            folder=str(input_folder(folder)), token=token, class_word=class_word or None,
+            role=role if role in ROLES else None, asset=None if number < 0 else number,
+        )  # fmt: skip
+        concept = one_of_folder(wanted)
+        spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
         return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(spec)))
 
     @classmethod

@@ -113,6 +113,17 @@ def assets_in(folder: str | Path) -> list[int]:
     return sorted(numbers) if all(matches) and len(numbers) > 1 else []
 
 
+def one_of_folder(source: ConceptSpec) -> Concept:
+    """The concept a folder holds; raises where it holds several and none of them was chosen."""
+    there = assets_in(source.folder)
+    if there and source.asset is None:
+        raise LikenessError(
+            f"{source.folder} holds the concepts number {' and '.join(map(str, there))}; "
+            "say which one to read"
+        )
+    return load_concept(source)
+
+
 def _asset(folder: str, asset: int, told: Mapping[str, str]) -> Concept:
     """One concept of MagicTailor's folder; what is told goes before what the file names say."""
     there = assets_in(folder)

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact, export_stock, import_file
+from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 from likeness_portraits.tests.golden.goldens import Golden
 
@@ -98,6 +99,39 @@ def drawn(server: Server, text: str, name: str = "both") -> np.ndarray:
 def learned(server: Server) -> Path:
     server.run(learning())
     return server.base / "models" / "likeness" / "both.safetensors"
+
+
+def from_folder(token: str, number: int) -> dict[str, Any]:
+    return node(
+        "LikenessConceptFolder", folder="woman_a+hair_b", class_word="", token=token,
+        role="as concept.json says", number=number,
+    )  # fmt: skip
+
+
+def write_pair(folder: Path) -> None:
+    """A subject and a component as the method's authors lay them out."""
+    (folder / "masks").mkdir(parents=True)
+    for number, word in enumerate(("woman", "hair")):
+        for index, portrait in enumerate(world.example_pictures(world.TUNING_SEEDS[number], 2)):
+            name = f"{number}_{word}_{'ab'[number]}{index}"
+            Image.fromarray(portrait.pixels).save(folder / f"{name}.jpg")
+            Image.fromarray(np.uint8(portrait.mask() * 255)).save(folder / "masks" / f"{name}.png")
+
+
+def test_the_authors_own_folder_is_learned_one_concept_per_number(server: Server):
+    write_pair(server.base / "input" / "woman_a+hair_b")
+    graph = learning(name="pair")
+    graph |= {"subject": from_folder("<v0>", 0), "component": from_folder("<v1>", 1)}
+    del graph["other"]
+    server.run(graph)
+    artifact = Artifact.load(server.base / "models" / "likeness" / "pair.safetensors")
+    assert [(token.token, token.class_word, token.role) for token in artifact.tokens] == [
+        ("<v0>", "woman", "subject"), ("<v1>", "hair", "component"),
+    ]  # fmt: skip
+    graph["component"] = from_folder("<v1>", -1)
+    entry = server.wait(server.queue(graph))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    assert "holds the concepts number 0 and 1; say which one" in failures[0]["exception_message"]
 
 
 def test_the_node_learns_both_phases_of_two_concepts(learned: Path):

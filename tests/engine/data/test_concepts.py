@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likeness_portraits.engine.config import ConceptSpec
 from likeness_portraits.engine.data.concepts import (
     Concept,
     Picture,
     digest,
     load_concept,
     load_pair,
+    one_of_folder,
     write_concept,
 )
 from likeness_portraits.engine.errors import LikenessError
@@ -100,6 +102,17 @@ def test_a_magictailor_folder_is_one_concept_per_asset(tmp_path: Path):
     )
     assert (hair.token, hair.class_word, hair.role, len(hair.pictures)) == ("<v1>", "hair", "component", 1)
     assert hair.pictures[0].mask is not None and person.pictures[0].mask is None
+
+
+def test_one_concept_of_a_folder_is_chosen_by_its_number(tmp_path: Path):
+    folder = tmp_path / "person_k+hair_c"
+    save_pictures(folder, "0_person_k0.jpg", "0_person_k1.jpg", "1_hair_c0.jpg")
+    hair = one_of_folder(ConceptSpec(folder=str(folder), token="<h>", asset=1))
+    assert (hair.token, hair.class_word, hair.role, len(hair.pictures)) == ("<h>", "hair", "component", 1)
+    with pytest.raises(LikenessError, match="holds the concepts number 0 and 1; say which one to read"):
+        one_of_folder(ConceptSpec(folder=str(folder), class_word="person"))
+    with pytest.raises(LikenessError, match="no pictures of concept number 2; there are 0, 1"):
+        one_of_folder(ConceptSpec(folder=str(folder), asset=2))
 
 
 def test_a_concept_specification_goes_before_the_file(tmp_path: Path):
