@@ -1,5 +1,6 @@
 """MagicTailor: what its steps see and train, bad input, and whole runs against the reference's own trace."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,10 +15,12 @@ from likeness_portraits.engine.artifact import Artifact, _to_kohya
 from likeness_portraits.engine.config import Job, MagicTailorSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.evaluation.speed import allocated, measure_speed
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training import lora
 from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
 from likeness_portraits.engine.training.checkpoint import Checkpoints
+from likeness_portraits.engine.training.component_losses import masked_mean_error
 from likeness_portraits.engine.training.launch import _accelerator, _forget, train
 from likeness_portraits.engine.training.methods.magictailor import (
     BALANCE,
@@ -31,7 +34,7 @@ from likeness_portraits.engine.training.methods.magictailor import (
 from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.engine.training.optimiser import schedule
 from likeness_portraits.engine.training.trainer import Trainer
-from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job
+from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job, unet_config
 from likeness_portraits.tests.golden.goldens import Golden
 
 START = Progress(phase=WARM_UP, phase_step=0, phase_steps=2, step=0, total=4)
@@ -231,6 +234,109 @@ def test_saving_memory_changes_no_loss_and_no_gradient(base, folder, settings):
         torch.testing.assert_close(loss, found[1][0][name], atol=1e-7, rtol=1e-4)
     for first, second in zip(found[0][1], found[1][1]):
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-3)
+
+
+def test_accumulated_passes_over_one_batch_equal_a_plain_run_and_move_the_teacher_once(base, folder):
+    class Twice(MagicTailor):
+        """Each step's batch comes twice, once for each of its passes."""
+
+        def batch(self, phase, number):
+            return super().batch(phase, number // phase.gradient_accumulation)
+
+    found = []
+    for kind, passes, size in ((MagicTailor, 1, 0), (Twice, 2, 0), (Twice, 2, 2)):
+        job = both(folder, settings={"gradient_accumulation": passes, "pass_size": size})
+        accelerator = _accelerator(job)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            method = kind(job, base, [PERSON, HAIR])
+            try:
+                trainer = Trainer(method, job, accelerator, Losses(), Checkpoints(job, f"{passes} {size}"))
+                method.prepare(trainer.check)
+                trainer.run()
+                assert method._momentum is not None and method._momentum.updates == 2
+                averages = {f"teacher {n}": mean for n, mean in enumerate(method._momentum.averages)}
+                found.append({**method.artifact().tensors, **averages})
+            finally:
+                method.close()
+                _forget(accelerator)
+    plain, *others = found
+    for other in others:
+        for name, tensor in plain.items():
+            torch.testing.assert_close(other[name], tensor, atol=2e-5, rtol=1e-3)
+
+
+class TwoNetworks(MagicTailor):
+    """The same steps as the reference takes them: the teacher is a second U-Net, an average of all weights,
+    asked about all rows."""
+
+    def begin_phase(self, phase):
+        if phase.name != WARM_UP:
+            self._teacher = copy.deepcopy(self.base.unet)
+            self._momentum = self  # type: ignore[assignment]
+
+    def _drifts(self, batch, noisy, context, prediction, masks, chosen):
+        with torch.no_grad():
+            told = self._teacher(noisy, batch.timesteps, context.detach(), return_dict=False)[0]
+        return self._by_concept(masked_mean_error(prediction, told, masks), batch)
+
+    @torch.no_grad()
+    def update(self):
+        for mean, own in zip(self._teacher.parameters(), self.base.unet.parameters()):
+            mean.lerp_(own, 1 - self.settings.momentum)
+
+
+def wide_base() -> BaseModel:
+    """A base whose memory is its U-Net's weights, as a real one's with checkpointing."""
+    from diffusers import UNet2DConditionModel
+
+    small = tiny_base()
+    with torch.random.fork_rng(devices=[]):
+        unet = UNet2DConditionModel(**{**unet_config("sd1", 8), "block_out_channels": (256, 512)})
+    return BaseModel(
+        unet=unet, vae=small.vae, text_encoders=dict(small.text_encoders.items()),
+        tokenizers=small.tokenizers, alphas_cumprod=small.alphas_cumprod.float(), family="sd1",
+        resolution=SIZE, attention_side=4,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_one_network_that_is_its_own_teacher_needs_at_most_0_6_of_the_memory_of_two(folder):
+    """From the first weight on, over a balancing step, with the same losses."""
+    losses: dict[type, list[float]] = {}
+
+    def steps(kind: type[MagicTailor]) -> None:
+        torch.manual_seed(3)
+        base = wide_base()
+        method = kind(both(folder), base, [PERSON, HAIR])
+        method.prepare(lambda: None)
+        torch.manual_seed(4)
+        stirred(method)
+        trained = [
+            weight.requires_grad_() for group in method.parameter_groups().values() for weight in group
+        ]
+        optimiser = torch.optim.AdamW(trained, 1e-4)
+        method.begin_phase(method.phases()[1])
+        found = losses[kind] = []
+        for number in range(2):
+            terms = method(method.batch(method.phases()[1], number), BALANCING)
+            torch.stack(list(terms.values())).sum().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            method.after_step(BALANCING)
+            found += [term.item() for term in terms.values()]
+
+    one, two = (allocated(lambda kind=kind: steps(kind)) for kind in (MagicTailor, TwoNetworks))
+    assert losses[MagicTailor] == pytest.approx(losses[TwoNetworks], rel=1e-3, abs=1e-9)
+    print(f"{one / 1e6:.0f} MB, with two networks {two / 1e6:.0f} MB: {one / two:.2f}")  # noqa: T201
+    assert one <= 0.6 * two
+
+
+@pytest.mark.slow
+def test_a_step_costs_at_most_a_quarter_more_than_its_passes():
+    rows = measure_speed("miniature", ["magictailor"], 5, "fp32", None, print)
+    assert len(rows) == 2
+    assert all(row["ratio"] <= 1.25 for row in rows)
 
 
 def test_the_teacher_is_asked_only_about_rows_it_is_to_hold(base, folder, monkeypatch):
