@@ -52,7 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.doctor": {"engine.version"},
     "engine.demo": ALL_BUT_COMFY | {"engine.console"},
     "engine.bench": ALL_BUT_COMFY | {"engine.console", "engine.demo"},
-    "engine.cli": ALL_BUT_COMFY
+    "engine.cli": {"engine.commands", "engine.console", "engine.errors", "engine.version"},
+    "engine.commands": ALL_BUT_COMFY
     | {"engine.bench", "engine.console", "engine.demo", "engine.doctor", "engine.job_file"},
     "nodes": ALL_BUT_COMFY | {"engine.comfy_bridge"},
 }
@@ -78,7 +79,7 @@ ONLY_IN: dict[str, set[str]] = {
     },
     "accelerate": {"engine.training", "engine.miniature.make", "engine.miniature.making"},
     "insightface": {"engine.data.faces"},
-    "typer": {"engine.cli"},
+    "typer": {"engine.cli", "engine.commands"},
 }
 
 # What nodes may import while ComfyUI starts; all else waits until a node runs.
@@ -306,7 +307,7 @@ def test_every_method_and_command_stands_in_the_readme():
                    and getattr(node.target, "id", "") == "METHODS")  # fmt: skip
     names = [key.value for key in methods.keys] + re.findall(
         r'^@app\.command\((?:"([\w-]+)")?\)\ndef (\w+)',
-        (ROOT / "engine" / "cli.py").read_text("utf-8"),
+        "".join(path.read_text("utf-8") for path in (ROOT / "engine" / "commands").glob("*.py")),
         re.MULTILINE,
     )
     words = [name if isinstance(name, str) else name[0] or name[1] for name in names]

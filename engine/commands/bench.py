@@ -1,0 +1,147 @@
+"""`likeness bench …` and `likeness demo`: what the project claims, measured."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from ..config import METHODS
+from ..console import ConsoleObserver, note, say
+from ..files import check_room, write_atomically
+from .apps import INTERRUPTED, app, bench_app
+
+if TYPE_CHECKING:
+    pass
+
+
+@bench_app.command("miniature")
+def bench_miniature(
+    out: Annotated[Path | None, Option("--out", "-o", help="Write the card there as JSON.")] = None,
+    people: Annotated[int, Option(min=2, max=100, help="Held-out people for the judges.")] = 50,
+    drawn: Annotated[int, Option(min=1, help="Captions drawn to measure the U-Net.")] = 96,
+    learnability: Annotated[
+        bool, Option("--learnability", help="Learn ten people thrice with each baseline too; takes hours.")
+    ] = False,
+    sheets: Annotated[
+        Path | None, Option(help="Draw the README's picture sheets into this folder instead.")
+    ] = None,
+    keep: Annotated[Path, Option(help="Folder of what was learned, to go on from.")] = Path(
+        "likeness-miniature"
+    ),
+) -> int:
+    """Compute the Miniature's card again from its weights: every network's score on held-out people."""
+    from ..bench import draw_sheets, measure_miniature
+
+    if sheets is not None:
+        draw_sheets(sheets, keep)
+        return 0
+    card = measure_miniature(people, drawn, learnability, keep)
+    if out is not None:
+        with write_atomically(out) as temporary:
+            temporary.write_text(json.dumps(card, indent=1) + "\n")
+    say(json.dumps(card, indent=1))
+    return 0
+
+
+@bench_app.command("speed")
+def bench_speed(
+    out: Annotated[Path, Option("--out", "-o", help="The JSON list to write.")] = Path("speed.json"),
+    arch: Annotated[
+        str, Option(help="miniature, or of real size with random weights: sd15, sd2 or sdxl.")
+    ] = "miniature",
+    method: Annotated[
+        list[str] | None, Option(help="Only this method; may be repeated. By default all of them.")
+    ] = None,
+    steps: Annotated[int, Option(min=1, help="Steps that are timed, per phase.")] = 10,
+    precision: Annotated[str, Option(help="fp32, bf16 or fp16.")] = "fp32",
+    resolution: Annotated[int | None, Option(help="Pixels a side; by default the base's own.")] = None,
+) -> int:
+    """Time each method's step against the network passes it cannot avoid, and diffusers' plain loops."""
+    check_room(out)
+    from ..evaluation.speed import measure_speed, timed_methods
+
+    rows = measure_speed(arch, method or timed_methods(), steps, precision, resolution, note)
+    with write_atomically(out) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    say(str(out))
+    return 0
+
+
+@bench_app.command("claims")
+def bench_claims(
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder for claims.json, report.html and all that it is made of.")
+    ] = Path("likeness-claims"),
+    method: Annotated[
+        list[str] | None, Option(help="Only this experiment; may be repeated. By default all of them.")
+    ] = None,
+    people: Annotated[int, Option(min=0, help="How many held-out people; 0: 8, or 2 with --quick.")] = 0,
+    seeds: Annotated[int, Option(min=1, help="Trainings per person and method.")] = 1,
+    seed: Annotated[int, Option(min=0, help="Of the first training.")] = 0,
+    quick: Annotated[
+        bool, Option("--quick", help="Headline comparisons and fewer pictures, for 13 minutes at most.")
+    ] = False,
+    minutes: Annotated[float, Option(min=0, help="Begin nothing new after so long; 0: no limit.")] = 0,
+    tuning: Annotated[
+        bool, Option("--tuning", help="On the people that settings are chosen on; not for reporting.")
+    ] = False,
+) -> int:
+    """Measure the papers' claims on people no network has seen; the same command goes on where it was."""
+    check_room(out / "claims.json")
+    from ..bench import measure_claims
+
+    rows = measure_claims(
+        out, method or [], people, quick,
+        seeds=seeds, first_seed=seed, minutes=minutes or None, tuning=tuning,
+    )  # fmt: skip
+    say(rows)
+    note(f"look at {out / 'report.html'}")
+    return 0
+
+
+@bench_app.command("sweep")
+def bench_sweep(
+    method: Annotated[str, Argument(help="Whose settings to choose.")],
+    values: Annotated[
+        list[str],
+        Option("--set", help="A setting and its values, such as rank=4,8; repeat for combinations."),
+    ],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for sweep.json and report.html.")] = Path(
+        "likeness-sweep"
+    ),
+    people: Annotated[int, Option(min=1, help="How many tuning people.")] = 3,
+    seeds: Annotated[int, Option(min=1, help="Trainings per person and combination.")] = 1,
+    quick: Annotated[bool, Option("--quick", help="One seed per test prompt instead of two.")] = False,
+    minutes: Annotated[float, Option(min=0, help="Begin nothing new after so long; 0: no limit.")] = 0,
+) -> int:
+    """Try combinations of settings on the people that settings are chosen on, and record what they gave."""
+    check_room(out / "sweep.json")
+    from ..bench import measure_sweep
+
+    record = measure_sweep(out, method, values, quick, people=people, seeds=seeds, minutes=minutes or None)
+    say(json.dumps(record, indent=1))
+    return 0
+
+
+@app.command()
+def demo(
+    method: Annotated[str, Option(help=f"One of {', '.join(METHODS)}.")] = "dreambooth-lora",
+    seed: Annotated[int, Option(min=0, help="Which person, and everything random.")] = 0,
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder for the report, the sheet and the concept file.")
+    ] = Path("likeness-demo"),
+    rounds: Annotated[int, Option(min=1, help="Seeds per test prompt; more are more certain.")] = 2,
+) -> int:
+    """Learn a person nobody has seen from four pictures and draw them in new scenes; no download, no GPU."""
+    from ..config import one_of
+
+    one_of("method", method, METHODS)
+    check_room(out / "report.json")
+    from ..demo import run_demo
+
+    observer = ConsoleObserver(f"learning ({method})")
+    report = run_demo(method, seed, out, observer, rounds)
+    say(json.dumps(report, indent=2))
+    note(f"look at {out / 'sheet.png'}")
+    return INTERRUPTED if observer.interrupt.pressed else 0

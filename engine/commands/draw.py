@@ -1,0 +1,241 @@
+"""`likeness generate` and `likeness restore`: pictures with what was learned."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from ..config import BaseSpec
+from ..console import meter, note, save_picture, say
+from ..errors import LikenessError, nearest
+from .apps import app
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+    from ..inference.restore_options import Finisher
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[str], Argument(metavar="PROMPT...", help="What to draw; use the concept's placeholder.")
+    ],
+    concept: Annotated[
+        list[str] | None, Option(help="Concept file, or FILE:STRENGTH; repeat for several.")
+    ] = None,
+    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature",
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+        "likeness-pictures"
+    ),
+    negative: Annotated[str, Option(help="What should not be there.")] = "",
+    count: Annotated[
+        int, Option(min=1, help="Pictures per prompt, with seeds that follow on one another.")
+    ] = 1,
+    seed: Annotated[int, Option(min=0, help="Of the noise the first picture starts from.")] = 0,
+    steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25,
+    guidance: Annotated[
+        float, Option(help="How strictly to follow the prompt (classifier-free guidance).")
+    ] = 5.0,
+    sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler",
+    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, or ddim.")] = "simple",
+    width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
+    height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
+    identity: Annotated[
+        list[str] | None,
+        Option(
+            help="One to three pictures of a person, FILE,FILE or a folder, with :WEIGHT if not 1; repeat."
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None, Option(help="Identity adapter for --identity; by default the Miniature's.")
+    ] = None,
+    identity_region: Annotated[
+        list[Path] | None, Option(help="A picture, white where that person should be; one per --identity.")
+    ] = None,
+    identity_start: Annotated[float, Option(help="From where people show: 0 is pure noise.")] = 0.0,
+    identity_end: Annotated[float, Option(help="Up to where people show: 1 is the picture.")] = 1.0,
+    identity_layers: Annotated[
+        str, Option(help="Factors by layer, such as up_blocks.1=1.3,mid_block=0.")
+    ] = "",
+    without_hair: Annotated[
+        bool, Option("--without-hair", help="Leave a person's hair to the prompt.")
+    ] = False,
+    image_encoder: Annotated[
+        Path | None, Option(help="For photographs: the folder of the adapter's CLIP image tower.")
+    ] = None,
+    faces: Annotated[str, Option(help="For photographs: auraface, antelopev2 or buffalo_l.")] = "auraface",
+    models: Annotated[Path | None, Option(help="For photographs: ComfyUI's models/likeness.")] = None,
+    refocus: Annotated[
+        list[str] | None,
+        Option(
+            help="Keep a word in a region: <v0>=left, right, a box 0,0,0.5,1, mask.png, attention or face; "
+            "then ;mode=soft;scope=word;strength=0.8 …; repeat."
+        ),
+    ] = None,
+    refocus_restart: Annotated[
+        bool, Option(help="Draw again from the first step once regions are found.")
+    ] = True,
+    attention_maps: Annotated[
+        Path | None, Option(help="Folder for pictures of where the refocused words looked.")
+    ] = None,
+    restore: Annotated[
+        str | None,
+        Option(help="Finish faces: redraw, or a restorer's file; then ;denoise=0.5;gate=reject …"),
+    ] = None,
+    references: Annotated[
+        Path | None, Option(help="With --restore: folder of pictures of who must stay recognisable.")
+    ] = None,
+) -> int:
+    """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
+    artifacts = [_with_strength(text) for text in concept or []]
+    _check_placeholders(prompts, [artifact for artifact, _ in artifacts])
+    single = out.suffix.lower() == ".png"
+    if single and len(prompts) * count > 1:
+        raise LikenessError(
+            f"{out} is one file, but {len(prompts) * count} pictures are to be drawn; give a folder"
+        )
+    wanted = [(prompt, seed + number) for prompt in prompts for number in range(count)]
+    from ..inference.generate import generate as draw
+    from ..inference.id_pictures import Look, people_of
+    from ..inference.refocus_options import refocusing_of
+    from ..inference.restore_options import finisher, wish_of
+    from ..training.base_model import load_base
+
+    wish = None if restore is None else wish_of(restore)
+    look = Look(
+        adapter=adapter, image_encoder=image_encoder, faces=faces, models=models,
+        without_hair=without_hair, start=identity_start, end=identity_end, layers=identity_layers,
+        regions=identity_region or (),
+    )  # fmt: skip
+    loaded = load_base(BaseSpec.parse(base))
+    people = people_of(identity, look) if identity else []
+    refocusing = refocusing_of(refocus or [], loaded, restart=refocus_restart, maps=attention_maps)
+
+    with meter("drawing") as show:
+        pictures = draw(
+            loaded,
+            [prompt for prompt, _ in wanted],
+            negative=negative,
+            artifacts=artifacts,
+            people=people,
+            refocus=refocusing,
+            steps=steps,
+            guidance=guidance,
+            seed=[number for _, number in wanted],
+            sampler=sampler,
+            schedule=schedule,
+            width=width,
+            height=height,
+            on_step=lambda done, total: show(done, total, ""),
+        )
+    if wish is not None:
+        finish = finisher(
+            wish, loaded, prompt=prompts[0], negative=negative, artifacts=artifacts, references=references,
+            models=models,
+        )  # fmt: skip
+        pictures = _finished(pictures, [prompt for prompt, _ in wanted], finish)
+    drawn_with = {"negative": negative, "steps": str(steps), "guidance": str(guidance), "base": base}
+    drawn_with |= {"sampler": sampler, "schedule": schedule}
+    drawn_with |= {"refocus": " ".join(refocus)} if refocus else {}
+    drawn_with |= {"restore": restore} if restore else {}
+    for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
+        about = {"prompt": prompt, "seed": str(number), **drawn_with}
+        say(str(save_picture(out if single else out / f"{index:03d}-seed{number}.png", pixels, about)))
+    return 0
+
+
+def _finished(pictures: Iterable[Any], prompts: Sequence[str], finish: "Finisher") -> list[Any]:
+    """The pictures with their faces restored, and on stderr what became of each face."""
+    made = []
+    with meter("restoring") as show:
+        for number, (pixels, prompt) in enumerate(zip(pictures, prompts), start=1):
+            done, restored = finish(pixels, prompt, name=f"picture {number}")
+            made.append((done, restored.report))
+            show(number, len(prompts), "")
+    for line in [*(report for _, report in made), *finish.remarks()]:
+        note(line)
+    return [done for done, _ in made]
+
+
+@app.command()
+def restore(
+    pictures: Annotated[list[Path], Argument(metavar="PICTURE...", help="Pictures with faces in them.")],
+    using: Annotated[
+        str,
+        Option(
+            "--with",
+            help="redraw, or a restorer's file; then settings: ;faces=auraface;gate=reject;enlarge=FILE.",
+        ),
+    ] = "redraw",
+    prompt: Annotated[str, Option(help="For redraw: what the faces are, with the placeholder.")] = "",
+    concept: Annotated[
+        list[str] | None, Option(help="For redraw: concept file, or FILE:STRENGTH; repeat for several.")
+    ] = None,
+    base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
+    negative: Annotated[str, Option(help="For redraw: what should not be there.")] = "",
+    references: Annotated[
+        Path | None, Option(help="Folder of pictures of who must stay recognisable.")
+    ] = None,
+    mask: Annotated[
+        Path | None, Option(help="With ;faces=mask: a picture, white on the face; nothing else changes.")
+    ] = None,
+    models: Annotated[Path | None, Option(help="Folder of helper models, ComfyUI's models/likeness.")] = None,
+    device: Annotated[str, Option(help="Where a restorer runs: cpu or cuda.")] = "cpu",
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+        "likeness-restored"
+    ),
+) -> int:
+    """Restore faces, or draw them again with a concept, and take back what would cost the likeness."""
+    from ..data.pictures import read_mask, read_picture
+    from ..inference.restore_options import finisher, wish_of
+
+    wish = wish_of(using)
+    single = out.suffix.lower() == ".png"
+    if single and len(pictures) > 1:
+        raise LikenessError(f"{out} is one file, but there are {len(pictures)} pictures; give a folder")
+    loaded = None
+    artifacts = [_with_strength(text) for text in concept or []]
+    if wish.redraws:
+        from ..training.base_model import load_base
+
+        _check_placeholders([prompt], [artifact for artifact, _ in artifacts])
+        loaded = load_base(BaseSpec.parse(base))
+    finish = finisher(
+        wish, loaded, prompt=prompt, negative=negative, artifacts=artifacts, references=references,
+        models=models, device=device,
+    )  # fmt: skip
+    for path in pictures:
+        pixels = read_picture(path)
+        drawn = None if mask is None else read_mask(mask, (pixels.shape[0], pixels.shape[1]))
+        done, restored = finish(pixels, drawn=drawn, name=str(path))
+        note(restored.report)
+        about = {"restored with": using, "prompt": prompt, "report": restored.report}
+        say(str(save_picture(out if single else out / f"{path.stem}.png", done, about)))
+    for line in finish.remarks():
+        note(line)
+    return 0
+
+
+def _with_strength(text: str) -> "tuple[Artifact, float]":
+    """`me.safetensors` or `me.safetensors:0.8`."""
+    from ..artifact import Artifact
+
+    path, _, strength = text.rpartition(":")
+    try:
+        factor = float(strength)
+    except ValueError:
+        return Artifact.load(text), 1.0
+    return (Artifact.load(path), factor) if path else (Artifact.load(text), 1.0)
+
+
+def _check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> None:
+    from ..artifact import placeholders
+    from ..config import TOKEN
+
+    known = placeholders(artifacts)
+    for prompt in prompts:
+        for word in TOKEN.findall(prompt):
+            if word not in known:
+                hint = nearest(word, known) or "; give its file with --concept"
+                raise LikenessError(f"the prompt uses {word}, which no given concept defines{hint}")

@@ -1,0 +1,145 @@
+"""`likeness train METHOD`: a command for each method, with its settings as options."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from ..config import METHODS
+from ..console import ConsoleObserver, note, save_picture, say
+from .apps import INTERRUPTED, train_app
+
+if TYPE_CHECKING:
+    pass
+
+
+def _train(method: str, preset: str | None, config: Path | None, print_config: bool, **options: Any) -> int:
+    from .. import job_file
+
+    names = {field.name for field in fields(METHODS[method])}
+    look_every = options.pop("stop_by_likeness", None) or 0
+    typed = {name: value for name, value in options.items() if value not in (None, [], False)}
+    settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
+    chosen = job_file.read_yaml(config) if config is not None else {}
+    concepts = job_file.concepts_of(
+        typed.pop("folders", []), typed.pop("token", []), typed.pop("class_word", []), typed.pop("role", [])
+    )
+    if concepts:
+        typed["concepts"] = concepts
+    job = job_file.build_job(method, chosen, typed, settings, preset)
+    if print_config:
+        say(job_file.to_yaml(job).rstrip())
+        return 0
+    job_file.check_job(job)
+    return _run(job, look_every)
+
+
+def _run(job: Any, look_every: int = 0) -> int:
+    from ..training.launch import train
+
+    output = Path(job.output)
+    observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
+    critic = _critic(job, look_every, output.with_suffix(".likeness.png")) if look_every else None
+    with observer.watching():
+        path = train(job, observer, critic=critic)
+    say(str(path))
+    if critic is not None and critic.looks and not observer.interrupt.pressed:
+        note(f"kept is step {critic.best.step}; {critic.ending}")
+    if observer.interrupt.pressed:
+        steps = observer.last.step if observer.last else 0
+        note(f"stopped after {steps} steps; what was learned is saved, and --resume goes on from there")
+        return INTERRUPTED
+    return 0
+
+
+def _critic(job: Any, every: int, curve: Path) -> Any:
+    """Who looks at the likeness meanwhile: each look is a line, and a point in the curve's picture."""
+    from ..evaluation.loss_plot import plot_losses
+    from ..evaluation.stopping import critic_for, curves, in_words
+
+    def show(looks: Sequence[Any]) -> None:
+        note(in_words(looks))
+        save_picture(curve, plot_losses(curves(looks)))
+
+    return critic_for(job, every, on_look=show)
+
+
+_COMMON: dict[str, Any] = {
+    "folders": Annotated[
+        list[str] | None, Argument(metavar="FOLDER...", help="Folders with pictures, one per concept.")
+    ],
+    "output": Annotated[str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")],
+    "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
+    "on": Annotated[
+        list[str] | None, Option(help="Concept file of a LoRA that stays applied meanwhile; repeat for more.")
+    ],
+    "token": Annotated[
+        list[str] | None, Option(help="Placeholder for prompts, such as <v0>; repeat per folder.")
+    ],
+    "class_word": Annotated[
+        list[str] | None, Option(help="What the pictures show: woman, dog …; repeat per folder.")
+    ],
+    "role": Annotated[list[str] | None, Option(help="subject, style or component; repeat per folder.")],
+    "seed": Annotated[int | None, Option(help="Of everything random.")],
+    "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
+    "precision": Annotated[str | None, Option(help="fp32, bf16 or fp16.")],
+    "device": Annotated[str | None, Option(help="auto or cpu.")],
+    "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
+    "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
+    "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
+    "stop_by_likeness": Annotated[
+        int | None,
+        Option(
+            min=1, help="Look at the likeness every so many steps, end when it stands still, keep the best."
+        ),
+    ],
+    "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
+    "resume": Annotated[bool, Option("--resume", help="Go on from the checkpoint beside the output.")],
+    "preset": Annotated[
+        str | None, Option(help="Where all settings start: default, paper, reference, miniature.")
+    ],
+    "config": Annotated[
+        Path | None, Option("--config", "-c", help="YAML file; options typed here go before it.")
+    ],
+    "print_config": Annotated[bool, Option("--print-config", help="Print the whole job as YAML and exit.")],
+}
+
+
+def _train_command(method: str) -> Callable[..., int]:
+    """A command whose options are the run's and the method's settings, explained by their own comments."""
+    from ..job_file import setting_help
+
+    def command(**options: Any) -> int:
+        return _train(method, **options)
+
+    told, kinds = setting_help(METHODS[method]), dict(_COMMON)
+    for field in fields(METHODS[method]):
+        option = Option(
+            f"--{field.name.replace('_', '-')}",
+            help=told.get(field.name, ""),
+            rich_help_panel="Settings",
+            metavar=str(getattr(field.type, "__name__", field.type)).upper(),
+        )
+        kinds[field.name] = Annotated[str | None, option]
+    flags = {"resume", "print_config"}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if name in flags else None,
+                annotation=kind,
+            )
+            for name, kind in kinds.items()
+        ]
+    )
+    command.__annotations__ = kinds
+    command.__doc__ = f"Learn with {method}. {(METHODS[method].__doc__ or '').splitlines()[0]}"
+    return command
+
+
+for _method in METHODS:
+    train_app.command(_method)(_train_command(_method))
