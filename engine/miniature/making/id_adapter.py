@@ -230,8 +230,14 @@ def begin(base: BaseModel, shards: Path, path: Path, steps: tuple[int, int]) -> 
     extra = {"slots": 3, "head_width": encoder.head_width, "image_encoder": "miniature",
              "image_width": encoder.image_width, "face_width": 0, "keep": "face and hair"}  # fmt: skip
     plain = {name: one.detach().clone() for name, one in tensors.items()}
-    made_on = {"base_family": base.family, "base_fingerprint": base.fingerprint}
-    Artifact(kind="id_adapter", method="masterweaver", tensors=plain, extra=extra, **made_on).save(path)
+    Artifact(
+        kind="id_adapter",
+        method="masterweaver",
+        tensors=plain,
+        base_family=base.family,
+        base_fingerprint=base.fingerprint,
+        extra=extra,
+    ).save(path)
 
 
 def job(work: Path, scale: float = 1.0, name: str = "trained", **changes: object) -> Job:

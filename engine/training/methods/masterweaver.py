@@ -580,7 +580,8 @@ def _without_replacement(words: Sequence[str], count: int, generator: torch.Gene
     """`count` of the words, none again before all have come."""
     rounds = -(-count // len(words))
     order = torch.cat([torch.randperm(len(words), generator=generator) for _ in range(rounds)])
-    return [words[number] for number in order[:count].tolist()]
+    picked: list[int] = order[:count].tolist()
+    return [words[number] for number in picked]
 
 
 def _tower(name: str, base: BaseModel) -> ImageTower:
