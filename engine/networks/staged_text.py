@@ -44,7 +44,7 @@ def encode(
     the encoder reads at once.
 
     `penultimate`: the last layer but one without the final norm, as SDXL listens to it. `attention`: the
-    post-softmax attention of the last layer too.
+    post-softmax attention of the last layer that is listened to, too.
     """
     longest, layers = encoder.config.max_position_embeddings, encoder.config.num_hidden_layers
     if ids.shape[1] > longest:
@@ -57,6 +57,7 @@ def encode(
         return TextStates(keys, keys if told.values is told.keys else values, told.attention)
     final_norm = _part(encoder, "final_layer_norm")
     last = _part(encoder, f"layers.{layers - 1}")
+    heard = _part(encoder, f"layers.{layers - 2}") if penultimate else last  # whose output is listened to
     seen: dict[str, Tensor] = {}
     hooks = [
         encoder.get_input_embeddings().register_forward_hook(lambda _m, _i, out: _written(out, places)),
@@ -65,7 +66,7 @@ def encode(
     ]
     if attention:
         for name in ("q_proj", "k_proj"):
-            part = _part(last, f"self_attn.{name}")
+            part = _part(heard, f"self_attn.{name}")
             hooks.append(part.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out})))
     try:
         normed = encoder(ids).last_hidden_state

@@ -1,5 +1,7 @@
 """Staged prompts inside a running ComfyUI: learned there, drawn there, and the same from the command line."""
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.tests.comfy.hosts import Server, psnr
+from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 
 pytestmark = pytest.mark.comfy
 
@@ -177,6 +179,21 @@ def test_another_last_layer_is_warned_of_and_still_takes_the_bypass(server: Serv
 
 def test_a_prompt_of_the_placeholder_alone_is_drawn(server: Server, learned: Path, picture: np.ndarray):
     assert (drawn(server, loaded(drawing("<v0>", ["load", 0]))) != picture).any()
+
+
+def test_a_step_of_a_staged_prompt_costs_at_most_a_twentieth_more(
+    checkout: Path, python: Path, package_parent: Path
+):
+    """Fifty stages on the Miniature, whose steps are the shortest there are; least of many passes."""
+    script = Path(__file__).with_name("staged_numbers.py")
+    ran = subprocess.run(
+        [python, script, checkout, package_parent],
+        capture_output=True, text=True, env=environment(), timeout=600,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    measured = json.loads(ran.stdout.splitlines()[-1])
+    assert measured["entries"] == 52  # the class word, the stages, and what is held at the end
+    assert measured["staged"]["step"] <= 1.05 * measured["plain"]["step"], measured
 
 
 def test_picture_to_picture_starts_in_the_middle_of_the_stages(server: Server, learned: Path):

@@ -215,6 +215,72 @@ def test_it_draws_together_with_a_lora_and_a_plain_embedding(folder, base):
     assert np.abs(drawn[0].astype(int) - alone[0]).max() <= 1
 
 
+def attention_of_layer(encoder, ids: torch.Tensor, vectors: dict, layer: int) -> torch.Tensor:
+    """The post-softmax attention of one layer as transformers itself tells it, with vectors in places."""
+
+    def write(_module, _inputs, out):
+        return out.index_put(vectors["where"], vectors["rows"])
+
+    implementation = encoder.config._attn_implementation
+    encoder.set_attn_implementation("eager")
+    hook = encoder.get_input_embeddings().register_forward_hook(write)
+    try:
+        return encoder(ids, output_attentions=True).attentions[layer]
+    finally:
+        hook.remove()
+        encoder.set_attn_implementation(implementation)
+
+
+def test_sdxl_is_balanced_in_both_encoders_where_they_are_listened_to(folder):
+    """Attention of the last layer but one: what the last one does is never heard."""
+    base = tiny_base(family="sdxl")
+    learner = method(folder, base, bypass=False)
+    batch = learner.batch(learner.phases()[0], 0)
+    prompts = batch.prompts + batch.open_prompts
+    states = learner._text_states(prompts, *learner._words(batch), attention=True)
+    vectors, _ = learner._words(batch)
+    terms, count = [], len(batch.prompts)
+    for name, encoder in base.text_encoders.items():
+        tokens = [learner._tokens(prompt, name) for prompt in prompts]
+        places = [(row, place[1], place[3]) for row, token in enumerate(tokens) for place in token.places]
+        rows, positions, numbers = torch.tensor(places).T
+        written = {"where": (rows, positions), "rows": vectors[name][rows % count, numbers]}
+        expected = attention_of_layer(encoder, torch.cat([token.ids for token in tokens]), written, -2)
+        torch.testing.assert_close(states[name].attention, expected, atol=1e-6, rtol=1e-4)
+        terms.append(learner._balance(expected[count:], prompts[count:], name))
+    assert set(states) == {"clip_l", "clip_g"} and terms[0].item() != terms[1].item()
+    weight = learner.settings.balance_weight
+    found = losses(learner)["text_attention"]
+    torch.testing.assert_close(found, weight * torch.stack(terms).mean())
+    head = learner.mapper.output_layer[0].weight
+    (gradient,) = torch.autograd.grad(found, head)
+    widths = list(learner.mapper.text_widths.values())
+    for part in gradient.unflatten(0, (learner.mapper.words, -1)).split(widths, dim=1):
+        assert part.abs().sum() > 0
+
+
+def test_sdxls_bypass_moves_the_states_of_the_last_layer_but_one_at_its_words_alone():
+    base = tiny_base(family="sdxl")
+    widths = {name: encoder.config.hidden_size for name, encoder in base.text_encoders.items()}
+    words = staged_words(staged_person("<v0>", widths, "sdxl"))
+    from likeness_portraits.engine.networks.staged import StagedModel
+
+    found = StagedModel(base, ["a photo of <v0> on a beach"], {}, [words]).states(600)
+    vectors, bypass = words.at(words.plan.at(600).timestep)
+    plain = base.encode_text(["a photo of <v0> on a beach"], {"<v0>": vectors})[:, :-1]
+    torch.testing.assert_close(found.keys[:, :-1], plain)
+    expected, start = plain.clone(), 0
+    for name, width in widths.items():
+        part = plain[0, 4:6, start : start + width]
+        moved = part + bypass[name]
+        expected[0, 4:6, start : start + width] = moved * (part.norm(dim=-1) / moved.norm(dim=-1))[:, None]
+        start += width
+    assert (expected - plain).abs().max() > 0.01
+    torch.testing.assert_close(found.values, expected)
+    class_prompt = base.encode_text(["a photo of woman on a beach"])
+    torch.testing.assert_close(found.keys[:, -1], class_prompt[:, -1])  # the pooled vector
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_a_staged_prompt_may_be_long_and_begin_a_chunk_with_its_words(family):
     """The class word fits into the first chunk, the two learned words go on to the second."""
