@@ -1,20 +1,21 @@
 """The Miniature's picture sheets: what its base draws, its styles, and people learned from four pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..files import make_folder, write_atomically
-from ..inference.generate import generate
 from ..miniature import world
 from .claims.bench import Bench
-from .people import all_shots
+from .metrics import similarity_to_references
+from .people import TOKEN, all_shots
 from .sheet import Row, draw_sheet
 
 PEOPLE = world.TUNING_SEEDS[:4]
 COLUMNS = 8
-TILE, QUALITY = 128, 82  # pixels a side as they were drawn; of the JPEG files
+TILE, QUALITY = 128, 68  # pixels a side as they were drawn; of the JPEG files
 METHOD = "dreambooth-lora"
 STYLE_SUBJECTS = (
     "a man with red spiky hair and a full beard, wearing a yellow shirt, in a forest",
@@ -43,7 +44,7 @@ def write_sheets(
     return paths
 
 
-def base_sheet(bench: Bench):
+def base_sheet(bench: Bench) -> Image.Image:
     """Captions of people that no network has seen, as the base and as the renderer draw them."""
     rows = []
     for first in (0, COLUMNS):
@@ -53,7 +54,7 @@ def base_sheet(bench: Bench):
             context = world.sample_context(world.TUNING_SEEDS[20 + number])
             captions.append(world.caption(identity, context))
             real.append(world.render(identity, context).pixels)
-        drawn = generate(bench.base, captions, seed=list(range(COLUMNS)))
+        drawn = bench.draw(captions, range(COLUMNS))
         rows.append(Row(label="drawn by the base", pictures=list(drawn), accent=True, rule_above=bool(first)))
         rows.append(Row(label="the renderer", detail="for the same captions", pictures=real))
     return draw_sheet(
@@ -64,31 +65,32 @@ def base_sheet(bench: Bench):
     )
 
 
-def styles_sheet(bench: Bench):
+def styles_sheet(bench: Bench) -> Image.Image:
     """The same subjects and seeds in all four styles."""
     rows = []
     for style, words in world.STYLE_WORDS.items():
         prompts = [f"{words[0]} {subject}" for subject in STYLE_SUBJECTS]
-        drawn = generate(bench.base, prompts, seed=list(range(COLUMNS)))
+        drawn = bench.draw(prompts, range(COLUMNS))
         rows.append(Row(label=style, detail=f"“{words[0]} …”", pictures=list(drawn)))
     return draw_sheet(
         "Styles", "Columns share their subject and seed; rows differ in one word.", rows, STYLE_SUBJECTS, TILE
     )
 
 
-def learned_sheet(bench: Bench):
-    """Four people learned from four pictures each, in scenes, clothes and styles they were never seen in."""
-    rows, shots = [], all_shots("<v0>", [1])[: COLUMNS - 2]
-    for number, person in enumerate(PEOPLE):
+def learned_sheet(bench: Bench, people: Sequence[int] = PEOPLE) -> Image.Image:
+    """People learned from four pictures each, in scenes, clothes and styles they were never seen in.
+
+    These are the trainings and pictures of `learnability`, which costs nothing where that was measured.
+    """
+    rows, shots = [], all_shots(TOKEN, [1])
+    for number, person in enumerate(people):
         concept = bench.person(person)
         artifact = bench.learn(METHOD, {}, [concept], 0)
         drawn = bench.draw_shots(shots, [(artifact, 1.0)])
-        scores = bench.judges.embed(np.concatenate([drawn, np.stack([p.pixels for p in concept.pictures])]))
-        known = scores[len(drawn) :].mean(0)
-        cosines = scores[: len(drawn)] @ (known / np.linalg.norm(known))
-        pictures = [*(picture.pixels for picture in concept.pictures[:2]), *drawn]
+        known = np.stack([picture.pixels for picture in concept.pictures])
+        cosines = similarity_to_references(bench.judges.embed(drawn), bench.judges.embed(known))
         notes = ["learned from", "and two more", *(f"{cosine:.2f}" for cosine in cosines)]
-        rows.append(Row(label=f"person {number + 1}", pictures=pictures, notes=notes))
+        rows.append(Row(label=f"person {number + 1}", pictures=[*known[:2], *drawn], notes=notes))
     captions = ["", "", *(shot.prompt for shot in shots)]
     subtitle = "DreamBooth-LoRA, preset miniature; numbers: the recogniser's cosine to the four pictures."
-    return draw_sheet("People learned from four pictures each", subtitle, rows, captions, TILE)
+    return draw_sheet("Learned from four pictures", subtitle, rows, captions, TILE)
