@@ -89,7 +89,12 @@ def load_pair(folder: str | Path) -> tuple[Concept, ...]:
                 f"{path} is not named like 0_person_a0.jpg; rename it or make a folder per concept"
             )
         assets.setdefault(int(match["asset"]), []).append(path)
-        words.setdefault(int(match["asset"]), match["word"])
+        word = words.setdefault(int(match["asset"]), match["word"])
+        if word != match["word"]:
+            raise LikenessError(
+                f"{path} calls concept number {match['asset']} {match['word']}, other pictures call it "
+                f"{word}; give each concept a number of its own, or one word"
+            )
     if not assets:
         raise _no_pictures(folder)
     return tuple(

@@ -113,6 +113,9 @@ def test_one_concept_of_a_folder_is_chosen_by_its_number(tmp_path: Path):
         one_of_folder(ConceptSpec(folder=str(folder), class_word="person"))
     with pytest.raises(LikenessError, match="no pictures of concept number 2; there are 0, 1"):
         one_of_folder(ConceptSpec(folder=str(folder), asset=2))
+    save_pictures(folder, "1_lid_c1.jpg")
+    with pytest.raises(LikenessError, match="calls concept number 1 lid, other pictures call it hair"):
+        one_of_folder(ConceptSpec(folder=str(folder), asset=1))
 
 
 def test_a_concept_specification_goes_before_the_file(tmp_path: Path):

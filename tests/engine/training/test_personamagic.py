@@ -341,6 +341,12 @@ def test_a_class_word_of_several_tokens_is_refused(folder, base):
         PersonaMagic(job, base, [concept])
 
 
+def test_a_training_prompt_too_long_to_look_into_is_told(folder, base):
+    learner = method(folder, base, templates=["a photo of {}, " + "a man " * 40])
+    with pytest.raises(LikenessError, match="longer than the 75 tokens that personamagic can look into"):
+        losses(learner)
+
+
 def test_two_concepts_at_once_are_refused(folder, base):
     job = tiny_job("personamagic", folder)
     concept = load_concept(job.concepts[0])
