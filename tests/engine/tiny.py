@@ -70,6 +70,8 @@ QUICK = {  # settings that make each method a matter of a second
         "alpha": 2.0,
         "warm_up_learning_rate": 2e-3,
         "token_learning_rate": 1e-3,
+        "vectors": 1,
+        "joint_share": 0.0,
     },
     "magicapture": {
         "inversion_steps": 2,
@@ -80,6 +82,8 @@ QUICK = {  # settings that make each method a matter of a second
         "text_encoder_learning_rate": 5e-4,
         "token_learning_rate": 5e-3,
         "identity": "none",
+        "identity_on_subject": True,
+        "identity_timestep_share": 0.8,
     },
 }
 

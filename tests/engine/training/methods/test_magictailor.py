@@ -522,7 +522,7 @@ class Spelling:
     words = {"a": 27, "photo": 57, "of": 58}
     bos_token_id, eos_token_id, pad_token_id = 77, 78, 0
 
-    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+    def __call__(self, text: str, **_options: bool) -> dict[str, list[int]]:
         return {"input_ids": [self.words.get(word, 27) for word in text.split()]}
 
 
