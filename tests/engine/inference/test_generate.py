@@ -77,7 +77,7 @@ def test_placeholders_mean_the_artifacts_rows(base):
 def test_artifacts_that_do_not_fit_are_refused(base):
     for wrong, message in (
         (artifact(base_family="sdxl", tensors={}), "learned on a base of the family sdxl"),
-        (artifact(kind="id_adapter"), "drawing with a id_adapter is not possible here"),
+        (artifact(kind="id_adapter"), "draws from pictures of a person; give them with --identity"),
     ):
         with pytest.raises(LikenessError, match=message):
             generate(base, ["a man"], artifacts=[(wrong, 1.0)], steps=1)
