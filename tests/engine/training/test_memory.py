@@ -138,7 +138,13 @@ def budget(method: str, folder: Path, rung: int) -> float:
     return 1.06 * expected[rung] / 1e9
 
 
-@pytest.mark.parametrize("method", FRUGAL)
+@pytest.mark.parametrize(
+    "method",
+    [
+        method if method == "dreambooth-lora" else pytest.param(method, marks=pytest.mark.slow)
+        for method in FRUGAL
+    ],
+)
 def test_a_run_takes_the_measures_it_needs_says_them_and_learns_the_same(method: str, folder: Path):
     plain = Artifact.load(train(tiny_job(method, folder, "plain"), base=tiny_base()))
     base, listener = tiny_base(), Listener()
