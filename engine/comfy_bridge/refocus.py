@@ -39,7 +39,7 @@ from ..inference.refocus_options import marked
 from ..inference.refocused import RegionsFound
 from .pictures import pictures_of
 from .sampling import Sampling
-from .staged import PLACES, VALUES
+from .staged import PLACES, SPOKEN, VALUES
 from .weights import FAMILIES
 
 KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
@@ -78,18 +78,21 @@ def refocused_prompt(
     """A clone of MODEL that heeds regions, and the prompt as CONDITIONING with one region more."""
     if focus.region is None and focus.find_by == "face" and vae is None:
         raise LikenessError("finding faces needs a VAE; connect one, or find the region by attention")
-    places = _places(clip, text, focus.token)
     written = _encoded(clip, text) if conditioning is None else conditioning
+    stands = [
+        about.get(PLACES, {}).get(focus.token) or _places(clip, about.get(SPOKEN, text), focus.token)
+        for _, about in written
+    ]
+    if not all(stands):
+        raise _missing(focus.token, text)
     own_text = own_prompt_of(text, focus)
     if own is None and own_text is not None:
         own = _own_prompt(clip, own_text, focus)
     aim = Aim(focus, own if own and focus.scope == "apart" else [], _looking(model, vae))
-    entries = []
-    for context, about in written:
-        stands = about.get(PLACES, {}).get(focus.token, places)
-        if not stands:
-            raise _missing(focus.token, text)
-        entries.append([context, {**about, AIMS: (*about.get(AIMS, ()), (aim, stands))}])
+    entries = [
+        [context, {**about, AIMS: (*about.get(AIMS, ()), (aim, where))}]
+        for (context, about), where in zip(written, stands)
+    ]
     return with_refocus(model), entries
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 KEY = "likeness.staged"  # of our wrapper, and of our entry in transformer_options
 VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) that values are made from
 PLACES = "likeness_places"  # and, by placeholder, where it stands among the entry's text states
+SPOKEN = "likeness_text"  # and the prompt as it reads here, with as many tokens in the placeholder's place
 MARK = "likeness-class-word"
 
 
@@ -61,9 +62,10 @@ def staged_prompt(
     for (start, end), stage in zip(words.plan.percents(), words.plan.all()):
         about = {"clip_start_percent": start, "clip_end_percent": end, "pooled_output": pooled}
         if stage.timestep is None:
-            entries.append([plain["cond"], {**about, PLACES: {words.token: word_stands}}])
+            about |= {PLACES: {words.token: word_stands}, SPOKEN: _with_class_word(text, words)}
+            entries.append([plain["cond"], about])
             continue
-        about[PLACES] = {words.token: stands}
+        about |= {PLACES: {words.token: stands}, SPOKEN: _with_full_stops(text, words)}
         number = timesteps.index(stage.timestep)
         if values is not None:
             about[VALUES] = values[number : number + 1]
@@ -107,6 +109,12 @@ def _encoders(clip: Any) -> dict[str, Any]:
 
 def _with_class_word(text: str, words: StagedWords) -> str:
     return spell_placeholders(text, {words.token: MARK}).replace(f" embedding:{MARK} ", words.class_word)
+
+
+def _with_full_stops(text: str, words: StagedWords) -> str:
+    """The prompt with as many tokens for the placeholder as it has words, whatever they are."""
+    stops = " . " * words.mapper.words
+    return spell_placeholders(text, {words.token: MARK}).replace(f" embedding:{MARK} ", stops)
 
 
 def _encode(clip: Any, tokens: Mapping[str, Any]) -> dict[str, Any]:
