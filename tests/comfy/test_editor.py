@@ -86,8 +86,14 @@ def test_every_bundled_workflow_can_be_drawn_again():
 
 def without_notes(prompt: dict[str, Any]) -> dict[str, Any]:
     """The editor's prompt with nothing but classes and inputs, as the server reads it."""
+    shown = {"PreviewAny": "preview"}  # older editors send along what a node shows
     return {
-        name: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        name: {
+            "class_type": node["class_type"],
+            "inputs": {
+                key: value for key, value in node["inputs"].items() if key != shown.get(node["class_type"])
+            },
+        }
         for name, node in prompt.items()
         if node["class_type"] != "MarkdownNote"
     }
