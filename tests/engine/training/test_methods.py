@@ -158,6 +158,9 @@ def test_the_callers_random_numbers_are_left_alone(method, base, folder):
     assert torch.equal(state, torch.get_rng_state())
 
 
+FAST_MOVING = ("custom-diffusion", "magictailor", "masterweaver")  # rounding alone moves single weights more
+
+
 def test_two_processes_agree_with_one(base, folder, package_parent):
     four = {"batch_size": 4}
     jobs = {method: tiny_job(method, folder, f"two-{method}", settings=four) for method in METHODS}
@@ -177,7 +180,12 @@ def test_two_processes_agree_with_one(base, folder, package_parent):
         # Adam makes of rounding near a zero gradient a whole step: what counts is how near the two are,
         # measured by how far a process would get that never heard of the other
         half = train(tiny_job(method, folder, f"half-{method}", settings={"batch_size": 2}), base=base)
-        assert between(folder / f"two-{method}.safetensors", alone) < 0.001 * between(half, alone), method
+        both = folder / f"two-{method}.safetensors"
+        assert between(both, alone) < 0.001 * between(half, alone), method
+        if method not in FAST_MOVING:
+            for name, tensor in Artifact.load(alone).tensors.items():
+                found = Artifact.load(both).tensors[name]
+                torch.testing.assert_close(found, tensor, atol=2e-5, rtol=1e-3)
 
 
 def between(one: Path, other: Path) -> float:
