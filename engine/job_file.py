@@ -112,9 +112,12 @@ def check_job(job: Job) -> None:
 
 
 def setting_help(kind: type) -> dict[str, str]:
-    """What each setting means, from the comments beside the fields of its class."""
-    told = re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(kind), re.MULTILINE)
-    return {name: text[0].upper() + text[1:] for name, text in told if name in {f.name for f in fields(kind)}}
+    """What each setting means, from the comments beside the fields of its class and those it comes from."""
+    told: dict[str, str] = {}
+    for source in map(inspect.getsource, kind.__mro__[-2::-1]):  # the class's own word goes before its base's
+        told |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
+    names = [entry.name for entry in fields(kind)]
+    return {name: told[name][0].upper() + told[name][1:] for name in names if name in told}
 
 
 def _starting_point(method: str, base: object, preset: str | None) -> dict[str, Any]:

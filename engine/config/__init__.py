@@ -1,0 +1,36 @@
+"""What a training run is asked to do: frozen settings that validate themselves and go to JSON and back.
+
+The way of the data: plain values from YAML, the command line or a node are read (`reading`) into a `Job`
+(`job`), which names a base and concepts (`specs`), a method (`methods`) and its settings (a module each;
+`prior` holds what two of them share). All of them check themselves (`checks`). The method then makes its
+`Phase`s (`phase`) out of the settings. Nothing here loads a library or touches a picture.
+"""
+
+from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
+from .custom_diffusion import CustomDiffusionSettings
+from .dreambooth_lora import DreamBoothLoraSettings
+from .job import DEVICES, PRECISIONS, Job
+from .magicapture import MagiCaptureSettings
+from .magictailor import DEGRADATIONS, MagicTailorSettings
+from .masterweaver import (
+    EDIT_TEMPLATES,
+    EDITS,
+    MINIATURE_EDIT_TEMPLATES,
+    MINIATURE_EDITS,
+    MasterWeaverSettings,
+)
+from .methods import METHODS, settings_for
+from .personamagic import MINIATURE_OPEN_PROMPTS, PersonaMagicSettings
+from .phase import SCHEDULES, Phase
+from .reading import convert, known_keys, read
+from .specs import BASE_KINDS, HUB_NAME, MODEL_FILES, ROLES, TOKEN, BaseSpec, ConceptSpec
+from .textual_inversion import TextualInversionSettings
+
+__all__ = [
+    "BASE_KINDS", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME", "METHODS",
+    "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "PRECISIONS",
+    "ROLES", "SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
+    "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
+    "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "chosen_preset",
+    "convert", "known_keys", "one_of", "read", "settings_for", "with_gap",
+]  # fmt: skip

@@ -1,0 +1,43 @@
+"""Checks that settings make of themselves, each an error that says what would do."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import LikenessError, nearest
+
+
+def one_of(what: str, value: object, valid: Iterable[str]) -> None:
+    """Refuses a value that is none of `valid`, naming the nearest; `what` says of what kind it is."""
+    if value not in list(valid):
+        hint = nearest(str(value), valid) or f"; valid are {', '.join(valid)}"
+        raise LikenessError(f"unknown {what} '{value}'{hint}")
+
+
+def at_least(settings: Any, least: float, *names: str) -> None:
+    """Refuses settings of these names below `least`, infinite or NaN; None passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not least <= value < float("inf"):
+            raise LikenessError(f"'{name}' is {value}; it must be {least} or more")
+
+
+def above_zero(settings: Any, *names: str) -> None:
+    """Refuses settings of these names at or below 0, infinite or NaN; None passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise LikenessError(f"'{name}' is {value}; it must be more than 0")
+
+
+def with_gap(name: str, templates: tuple[str, ...]) -> None:
+    """Refuses prompts that leave no {} for the subject, and having none."""
+    if not templates or any("{}" not in template for template in templates):
+        raise LikenessError(f"'{name}' must hold prompts with {{}} where the subject goes: 'a photo of {{}}'")
+
+
+def chosen_preset(kind: type, name: str, presets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the preset `name` changes of the defaults of `kind`."""
+    if name not in presets:
+        hint = nearest(name, presets) or f"; valid are {', '.join(presets)}"
+        raise LikenessError(f"{kind.__name__} has no preset '{name}'{hint}")
+    return presets[name]

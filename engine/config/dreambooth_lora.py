@@ -1,0 +1,51 @@
+"""DreamBooth-LoRA's settings and presets."""
+
+from dataclasses import dataclass
+
+from .checks import above_zero, at_least, chosen_preset
+from .prior import PriorSettings, behind
+
+
+@behind(
+    steps=("unet_learning_rate", "text_encoder_learning_rate"),
+    weight_decay=("rank", "alpha", "text_encoder", "train_token"),
+    vectors=("identifier",),
+)
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothLoraSettings(PriorSettings):
+    """Learns low-rank updates of the attention layers, beside pictures of the class that the base itself drew
+    (Ruiz et al. 2023; Hu et al. 2021); the default suits a person on SD 1.x."""
+
+    steps: int = 800  # 4 to 8 pictures; more overfits
+    unet_learning_rate: float = 1e-4  # of the U-Net's LoRA
+    text_encoder_learning_rate: float = 5e-5  # of the text encoder's LoRA; lower, for it forgets faster
+    weight_decay: float = 1e-2  # as the diffusers example has it
+    rank: int = 16  # of the updates; 4 to 32, larger files and likeness with it
+    alpha: float = 16.0  # updates are scaled by alpha / rank
+    text_encoder: bool = False  # give the text encoder a LoRA too: closer likeness, looser prompts
+    train_token: bool = True  # the placeholder has rows of its own, begun from the class word
+    identifier: str = "sks"  # without train_token the placeholder reads "<identifier> <class word>"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "unet_learning_rate", "text_encoder_learning_rate")
+        at_least(self, 1, "rank")
+        above_zero(self, "alpha")
+
+    @classmethod
+    def preset(cls, name: str = "default") -> "DreamBoothLoraSettings":
+        """`default`, `reference` (diffusers' LoRA example with prior preservation), `miniature`."""
+        presets = {
+            "default": {},
+            "reference": {"steps": 500, "rank": 4, "alpha": 4.0, "batch_size": 1, "prior_batch_size": 1,
+                          "prior_pictures": 100, "train_token": False, "templates": ("a photo of {}",),
+                          "prior_templates": ("a photo of {}",)},
+            "miniature": {"steps": 150, "unet_learning_rate": 5e-3, "text_encoder": True,
+                          "text_encoder_learning_rate": 2e-3, "token_learning_rate": 5e-3,
+                          "schedule": "cosine", "rank": 8, "alpha": 8.0,
+                          "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16, "prior_steps": 12,
+                          "weight_decay": 0.0, "masked_loss": True, "min_snr_gamma": 5.0,
+                          "templates": ("a photo of {}", "a portrait photo of {}"),
+                          "prior_templates": ("a photo of a {}", "a portrait photo of a {}")},
+        }  # fmt: skip
+        return cls(**chosen_preset(cls, name, presets))

@@ -1,0 +1,95 @@
+"""A training run's job: method, concepts, base and settings, to JSON and back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import LikenessError
+from .checks import above_zero, at_least, one_of
+from .methods import METHODS, settings_for
+from .reading import convert, known_keys, read
+from .specs import BaseSpec, ConceptSpec
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run: everything `train` needs to know, JSON-able."""
+
+    method: str
+    concepts: tuple[ConceptSpec, ...]
+    output: str  # the artifact's path, ending in .safetensors
+    base: BaseSpec = field(default_factory=BaseSpec)
+    on: tuple[str, ...] = ()  # concept files whose LoRAs stay applied while this is learned
+    settings: Any = None  # an instance of METHODS[method]; None: settings_for(method, base)
+    seed: int = 0  # of everything random in the run
+    resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
+    precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
+    device: str = "auto"  # a GPU where there is one
+    memory: float | None = None  # GB that the run may use; None: what is free
+    checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
+    preview_every: int = 0  # steps; 0: no previews
+    preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
+    resume: bool = False  # go on from the checkpoint beside the output, if there is one
+    processes: int | None = None  # that must train together, so that none is missing unseen; None: any
+    cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        if self.settings is None:
+            object.__setattr__(self, "settings", settings_for(self.method, self.base))
+        if not isinstance(self.settings, METHODS[self.method]):
+            raise LikenessError(
+                f"the settings of a '{self.method}' job must be {METHODS[self.method].__name__}, "
+                f"not {type(self.settings).__name__}"
+            )
+        if not self.concepts and not getattr(self.settings, "shards", None):
+            raise LikenessError("a job needs at least one concept; give a folder with pictures")
+        tokens = [concept.token for concept in self.concepts]
+        for token in tokens:
+            if tokens.count(token) > 1:
+                raise LikenessError(f"two concepts share the placeholder {token}; give each its own")
+        if not self.output.endswith(".safetensors"):
+            raise LikenessError(f"the output {self.output} must end in .safetensors; rename it")
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device, DEVICES)
+        at_least(self, 0, "seed", "checkpoint_every", "preview_every")
+        at_least(self, 8, "resolution")
+        above_zero(self, "memory")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts, numbers and strings; `Job.from_json` takes it back."""
+        return json.loads(self.to_json())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> "Job":
+        """Reads what `to_json` wrote, or a hand-written config; unknown keys are errors."""
+        if isinstance(source, str):
+            try:
+                source = json.loads(source)
+            except json.JSONDecodeError as error:
+                raise LikenessError(f"the job is not valid JSON: {error}; mend it there") from error
+        if not isinstance(source, Mapping):
+            raise LikenessError('a job must be a mapping of keys to values, such as {"method": ...}')
+        plain = dict(source)
+        method = plain.get("method")
+        if "method" not in plain:
+            raise LikenessError(f"the job names no method; set 'method' to one of {', '.join(METHODS)}")
+        one_of("method", method, METHODS)
+        settings = plain.pop("settings", None)
+        known_keys(cls, plain, "job")
+        base = convert(plain["base"], BaseSpec, "job.base") if plain.get("base") is not None else None
+        start = settings_for(str(method), base)
+        if settings is not None:
+            # a partial mapping changes the method's own starting point, not the class's bare defaults
+            if not isinstance(settings, Mapping):
+                raise LikenessError(f"'settings' must be a mapping of {method} settings")
+            changed = known_keys(METHODS[str(method)], settings, "settings")
+            start = read(METHODS[str(method)], {**asdict(start), **changed}, "settings")
+        return read(cls, {**plain, "settings": start}, "job")

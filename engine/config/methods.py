@@ -1,0 +1,30 @@
+"""Which methods there are, and where each one's settings start."""
+
+from typing import Any
+
+from .checks import one_of
+from .custom_diffusion import CustomDiffusionSettings
+from .dreambooth_lora import DreamBoothLoraSettings
+from .magicapture import MagiCaptureSettings
+from .magictailor import MagicTailorSettings
+from .masterweaver import MasterWeaverSettings
+from .personamagic import PersonaMagicSettings
+from .specs import BaseSpec
+from .textual_inversion import TextualInversionSettings
+
+METHODS: dict[str, type] = {
+    "textual-inversion": TextualInversionSettings,
+    "dreambooth-lora": DreamBoothLoraSettings,
+    "custom-diffusion": CustomDiffusionSettings,
+    "personamagic": PersonaMagicSettings,
+    "magictailor": MagicTailorSettings,
+    "masterweaver": MasterWeaverSettings,
+    "magicapture": MagiCaptureSettings,
+}
+
+
+def settings_for(method: str, base: BaseSpec | None = None) -> Any:
+    """The method's settings before anybody changes them: tuned for the Miniature, or the default."""
+    one_of("method", method, METHODS)
+    small = base is None or base.kind == "miniature"
+    return METHODS[method].preset("miniature" if small else "default")

@@ -1,0 +1,60 @@
+"""What a training starts from: a base model, and concepts as folders of pictures."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import LikenessError
+from .checks import one_of
+
+ROLES = ("subject", "style", "component")
+BASE_KINDS = ("miniature", "checkpoint", "diffusers", "hub", "graph")
+TOKEN = re.compile(r"<[A-Za-z0-9_-]+>")
+MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSpec:
+    """Which diffusion model to start from."""
+
+    kind: str = "miniature"
+    path: str | None = None  # a single-file checkpoint, a diffusers folder, or a model's name on the hub
+    tokenizer: str | None = None  # a CLIP tokenizer's folder: single-file checkpoints hold none
+    vae: str | None = None  # another VAE for a single-file checkpoint: a file, a checkpoint or a folder
+    clip: str | None = None  # other text encoders for it: a checkpoint of its kind or a diffusers folder
+
+    def __post_init__(self) -> None:
+        one_of("base kind", self.kind, BASE_KINDS)
+        if self.kind in ("checkpoint", "diffusers", "hub") and not self.path:
+            raise LikenessError(f"a base of kind '{self.kind}' needs a path; give the file or folder")
+
+    @classmethod
+    def parse(cls, text: str, tokenizer: str | None = None) -> "BaseSpec":
+        """`miniature`, a folder, a file or a model in the hub's cache (`owner/name`), as typed."""
+        if text == "miniature":
+            return cls()
+        path = Path(text).expanduser()
+        if not path.exists() and HUB_NAME.fullmatch(text) and path.suffix not in MODEL_FILES:
+            return cls(kind="hub", path=text)
+        return cls(kind="diffusers" if path.is_dir() else "checkpoint", path=text, tokenizer=tokenizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptSpec:
+    """A folder of pictures, and what to call its content in prompts."""
+
+    folder: str
+    token: str = "<v0>"
+    class_word: str | None = None  # None: as concept.json says
+    role: str | None = None  # None: as concept.json says
+    asset: int | None = None  # in MagicTailor's folder of several concepts: the number before its file names
+
+    def __post_init__(self) -> None:
+        if not TOKEN.fullmatch(self.token):
+            raise LikenessError(
+                f"'{self.token}' cannot be a placeholder; write letters, digits, - or _ between < and >, "
+                "such as <v0>"
+            )
+        if self.role is not None:
+            one_of("role", self.role, ROLES)
