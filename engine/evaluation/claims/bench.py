@@ -3,15 +3,15 @@
 Whatever is expensive lies in the bench's folder under a digest of everything it depends on: a training of its
 job, its pictures and the base's fingerprint; a drawing of its concept files, prompts, seeds and all of the
 Miniature's weights. A run that was interrupted finds them there, and so do experiments that compare with the
-same arm. Code is no part of the digest, presets included: after changing a method or an experiment, take
-another folder.
+same arm. Of the job all settings count, those of the preset included; code does not: after changing a method
+or an experiment, take another folder.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ...artifact import Artifact
-from ...config import BaseSpec, Job, one_of
+from ...config import BaseSpec, Job, one_of, read, settings_for
 from ...data.concepts import Concept, digest, write_concept
 from ...files import make_folder, write_atomically
 from ...inference.generate import generate
@@ -146,7 +146,8 @@ class Bench:
         same job, pictures and base left its file.
         """
         hosts = [file.name for file in on]  # their names are digests
-        parts = [method, settings, seed, digest(concepts), self.base.fingerprint, *hosts]
+        whole = resolved(method, settings)
+        parts = [method, whole, seed, digest(concepts), self.base.fingerprint, *hosts]
         output = self.folder / "artifacts" / f"{method}-{digest_of('training', *parts)}.safetensors"
         while not output.exists():
             with held(self.folder / "locks", output.stem) as ours:
@@ -259,6 +260,12 @@ class Bench:
     ) -> dict[str, Values]:
         """The metrics of pictures drawn for `shots` and of those whose prompt asked for nothing."""
         return self.portrait_judges.score(pictures, shots, unasked, concept)
+
+
+def resolved(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a training with these changes on the method's preset `miniature`."""
+    start = settings_for(method, BaseSpec())
+    return asdict(read(type(start), {**asdict(start), **settings}, "settings"))
 
 
 def digest_of(*parts: object) -> str:

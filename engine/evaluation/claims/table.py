@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...config import METHODS
 from ...errors import LikenessError
 from ...miniature import world
-from .bench import Arm, Bench, Claim, Experiment, Metrics, digest_of
+from .bench import Arm, Bench, Claim, Experiment, Metrics, digest_of, resolved
 from .statistics import Comparison, Values, compare
 
 
@@ -46,9 +47,10 @@ class Cell:
         return f"{self.arm.name}-p{self.person}-s{self.seed}"
 
     def key(self, bench: Bench) -> str:
-        """What the cell's numbers depend on, beside the code."""
+        """What the cell's numbers depend on, beside the code; any preset, for `options` may train others."""
+        presets = {method: resolved(method, {}) for method in METHODS}
         return digest_of(
-            self.experiment.name, self.arm.method, dict(self.arm.settings), dict(self.arm.options),
+            self.experiment.name, self.arm.method, dict(self.arm.settings), dict(self.arm.options), presets,
             self.person, self.seed, bench.quick, bench.sampling_steps, bench.instrument,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 
 from likeness_portraits.engine.config import METHODS
 from likeness_portraits.engine.evaluation.claims import EXPERIMENTS, experiment
-from likeness_portraits.engine.evaluation.claims.bench import BUDGET, Arm, Bench, Claim
+from likeness_portraits.engine.evaluation.claims.bench import BUDGET, Arm, Bench, Claim, resolved
 from likeness_portraits.engine.evaluation.claims.run import run_claims
 from likeness_portraits.engine.evaluation.claims.table import Plan
 from likeness_portraits.engine.miniature import world
@@ -72,3 +72,11 @@ def test_baselines_see_the_same_number_of_pictures(name: str):
             settings = METHODS[arm.method].preset("miniature")
             each = settings.batch_size + getattr(settings, "prior_batch_size", 0)
             assert arm.settings["steps"] * each == BUDGET, arm.name
+
+
+def test_a_training_is_another_one_when_its_preset_changes():
+    """What lies in a bench's folder is found by all settings, not only by an arm's changes."""
+    plain = resolved("textual-inversion", {})
+    assert resolved("textual-inversion", {"steps": plain["steps"]}) == plain  # said or left to the preset
+    assert resolved("textual-inversion", {"steps": plain["steps"] + 1}) != plain
+    assert plain["learning_rate"] == METHODS["textual-inversion"].preset("miniature").learning_rate
