@@ -3,11 +3,13 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ...config import METHODS, known_keys, one_of
 from ...errors import LikenessError
 from ...files import write_atomically
+from . import experiment
 from .bench import Arm, Bench, Claim, Metrics
 from .report import write_report
 from .run import OnCell, measure_all
@@ -15,11 +17,17 @@ from .statistics import average
 from .table import Plan, values_by_person
 
 MOST = 64  # combinations
-TOLERANCE = 0.05  # of prompt accuracy, below the best, that identity may cost
+TOLERANCE = 0.05  # of prompt accuracy, below the best, that likeness may cost
+OWN = ("magictailor", "magicapture")  # methods that learn more than one person: scored as in their own claims
+GOALS = ("identity", "component", "style")  # whose mean a choice is made by, as far as they are measured
+SHOWN = (*GOALS, "prompt", "leakage")
 
 
 class Sweep:
-    """An experiment whose arms are combinations of settings; it claims nothing."""
+    """An experiment whose arms are combinations of settings; it claims nothing.
+
+    Each is scored as the method's own experiment does; one that learns a person alone, as a portrait.
+    """
 
     paper = "a sweep on the tuning people"
     claims: Sequence[Claim] = ()
@@ -33,6 +41,7 @@ class Sweep:
                 f"a sweep has 1 to {MOST} combinations, this one {len(combinations)}; change it"
             )
         self.name = f"sweep-{method}"
+        self._own = experiment(method) if method in OWN else None
         self.arms = tuple(
             Arm(name=", ".join(f"{key} {value}" for key, value in settings.items()), method=method,
                 settings=settings)
@@ -40,6 +49,8 @@ class Sweep:
         )  # fmt: skip
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
+        if self._own is not None:
+            return self._own.measure(arm, person, seed, bench)
         return bench.portrait(arm, person, seed)
 
 
@@ -49,16 +60,14 @@ def run_sweep(
 ) -> dict[str, Any]:  # fmt: skip
     """Measures, writes `sweep.json` and `report.html` into the bench's folder, and gives what was written.
 
-    Chosen is the combination with the highest identity among those that obey prompts about as well as any.
+    Chosen is the combination with the highest mean of `GOALS` among those that obey prompts about as well as
+    any.
     """
     plan = Plan(people=people, seeds=seeds, minutes=minutes, tuning=True, quick=bench.quick)
     measured = measure_all([sweep], plan, bench, on_cell)
     lines = []
     for arm in sweep.arms:
-        found = {
-            metric: average(values_by_person(measured, sweep, arm.name, metric))
-            for metric in ("identity", "prompt", "leakage")
-        }
+        found = {metric: average(values_by_person(measured, sweep, arm.name, metric)) for metric in SHOWN}
         if found["identity"] is not None:
             scores = {name: [round(number, 4) for number in score] for name, score in found.items() if score}
             lines.append({"settings": dict(arm.settings), **scores, "chosen": False})
@@ -76,7 +85,8 @@ def run_sweep(
 
 def _best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     least = max(line["prompt"][0] for line in lines) - TOLERANCE
-    return max((line for line in lines if line["prompt"][0] >= least), key=lambda line: line["identity"][0])
+    obedient = [line for line in lines if line["prompt"][0] >= least]
+    return max(obedient, key=lambda line: fmean(line[goal][0] for goal in GOALS if goal in line))
 
 
 def values_of(text: str) -> tuple[str, list[Any]]:

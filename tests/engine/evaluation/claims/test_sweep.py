@@ -27,6 +27,27 @@ def test_the_choice_is_the_closest_likeness_that_still_obeys(tmp_path: Path):
     assert record["people"] == list(world.TUNING_SEEDS[:2]) and (tmp_path / "report.html").exists()
 
 
+class Both(Sweep):
+    """The person fades as the component comes."""
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> dict[str, list[float]]:
+        share = arm.settings["joint_share"]
+        return {"identity": [0.9 - share], "component": [min(1.0, 0.2 + 3 * share)], "prompt": [1.0]}
+
+
+def test_a_component_counts_as_much_as_the_person(tmp_path: Path):
+    record = run_sweep(Both("magictailor", {"joint_share": [0.0, 0.25, 0.8]}), Bench(tmp_path), people=2)
+    assert [line["chosen"] for line in record["lines"]] == [False, True, False]
+    assert record["lines"][1]["component"][0] == pytest.approx(0.95) and "style" not in record["lines"][1]
+
+
+def test_methods_of_several_concepts_are_scored_as_in_their_own_claims(tmp_path: Path):
+    """Two steps on the real Miniature: the sweep asks for the component too."""
+    few = {"warm_up_steps": [1], "balance_steps": [1], "batch_size": [2]}
+    record = run_sweep(Sweep("magictailor", few), Bench(tmp_path, quick=True, sampling_steps=2), people=1)
+    assert set(record["lines"][0]) >= {"identity", "component", "prompt", "leakage"}
+
+
 def test_settings_are_all_combined():
     arms = Sweep("dreambooth-lora", {"rank": [4, 8], "steps": [10, 20, 30]}).arms
     assert len(arms) == 6 and arms[4].settings == {"rank": 8, "steps": 20}
