@@ -16,6 +16,7 @@ from .train import (
     LikenessTrainDreamBoothLora,
     LikenessTrainMagiCapture,
     LikenessTrainMagicTailor,
+    LikenessTrainMasterWeaver,
     LikenessTrainPersonaMagic,
     LikenessTrainTextualInversion,
 )
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessTrainPersonaMagic,
     LikenessTrainMagicTailor,
     LikenessTrainMagiCapture,
+    LikenessTrainMasterWeaver,
     LikenessApply,
     LikenessStagedPrompt,
     LikenessEncodeIdentity,

@@ -154,7 +154,7 @@ def learn(
     settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
     path = _train(loaded, observer, method, settings, concepts, run)
     if observer.interrupted:
-        stop_graph(observer, path, concepts[0].class_word or "likeness")
+        stop_graph(observer, path, (concepts[0].class_word if concepts else "adapter") or "likeness")
     drawn = [observer.losses, *([observer.likeness] if observer.likeness else [])]
     plot = image_of([plot_losses(curves) for curves in drawn])
     previews = image_of(observer.previews) if observer.previews else plot
@@ -192,7 +192,7 @@ def _train(
 
     job = Job(
         method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
-        preview_every=run["preview_every"], preview_prompt=run["preview_prompt"] or None,
+        preview_every=run["preview_every"], preview_prompt=run.get("preview_prompt") or None,
         resolution=run.get("resolution") or None, precision=run.get("precision", "fp32"),
         device=graph.device(), cache=str(temporary_folder("class pictures")), resume=True,
         output="run.safetensors",

@@ -6,11 +6,13 @@ from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
 from .learning import AS_PRESET, SWITCH, learn, learning_rate, rank, touched, training, vectors
-from .types import Concept
+from .types import Concept, Likeness
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
+IDENTITY_SHARE = 0.8  # of an identity adapter's steps, as on the Miniature
 IDENTITIES = ("auto", "features", "none", "auraface", "antelopev2", "buffalo_l")
+STAGES = ("both", "identity", "editing")  # of an identity adapter's training
 FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
 
@@ -267,3 +269,87 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         chosen["identity"] = identity
         run["preview_prompt"] = run["preview_prompt"] or f"a {style.token} of {concept.token}"
         return learn(cls, "magicapture", (model, clip, vae), (concept, style), preset, chosen, run)
+
+
+class LikenessTrainMasterWeaver(io.ComfyNode):
+    """MasterWeaver: an identity adapter, from pictures of many people."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        own = (
+            io.String.Input(
+                "folder", display_name="folder", default="", placeholder="/pictures/many-people",
+                tooltip="Where people are learned from: shards, or photographs of many people (name.txt "
+                "beside name.jpg is its caption). On the Miniature, leave it empty to learn from people of "
+                "its world.",
+            ),
+            io.Int.Input(
+                "people", display_name="people", default=256, min=2, max=100_000,
+                tooltip="How many people of the Miniature's world are drawn where no folder is named. More "
+                "people make strangers look more like themselves.",
+            ),
+            io.Combo.Input(
+                "stage", options=list(STAGES), display_name="stage", default="both",
+                tooltip="First identity, then editing: that prompts are obeyed. Choose one to train a stage "
+                "by itself; editing goes on from an adapter.",
+            ),
+            learning_rate("the adapter", " or faces fall apart"),
+            io.Int.Input(
+                "batch_size", display_name="pictures per step", default=0, min=0, max=4096,
+                tooltip="0 leaves it to the preset. Lower it when memory runs out; more than one is needed, "
+                "for people are compared with each other.",
+            ),
+            Likeness.Input(
+                "adapter", display_name="adapter", optional=True,
+                tooltip="An identity adapter to go on from, from Load a Likeness. Unconnected: a new one.",
+            ),
+            io.ClipVision.Input(
+                "clip_vision", display_name="clip vision", optional=True,
+                tooltip="The image tower that looks at faces, from Load CLIP Vision: CLIP ViT-L/14, and the "
+                "same again when the adapter is used. The Miniature has its own.",
+            ),
+            io.Combo.Input(
+                "pack", options=["auraface", "antelopev2", "buffalo_l"], display_name="found by",
+                default="auraface", optional=True,
+                tooltip="Which insightface models find faces in photographs: auraface may be used for "
+                "anything, the others for non-commercial research. Shards and the Miniature need none.",
+            ),
+        )  # fmt: skip
+        without = ("concept", "masked", "preview_prompt", "stop_by_likeness")
+        return io.Schema(
+            node_id="LikenessTrainMasterWeaver",
+            display_name="Learn an Identity Adapter (MasterWeaver)",
+            description="Learns from pictures of many people how to draw anybody from one picture. What it "
+            "gives goes into Read an Identity from Pictures. Trained in earnest it wants GPUs and days; the "
+            "Miniature shows in minutes how it goes.",
+            **training(["default", "paper", "reference", "miniature"], *own, without=without),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str = "", **_: Any) -> str:
+        from ..engine.comfy_bridge.folders import input_folder, state_of
+
+        return state_of(input_folder(folder)) if folder and folder.strip() else ""
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, preset: str, steps: int, folder: str, people: int, stage: str,
+        learning_rate: float, batch_size: int, adapter=None, clip_vision=None, pack: str = "auraface",
+        **run: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.comfy_bridge.adapter_training import check_stage, files_for
+
+        check_stage(stage, steps, adapter)
+        rate = "editing_learning_rate" if stage == "editing" else "identity_learning_rate"
+        chosen = touched(batch_size=batch_size, **{rate: learning_rate}, **steps_of(stage, steps))
+        chosen |= {f"{other}_steps": 0 for other in STAGES[1:] if stage not in ("both", other)}
+        chosen |= files_for(model, folder, people, pack, adapter, clip_vision)
+        return learn(cls, "masterweaver", (model, clip, vae), (), preset, chosen, run)
+
+
+def steps_of(stage: str, steps: int) -> dict[str, int]:
+    """How many of the steps each stage gets; both together: four of five go to identity."""
+    if stage != "both":
+        return {f"{stage}_steps": steps}
+    identity = round(steps * IDENTITY_SHARE)
+    return {"identity_steps": identity, "editing_steps": steps - identity}

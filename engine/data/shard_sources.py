@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LikenessError
 from ..miniature import world
+from ..miniature.judges import load_judge, to_tensor
+from ..miniature.model import RESOLUTION
 from .alignment import ffhq_aligned
+from .identity_examples import square
 from .pictures import pictures_in, read_picture
+from .references import LEAST
 from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
 from .shards import ShardFace, ShardSample, jpeg
 
@@ -39,25 +44,59 @@ def photographs(
     folder: Path, finder: Finder, labels: Labeller, side: int = FACE_SIDE
 ) -> Iterator[ShardSample]:
     """Every picture of a folder with its faces aligned and parsed; `<stem>.txt` beside it is its caption."""
-    none = 0
-    for path in pictures_in(folder):
-        pixels = read_picture(path)
-        faces = []
+
+    def faces(pixels: NDArray[np.uint8]) -> Iterator[ShardFace]:
         for found in finder(pixels):
             if found.landmarks is not None:
                 aligned = ffhq_aligned(pixels, found.landmarks.astype(np.float64), side).pixels
                 corners = np.asarray(found.box, np.float32).reshape(2, 2)
-                points = np.concatenate([found.landmarks, corners])
-                faces.append(ShardFace(aligned, labels(aligned), points))
-        if not faces:
+                yield ShardFace(aligned, labels(aligned), np.concatenate([found.landmarks, corners]))
+
+    return _pictured(folder, faces)
+
+
+def portraits(folder: Path) -> Iterator[ShardSample]:
+    """The same of pictures as the Miniature draws them: one upright face, which its own parser finds."""
+    parser = load_judge("parser")
+
+    @torch.no_grad()
+    def faces(pixels: NDArray[np.uint8]) -> Iterator[ShardFace]:
+        window = square(pixels.shape[:2], [])
+        small = Image.fromarray(pixels[window]).resize((RESOLUTION,) * 2, Image.Resampling.BILINEAR)
+        parts = parser(to_tensor(np.asarray(small)[None]))[0].argmax(0).numpy()
+        face = np.isin(parts, [world.PART_ID[part] for part in world.FACE_PARTS])
+        if face.mean() >= LEAST:
+            rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
+            corners = np.array([(columns[0], rows[0]), (columns[-1], rows[-1])], np.float32)
+            scale = min(pixels.shape[:2]) / RESOLUTION
+            start = np.array([window[1].start, window[0].start], np.float32)
+            yield ShardFace(np.asarray(small), WORLD_LABELS[parts], corners * scale + start)
+
+    return _pictured(folder, faces)
+
+
+def _pictured(
+    folder: Path, faces: Callable[[NDArray[np.uint8]], Iterator[ShardFace]]
+) -> Iterator[ShardSample]:
+    """A sample of each picture with a face; those without, and those that cannot be read, are counted."""
+    none = lost = 0
+    for path in pictures_in(folder):
+        try:
+            pixels = read_picture(path)
+        except LikenessError as error:
+            lost += 1
+            log.warning("%s; it is left out", error)
+            continue
+        found = tuple(faces(pixels))
+        if not found:
             none += 1
             log.warning("no face in %s; it is left out", path)
             continue
         told = path.with_suffix(".txt")
         caption = told.read_text("utf-8", "replace").strip() if told.is_file() else ""
-        yield ShardSample(path.stem.replace(".", "_"), pixels, caption, tuple(faces))
-    if none:
-        log.warning("%d pictures of %s show no face", none, folder)
+        yield ShardSample(path.stem.replace(".", "_"), pixels, caption, found)
+    if none or lost:
+        log.warning("%d pictures of %s show no face, %d cannot be read", none, folder, lost)
 
 
 # ----------------------------------------------------------------------- the reference's own folders

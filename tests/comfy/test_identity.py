@@ -240,6 +240,76 @@ def test_mistakes_are_told_in_the_node(server: Server, adapter: Path, changes: d
     assert message in failures[0]["exception_message"]
 
 
+def training(**changes: Any) -> dict[str, Any]:
+    """Nodes that train an adapter for a moment on rendered people, and draw somebody with it at once."""
+    graph = drawing()
+    graph["adapter"] = node(
+        "LikenessTrainMasterWeaver", **{
+            "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "preset": "automatic", "steps": 5,
+            "folder": "", "people": 4, "stage": "both", "learning_rate": 0.0, "batch_size": 2, "seed": 3,
+            "preview_every": 0, "more_settings": "background_every: 2", **changes,
+        },
+    )  # fmt: skip
+    graph["save"] = node("LikenessSave", likeness=["adapter", 0], name="woven")
+    graph["apply"]["inputs"]["weight"] = 1.0
+    return graph
+
+
+def test_an_adapter_trained_in_the_graph_draws_somebody_at_once_and_is_the_command_lines(
+    server: Server, likeness: Callable, tmp_path: Path
+):
+    graph = training()
+    shown = drawn(server, graph)
+    learned = Artifact.load(server.base / "models" / "likeness" / "woven.safetensors")
+    assert (learned.kind, learned.steps) == ("id_adapter", 5)
+    assert learned.settings["identity_steps"] == 4 and learned.settings["editing_steps"] == 1
+    assert psnr(shown, without(server, graph)) < 60  # somebody is there
+    out = tmp_path / "by-command.safetensors"
+    ran = likeness("shards", tmp_path / "shards", "--miniature", 4, "--first", 10_000, "--twins", 2)
+    assert ran.returncode == 0, ran.stderr
+    ran = likeness(
+        "train", "masterweaver", "--shards", tmp_path / "shards", "--identity-steps", 4, "--editing-steps", 1,
+        "--batch-size", 2, "--background-every", 2, "--seed", 3, "--device", "cpu", "-o", out,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    own = Artifact.load(out)
+    apart = [(own.tensors[name] - tensor).abs().max().item() for name, tensor in learned.tensors.items()]
+    assert max(apart) <= 1e-4
+
+
+def test_one_stage_goes_on_from_an_adapter_with_a_folder_of_pictures(server: Server, people: Path):
+    place = server.base / "input" / "many"
+    place.mkdir(exist_ok=True)
+    for path in people.glob("?-?.png"):
+        Image.open(path).save(place / path.name)
+        (place / path.name).with_suffix(".txt").write_text("a photo of a person")
+    (place / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (128, 128)).save(place / "nobody.png")
+    graph = training(folder="many", stage="editing", steps=1, adapter=["before", 0])
+    graph["before"] = node("LikenessLoad", name="ids.safetensors")
+    graph["show"] = node("PreviewImage", images=["adapter", 2])
+    server.run(graph)
+    files = sorted((server.base / "models" / "likeness").glob("woven*.safetensors"))
+    learned = Artifact.load(max(files, key=lambda path: path.stat().st_mtime))
+    assert learned.steps == 1 and learned.settings["identity_steps"] == 0
+    told = server.log.read_text()
+    assert "1 pictures of" in told and "show no face, 1 cannot be read" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "editing"}, "goes on from an adapter that knows identity; connect one"),
+        ({"folder": "nowhere"}, "there is no folder"),
+        ({"steps": 1}, "cannot be shared by two stages"),
+    ],
+)
+def test_an_adapters_training_tells_what_it_needs(server: Server, changes: dict, message: str):
+    entry = server.wait(server.queue(training(**changes)))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    assert message in failures[0]["exception_message"]
+
+
 # ------------------------------------------------------------------------------ without a server, in numbers
 
 
