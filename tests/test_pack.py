@@ -306,7 +306,7 @@ def test_every_method_and_command_stands_in_the_readme():
     methods = next(node.value for node in settings.body if getattr(node, "target", None) is not None
                    and getattr(node.target, "id", "") == "METHODS")  # fmt: skip
     names = [key.value for key in methods.keys] + re.findall(
-        r'^@app\.command\((?:"([\w-]+)")?\)\ndef (\w+)',
+        r'^@app\.command\((?:"([\w-]+)")?\)\n(?:@\w+\n)*def (\w+)',
         "".join(path.read_text("utf-8") for path in (ROOT / "engine" / "commands").glob("*.py")),
         re.MULTILINE,
     )

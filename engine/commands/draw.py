@@ -1,6 +1,7 @@
 """`likeness generate` and `likeness restore`: pictures with what was learned."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,139 +11,200 @@ from ..config import BaseSpec
 from ..console import meter, note, save_picture, say
 from ..errors import LikenessError, nearest
 from .apps import app
+from .options import grouped
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
+    from ..inference.id_adapter import Shown
     from ..inference.restore_options import Finisher
+    from ..training.base_model import BaseModel
 
 
-@app.command()
-def generate(
-    prompts: Annotated[
-        list[str], Argument(metavar="PROMPT...", help="What to draw; use the concept's placeholder.")
-    ],
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What is drawn: concepts, base, and how the noise is taken away."""
+
     concept: Annotated[
         list[str] | None, Option(help="Concept file, or FILE:STRENGTH; repeat for several.")
-    ] = None,
-    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature",
+    ] = None
+    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature"
     out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
         "likeness-pictures"
-    ),
-    negative: Annotated[str, Option(help="What should not be there.")] = "",
+    )
+    negative: Annotated[str, Option(help="What should not be there.")] = ""
     count: Annotated[
         int, Option(min=1, help="Pictures per prompt, with seeds that follow on one another.")
-    ] = 1,
-    seed: Annotated[int, Option(min=0, help="Of the noise the first picture starts from.")] = 0,
-    steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25,
+    ] = 1
+    seed: Annotated[int, Option(min=0, help="Of the noise the first picture starts from.")] = 0
+    steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25
     guidance: Annotated[
         float, Option(help="How strictly to follow the prompt (classifier-free guidance).")
-    ] = 5.0,
-    sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler",
-    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, or ddim.")] = "simple",
-    width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
-    height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None,
+    ] = 5.0
+    sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler"
+    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, or ddim.")] = "simple"
+    width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None
+    height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """Who is drawn from pictures of them, without learning."""
+
     identity: Annotated[
         list[str] | None,
         Option(
             help="One to three pictures of a person, FILE,FILE or a folder, with :WEIGHT if not 1; repeat."
         ),
-    ] = None,
+    ] = None
     adapter: Annotated[
         Path | None, Option(help="Identity adapter for --identity; by default the Miniature's.")
-    ] = None,
+    ] = None
     identity_region: Annotated[
         list[Path] | None, Option(help="A picture, white where that person should be; one per --identity.")
-    ] = None,
-    identity_start: Annotated[float, Option(help="From where people show: 0 is pure noise.")] = 0.0,
-    identity_end: Annotated[float, Option(help="Up to where people show: 1 is the picture.")] = 1.0,
+    ] = None
+    identity_start: Annotated[float, Option(help="From where people show: 0 is pure noise.")] = 0.0
+    identity_end: Annotated[float, Option(help="Up to where people show: 1 is the picture.")] = 1.0
     identity_layers: Annotated[
         str, Option(help="Factors by layer, such as up_blocks.1=1.3,mid_block=0.")
-    ] = "",
+    ] = ""  # fmt: skip
     without_hair: Annotated[
         bool, Option("--without-hair", help="Leave a person's hair to the prompt.")
-    ] = False,
+    ] = False  # fmt: skip
     image_encoder: Annotated[
         Path | None, Option(help="For photographs: the folder of the adapter's CLIP image tower.")
-    ] = None,
-    faces: Annotated[str, Option(help="For photographs: auraface, antelopev2 or buffalo_l.")] = "auraface",
-    models: Annotated[Path | None, Option(help="For photographs: ComfyUI's models/likeness.")] = None,
+    ] = None
+    faces: Annotated[str, Option(help="For photographs: auraface, antelopev2 or buffalo_l.")] = "auraface"
+    models: Annotated[Path | None, Option(help="For photographs: ComfyUI's models/likeness.")] = None
+
+    def shown(self) -> "list[Shown]":
+        """Everybody, as the adapter knows them."""
+        if not self.identity:
+            return []
+        from ..inference.id_pictures import Look, people_of
+
+        look = Look(
+            adapter=self.adapter, image_encoder=self.image_encoder, faces=self.faces, models=self.models,
+            without_hair=self.without_hair, start=self.identity_start, end=self.identity_end,
+            layers=self.identity_layers, regions=self.identity_region or (),
+        )  # fmt: skip
+        return people_of(self.identity, look)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Which words are kept in regions of the picture."""
+
     refocus: Annotated[
         list[str] | None,
         Option(
             help="Keep a word in a region: <v0>=left, right, a box 0,0,0.5,1, mask.png, attention or face; "
             "then ;mode=soft;scope=word;strength=0.8 …; repeat."
         ),
-    ] = None,
+    ] = None
     refocus_restart: Annotated[
         bool, Option(help="Draw again from the first step once regions are found.")
-    ] = True,
+    ] = True
     attention_maps: Annotated[
         Path | None, Option(help="Folder for pictures of where the refocused words looked.")
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """What becomes of the faces afterwards."""
+
     restore: Annotated[
         str | None,
         Option(help="Finish faces: redraw, or a restorer's file; then ;denoise=0.5;gate=reject …"),
-    ] = None,
+    ] = None
     references: Annotated[
         Path | None, Option(help="With --restore: folder of pictures of who must stay recognisable.")
-    ] = None,
+    ] = None
+
+
+@app.command()
+@grouped
+def generate(
+    prompts: Annotated[
+        list[str], Argument(metavar="PROMPT...", help="What to draw; use the concept's placeholder.")
+    ],
+    drawing: Drawing,
+    people: People,
+    words: Words,
+    finish: Finish,
 ) -> int:
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
-    artifacts = [_with_strength(text) for text in concept or []]
+    artifacts = [_with_strength(text) for text in drawing.concept or []]
     _check_placeholders(prompts, [artifact for artifact, _ in artifacts])
-    single = out.suffix.lower() == ".png"
-    if single and len(prompts) * count > 1:
+    wanted = [(prompt, drawing.seed + number) for prompt in prompts for number in range(drawing.count)]
+    single = drawing.out.suffix.lower() == ".png"
+    if single and len(wanted) > 1:
         raise LikenessError(
-            f"{out} is one file, but {len(prompts) * count} pictures are to be drawn; give a folder"
+            f"{drawing.out} is one file, but {len(wanted)} pictures are to be drawn; give a folder"
         )
-    wanted = [(prompt, seed + number) for prompt in prompts for number in range(count)]
-    from ..inference.generate import generate as draw
-    from ..inference.id_pictures import Look, people_of
-    from ..inference.refocus_options import refocusing_of
     from ..inference.restore_options import finisher, wish_of
     from ..training.base_model import load_base
 
-    wish = None if restore is None else wish_of(restore)
-    look = Look(
-        adapter=adapter, image_encoder=image_encoder, faces=faces, models=models,
-        without_hair=without_hair, start=identity_start, end=identity_end, layers=identity_layers,
-        regions=identity_region or (),
-    )  # fmt: skip
-    loaded = load_base(BaseSpec.parse(base))
-    people = people_of(identity, look) if identity else []
-    refocusing = refocusing_of(refocus or [], loaded, restart=refocus_restart, maps=attention_maps)
-
-    with meter("drawing") as show:
-        pictures = draw(
-            loaded,
-            [prompt for prompt, _ in wanted],
-            negative=negative,
-            artifacts=artifacts,
-            people=people,
-            refocus=refocusing,
-            steps=steps,
-            guidance=guidance,
-            seed=[number for _, number in wanted],
-            sampler=sampler,
-            schedule=schedule,
-            width=width,
-            height=height,
-            on_step=lambda done, total: show(done, total, ""),
-        )
+    wish = None if finish.restore is None else wish_of(finish.restore)
+    base = load_base(BaseSpec.parse(drawing.base))
+    pictures: Iterable[Any] = _drawn(base, wanted, artifacts, drawing, people, words)
     if wish is not None:
-        finish = finisher(
-            wish, loaded, prompt=prompts[0], negative=negative, artifacts=artifacts, references=references,
-            models=models,
+        finished = finisher(
+            wish, base, prompt=prompts[0], negative=drawing.negative, artifacts=artifacts,
+            references=finish.references, models=people.models,
         )  # fmt: skip
-        pictures = _finished(pictures, [prompt for prompt, _ in wanted], finish)
-    drawn_with = {"negative": negative, "steps": str(steps), "guidance": str(guidance), "base": base}
-    drawn_with |= {"sampler": sampler, "schedule": schedule}
-    drawn_with |= {"refocus": " ".join(refocus)} if refocus else {}
-    drawn_with |= {"restore": restore} if restore else {}
+        pictures = _finished(pictures, [prompt for prompt, _ in wanted], finished)
+    drawn_with = _drawn_with(drawing, words, finish)
     for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
         about = {"prompt": prompt, "seed": str(number), **drawn_with}
-        say(str(save_picture(out if single else out / f"{index:03d}-seed{number}.png", pixels, about)))
+        path = drawing.out if single else drawing.out / f"{index:03d}-seed{number}.png"
+        say(str(save_picture(path, pixels, about)))
     return 0
+
+
+def _drawn(
+    base: "BaseModel", wanted: Sequence[tuple[str, int]], artifacts: "Sequence[tuple[Artifact, float]]",
+    drawing: Drawing, people: People, words: Words,
+) -> Iterable[Any]:  # fmt: skip
+    """The pictures (H, W, 3) uint8 of all prompts and seeds in `wanted`."""
+    from ..inference.generate import generate as draw
+    from ..inference.refocus_options import refocusing_of
+
+    shown = people.shown()
+    refocusing = refocusing_of(
+        words.refocus or [], base, restart=words.refocus_restart, maps=words.attention_maps
+    )
+    with meter("drawing") as show:
+        return draw(
+            base,
+            [prompt for prompt, _ in wanted],
+            negative=drawing.negative,
+            artifacts=artifacts,
+            people=shown,
+            refocus=refocusing,
+            steps=drawing.steps,
+            guidance=drawing.guidance,
+            seed=[number for _, number in wanted],
+            sampler=drawing.sampler,
+            schedule=drawing.schedule,
+            width=drawing.width,
+            height=drawing.height,
+            on_step=lambda done, total: show(done, total, ""),
+        )
+
+
+def _drawn_with(drawing: Drawing, words: Words, finish: Finish) -> dict[str, str]:
+    """What a picture's own file says of how it was made, beside its prompt and seed."""
+    told = {
+        "negative": drawing.negative,
+        "steps": str(drawing.steps),
+        "guidance": str(drawing.guidance),
+        "base": drawing.base,
+        "sampler": drawing.sampler,
+        "schedule": drawing.schedule,
+    }
+    told |= {"refocus": " ".join(words.refocus)} if words.refocus else {}
+    return told | ({"restore": finish.restore} if finish.restore else {})
 
 
 def _finished(pictures: Iterable[Any], prompts: Sequence[str], finish: "Finisher") -> list[Any]:

@@ -1,0 +1,48 @@
+"""Options in groups: a command takes dataclasses, and their fields stand in its option list."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, get_type_hints
+
+
+def grouped(command: Callable[..., int]) -> Callable[..., int]:
+    """`command` with the fields of each dataclass among its arguments as options, in that argument's place.
+
+    Typer knows flat lists alone; thirty options are read and handed on more easily in groups. Fields are
+    annotated as arguments are: `steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25`.
+    """
+    kinds = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    options: list[inspect.Parameter] = []
+    for name, argument in inspect.signature(command).parameters.items():
+        if name in groups:
+            options += _options_of(groups[name])
+        else:
+            options.append(argument.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kinds[name]))
+
+    @functools.wraps(command)
+    def flat(**given: Any) -> int:
+        chosen = {
+            name: kind(**{entry.name: given.pop(entry.name) for entry in fields(kind)})
+            for name, kind in groups.items()
+        }
+        return command(**given, **chosen)
+
+    flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    flat.__annotations__ = {option.name: option.annotation for option in options}
+    return flat
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
+            annotation=hints[entry.name],
+        )
+        for entry in fields(group)
+    ]
