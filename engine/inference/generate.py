@@ -1,8 +1,9 @@
 """Drawing pictures without ComfyUI, with the same numbers as its KSampler: same seed, same picture."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,49 +59,82 @@ def generate(
     words of the prompts in their regions. `start`: a picture (H, W, 3) in [0, 1] per prompt to begin from, of
     which `denoise`, from 0 to 1, is the share that is drawn anew.
     """
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(prompts):
-        raise LikenessError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each")
+    seeds = _one_for_each(seed, prompts)
     if steps < 1:
         raise LikenessError(f"{steps} sampling steps draw nothing; use 1 or more")
     if start is not None:
         height, width = start.shape[1:3]
     shape = base.latent_shape(height, width)
     groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
-    pictures = []
     carriers = [one for one in artifacts if one[0].kind == ID_ADAPTER]
     artifacts = [one for one in artifacts if one[0].kind != ID_ADAPTER]
     remembered, prompts = carried(carriers, prompts)
     people = [*people, *remembered]
     staged = _staged(base, artifacts, prompts)
+    how = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "denoise": denoise}
+    pictures = []
     with torch.inference_mode(), applied(base, artifacts) as rows, showing(base, people) as with_people:
         _check_placeholders([*prompts, negative], {**rows, **{words.token: {} for words in staged}})
         for words in staged:
             negative = with_class_word(negative, words)
+        easel = _Easel(base, rows, staged, with_people, refocus, negative, how)
         for number, group in enumerate(groups):
-            told = [prompts[i] for i in group]
-            painter = partial(_painter, base, rows=rows, staged=staged)
-            paint = partial(
-                sample,
-                unconditional=base.encode_text([negative] * len(group), rows),
+            painted = easel.paint(
+                group,
+                [prompts[i] for i in group],
                 noise=seeded_noise([seeds[i] for i in group], shape).to(base.device),
-                steps=steps,
-                guidance=guidance,
-                sampler=sampler,
-                schedule=schedule,
-                on_step=_counted(on_step, number * steps, len(groups) * steps),
                 start=None if start is None else _latents(base, start[list(group)]),
-                denoise=denoise,
+                on_step=_counted(on_step, number * steps, len(groups) * steps),
             )
-            model, context = painter(told)
-            if refocus is None:
-                pictures.append(to_bytes(base.decode(paint(with_people(model, group), context))))
-            else:
-                focused = refocus.model(base, painter, told, rows, shape[1:], steps, group)
-                latents = refocus.draw(focused, partial(paint, with_people(focused, group), context))
-                pictures.append(to_bytes(base.decode(latents)))
-                refocus.report(focused, group, pictures[-1])
+            pictures.append(painted)
     return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Easel:
+    """What all pictures of one call are painted with."""
+
+    base: "BaseModel"
+    rows: "Rows"
+    staged: Sequence[StagedWords]
+    with_people: Callable[[Denoiser, Sequence[int]], Denoiser]
+    refocus: Refocusing | None
+    negative: str
+    how: Mapping[str, Any]  # what `sample` is told of steps, guidance, sampler, schedule and denoise
+
+    def paint(
+        self,
+        group: range,
+        prompts: Sequence[str],
+        *,
+        noise: Tensor,
+        start: Tensor | None,
+        on_step: OnStep | None,
+    ) -> np.ndarray:
+        """The pictures (n, H, W, 3) uint8 at the places `group` of the call, from noise (n, C, h, w)."""
+        painter = partial(_painter, self.base, rows=self.rows, staged=self.staged)
+        unconditional = self.base.encode_text([self.negative] * len(group), self.rows)
+        sampled = partial(
+            sample, unconditional=unconditional, noise=noise, start=start, on_step=on_step, **self.how
+        )
+        model, context = painter(prompts)
+        if self.refocus is None:
+            return to_bytes(self.base.decode(sampled(self.with_people(model, group), context)))
+        height, width = noise.shape[2:]
+        focused = self.refocus.model(
+            self.base, painter, prompts, self.rows, (height, width), self.how["steps"], group
+        )
+        latents = self.refocus.draw(focused, partial(sampled, self.with_people(focused, group), context))
+        pictures = to_bytes(self.base.decode(latents))
+        self.refocus.report(focused, group, pictures)
+        return pictures
+
+
+def _one_for_each(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int]:
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise LikenessError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each")
+    return seeds
 
 
 def _staged(

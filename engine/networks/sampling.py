@@ -154,6 +154,6 @@ def sample(
     loudest = bool(sigmas[0] >= whole[-1] * FULL)
     x = noise * ((1 + sigmas[0] ** 2).sqrt() if loudest else sigmas[0])
     x = x if start is None else x + start
-    denoise = denoiser(model, context, unconditional, guidance)
-    x = SAMPLERS[sampler](denoise, x, sigmas, on_step or (lambda done, total: None))
+    clean = denoiser(model, context, unconditional, guidance)
+    x = SAMPLERS[sampler](clean, x, sigmas, on_step or (lambda done, total: None))
     return x / (1 + sigmas[-1] ** 2).sqrt()  # of unit weight again where a schedule does not end at 0
