@@ -9,6 +9,8 @@ MASKS_TIP = "White where it was found, one mask per picture. Brush over it in th
 LARGEST = -1
 NO_MODEL = "my mask"  # instead of a face model
 PHOTOGRAPHS, MINIATURE = "photographs", "the Miniature's pictures"
+BY_MEDIAPIPE = "photographs, by MediaPipe"
+PARSERS = {MINIATURE: "miniature", PHOTOGRAPHS: "face-parts", BY_MEDIAPIPE: "mediapipe"}  # of the engine
 # fmt: off
 EDGES = [
     io.Boolean.Input(
@@ -69,11 +71,13 @@ class LikenessSegmentText(io.ComfyNode):
                     tooltip="What to leave out of the mask, such as hair when hair is learned by itself.",
                 ),
                 io.Combo.Input(
-                    "backend", options=["miniature", "clipseg", "grounded-sam2", "sam2-points"],
+                    "backend",
+                    options=["miniature", "clipseg", "grounded-sam2", "sam2-points", "sam3", "birefnet"],
                     display_name="found by", default="miniature",
                     tooltip="miniature needs no download but knows the Miniature's pictures only; clipseg "
-                    "finds any word, softly; grounded-sam2 finds any word with sharp edges; "
-                    "sam2-points marks what lies under points.",
+                    "finds any word, softly; grounded-sam2 and sam3 find any word with sharp edges; "
+                    "sam2-points marks what lies under points; birefnet tells subject from background. "
+                    "sam3 and birefnet are run by newer ComfyUI itself.",
                 ),
                 *EDGES,
             ],
@@ -116,10 +120,10 @@ class LikenessParseFace(io.ComfyNode):
                     tooltip="Parts to leave out, such as eyeglasses.",
                 ),
                 io.Combo.Input(
-                    "pictures_are", options=[MINIATURE, PHOTOGRAPHS], display_name="pictures are",
-                    default=MINIATURE,
-                    tooltip="photographs need face parsing weights in models/likeness/face_parsing; the "
-                    "Miniature's pictures need nothing.",
+                    "pictures_are", options=list(PARSERS), display_name="pictures are", default=MINIATURE,
+                    tooltip="photographs need face parsing weights in models/likeness/face_parsing; "
+                    "MediaPipe, in newer ComfyUI, marks face, lips and eyes; the Miniature's pictures need "
+                    "nothing.",
                 ),
                 *EDGES,
             ],
@@ -132,8 +136,7 @@ class LikenessParseFace(io.ComfyNode):
         from ..engine.data.segment import Request, words_of
 
         request = Request(words=words_of(parts), but_not=words_of(but_not), refine=_refinement(**edges))
-        back_end = "face-parts" if pictures_are == PHOTOGRAPHS else "miniature"
-        masks, overlay = masks_of(images, back_end, request)
+        masks, overlay = masks_of(images, PARSERS[pictures_are], request)
         return io.NodeOutput(masks, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 
 
@@ -151,10 +154,11 @@ class LikenessDetectFaces(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", display_name="pictures", tooltip="Pictures with faces in them."),
                 io.Combo.Input(
-                    "pack", options=["auraface", "antelopev2", "buffalo_l", NO_MODEL],
+                    "pack", options=["auraface", "antelopev2", "buffalo_l", "mediapipe", NO_MODEL],
                     display_name="found by", default="auraface",
-                    tooltip="Which insightface models look for faces: auraface may be used for anything, the "
-                    "others for non-commercial research. Choose my mask to mark the face yourself.",
+                    tooltip="Which models look for faces: auraface (insightface) and mediapipe (in newer "
+                    "ComfyUI) may be used for anything, the others for non-commercial research. Choose my "
+                    "mask to mark the face yourself.",
                 ),
                 io.Int.Input(
                     "number", display_name="which face", default=LARGEST, min=LARGEST, max=31, step=1,

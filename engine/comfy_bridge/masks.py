@@ -14,9 +14,13 @@ from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provi
 from ..data.masks import Mask
 from ..data.overlays import veiled, with_faces
 from ..data.segment import Request, find_masks, load_segmenter
+from ..data.segmenters.base import Segmenter
 from ..errors import LikenessError
+from .core_nodes import CORE, load_core, load_core_faces
 from .folders import folder
 from .pictures import image_of, pictures_of
+
+MEDIAPIPE = "mediapipe"  # ComfyUI's own face model, where a pack of insightface would be named
 
 
 class FoundFaces(NamedTuple):
@@ -31,10 +35,17 @@ class FoundFaces(NamedTuple):
 def masks_of(images: torch.Tensor, back_end: str, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
     """MASK (B, H, W) of IMAGE (B, H, W, C), and the pictures with what is outside darkened."""
     pictures = _some_pictures(images)
-    segmenter = load_segmenter(back_end, folder("likeness"), _device())
+    segmenter = _segmenter(back_end)
     masks = find_masks(segmenter, pictures, request, _names(pictures), _watched(len(pictures)))
     overlays = [veiled(pixels, mask) for pixels, mask in zip(pictures, masks)]
     return torch.from_numpy(np.stack(masks)), image_of(overlays)
+
+
+def _segmenter(back_end: str) -> Segmenter:
+    """One of the engine's back ends, or one that ComfyUI runs itself."""
+    if back_end in CORE:
+        return load_core(back_end)
+    return load_segmenter(back_end, folder("likeness"), _device())
 
 
 def faces_of(
@@ -64,6 +75,9 @@ def _finder(
     pack: str | None, pictures: list[np.ndarray], masks: torch.Tensor | None
 ) -> tuple[Callable[[int], list[Face]], list[str]]:
     """The faces of picture number n, and on what they are found where that can go wrong."""
+    if pack == MEDIAPIPE:
+        eyes = load_core_faces()
+        return lambda position: eyes(pictures[position]), [provider_line(pack, eyes.provider, _device())]
     if pack is not None:
         finder = load_faces(pack, Path(folder_paths.models_dir) / "insightface", _device())
         return lambda position: finder(pictures[position]), [provider_line(pack, finder.provider, _device())]
