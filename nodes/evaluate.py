@@ -3,13 +3,65 @@
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, Concept, Likeness
+from .types import CATEGORY, FACE_PACKS, Concept, Likeness
 
-FACES = ("miniature", "auraface", "antelopev2", "buffalo_l")
-FACES_TIP = (
-    "Who recognises faces: miniature only knows its own cartoons; auraface may be used for anything, the "
-    "others for non-commercial research. Change it to miniature when nothing else is installed."
-)
+
+def _judge() -> io.Input:
+    """Who says how alike the faces are."""
+    return io.Combo.Input(
+        "faces", options=["miniature", *FACE_PACKS], display_name="faces judged by", default="auraface",
+        tooltip="Who recognises faces: miniature only knows its own cartoons; auraface may be used for "
+        "anything, the others for non-commercial research. Change it to miniature when nothing else is "
+        "installed.",
+    )  # fmt: skip
+
+
+def _axes() -> list[io.Input]:
+    """What the grid goes over: its rows and columns."""
+    return [
+        io.String.Input(
+            "prompts", display_name="prompts", multiline=True,
+            default="a photo of <v0>\na watercolor painting of <v0>",
+            tooltip="One prompt per line, with the placeholder in each. Vary place, clothes and "
+            "style: only varied prompts tell likeness from copying.",
+        ),
+        io.String.Input(
+            "strengths", display_name="strengths", default="0.6, 0.8, 1",
+            tooltip="Strengths of the likeness, with commas between. Read in the frontier which "
+            "keeps the person without losing the prompt.",
+        ),
+        io.Int.Input(
+            "seed", display_name="first seed", default=0, min=0, max=2**53 - 1,
+            control_after_generate=False,
+            tooltip="Seed of the first column. Change it for other pictures.",
+        ),
+        io.Int.Input(
+            "seeds", display_name="how many seeds", default=2, min=1, max=16,
+            tooltip="Columns of the grid. More make the scores more certain.",
+        ),
+    ]  # fmt: skip
+
+
+def _manner() -> list[io.Input]:
+    """How each of its pictures is drawn."""
+    return [
+        io.String.Input(
+            "negative", display_name="negative prompt", default="", multiline=True, optional=True,
+            tooltip="What no picture should show.",
+        ),
+        io.Int.Input(
+            "steps", display_name="steps", default=25, min=1, max=200, optional=True,
+            tooltip="Sampling steps of each picture. Lower it for a quick look.",
+        ),
+        io.Float.Input(
+            "cfg", display_name="cfg", default=5.0, min=0.0, max=30.0, step=0.1, optional=True,
+            tooltip="How strictly prompts are followed. Take what you will draw with later.",
+        ),
+        io.Int.Input(
+            "size", display_name="size", default=512, min=64, max=2048, step=8, optional=True,
+            tooltip="Pixels a side: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
+        ),
+    ]  # fmt: skip
 
 
 class LikenessMeasure(io.ComfyNode):
@@ -30,10 +82,7 @@ class LikenessMeasure(io.ComfyNode):
                     tooltip="The person's own pictures, from Describe a Concept. Pictures that were not "
                     "learned from judge more honestly.",
                 ),
-                io.Combo.Input(
-                    "faces", options=list(FACES), display_name="faces judged by", default="auraface",
-                    tooltip=FACES_TIP,
-                ),
+                _judge(),
                 io.String.Input(
                     "prompt", display_name="prompt", default="", multiline=True,
                     tooltip="What the pictures should show: one prompt for all, or one per line and picture. "
@@ -94,30 +143,8 @@ class LikenessGrid(io.ComfyNode):
                     tooltip="The person's own pictures, to compare with. Pictures that were not learned from "
                     "judge more honestly.",
                 ),
-                io.String.Input(
-                    "prompts", display_name="prompts", multiline=True,
-                    default="a photo of <v0>\na watercolor painting of <v0>",
-                    tooltip="One prompt per line, with the placeholder in each. Vary place, clothes and "
-                    "style: only varied prompts tell likeness from copying.",
-                ),
-                io.String.Input(
-                    "strengths", display_name="strengths", default="0.6, 0.8, 1",
-                    tooltip="Strengths of the likeness, with commas between. Read in the frontier which "
-                    "keeps the person without losing the prompt.",
-                ),
-                io.Int.Input(
-                    "seed", display_name="first seed", default=0, min=0, max=2**53 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of the first column. Change it for other pictures.",
-                ),
-                io.Int.Input(
-                    "seeds", display_name="how many seeds", default=2, min=1, max=16,
-                    tooltip="Columns of the grid. More make the scores more certain.",
-                ),
-                io.Combo.Input(
-                    "faces", options=list(FACES), display_name="faces judged by", default="auraface",
-                    tooltip=FACES_TIP,
-                ),
+                *_axes(),
+                _judge(),
                 io.String.Input(
                     "name", display_name="name", default="likeness-grid",
                     tooltip="Name of the report in ComfyUI's output folder. Change it to keep an earlier "
@@ -127,22 +154,7 @@ class LikenessGrid(io.ComfyNode):
                     "likeness", optional=True,
                     tooltip="What was learned. Leave it unconnected to judge MODEL and CLIP as they come.",
                 ),
-                io.String.Input(
-                    "negative", display_name="negative prompt", default="", multiline=True, optional=True,
-                    tooltip="What no picture should show.",
-                ),
-                io.Int.Input(
-                    "steps", display_name="steps", default=25, min=1, max=200, optional=True,
-                    tooltip="Sampling steps of each picture. Lower it for a quick look.",
-                ),
-                io.Float.Input(
-                    "cfg", display_name="cfg", default=5.0, min=0.0, max=30.0, step=0.1, optional=True,
-                    tooltip="How strictly prompts are followed. Take what you will draw with later.",
-                ),
-                io.Int.Input(
-                    "size", display_name="size", default=512, min=64, max=2048, step=8, optional=True,
-                    tooltip="Pixels a side: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
-                ),
+                *_manner(),
             ],
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="All pictures with their scores."),

@@ -40,6 +40,11 @@ def training(presets: list[str], *own: io.Input, without: Sequence[str] = ()) ->
 
 
 def _inputs(presets: list[str], own: Sequence[io.Input]) -> list[io.Input]:
+    return [*_subject(presets), *own, *_course(), *_further()]
+
+
+def _subject(presets: list[str]) -> list[io.Input]:
+    """What is learned on which model, from where and how long."""
     return [
         io.Model.Input(
             "model",
@@ -59,7 +64,12 @@ def _inputs(presets: list[str], own: Sequence[io.Input]) -> list[io.Input]:
             tooltip="How long to learn; 0 leaves it to the preset. Raise it when the likeness is weak, "
             "lower it when every picture looks like the examples.",
         ),
-        *own,
+    ]  # fmt: skip
+
+
+def _course() -> list[io.Input]:
+    """How the run goes, and what is seen of it."""
+    return [
         io.Combo.Input(
             "masked", options=[AS_PRESET, *SWITCH], display_name="only inside masks", default=AS_PRESET,
             tooltip="Learn from the masked part of the pictures alone. Say yes when backgrounds creep "
@@ -80,6 +90,12 @@ def _inputs(presets: list[str], own: Sequence[io.Input]) -> list[io.Input]:
             tooltip="What to draw in the previews, with the placeholder in it. Write a scene to see "
             "whether prompts are still obeyed; empty draws a photo.",
         ),
+    ]  # fmt: skip
+
+
+def _further() -> list[io.Input]:
+    """What may stay as it is."""
+    return [
         io.Int.Input(
             "resolution", display_name="resolution", default=0, min=0, max=2048, step=8, optional=True,
             tooltip="Pixels a side that the pictures are cropped to; 0 takes the model's own. Lower it "
@@ -131,6 +147,16 @@ def vectors() -> io.Input:
         "vectors", display_name="words", default=0, min=0, max=32,
         tooltip="How many words stand for the concept; 0 leaves it to the preset. More hold more of the "
         "likeness, fewer mix better with prompts.",
+    )  # fmt: skip
+
+
+def prior(learned: str) -> io.Input:
+    """The widget of learning beside pictures of the class; without them `learned` takes less time."""
+    return io.Combo.Input(
+        "prior", options=list(SWITCH), display_name="keep the class general",
+        default="yes",
+        tooltip="Learn beside pictures of the class, so that not everybody ends up with this face. Say no to "
+        f"save time when {learned} is for this one subject only.",
     )  # fmt: skip
 
 

@@ -7,6 +7,33 @@ from .types import CATEGORY, Likeness
 AS_LEARNED = "as learned"
 
 
+def _stages() -> list[io.Input]:
+    """At which noise levels the words change, and what comes after them."""
+    return [
+        io.Combo.Input(
+            "late", options=[AS_LEARNED, "hold", "class word"], display_name="at the end",
+            default=AS_LEARNED, optional=True,
+            tooltip="What finishes the picture below the learned noise levels. hold keeps the "
+            "learned words; class word leaves the last details to the model.",
+        ),
+        io.Int.Input(
+            "start", display_name="from noise level", default=0, min=0, max=1000, optional=True,
+            tooltip="Timestep at which the learned words take over, 1000 being pure noise; 0 leaves "
+            "it as learned. Raise it when the class word lays out the wrong person.",
+        ),
+        io.Int.Input(
+            "end", display_name="to noise level", default=-1, min=-1, max=999, optional=True,
+            tooltip="Timestep down to which the words change; -1 leaves it as learned. Raise it to "
+            "hand over to what comes at the end earlier.",
+        ),
+        io.Int.Input(
+            "stages", display_name="stages", default=0, min=0, max=1000, optional=True,
+            tooltip="How many steps the learned stretch is divided into; 0 leaves it as learned. "
+            "Lower it when encoding the prompt takes long on a CPU.",
+        ),
+    ]  # fmt: skip
+
+
 class LikenessStagedPrompt(io.ComfyNode):
     """A staged embedding in a prompt."""
 
@@ -44,27 +71,7 @@ class LikenessStagedPrompt(io.ComfyNode):
                     tooltip="How much of the pictures goes past the text encoder. Lower it when prompts are "
                     "ignored, raise it when the likeness is weak.",
                 ),
-                io.Combo.Input(
-                    "late", options=[AS_LEARNED, "hold", "class word"], display_name="at the end",
-                    default=AS_LEARNED, optional=True,
-                    tooltip="What finishes the picture below the learned noise levels. hold keeps the "
-                    "learned words; class word leaves the last details to the model.",
-                ),
-                io.Int.Input(
-                    "start", display_name="from noise level", default=0, min=0, max=1000, optional=True,
-                    tooltip="Timestep at which the learned words take over, 1000 being pure noise; 0 leaves "
-                    "it as learned. Raise it when the class word lays out the wrong person.",
-                ),
-                io.Int.Input(
-                    "end", display_name="to noise level", default=-1, min=-1, max=999, optional=True,
-                    tooltip="Timestep down to which the words change; -1 leaves it as learned. Raise it to "
-                    "hand over to what comes at the end earlier.",
-                ),
-                io.Int.Input(
-                    "stages", display_name="stages", default=0, min=0, max=1000, optional=True,
-                    tooltip="How many steps the learned stretch is divided into; 0 leaves it as learned. "
-                    "Lower it when encoding the prompt takes long on a CPU.",
-                ),
+                *_stages(),
             ],
             outputs=[
                 io.Model.Output(

@@ -5,13 +5,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
-from .learning import AS_PRESET, SWITCH, learn, learning_rate, rank, touched, training, vectors
-from .types import Concept, Likeness
+from .learning import AS_PRESET, SWITCH, learn, learning_rate, prior, rank, touched, training, vectors
+from .types import FACE_PACKS, Concept, Likeness
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
 IDENTITY_SHARE = 0.8  # of an identity adapter's steps, as on the Miniature
-IDENTITIES = ("auto", "features", "none", "auraface", "antelopev2", "buffalo_l")
+IDENTITIES = ("auto", "features", "none", *FACE_PACKS)
 STAGES = ("both", "identity", "editing")  # of an identity adapter's training
 FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
@@ -52,12 +52,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
                 default=AS_PRESET,
                 tooltip="Give the text encoder a LoRA as well: closer likeness, looser prompts.",
             ),
-            io.Combo.Input(
-                "prior", options=list(SWITCH), display_name="keep the class general",
-                default="yes",
-                tooltip="Learn beside pictures of the class, so that not everybody ends up with this "
-                "face. Say no to save time when the LoRA is for this one subject only.",
-            ),
+            prior("the LoRA"),
         )  # fmt: skip
         return io.Schema(
             node_id="LikenessTrainDreamBoothLora",
@@ -93,13 +88,8 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
         own = (
             learning_rate("how the prompt is heard", " or other words lose their sense"),
             vectors(),
-            io.Combo.Input(
-                "prior", options=list(SWITCH), display_name="keep the class general",
-                default="yes",
-                tooltip="Learn beside pictures of the class, so that not everybody ends up with this "
-                "face. Say no to save time when it is for this one subject only.",
-            ),
-        )  # fmt: skip
+            prior("it"),
+        )
         return io.Schema(
             node_id="LikenessTrainCustomDiffusion",
             display_name="Learn How Words Are Heard (Custom Diffusion)",
@@ -309,7 +299,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
                 "same again when the adapter is used. The Miniature has its own.",
             ),
             io.Combo.Input(
-                "pack", options=["auraface", "antelopev2", "buffalo_l"], display_name="found by",
+                "pack", options=list(FACE_PACKS), display_name="found by",
                 default="auraface", optional=True,
                 tooltip="Which insightface models find faces in photographs: auraface may be used for "
                 "anything, the others for non-commercial research. Shards and the Miniature need none.",

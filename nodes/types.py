@@ -1,4 +1,4 @@
-"""The sockets of our own: a concept (what to learn) and a likeness (what was learned)."""
+"""What all nodes share: the sockets of our own, the menu's category, the names of face packs."""
 
 from comfy_api.latest import io
 
@@ -7,3 +7,4 @@ Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
 Identity = io.Custom("LIKENESS_IDENTITY")  # engine.inference.id_adapter.Identity: a person seen in pictures
 
 CATEGORY = "Likeness"
+FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them
