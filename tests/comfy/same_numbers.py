@@ -23,7 +23,6 @@ import tempfile  # noqa: E402
 import time  # noqa: E402
 
 import comfy.lora  # noqa: E402
-import comfy.model_patcher  # noqa: E402
 import comfy.samplers  # noqa: E402, F401 (ComfyUI's own nodes load it before any pack)
 import comfy.sd  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
@@ -53,6 +52,8 @@ def seconds_to_start() -> float:
 
 
 START = seconds_to_start()  # before anything of the engine is imported
+
+from tiny_models import tiny_model  # noqa: E402
 
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
@@ -113,26 +114,6 @@ def taken_out(loaded: tuple[Any, Any, Any]) -> BaseModel:
     """The base that training gets, as from a node, which ComfyUI runs in inference mode."""
     with torch.inference_mode(), torch.inference_mode(False):
         return base_from_graph(take_weights(*loaded))
-
-
-def tiny_model(kind: type, **changes: Any) -> Any:
-    """A MODEL with random weights, of an architecture that ComfyUI knows."""
-    config = kind({
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": [1, 2],
-        "num_res_blocks": [2, 2], "transformer_depth": [1, 1, 0, 0],
-        "transformer_depth_output": [1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1, "context_dim": 128,
-        "use_spatial_transformer": True, "legacy": False, "use_checkpoint": False, "adm_in_channels": None,
-        "use_temporal_attention": False, "use_temporal_resblock": False, **changes,
-    })  # fmt: skip
-    config.unet_config |= changes
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "", device="cpu")
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=RANDOM) * 0.05)
-    return comfy.model_patcher.ModelPatcher(
-        model, load_device=torch.device("cpu"), offload_device=torch.device("cpu")
-    )
 
 
 def tiny_clip(tokenizer: type, towers: type, widths: dict[str, int]) -> Any:

@@ -1,6 +1,7 @@
 """workflows/component-control.json: this person with that hair, learned together in one run."""
 
 from . import Nodes
+from .learn_a_person import DRAWN
 from .learn_a_person import NODES as LEARN_A_PERSON
 
 PROMPT = "a photo of {}, wearing a blue shirt, on a beach"
@@ -53,24 +54,14 @@ for name, subject in (("before_prompt", "a woman"), ("after_prompt", "<v0> with 
     kind, place, size, title, _ = NODES[name]
     NODES[name] = (kind, place, size, title, {"text": PROMPT.format(subject)})
 # fmt: on
-LINKS = """
+LINKS = f"""
 base.pictures>head.images other.pictures>hair.images
 base.pictures>subject.images head.masks>subject.masks base.class_word>subject.class_word
 other.pictures>component.images hair.masks>component.masks
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 subject.concept>learn.concept component.concept>learn.component
 learn.likeness>apply.likeness learn.likeness>save.likeness
-base.MODEL>apply.model base.CLIP>apply.clip
-base.CLIP>before_prompt.clip base.CLIP>before_nothing.clip
-apply.CLIP>after_prompt.clip apply.CLIP>after_nothing.clip
-base.MODEL>before.model apply.MODEL>after.model
-latent.LATENT>before.latent_image latent.LATENT>after.latent_image
-before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
-after_prompt.CONDITIONING>after.positive after_nothing.CONDITIONING>after.negative
-before.LATENT>before_picture.samples base.VAE>before_picture.vae after.LATENT>after_picture.samples
-base.VAE>after_picture.vae before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2
-both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
-"""
+{DRAWN}"""
 GROUPS = [
     ("1  The person", (-20, -10, 1120, 680)),
     ("2  The hair", (-20, 690, 1120, 640)),

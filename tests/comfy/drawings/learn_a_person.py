@@ -51,10 +51,12 @@ NODES: Nodes = {
     "keep": ("SaveImage", (2260, 450), (320, 330), "", {"filename_prefix": "likeness/learn-a-person"}),
 }
 # fmt: on
-LINKS = """
-base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
-base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
-concept.concept>learn.concept learn.likeness>apply.likeness learn.likeness>save.likeness
+COMPARED = """
+before.LATENT>before_picture.samples base.VAE>before_picture.vae after.LATENT>after_picture.samples
+base.VAE>after_picture.vae before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2
+both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
+"""  # what was drawn before and after, side by side
+DRAWN = f"""
 base.MODEL>apply.model base.CLIP>apply.clip
 base.CLIP>before_prompt.clip base.CLIP>before_nothing.clip
 apply.CLIP>after_prompt.clip apply.CLIP>after_nothing.clip
@@ -62,10 +64,12 @@ base.MODEL>before.model apply.MODEL>after.model
 latent.LATENT>before.latent_image latent.LATENT>after.latent_image
 before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
 after_prompt.CONDITIONING>after.positive after_nothing.CONDITIONING>after.negative
-before.LATENT>before_picture.samples base.VAE>before_picture.vae after.LATENT>after_picture.samples
-base.VAE>after_picture.vae before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2
-both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
-"""
+{COMPARED}"""  # the same prompt without and with what was learned
+LINKS = f"""
+base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
+base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
+concept.concept>learn.concept learn.likeness>apply.likeness learn.likeness>save.likeness
+{DRAWN}"""
 GROUPS = [
     ("1  A model and four pictures", (-20, -10, 340, 660)),
     ("2  Learn", (340, -10, 400, 1060)),

@@ -1,8 +1,8 @@
 """workflows/staged-words.json: learn words that follow the noise level, the same prompt before and after."""
 
 from . import SAMPLING, Nodes
+from .learn_a_person import COMPARED, PROMPT
 from .learn_a_person import NODES as LEARN_A_PERSON
-from .learn_a_person import PROMPT
 
 NOTE = """## Words that change while the picture emerges
 
@@ -44,7 +44,7 @@ NODES: Nodes = {
     "keep": ("SaveImage", (2260, 450), (320, 330), "", {"filename_prefix": "likeness/staged-words"}),
 }
 # fmt: on
-LINKS = """
+LINKS = f"""
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
 base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept learn.likeness>save.likeness
@@ -54,10 +54,7 @@ base.MODEL>before.model after_prompt.MODEL>after.model
 latent.LATENT>before.latent_image latent.LATENT>after.latent_image
 before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
 after_prompt.CONDITIONING>after.positive before_nothing.CONDITIONING>after.negative
-before.LATENT>before_picture.samples base.VAE>before_picture.vae after.LATENT>after_picture.samples
-base.VAE>after_picture.vae before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2
-both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
-"""
+{COMPARED}"""
 GROUPS = [
     ("1  A model and four pictures", (-20, -10, 340, 660)),
     ("2  Learn", (340, -10, 400, 1060)),
