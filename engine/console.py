@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .training.observer import Progress
 
+BETWEEN_LOOKS = 0.5  # seconds between looks at the losses: each makes a GPU wait
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
 
@@ -83,6 +84,7 @@ class ConsoleObserver:
         self.interrupt = Interrupt()
         self.last: Progress | None = None
         self._meter: Meter | None = None
+        self._shown, self._looked_at = "", 0.0
 
     @contextmanager
     def watching(self) -> Iterator["ConsoleObserver"]:
@@ -96,9 +98,13 @@ class ConsoleObserver:
 
     def on_step(self, progress: "Progress", losses: Mapping[str, float]) -> None:
         self.last = progress
-        if self._meter is not None:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            self._meter(progress.step, progress.total, shown)
+        if self._meter is None:
+            return
+        now = time.monotonic()
+        if now - self._looked_at > BETWEEN_LOOKS or progress.step == progress.total:
+            self._looked_at = now
+            self._shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self._meter(progress.step, progress.total, self._shown)
 
     def on_note(self, text: str) -> None:
         note(f"{self.what}: {text}")

@@ -14,6 +14,8 @@ from .data.concepts import assets_in, load_concept
 from .errors import LikenessError
 from .files import check_room
 
+PARTS = ("vae", "clip", "tokenizer")  # of a base, that may be given beside it
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A config file's mapping."""
@@ -57,8 +59,9 @@ def build_job(
         raise LikenessError(
             f"the config file is for '{named}'; run `likeness train {named}` or change its method"
         )
-    if isinstance(plain.get("base"), str):
-        plain["base"] = vars(BaseSpec.parse(plain["base"]))
+    plain["base"] = _base(plain.get("base"), {name: plain.pop(name, None) for name in PARTS})
+    if plain["base"] is None:
+        del plain["base"]
     plain["concepts"] = _concepts(plain.get("concepts"))
     known = {**(plain.get("settings") or {}), **settings}
     if not plain["concepts"] and not known.get("shards"):
@@ -71,6 +74,16 @@ def build_job(
     start = _starting_point(method, plain.get("base"), preset)
     plain["settings"] = {**start, **chosen, **settings}
     return Job.from_json(plain)
+
+
+def _base(named: object, parts: Mapping[str, Any]) -> object:
+    """The base as a mapping, with the parts that were typed beside it in place of its own."""
+    typed = {name: value for name, value in parts.items() if value is not None}
+    if named is None and typed:
+        named = "miniature"
+    if isinstance(named, str):
+        return vars(BaseSpec.parse(named, **typed))
+    return {**named, **typed} if isinstance(named, Mapping) else named
 
 
 def concepts_of(

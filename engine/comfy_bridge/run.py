@@ -48,7 +48,7 @@ class GraphObserver:
     """Shows a run in its node (bar, pictures, a line of text) and hears ComfyUI's cancel button."""
 
     def __init__(self, node_id: str | None) -> None:
-        self.losses: dict[str, list[tuple[int, float]]] = {}
+        self._losses: list[tuple[int, Mapping[str, float]]] = []  # looked at when they are drawn
         self.likeness: dict[str, list[tuple[int, float]]] = {}  # scores over the steps, where somebody looks
         self.previews: list[np.ndarray] = []
         self.notes: list[str] = []
@@ -60,14 +60,22 @@ class GraphObserver:
 
     def on_step(self, progress: Any, losses: Mapping[str, float]) -> None:
         self.step, self.total = progress.step, progress.total
-        if not self.losses:
+        if not self._losses:
             log.info("learning: step %d of %d", self.step, self.total)
-        for name, value in losses.items():
-            self.losses.setdefault(name, []).append((progress.step, value))
+        self._losses.append((progress.step, losses))
         self._show()
         if time.monotonic() - self._said_at > BETWEEN_LINES:
             self._said_at = time.monotonic()
             self.say(f"step {self.step} of {self.total} · loss {sum(losses.values()):.4f}")
+
+    @property
+    def losses(self) -> dict[str, list[tuple[int, float]]]:
+        """Step and value of each loss term by name."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for step, losses in self._losses:
+            for name, value in losses.items():
+                found.setdefault(name, []).append((step, value))
+        return found
 
     def on_note(self, text: str) -> None:
         """A sentence about the run, such as the memory it needs, on the node until the first step is done."""

@@ -11,6 +11,7 @@ from ..config import BaseSpec
 from ..console import meter, note, save_picture, say
 from ..errors import LikenessError, nearest
 from .apps import app
+from .base_parts import BaseParts
 from .options import grouped
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def generate(
         list[str], Argument(metavar="PROMPT...", help="What to draw; use the concept's placeholder.")
     ],
     drawing: Drawing,
+    parts: BaseParts,
     people: People,
     words: Words,
     finish: Finish,
@@ -146,7 +148,7 @@ def generate(
     from ..training.base_model import load_base
 
     wish = None if finish.restore is None else wish_of(finish.restore)
-    base = load_base(BaseSpec.parse(drawing.base))
+    base = load_base(parts.spec(drawing.base))
     pictures: Iterable[Any] = _drawn(base, wanted, artifacts, drawing, people, words)
     if wish is not None:
         finished = finisher(

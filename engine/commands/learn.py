@@ -4,16 +4,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from ..config import METHODS
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import INTERRUPTED, train_app
-
-if TYPE_CHECKING:
-    pass
+from .base_parts import CLIP, TOKENIZER, VAE
 
 
 def _train(method: str, preset: str | None, config: Path | None, print_config: bool, **options: Any) -> int:
@@ -21,7 +19,9 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
 
     names = {field.name for field in fields(METHODS[method])}
     look_every = options.pop("stop_by_likeness", None) or 0
+    buckets = options.pop("buckets", None)
     typed = {name: value for name, value in options.items() if value not in (None, [], False)}
+    typed |= {} if buckets is None else {"buckets": buckets}
     settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
     chosen = job_file.read_yaml(config) if config is not None else {}
     concepts = job_file.concepts_of(
@@ -73,6 +73,9 @@ _COMMON: dict[str, Any] = {
     ],
     "output": Annotated[str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")],
     "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
+    "vae": VAE,
+    "clip": CLIP,
+    "tokenizer": TOKENIZER,
     "on": Annotated[
         list[str] | None, Option(help="Concept file of a LoRA that stays applied meanwhile; repeat for more.")
     ],
@@ -85,7 +88,24 @@ _COMMON: dict[str, Any] = {
     "role": Annotated[list[str] | None, Option(help="subject, style or component; repeat per folder.")],
     "seed": Annotated[int | None, Option(help="Of everything random.")],
     "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
+    "buckets": Annotated[
+        bool | None,
+        Option(
+            "--buckets/--no-buckets",
+            help="Let pictures keep their proportions, or crop squares; by default on real bases.",
+        ),
+    ],
+    "mirror": Annotated[
+        bool, Option("--mirror", help="Learn each picture mirrored too; not for faces, which are uneven.")
+    ],
     "precision": Annotated[str | None, Option(help="fp32, bf16 or fp16.")],
+    "channels_last": Annotated[
+        bool, Option("--channels-last", help="The weights' order that some GPUs convolve fastest in.")
+    ],
+    "compile": Annotated[
+        str | None,
+        Option(metavar="BACKEND", help="Compile the U-Net, such as with inductor: slow start, fast steps."),
+    ],
     "device": Annotated[str | None, Option(help="auto or cpu.")],
     "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
     "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
@@ -124,7 +144,7 @@ def _train_command(method: str) -> Callable[..., int]:
             metavar=str(getattr(field.type, "__name__", field.type)).upper(),
         )
         kinds[field.name] = Annotated[str | None, option]
-    flags = {"resume", "print_config"}
+    flags = {"resume", "print_config", "mirror", "channels_last"}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(

@@ -2,18 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from ..config import BaseSpec
 from ..console import meter, note, save_picture, say
 from ..errors import LikenessError
 from ..files import write_atomically
 from .apps import USER_MISTAKE, app
-
-if TYPE_CHECKING:
-    pass
+from .base_parts import BaseParts
+from .options import grouped
 
 
 @app.command()
@@ -112,8 +110,10 @@ def shards(
 
 
 @app.command()
+@grouped
 def interval(
     folder: Annotated[Path, Argument(help="A concept folder with masks.")],
+    parts: BaseParts,
     base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature",
     class_word: Annotated[str | None, Option(help="By default as concept.json says.")] = None,
     share: Annotated[
@@ -132,7 +132,7 @@ def interval(
     concept = load_concept(folder, class_word=class_word)
     with meter("looking") as show:
         found = measure_overlap(
-            load_base(BaseSpec.parse(base)), concept, points=points, share=share, seed=seed,
+            load_base(parts.spec(base)), concept, points=points, share=share, seed=seed,
             check=lambda done, total: show(done, total, ""),
         )  # fmt: skip
     if out is not None:

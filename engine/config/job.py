@@ -27,9 +27,13 @@ class Job:
     settings: Any = None  # an instance of METHODS[method]; None: settings_for(method, base)
     seed: int = 0  # of everything random in the run
     resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
+    buckets: bool | None = None  # pictures keep their proportions; None: on real bases, where the method can
+    mirror: bool = False  # learn each picture mirrored too, half of the time; faces are uneven and suffer
     precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
     device: str = "auto"  # a GPU where there is one
     memory: float | None = None  # GB that the run may use; None: what is free
+    channels_last: bool = False  # the U-Net's weights in the order that some GPUs convolve fastest in
+    compile: str | None = None  # torch.compile's backend for the U-Net, such as inductor; None: uncompiled
     checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
     preview_every: int = 0  # steps; 0: no previews
     preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder

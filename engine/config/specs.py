@@ -25,19 +25,28 @@ class BaseSpec:
     clip: str | None = None  # other text encoders for it: a checkpoint of its kind or a diffusers folder
 
     def __post_init__(self) -> None:
+        given = [name for name in ("vae", "clip", "tokenizer") if getattr(self, name) is not None]
+        if given and self.kind != "checkpoint":
+            raise LikenessError(
+                f"{given[0]} is for a single-file checkpoint; {self.path or self.kind} has its own: leave it "
+                "away, or change that folder"
+            )
         one_of("base kind", self.kind, BASE_KINDS)
         if self.kind in ("checkpoint", "diffusers", "hub") and not self.path:
             raise LikenessError(f"a base of kind '{self.kind}' needs a path; give the file or folder")
 
     @classmethod
-    def parse(cls, text: str, tokenizer: str | None = None) -> "BaseSpec":
-        """`miniature`, a folder, a file or a model in the hub's cache (`owner/name`), as typed."""
+    def parse(cls, text: str, **parts: str | None) -> "BaseSpec":
+        """`miniature`, a folder, a file or a model in the hub's cache (`owner/name`), as typed.
+
+        `parts`: vae, clip and tokenizer in place of a checkpoint's own.
+        """
         if text == "miniature":
-            return cls()
+            return cls(**parts)
         path = Path(text).expanduser()
         if not path.exists() and HUB_NAME.fullmatch(text) and path.suffix not in MODEL_FILES:
-            return cls(kind="hub", path=text)
-        return cls(kind="diffusers" if path.is_dir() else "checkpoint", path=text, tokenizer=tokenizer)
+            return cls(kind="hub", path=text, **parts)
+        return cls(kind="diffusers" if path.is_dir() else "checkpoint", path=text, **parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..networks.moving import sent
 from .masks import Mask, blurred
 
 Points = NDArray[np.float64]  # (N, 2) as x, y in pixels of the picture
@@ -49,7 +50,8 @@ def warped(pixels: Tensor, matrix: Points, side: int = ARCFACE_SIDE) -> Tensor:
     across = np.arange(side, dtype=np.float64)
     x, y = np.meshgrid(across, across)
     source = np.stack([x, y, np.ones_like(x)], -1) @ back.T  # (side, side, 2)
-    grid = torch.from_numpy(source * 2 / np.array([width - 1, height - 1]) - 1).to(pixels)
+    grid = torch.from_numpy(source * 2 / np.array([width - 1, height - 1]) - 1)
+    grid = sent(grid.to(pixels.dtype), pixels.device)
     return F.grid_sample(
         pixels, grid.expand(batch, -1, -1, -1), mode="bilinear", padding_mode="zeros", align_corners=True
     )

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import LikenessError
+from ..networks.moving import sent
 from .concepts import Concept
+from .ragged import joined
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """N pictures: pixels (N, 3, S, S) in [-1, 1]; masks (N, 1, S, S) in [0, 1], 1 where nobody masked."""
+    """N pictures: pixels (N, 3, H, W) in [-1, 1]; masks (N, 1, H, W) in [0, 1], 1 where nobody masked.
 
-    pixels: Tensor
-    masks: Tensor
+    Both are tensors, or `Ragged` where pictures are of several sizes.
+    """
+
+    pixels: Any
+    masks: Any
     concepts: Tensor  # (N,) which concept each belongs to
     prior: Tensor  # (N,) bool: drawn by the base to show the class, not a picture of the concept
 
@@ -27,7 +33,7 @@ class Examples:
 
     def joined(self, other: "Examples") -> "Examples":
         """These pictures, then the other's."""
-        both = {entry.name: torch.cat([getattr(self, entry.name), getattr(other, entry.name)])
+        both = {entry.name: joined(getattr(self, entry.name), getattr(other, entry.name))
                 for entry in fields(self)}  # fmt: skip
         return Examples(**both)
 
@@ -36,8 +42,8 @@ class Examples:
 class Batch:
     """B examples and every random number that their training step needs; nobody changes it."""
 
-    pixels: Tensor  # (B, 3, S, S) in [-1, 1]
-    masks: Tensor  # (B, 1, S, S) in [0, 1]
+    pixels: Tensor  # (B, 3, H, W) in [-1, 1], of one size
+    masks: Tensor  # (B, 1, H, W) in [0, 1]
     prompts: tuple[str, ...]
     concepts: Tensor  # (B,)
     prior: Tensor  # (B,) bool
@@ -45,6 +51,14 @@ class Batch:
     noise: Tensor  # (B, C, h, w) that the diffusion adds
     posterior: Tensor  # (B, C, h, w) standard normal: picks the latents from the autoencoder's posterior
     timesteps: Tensor  # (B,)
+    bucket: int = 0  # which of the pictures' sizes this is
+    mirrored: Tensor | None = None  # (B,) bool: left and right exchanged, where this is drawn at all
+    origin: "Batch | None" = None  # the batch on the CPU that this one was sent from
+
+    @property
+    def here(self) -> Any:
+        """This batch on the CPU, where its numbers can be read without waiting for a device."""
+        return self if self.origin is None else self.origin
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -59,14 +73,16 @@ class Batch:
                     f"{count} pictures per pass do not divide among {world} processes; "
                     f"choose batch sizes that are multiples of {world}"
                 )
-        return replace(self, **{entry.name: getattr(self, entry.name)[rank::world] for entry in fields(self)})
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        rows = {name: value for name, value in values.items() if isinstance(value, Tensor | tuple)}
+        return replace(self, **{name: value[rank::world] for name, value in rows.items()})
 
     def to(self, device: torch.device) -> "Batch":
         tensors = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return replace(
             self,
-            **{name: value.to(device, non_blocking=True) for name, value in tensors.items()
-               if isinstance(value, Tensor)},
+            origin=None if device.type == "cpu" else self.here,
+            **{name: sent(value, device) for name, value in tensors.items() if isinstance(value, Tensor)},
         )  # fmt: skip
 
 
@@ -91,27 +107,38 @@ def examples_of(concepts: Sequence[Concept], size: int) -> Examples:
 
 def square_pixels(pixels: np.ndarray, size: int) -> Tensor:
     """The middle square of pixels (H, W, 3) uint8 as (3, size, size) in [-1, 1]."""
-    image = Image.fromarray(_middle_square(pixels))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return fitted_pixels(pixels, size, size)
+
+
+def fitted_pixels(pixels: np.ndarray, height: int, width: int) -> Tensor:
+    """The middle of pixels (H, W, 3) uint8 in these proportions, as (3, height, width) in [-1, 1]."""
+    image = Image.fromarray(_middle(pixels, height, width))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def square_mask(mask: np.ndarray | None, size: int) -> Tensor:
     """The middle square of a mask (H, W) in [0, 1] as (1, size, size); 1 everywhere without one."""
+    return fitted_mask(mask, size, size)
+
+
+def fitted_mask(mask: np.ndarray | None, height: int, width: int) -> Tensor:
+    """The middle of a mask (H, W) in [0, 1] as (1, height, width), cut as its picture; 1 without one."""
     if mask is None:
-        return torch.ones(1, size, size)
-    image = Image.fromarray(_middle_square(mask).astype(np.float32))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BOX)
+        return torch.ones(1, height, width)
+    image = Image.fromarray(_middle(mask, height, width).astype(np.float32))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BOX)
     return torch.from_numpy(np.array(image)).clamp(0, 1)[None]
 
 
-def _middle_square(array: np.ndarray) -> np.ndarray:
-    height, width = array.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(array[top : top + side, left : left + side])
+def _middle(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest middle part of an array (H, W, …) in the proportions of height to width."""
+    scale = min(array.shape[0] / height, array.shape[1] / width)
+    tall, wide = round(height * scale), round(width * scale)
+    top, left = (array.shape[0] - tall) // 2, (array.shape[1] - wide) // 2
+    return np.ascontiguousarray(array[top : top + tall, left : left + wide])
 
 
 def mixed_seed(*parts: object) -> int:

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..config import TOKEN, BaseSpec
 from ..errors import LikenessError
 from ..networks.chunks import in_chunks, side_by_side
+from ..networks.moving import sent
 from .base_parts import KNOWN, noise_schedule, read_folder
 from .single_file import read_single_file
 
@@ -79,6 +80,8 @@ class BaseModel(nn.Module):
         self.pixels_per_latent: int = 2 ** (len(vae.config.block_out_channels) - 1)
         self.pass_size = 0  # rows in one pass of the U-Net while something is learned; 0: all
         self._away: list[nn.Module] = []  # parts that wait on the CPU
+        self._shares: dict[torch.device, Tensor] = {}  # the noise schedule (T,) where it was needed
+        self._told_sizes: dict[Any, Tensor] = {}  # SDXL's (6,) by picture size, device and precision
         self.pooled_width = _pooled_width(unet.config)
         self.attention_side = attention_side or resolution // self.pixels_per_latent // 4
         self.fingerprint = fingerprint or weights_fingerprint(self)
@@ -190,7 +193,10 @@ class BaseModel(nn.Module):
 
     def _alpha(self, timesteps: Tensor) -> Tensor:
         """Share of the signal's variance left at each timestep: (B, 1, 1, 1) fp32."""
-        shares = self.alphas_cumprod.to(timesteps.device, torch.float32)
+        shares = self._shares.get(timesteps.device)
+        if shares is None:
+            shares = sent(self.alphas_cumprod.float(), timesteps.device)
+            self._shares[timesteps.device] = shares
         return shares[timesteps].view(-1, 1, 1, 1)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -221,8 +227,12 @@ class BaseModel(nn.Module):
 
     def _sizes(self, noisy: Tensor) -> Tensor:
         """The sizes (B, 6) that go with latents (B, C, h, w): their own picture, uncropped, as in ComfyUI."""
-        size = [side * self.pixels_per_latent for side in noisy.shape[-2:]]
-        return noisy.new_tensor([*size, 0, 0, *size]).expand(len(noisy), SIZES)
+        height, width = (int(side) * self.pixels_per_latent for side in noisy.shape[-2:])
+        key = (height, width, noisy.device, noisy.dtype)
+        if key not in self._told_sizes:
+            told = [height, width, 0, 0, height, width]
+            self._told_sizes[key] = torch.tensor(told, device=noisy.device, dtype=noisy.dtype)
+        return self._told_sizes[key].expand(len(noisy), SIZES)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What `predict` should give: the noise, or the velocity (Salimans & Ho 2022)."""
@@ -281,7 +291,7 @@ class BaseModel(nn.Module):
         states, pooled = [], None
         for name, encoder in self.text_encoders.items():
             tokens = self.tokenize(unique, rows, name)
-            chunks = tokens.ids.view(-1, encoder.config.max_position_embeddings).to(device_of(encoder))
+            chunks = sent(tokens.ids.view(-1, encoder.config.max_position_embeddings), device_of(encoder))
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
                 told = encoder(chunks, output_hidden_states=self.pooled_width > 0)
             # SDXL listens to the last layer but one, without the final norm
@@ -295,7 +305,7 @@ class BaseModel(nn.Module):
             context = with_pooled(side_by_side(states), firsts)
         if len(unique) == len(prompts):
             return context
-        return context[torch.tensor([unique.index(prompt) for prompt in prompts], device=context.device)]
+        return context[sent(torch.tensor([unique.index(prompt) for prompt in prompts]), context.device)]
 
     def pooled_rows(self, prompts: Sequence[str]) -> Tensor:
         """The rows (B, 1, D) that hold the prompts' pooled vectors; (B, 0, D) where the U-Net reads none."""
@@ -366,7 +376,7 @@ def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str)
     def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         length = output.shape[1]  # of a chunk
         row = prompt * (tokens.ids.shape[1] // length) + position // length
-        where = (row.to(output.device), (position % length).to(output.device))
+        where = (sent(row, output.device), sent(position % length, output.device))
         return output.index_put(where, vectors.to(output.device, output.dtype))
 
     handle = table.register_forward_hook(replace)

@@ -22,7 +22,7 @@ from ..files import make_folder, write_atomically
 STATE = "state.safetensors"
 IRRELEVANT = (
     "output", "resume", "checkpoint_every", "preview_every", "preview_prompt", "cache", "device", "processes",
-    "memory",
+    "memory", "channels_last", "compile",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ..data.helpers import DINOV2, default_models
 from ..data.masks import HALF, Mask
 from ..errors import LikenessError
 from ..networks.arcface import load_arcface
+from ..networks.moving import sent
 from .base_model import BaseModel
 from .capture_losses import identity_distance
 
@@ -238,6 +239,7 @@ class Identity(nn.Module):
         self.each_step = each_step and judge.looks
         self.places: list[Points | None] = []  # of all pictures, then of all of them mirrored
         self.register_buffer("wanted", torch.zeros(0))  # (pictures, D) of unit length, 0 where nobody is
+        self._known: set[int] = set()  # the pictures with somebody in `wanted`
         self.asked = self.skipped = 0
 
     def look(self, pixels: Tensor, masks: Tensor, names: Sequence[str], subjects: Sequence[int]) -> None:
@@ -267,6 +269,7 @@ class Identity(nn.Module):
         if self.average:
             wanted[list(subjects)] = F.normalize(embedded.mean(0), dim=-1)
         self.wanted = wanted
+        self._known = set(subjects if self.average else seen)
 
     def _embed(self, pixels: Tensor, numbers: Sequence[int], places: Sequence[Points | None]) -> Tensor:
         crops = [self.judge.cut(pixels[row : row + 1], places[number]) for row, number in enumerate(numbers)]
@@ -275,19 +278,21 @@ class Identity(nn.Module):
     def forward(self, estimates: Tensor, subjects: Tensor, pictures: Tensor) -> Tensor:
         """Distances (B,) in 0 to 2 of estimates (B, 3, S, S) in [-1, 1] from subject pictures (B,).
 
-        pictures (B,): whose layout each estimate has, as a number in `places`. 0 where there is nobody.
+        pictures (B,): whose layout each estimate has, as a number in `places`. 0 where there is nobody. Both
+        lie on the CPU, so that who is compared is known without waiting for the estimates.
         """
         places = self._seen_now(estimates) if self.each_step else [self.places[n] for n in pictures.tolist()]
-        known = (self.wanted[subjects] != 0).any(-1).tolist()
+        known = [number in self._known for number in subjects.tolist()]
         rows = [row for row, place in enumerate(places) if place is not None and known[row]]
         self.asked += len(places)
         self.skipped += len(places) - len(rows)
         distances = estimates.new_zeros(len(places))
         if not rows:
             return distances
-        index = torch.tensor(rows, device=estimates.device)
+        index = sent(torch.tensor(rows), estimates.device)
         found = self._embed(estimates[index], rows, places)
-        return distances.index_add(0, index, identity_distance(found, self.wanted[subjects[index]]))
+        wanted = self.wanted[sent(subjects[rows], estimates.device)]
+        return distances.index_add(0, index, identity_distance(found, wanted))
 
     def _seen_now(self, estimates: Tensor) -> list[Points | None]:
         return [self.judge.find(image, None, "an estimate") for image in to_images(estimates.detach())]

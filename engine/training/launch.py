@@ -20,10 +20,12 @@ from accelerate.state import AcceleratorState
 
 from ..config import Job
 from ..data.concepts import Concept, digest, load_concept
+from ..data.ragged import buckets_of, told
 from ..errors import LikenessError
 from ..files import make_folder
 from .base_model import BaseModel, load_base
 from .checkpoint import Checkpoints
+from .faster import arranged
 from .host import hosted
 from .memory import Ladder, bytes_of
 from .methods import method_class
@@ -79,6 +81,8 @@ def _learn(
     checkpoints = Checkpoints(job, pictures)
     home, alone = base.device, accelerator.num_processes == 1
     method: Method = method_class(job.method)(job, base, concepts)
+    if len(buckets_of(method.examples.pixels).unique()) > 1:
+        tell(observer, f"pictures in buckets: {told(method.examples.pixels)} pixels")
     ladder = Ladder(method, job, accelerator.device, lambda text: tell(observer, text))
     try:
         if worth_estimating(method, job, observer):
@@ -91,7 +95,8 @@ def _learn(
         with accelerator.autocast():
             method.prepare(trainer.check)
         ladder.take_late()
-        progress = trainer.run()
+        with arranged(method, job):
+            progress = trainer.run()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             best = None if progress.stopped else trainer.best

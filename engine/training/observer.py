@@ -2,15 +2,14 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import LikenessError
-
-log = logging.getLogger(__name__)
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +26,38 @@ class Progress:
     stopped: bool = False  # by the user, before the end
 
 
+class Losses(Mapping[str, float]):
+    """A step's loss terms by name. They stay on the device until somebody looks: looking waits for the step.
+
+    Whoever keeps these to look at them later costs the run nothing.
+    """
+
+    def __init__(self, names: Sequence[str], values: Tensor) -> None:
+        """`values` (n,): one for each name."""
+        self._names = tuple(names)
+        self._values: Tensor | None = values
+        self._read: dict[str, float] = {}
+
+    def _looked_at(self) -> dict[str, float]:
+        if self._values is not None:
+            self._read, self._values = dict(zip(self._names, self._values.tolist())), None
+        return self._read
+
+    def __getitem__(self, name: str) -> float:
+        return self._looked_at()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class Observer(Protocol):
-    """Whoever watches a run; called in the main process only."""
+    """Whoever watches a run; called in the main process only.
+
+    `on_step` hears of every step: reading the losses in each would make a GPU wait for it each time.
+    """
 
     def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None: ...
 
@@ -75,19 +104,20 @@ class Logged:
 
     def __init__(self, every: int = 50) -> None:
         self._every = every
-        self._since, self._sums, self._steps = time.monotonic(), dict[str, float](), 0
+        self._since, self._kept = time.monotonic(), list[Mapping[str, float]]()
 
     def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None:
-        self._steps += 1
-        for name, loss in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + loss
+        self._kept.append(losses)
         if progress.step % self._every and progress.step < progress.total:
             return
-        now = time.monotonic()
-        means = ", ".join(f"{name} {total / self._steps:.5f}" for name, total in self._sums.items())
-        pace = (now - self._since) / self._steps
+        sums: dict[str, float] = {}
+        for name, loss in ((name, loss) for kept in self._kept for name, loss in kept.items()):
+            sums[name] = sums.get(name, 0.0) + loss
+        now, steps = time.monotonic(), len(self._kept)
+        means = ", ".join(f"{name} {total / steps:.5f}" for name, total in sums.items())
+        pace = (now - self._since) / steps
         log.info("%s %d/%d: %s, %.3f s a step", progress.phase, progress.step, progress.total, means, pace)
-        self._since, self._sums, self._steps = now, {}, 0
+        self._since, self._kept = now, []
 
     def on_preview(self, progress: Progress, image: np.ndarray) -> None:
         pass

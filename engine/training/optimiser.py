@@ -31,7 +31,15 @@ def adamw(
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(options)
-    return torch.optim.AdamW(options, fused=True)
+    devices = {weight.device.type for option in options for weight in option["params"]}
+    return torch.optim.AdamW(options, fused=devices <= set(fused_devices()))
+
+
+def fused_devices() -> list[str]:
+    """Where PyTorch has one kernel for a whole step of AdamW; elsewhere it goes list by list."""
+    from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+    return _get_fused_kernels_supported_devices()
 
 
 def go_on(optimizer: torch.optim.Optimizer, before: Mapping[nn.Parameter, Any]) -> None:

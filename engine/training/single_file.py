@@ -167,8 +167,8 @@ def _vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None
         raise LikenessError(f"{path} is a VAE in diffusers' layout; give the folder with its config.json")
     if "encoder.conv_in.weight" not in own or "quant_conv.weight" not in own:
         raise LikenessError(
-            f"{path} holds no VAE; name one with the base's 'vae': a VAE file, another checkpoint or a "
-            "diffusers folder"
+            f"{path} holds no VAE; name one with the base's 'vae' (--vae): a VAE file, another checkpoint or "
+            "a diffusers folder"
         )
     return _build_vae(own, family)
 
@@ -212,7 +212,8 @@ def _text(
     if missing:
         raise LikenessError(
             f"{path} holds no text encoder ({', '.join(missing)}), without which prompts mean nothing; name "
-            f"one with the base's 'clip': another {FAMILIES[family].name} checkpoint or a diffusers folder"
+            f"one with the base's 'clip' (--clip): another {FAMILIES[family].name} checkpoint or a diffusers "
+            "folder"
         )
     words = read_tokenizer(path, spec.tokenizer)
     encoders = {name: _build_text_encoder(name, weights, words) for name, weights in own.items()}
@@ -239,7 +240,8 @@ def read_tokenizer(path: Path, folder: str | None) -> Any:
     if not places:
         raise LikenessError(
             f"{path.name} has no tokenizer in it, as all single-file checkpoints; name the folder of CLIP's "
-            "(vocab.json and merges.txt) with the base's 'tokenizer', or set COMFYUI_PATH: ComfyUI has one"
+            "(vocab.json and merges.txt) with the base's 'tokenizer' (--tokenizer), or set COMFYUI_PATH: "
+            "ComfyUI has one"
         )
     if not _has_words(places[0]):
         raise LikenessError(f"{places[0]} holds no CLIP tokenizer; give the folder with its vocab.json")

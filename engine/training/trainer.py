@@ -20,10 +20,12 @@ from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
 from .memory import Ladder, ran_out_of_memory
 from .methods.base import Method
-from .observer import Critic, Observer, Progress, Stopped
+from .observer import Critic, Losses, Observer, Progress, Stopped
 from .optimiser import adamw, clipped, go_on, set_learning_rates
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY = 50  # steps after which a GPU's losses are looked at, and other processes are asked: both wait
 
 
 class Trainer:
@@ -50,6 +52,7 @@ class Trainer:
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
         self._moments: Mapping[nn.Parameter, Any] = {}  # the optimiser's, of the phase before
+        self._unread: list[tuple[int, Losses]] = []  # of steps whose losses nobody has looked at yet
 
     def run(self) -> Progress:
         """Trains to the end, or until the observer stops it; says where it ended."""
@@ -90,11 +93,13 @@ class Trainer:
                 losses = self._fitting_step(model, prepared, phase, step, progress)
                 progress = self._progress(number, step + 1)
                 self.method.after_step(progress)
-                stop = self._report(progress, losses)
+                last = step + 1 == phase.steps
+                saving = not last and due(self.job.checkpoint_every, progress.step)
+                stop = self._report(progress, losses, last or saving)
                 if self._seen_enough(progress):
                     return progress
-                last = step + 1 == phase.steps
-                if stop or (not last and due(self.job.checkpoint_every, progress.step)):
+                if stop or saving:
+                    self._check_losses()
                     self._checkpoint(Position(number, step + 1), groups, optimizer)
                 if stop and progress.step < self.total:
                     return self._progress(number, step + 1, stopped=True)
@@ -117,7 +122,7 @@ class Trainer:
 
     def _fitting_step(
         self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress
-    ) -> dict[str, float]:
+    ) -> Losses:
         """The step, begun again with more frugal measures wherever memory runs out in it."""
         while True:
             random = torch.get_rng_state()
@@ -131,10 +136,8 @@ class Trainer:
             self.ladder.fall()
             torch.set_rng_state(random)
 
-    def _step(
-        self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress
-    ) -> dict[str, float]:
-        """One optimiser step; returns the mean of each loss term over its passes."""
+    def _step(self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress) -> Losses:
+        """One optimiser step; returns the mean of each loss term over its passes, which nobody waits for."""
         accelerator, passes = self.accelerator, phase.gradient_accumulation
         sums: dict[str, Tensor] = {}
         for part in range(passes):
@@ -145,29 +148,44 @@ class Trainer:
                 losses = {name: loss / passes for name, loss in model(batch, progress).items()}
                 accelerator.backward(torch.stack(list(losses.values())).sum())
             sums = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}
-        values = self._mean_over_processes(sums)
-        if not all(map(math.isfinite, values.values())):
-            raise LikenessError(
-                f"the loss stopped being a number at step {progress.step + 1}; lower the learning rate"
-            )
+        losses = self._mean_over_processes(sums)
+        self._unread.append((progress.step + 1, losses))
+        if accelerator.device.type == "cpu":  # where looking costs nothing, no weight is spoiled
+            self._check_losses()
         if phase.max_grad_norm is not None:
             accelerator.clip_grad_norm_(clipped(optimizer, phase), phase.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return values
+        return losses
 
-    def _mean_over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+    def _mean_over_processes(self, losses: Mapping[str, Tensor]) -> Losses:
         values = torch.stack([loss.float() for loss in losses.values()])
         values = self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
-        return dict(zip(losses, values.tolist()))
+        return Losses(list(losses), values)
 
-    def _report(self, progress: Progress, losses: Mapping[str, float]) -> bool:
-        """Tells the observer, shows a preview where one is due; whether to stop."""
+    def _report(self, progress: Progress, losses: Losses, look: bool) -> bool:
+        """Tells the observer, shows a preview where one is due; whether to stop.
+
+        `look`: whether the losses must be known to be numbers now.
+        """
+        look = look or self.accelerator.device.type == "cpu" or due(LOOK_EVERY, progress.step)
         if self.accelerator.is_main_process:
             self.observer.on_step(progress, losses)
             if due(self.job.preview_every, progress.step):
                 self._preview(progress)
-        return self.should_stop()
+        if look:
+            self._check_losses()
+        alone = self.accelerator.num_processes == 1
+        return self.should_stop() if look or alone else False
+
+    def _check_losses(self) -> None:
+        """Raises LikenessError where a loss since the last look is no number."""
+        unread, self._unread = self._unread, []
+        for step, losses in unread:
+            if not all(map(math.isfinite, losses.values())):
+                raise LikenessError(
+                    f"the loss stopped being a number at step {step}; lower the learning rate"
+                )
 
     def _preview(self, progress: Progress) -> None:
         subject = self.job.concepts[0].token if self.job.concepts else "a person"

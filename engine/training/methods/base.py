@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,23 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact, Token
 from ...config import Job, Phase
+from ...data.augment import mirrored
+from ...data.buckets import bucketed_examples, one_bucket, sizes_of
 from ...data.concepts import Concept
-from ...data.examples import Batch, examples_of, generator_for, shuffled
+from ...data.examples import Batch, Examples, examples_of, generator_for, shuffled
+from ...data.ragged import buckets_of
 from ...errors import LikenessError
 from ...networks.chunks import evened
 from ...networks.sampling import sample, seeded_noise, to_bytes
 from ..base_model import BaseModel, Rows, Tokens
+from ..base_parts import FAMILIES
+from ..latents import AT_ONCE, Moments
 from ..observer import Progress
 
-AT_ONCE = 8  # pictures that are read or drawn together
+__all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
+
+FULL_SIZE = 256  # pixels a side from which on a base is one that people own
+SIZES, SIZE_STEP = (256, 1536), 64  # pixels a side that such bases learn at
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 5.0
 
@@ -44,17 +52,33 @@ class Method(nn.Module, ABC):
     caches_latents = True  # the autoencoder is not needed from step to step
     trains_text = True  # gradients go through the text encoders
     copies = 0  # of what is trained: teachers, averages
+    can_bucket = False  # its batches may hold pictures of any one size; else all are cropped to squares
+    can_mirror = False  # the job may ask it to learn pictures mirrored too
+    hooks_layers = True  # a step hangs hooks into the U-Net's layers: it cannot be compiled as a whole
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
         self.job = job
         self.base = base
         self.concepts = tuple(concepts)
-        self.size = job.resolution or base.resolution  # pixels a side
-        base.latent_shape(self.size, self.size)  # raises where the size does not fit
-        self.examples = examples_of(self.concepts, self.size)
-        self._moments: tuple[Tensor, Tensor] | None = None
+        self.size = checked_size(job.resolution or base.resolution, base)  # pixels a side of a square
+        if job.mirror and not self.can_mirror:
+            raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
+        self.examples = self._read()
+        self._moments: Moments | None = None
         self._states: dict[str, Tensor] = {}  # text states (1, T, D) by prompt, where text is frozen
+
+    def _read(self) -> Examples:
+        """The concepts' pictures, square or in buckets."""
+        if self.job.buckets and not self.can_bucket:
+            raise LikenessError(
+                f"{self.job.method} needs all pictures in one size and has no buckets; set buckets to false, "
+                "or leave it away"
+            )
+        wanted = self.base.family != "miniature" if self.job.buckets is None else self.job.buckets
+        if not wanted or not self.can_bucket or not self.concepts:
+            return examples_of(self.concepts, self.size)
+        return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
 
     # ---------------------------------------------------------------------------- what each method answers
 
@@ -103,9 +127,16 @@ class Method(nn.Module, ABC):
     def batch(self, phase: Phase, number: int) -> Batch:
         """The phase's `number`-th batch: the same for the same job, whatever happened before."""
         generator = generator_for(self.job.seed, phase.name, number)
-        everything = torch.arange(len(self.examples))
-        indices = shuffled(everything, phase.batch_size, number, self.job.seed, phase.name)
+        indices = self.turn(torch.arange(len(self.examples)), phase, number)
         return self.draw(indices, self.prompts(indices, generator), generator)
+
+    def turn(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
+        """The phase's `number`-th pictures among `choices`: of one size, and all equally often."""
+        seed = (self.job.seed, phase.name)
+        buckets = buckets_of(self.examples.pixels)
+        if len(buckets[choices].unique()) == 1:
+            return shuffled(choices, phase.batch_size, number, *seed)
+        return one_bucket(buckets, choices, phase.batch_size, number, *seed)
 
     def share(self, phase: Phase, number: int, rank: int, world: int) -> Batch:
         """What process number `rank` of `world` works on of the phase's `number`-th batch."""
@@ -143,10 +174,11 @@ class Method(nn.Module, ABC):
 
     def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
         """The examples with fresh noise and timesteps from the generator."""
-        shape = (len(indices), *self.base.latent_shape(self.size, self.size))
-        return Batch(
-            pixels=self.examples.pixels[indices],
-            masks=self.examples.masks[indices],
+        pixels, masks = self.examples.pixels[indices], self.examples.masks[indices]
+        shape = (len(indices), *self.base.latent_shape(*pixels.shape[-2:]))
+        batch = Batch(
+            pixels=pixels,
+            masks=masks,
             prompts=prompts,
             concepts=self.examples.concepts[indices],
             prior=self.examples.prior[indices],
@@ -154,7 +186,11 @@ class Method(nn.Module, ABC):
             noise=torch.randn(shape, generator=generator),
             posterior=torch.randn(shape, generator=generator),
             timesteps=torch.randint(self.base.timesteps, (len(indices),), generator=generator),
+            bucket=int(buckets_of(self.examples.pixels)[indices[0]]),
         )
+        if not self.job.mirror:
+            return batch
+        return turned(batch, torch.rand(len(indices), generator=generator) < 0.5)
 
     def spelled(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
         """The tokens (1, T) of a training prompt whose words are looked into; raises for a long one."""
@@ -179,15 +215,19 @@ class Method(nn.Module, ABC):
 
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
-        parts = [self.base.encode_moments(pixels) for pixels in self.examples.pixels.split(AT_ONCE)]
-        self._moments = torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+        self._moments = Moments(self.base, self.examples.pixels, both=self.mirrors)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether its batches hold mirrored pictures."""
+        return self.job.mirror
 
     def latents(self, batch: Batch) -> Tensor:
         """Latents (B, C, h, w) of the batch, at the place in the posterior that the batch says."""
         if self._moments is None:
             mean, std = self.base.encode_moments(batch.pixels)
         else:
-            mean, std = (moment[batch.indices.to(moment.device)] for moment in self._moments)
+            mean, std = self._moments.of(batch)
         return mean + std * batch.posterior
 
     @torch.no_grad()
@@ -200,11 +240,24 @@ class Method(nn.Module, ABC):
         check: Callable[[], None],
     ) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 from the base as it is now."""
+        return self.drawn_at((self.size, self.size), prompts, seeds, steps, guidance, check)
+
+    @torch.no_grad()
+    def drawn_at(
+        self,
+        size: tuple[int, int],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
+        """The same in another (height, width)."""
         latents = sample(
             self.base,
             self.base.encode_text(prompts, self.rows()),
             self.base.encode_text([""] * len(prompts)),
-            seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
+            seeded_noise(seeds, self.base.latent_shape(*size)).to(self.base.device),
             steps=steps,
             guidance=guidance,
             on_step=lambda done, total: check(),
@@ -226,6 +279,32 @@ class Method(nn.Module, ABC):
             settings=_plain(asdict(self.job.settings)),
             seed=self.job.seed,
         )
+
+
+def checked_size(size: int, base: BaseModel) -> int:
+    """The side of a square picture, once it is known that the base can learn at it."""
+    base.latent_shape(size, size)  # raises where the size does not fit
+    if base.family != "miniature" and base.resolution >= FULL_SIZE <= size:
+        low, high = SIZES
+        if size > high or size % SIZE_STEP:
+            near = min(max(low, round(size / SIZE_STEP) * SIZE_STEP), high)
+            raise LikenessError(
+                f"{FAMILIES[base.family].name} is not learned at {size} pixels a side; take a multiple of "
+                f"{SIZE_STEP} from {low} to {high}, such as {near}"
+            )
+    return size
+
+
+def size_step(size: int, base: BaseModel) -> int:
+    """What the sides of buckets are multiples of, in pixels."""
+    return SIZE_STEP if size >= FULL_SIZE else base.pixels_per_latent * 2 ** (len(base.unet.down_blocks) - 1)
+
+
+def turned(batch: Batch, which: Tensor) -> Batch:
+    """The batch with left and right exchanged in `which` (B,) of its pictures, their masks alike."""
+    side = which.view(-1, 1, 1, 1)
+    pixels, masks = (torch.where(side, mirrored(part), part) for part in (batch.pixels, batch.masks))
+    return replace(batch, pixels=pixels, masks=masks, mirrored=which)
 
 
 def single_phase(name: str, settings: Any, learning_rates: Mapping[str, float]) -> Phase:

@@ -1,6 +1,7 @@
 """Methods that others are compared with: Textual Inversion and DreamBooth-LoRA; what they share."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ...artifact import Artifact
 from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
 from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, generator_for, mixed_seed, shuffled
+from ...data.ragged import buckets_of, together
 from ...files import write_atomically
 from .. import lora
 from ..base_model import BaseModel, Rows
@@ -27,7 +29,8 @@ class _Baseline(Method):
     """Both learn from the plain diffusion loss; they differ in what they train and on which pictures."""
 
     tokens: TokenRows
-    can_halve = can_checkpoint = can_split = True
+    can_halve = can_checkpoint = can_split = can_bucket = can_mirror = True
+    hooks_layers = False
 
     def rows(self) -> Rows:
         return self.tokens.rows()
@@ -76,6 +79,10 @@ class BesidePrior(_Baseline):
     """Learns beside pictures of each concept's class that the untouched base drew (DreamBooth's prior
     preservation): the class stays what it was."""
 
+    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
+        super().__init__(job, base, concepts)
+        self._prior_prompts: list[str] = []  # what each picture of the class was drawn from
+
     def join_prior(self, check: Callable[[], None]) -> None:
         """Adds the class's pictures to the examples, unless the settings give them no weight."""
         if self.job.settings.prior_weight:
@@ -83,32 +90,40 @@ class BesidePrior(_Baseline):
 
     def _prior_examples(self, check: Callable[[], None]) -> Examples:
         """Pictures of each concept's class, drawn by the base before anything is trained."""
-        drawn = [prior_pictures(self, concept.class_word, check) for concept in self.concepts]
-        count = len(drawn) * self.job.settings.prior_pictures
+        pixels, owners = [], []
+        for owner, concept in enumerate(self.concepts):
+            for size, count in self._prior_sizes().items():
+                drawn = prior_pictures(self, concept.class_word, check, size, count)
+                pixels += list(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1)
+                owners += [owner] * count
+                self._prior_prompts += [self._prior_prompt(concept.class_word, n) for n in range(count)]
         return Examples(
-            pixels=torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1,
-            masks=torch.ones(count, 1, self.size, self.size),
-            concepts=torch.arange(len(drawn)).repeat_interleave(self.job.settings.prior_pictures),
-            prior=torch.ones(count, dtype=torch.bool),
+            pixels=together(pixels),
+            masks=together([torch.ones_like(picture[:1]) for picture in pixels]),
+            concepts=torch.tensor(owners),
+            prior=torch.ones(len(owners), dtype=torch.bool),
         )
+
+    def _prior_sizes(self) -> dict[tuple[int, int], int]:
+        """How many pictures of the class are drawn in which (height, width): as the concepts' own are."""
+        own = Counter((picture.shape[1], picture.shape[2]) for picture in self.examples.pixels)
+        wanted = self.job.settings.prior_pictures
+        return {size: max(1, round(wanted * count / own.total())) for size, count in own.items()}
 
     def batch(self, phase: Phase, number: int) -> Batch:
         """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
         generator = generator_for(self.job.seed, phase.name, number)
-        seed = (self.job.seed, phase.name)
-        own = shuffled((~self.examples.prior).nonzero()[:, 0], phase.batch_size, number, *seed)
+        own = self.turn((~self.examples.prior).nonzero()[:, 0], phase, number)
         prompts = self.prompts(own, generator)
         if not self.job.settings.prior_weight:
             return self.draw(own, prompts, generator)
-        pool = self.examples.prior.nonzero()[:, 0]
-        prior = shuffled(pool, self.job.settings.prior_batch_size, number, "prior", *seed)
-        owners = self.examples.concepts[prior].tolist()
+        buckets = buckets_of(self.examples.pixels)
+        pool = (self.examples.prior & (buckets == buckets[own[0]])).nonzero()[:, 0]
+        seed = ("prior", self.job.seed, phase.name)
+        prior = shuffled(pool, self.job.settings.prior_batch_size, number, *seed)
         # a prior picture keeps the prompt it was drawn from
-        places = (prior - pool[0]) % self.job.settings.prior_pictures
-        prompts += tuple(
-            self._prior_prompt(self.concepts[owner].class_word, place)
-            for owner, place in zip(owners, places.tolist())
-        )
+        first = len(self.examples) - len(self._prior_prompts)
+        prompts += tuple(self._prior_prompts[place - first] for place in prior.tolist())
         return self.draw(torch.cat([own, prior]), prompts, generator)
 
     def _prior_prompt(self, class_word: str, number: int) -> str:
@@ -194,25 +209,28 @@ class DreamBoothLora(BesidePrior):
             lora.remove(module)
 
 
-def prior_pictures(method: BesidePrior, class_word: str, check: Callable[[], None]) -> np.ndarray:
-    """Pictures (N, H, W, 3) uint8 of the class by the frozen base, or those of an earlier run."""
+def prior_pictures(
+    method: BesidePrior, class_word: str, check: Callable[[], None], size: tuple[int, int], count: int
+) -> np.ndarray:
+    """`count` pictures (N, H, W, 3) uint8 of the class by the frozen base, or those of an earlier run."""
     chosen, job = method.job.settings, method.job
-    recipe = (method.base.fingerprint, job.on, class_word, method.size, chosen.prior_templates,
-              chosen.prior_pictures, chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
+    side = size[0] if size[0] == size[1] else size
+    recipe = (method.base.fingerprint, job.on, class_word, side, chosen.prior_templates,
+              count, chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
     kept = (
         Path(job.cache).expanduser() / f"class-{mixed_seed(*recipe):016x}.safetensors" if job.cache else None
     )
     if kept is not None and kept.exists():
         return _read_pictures(kept)
-    log.info("drawing %d pictures of '%s' for prior preservation", chosen.prior_pictures, class_word)
-    prompts = [method._prior_prompt(class_word, number) for number in range(chosen.prior_pictures)]
-    seeds = [mixed_seed("prior", class_word, job.seed, number) for number in range(chosen.prior_pictures)]
+    log.info("drawing %d pictures of '%s' for prior preservation", count, class_word)
+    prompts = [method._prior_prompt(class_word, number) for number in range(count)]
+    seeds = [mixed_seed("prior", class_word, job.seed, number) for number in range(count)]
     parts = [
-        method.pictures(
-            prompts[start : start + AT_ONCE], seeds[start : start + AT_ONCE], chosen.prior_steps,
+        method.drawn_at(
+            size, prompts[start : start + AT_ONCE], seeds[start : start + AT_ONCE], chosen.prior_steps,
             chosen.prior_guidance, check,
         )
-        for start in range(0, chosen.prior_pictures, AT_ONCE)
+        for start in range(0, count, AT_ONCE)
     ]  # fmt: skip
     pictures = np.concatenate(parts)
     if kept is not None:

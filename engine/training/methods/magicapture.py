@@ -7,7 +7,7 @@ the style is seen, attention is refocused, and an identity loss says who the fac
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.masks import HALF, Refinement
 from ...data.segment import Request, find_mask, load_segmenter
 from ...errors import LikenessError
+from ...networks.moving import sent
 from .. import lora
 from ..attention_maps import mask_layers, recorded
 from ..base_model import BaseModel, Rows
@@ -62,7 +63,6 @@ class CaptureBatch(Batch):
 
     kinds: Tensor  # (B,) SUBJECT, STYLE or COMPOSED
     subjects: Tensor  # (B,) the picture whose subject is meant, -1 where none is
-    mirrored: Tensor  # (B,) bool: left and right are exchanged
     identity_timesteps: Tensor  # (B,) for an identity loss with a pass of its own
 
 
@@ -158,7 +158,8 @@ class MagiCapture(Method):
         self.identity.to(device).look(self.examples.pixels[own].to(device), masks, names, subjects)
 
     def _prior_examples(self, check: Callable[[], None]) -> Examples:
-        drawn = prior_pictures(self, self.subject.class_word, check)  # pyright: ignore[reportArgumentType]
+        size, count = (self.size, self.size), self.settings.prior_pictures
+        drawn = prior_pictures(self, self.subject.class_word, check, size, count)  # pyright: ignore[reportArgumentType]
         return Examples(
             pixels=torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1,
             masks=torch.ones(len(drawn), 1, self.size, self.size),
@@ -202,6 +203,9 @@ class MagiCapture(Method):
         return groups
 
     def begin_phase(self, phase: Phase) -> None:
+        if phase.name == INVERSION and self.settings.pull_length is None:
+            for name in self.base.text_encoders:  # now, that no step waits for it
+                self._mean_length(name)
         for _, layer in self._lora_layers():  # they do nothing yet: the first phase goes without their cost
             layer.enable_adapters(phase.name == TUNING)
 
@@ -386,17 +390,13 @@ class MagiCapture(Method):
             for part in (share, self.settings.identity_timestep_share)
         )
         turned = (torch.rand(count, generator=generator) < 0.5) & self.settings.flip
-        chosen = {entry.name: getattr(batch, entry.name) for entry in fields(Batch)} | {
-            "timesteps": timesteps
-        }
+        chosen = {**vars(batch), "timesteps": timesteps, "mirrored": turned}
         side = turned.view(-1, 1, 1, 1)
         chosen["masks"] = torch.where(side, mirrored(batch.masks), batch.masks)
         if self.settings.colour_jitter:
             chosen["pixels"] = self._jittered(batch.pixels, generator)
         chosen["pixels"] = torch.where(side, mirrored(chosen["pixels"]), chosen["pixels"])
-        return CaptureBatch(
-            **chosen, kinds=kinds, subjects=subjects, mirrored=turned, identity_timesteps=others
-        )
+        return CaptureBatch(**chosen, kinds=kinds, subjects=subjects, identity_timesteps=others)
 
     def _jittered(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Brightness and contrast changed; saturation is left alone."""
@@ -404,20 +404,9 @@ class MagiCapture(Method):
         order = torch.randperm(2, generator=generator).tolist()
         return jittered(pixels, [*factors.tolist(), 1.0], order)
 
-    def cache_latents(self) -> None:
-        """Moments of all pictures, then of all of them mirrored."""
-        pixels = self.examples.pixels
-        both = torch.cat([pixels, mirrored(pixels)]) if self.settings.flip else pixels
-        parts = [self.base.encode_moments(some) for some in both.split(8)]
-        self._moments = torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
-
-    def latents(self, batch: Batch) -> Tensor:
-        assert isinstance(batch, CaptureBatch)
-        if self._moments is None:
-            return super().latents(batch)
-        places = batch.indices + len(self.examples) * batch.mirrored
-        mean, std = (moment[places.to(moment.device)] for moment in self._moments)
-        return mean + std * batch.posterior
+    @property
+    def mirrors(self) -> bool:
+        return self.settings.flip
 
     # ---------------------------------------------------------------------------------------------- losses
 
@@ -468,7 +457,7 @@ class MagiCapture(Method):
         self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: tuple[int, int]
     ) -> Tensor:
         """Attention Refocusing of each row: (B,)."""
-        looks = attention_to_words(maps, self._positions(batch).to(weights.device))
+        looks = attention_to_words(maps, sent(self._positions(batch), weights.device))
         side = next(iter(self.layers.values())).size((size[0], size[1]))
         present = words_present(batch.kinds) * ~batch.prior[:, None]
         return refocusing(
@@ -496,11 +485,10 @@ class MagiCapture(Method):
         assert self.identity is not None
         chosen = self.settings
         timesteps = batch.identity_timesteps if chosen.two_passes else batch.timesteps
-        asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & chosen.identity_on_subject)
-        asked &= ~batch.prior & (timesteps < round(self.base.timesteps * chosen.identity_timestep_share))
-        rows = asked.nonzero()[:, 0]
-        if not len(rows):
+        asked = self._asked(batch.here)
+        if not len(asked):
             return prediction.new_zeros(())
+        rows = sent(asked, noisy.device)
         timesteps, noisy = timesteps[rows], noisy[rows]
         if chosen.two_passes:
             noisy = self.base.add_noise(latents[rows], batch.noise[rows], timesteps)
@@ -508,13 +496,22 @@ class MagiCapture(Method):
         else:
             prediction = prediction[rows]
         estimates = self.base.clean(noisy, prediction.float(), timesteps)
-        places = batch.indices[rows] + int((~self.examples.prior).sum()) * batch.mirrored[rows]
-        told = (estimates, batch.subjects[rows], places)
+        here, pictures = batch.here, int((~self.examples.prior).sum())
+        places = here.indices[asked] + pictures * here.mirrored[asked]
+        told = (estimates, here.subjects[asked], places)
         if chosen.gradient_checkpointing:  # the decoder's inner states are larger than the U-Net's
             distances = checkpoint(self._distances, *told, use_reentrant=False)
         else:
             distances = self._distances(*told)
         return distances.sum() / (~batch.prior).sum()
+
+    def _asked(self, batch: CaptureBatch) -> Tensor:
+        """The rows of a batch on the CPU that the identity loss looks at: (n,)."""
+        chosen = self.settings
+        timesteps = batch.identity_timesteps if chosen.two_passes else batch.timesteps
+        asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & chosen.identity_on_subject)
+        asked &= ~batch.prior & (timesteps < round(self.base.timesteps * chosen.identity_timestep_share))
+        return asked.nonzero()[:, 0]
 
     def _distances(self, estimates: Tensor, subjects: Tensor, places: Tensor) -> Tensor:
         assert self.identity is not None

@@ -19,6 +19,7 @@ from ...data.augment import KINDS, jittered, mirrored
 from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...errors import LikenessError
+from ...networks.moving import sent
 from .. import lora
 from ..attention_maps import mask_layers, recorded
 from ..base_model import BaseModel, Rows
@@ -90,7 +91,11 @@ class MagicTailor(Method):
     @property
     def caches_latents(self) -> bool:  # type: ignore[override]
         chosen = self.settings
-        return chosen.degradation == "none" and not chosen.colour_jitter and not chosen.flip
+        return chosen.degradation == "none" and not chosen.colour_jitter
+
+    @property
+    def mirrors(self) -> bool:
+        return self.settings.flip
 
     @property
     def copies(self) -> int:  # type: ignore[override]
@@ -219,7 +224,9 @@ class MagicTailor(Method):
         return tuple(together if joined else prompt for prompt, joined in zip(alone, joint))
 
     def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> TailorBatch:
-        pixels, masks = self._changed(self.examples.pixels[indices], self.examples.masks[indices], generator)
+        pixels, masks, flipped = self._changed(
+            self.examples.pixels[indices], self.examples.masks[indices], generator
+        )
         owners, shape = self.examples.concepts[indices], (len(indices), *self.latent_shape)
         outside = torch.randn(pixels.shape, generator=generator)
         posterior = torch.randn(shape, generator=generator)
@@ -229,18 +236,20 @@ class MagicTailor(Method):
         return TailorBatch(
             pixels=pixels, masks=masks, prompts=prompts, concepts=owners, prior=self.examples.prior[indices],
             indices=indices, noise=noise, posterior=posterior, timesteps=timesteps, outside=outside,
-            shares=even_shares(owners),
+            shares=even_shares(owners), mirrored=torch.full((len(indices),), flipped),
         )  # fmt: skip
 
-    def _changed(self, pixels: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Colours jittered and sides exchanged, all pictures alike."""
+    def _changed(
+        self, pixels: Tensor, masks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Colours jittered and sides exchanged, all pictures alike; whether they are exchanged."""
         if self.settings.colour_jitter:
             factors = 1 + self.settings.colour_jitter * (2 * torch.rand(len(KINDS), generator=generator) - 1)
             order = torch.randperm(len(KINDS), generator=generator).tolist()
             pixels = jittered(pixels, factors.tolist(), order)
         if self.settings.flip and torch.rand(1, generator=generator) < 0.5:
-            return mirrored(pixels), mirrored(masks)
-        return pixels, masks
+            return mirrored(pixels), mirrored(masks), True
+        return pixels, masks, False
 
     # ---------------------------------------------------------------------------------------------- losses
 
@@ -306,9 +315,11 @@ class MagicTailor(Method):
     ) -> Tensor:
         """Each concept's distance (A,) from the teacher, asked only about rows that it is to hold."""
         assert self._momentum is not None
-        rows = (chosen[batch.concepts] < 1).nonzero()[:, 0]
-        if not len(rows):  # another process has them
+        count = self._held_rows(batch)
+        if not count:  # another process has them
             return prediction.new_zeros(len(self.concepts))
+        # those to hold come first; which they are, only the device knows
+        rows = (chosen[batch.concepts] == 1).to(torch.uint8).argsort(stable=True)[:count]
         with torch.no_grad(), self._momentum.in_place():
             if self.settings.momentum_tokens:
                 context = self.base.encode_text(batch.prompts, self.rows())
@@ -318,6 +329,15 @@ class MagicTailor(Method):
             ]
         drifts = masked_mean_error(prediction[rows], torch.cat(parts), masks[rows])
         return per_concept(drifts, batch.concepts[rows], batch.shares[rows], len(self.concepts))
+
+    def _held_rows(self, batch: TailorBatch) -> int:
+        """As many rows of the batch as the concepts that were not chosen can have.
+
+        The worst concept's rows among them, where concepts have unequal numbers, count 0 in the loss.
+        """
+        if self.settings.selection_temperature is not None:  # all are held a little
+            return len(batch)
+        return len(batch) - int(batch.here.concepts.bincount(minlength=len(self.concepts)).min())
 
     def _attention(self, attention: Tensor, batch: TailorBatch) -> Tensor:
         """How far the words' attention (B, Q) is from their masks: scalar."""
@@ -329,7 +349,7 @@ class MagicTailor(Method):
 
     def _predict(self, batch: TailorBatch, noisy: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
         """The U-Net's output (B, C, h, w), and attention (B, Q) of each row to its own placeholder."""
-        whole = (noisy, batch.timesteps, context, self._positions(batch).to(noisy.device))
+        whole = (noisy, batch.timesteps, context, sent(self._positions(batch), noisy.device))
         sizes = [size for size in (self.settings.pass_size, self.base.pass_size) if size]
         size = min(sizes, default=len(noisy))
         if size >= len(noisy):
@@ -352,7 +372,7 @@ class MagicTailor(Method):
         encoder = next(iter(self.base.text_encoders))
         length = self.base.text_encoders[encoder].config.max_position_embeddings
         found = torch.zeros(len(batch), length)
-        for row, (prompt, owner) in enumerate(zip(batch.prompts, batch.concepts.tolist())):
+        for row, (prompt, owner) in enumerate(zip(batch.prompts, batch.here.concepts.tolist())):
             token = self.concepts[owner].token
             if (prompt, token) not in self._places:
                 places = self.spelled(prompt, self.rows(), encoder).places

@@ -40,6 +40,7 @@ from ...networks.id_attention import IdAttention, IdHooks, Person, text_features
 from ...networks.id_encoder import IdEncoder
 from ...networks.id_files import adapter_networks, adapter_tensors
 from ...networks.identified import Identified
+from ...networks.moving import sent
 from ...networks.sampling import sample, seeded_noise, to_bytes
 from ..adapter_losses import (
     at_side,
@@ -356,7 +357,7 @@ class MasterWeaver(Method):
         if len(tokens) == 1 and self.settings.mixing == "roll":  # alone in its process: mixed with nobody
             others = self._identity(None)
         else:
-            others = tokens[partners(len(tokens), self.settings.mixing).to(tokens.device)]
+            others = tokens[sent(partners(len(tokens), self.settings.mixing), tokens.device)]
         mixed = mixed_identities(tokens, others, batch.share)
         with self._hooks.reading(Person(self.attention(mixed))):
             return self.base.predict(noisy, batch.timesteps, context)
@@ -405,18 +406,23 @@ class MasterWeaver(Method):
 
     def _features(self, batch: AdapterBatch) -> tuple[Tensor, Tensor]:
         """The tower's states (1 + n, T, W) of nothing and of all pictures; each slot's row in it (B, S)."""
-        rows = torch.zeros_like(batch.filled, dtype=torch.long)
-        rows[batch.filled] = torch.arange(1, int(batch.filled.sum()) + 1, device=rows.device)
+        filled, device = batch.here.filled, batch.filled.device
+        where = filled.flatten().nonzero()[:, 0]
+        rows = torch.zeros(filled.shape, dtype=torch.long)
+        rows[filled] = torch.arange(1, len(where) + 1)
         parts = [self.nothing[None]]
-        if batch.filled.any():
+        if len(where):
             with torch.no_grad():
-                parts.append(self._seen(batch.references[batch.filled]))
-        return torch.cat(parts), rows
+                parts.append(self._seen(batch.references.flatten(0, 1)[sent(where, device)]))
+        return torch.cat(parts), sent(rows, device)
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """The tower's states (N, T, W) of pictures (N, 3, s, s) in [-1, 1]."""
         tower = self._tower[0]
-        mean, spread = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (tower.mean, tower.spread))
+        mean, spread = (
+            sent(torch.tensor(values, dtype=pixels.dtype), pixels.device).view(1, 3, 1, 1)
+            for values in (tower.mean, tower.spread)
+        )
         return tower.states(((pixels + 1) / 2 - mean) / spread)
 
     def tokens(self, encoder: IdEncoder, features: Tensor, rows: Tensor) -> Tensor:

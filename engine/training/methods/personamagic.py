@@ -18,6 +18,7 @@ from ...data.pictures import read_picture
 from ...errors import LikenessError
 from ...networks.clip_features import image_features, load_tower, read_features
 from ...networks.mapper import Mapper
+from ...networks.moving import sent
 from ...networks.sampling import sample, seeded_noise, to_bytes
 from ...networks.staged import StagedModel, StagedWords
 from ...networks.staged_text import Places, TextStates, cross_value_layers, encode, split_values
@@ -39,6 +40,12 @@ class StagedBatch(Batch):
 
 class PersonaMagic(Method):
     """Only the mapper is trained: the base, its token table and its text encoder stand still."""
+
+    can_mirror = True
+
+    @property
+    def can_bucket(self) -> bool:  # type: ignore[override]
+        return not self.job.settings.squash
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
@@ -66,6 +73,7 @@ class PersonaMagic(Method):
         for part in (self.mapper.image_proj, self.mapper.image_output_layer):
             part.requires_grad_(self.settings.bypass)
         self._spelled: dict[tuple[str, str], Tokens] = {}
+        self._moved: dict[torch.device, tuple[dict[str, Tensor], Tensor]] = {}  # rows and features there
 
     def _features(self) -> Tensor:
         """What the image tower makes of each picture, computed once; no columns without a bypass."""
@@ -75,13 +83,21 @@ class PersonaMagic(Method):
         if wanted.endswith(".safetensors"):
             return read_features(wanted, count)
         if wanted != "auto":
-            return image_features(load_tower(wanted), self.examples.pixels)
+            tower = load_tower(wanted)
+            return self._of_each(lambda pixels: image_features(tower, pixels))
         if self.base.family != "miniature":
             raise LikenessError(
                 "personamagic looks at the pictures through a CLIP image tower; connect a CLIP vision model, "
                 "give the folder of one as image_encoder, or 'none' to learn without"
             )
-        return miniature_features(self.examples.pixels)
+        return self._of_each(miniature_features)
+
+    def _of_each(self, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `look` gives for pictures (N, 3, H, W), for all pictures in order, whatever their sizes."""
+        pixels = self.examples.pixels
+        if isinstance(pixels, Tensor):
+            return look(pixels)
+        return torch.cat([look(picture[None]) for picture in pixels])
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
@@ -157,9 +173,11 @@ class PersonaMagic(Method):
         device, fixed = batch.timesteps.device, self._fixed()
         when = batch.timesteps.float()
         when = when if fixed is None else torch.full_like(when, fixed)
-        rows = {name: row.to(device) for name, row in self.class_rows.items()}
-        image = self.features.to(device)[batch.indices]
-        vectors, bypass = self.mapper(when, rows, self.norms, image)
+        if device not in self._moved:
+            rows = {name: sent(row, device) for name, row in self.class_rows.items()}
+            self._moved[device] = rows, sent(self.features, device)
+        rows, features = self._moved[device]
+        vectors, bypass = self.mapper(when, rows, self.norms, features[batch.indices])
         return vectors, {name: rows * batch.keep_bypass[:, None, None] for name, rows in bypass.items()}
 
     def _text_states(
@@ -175,11 +193,11 @@ class PersonaMagic(Method):
             tokens = [self._tokens(prompt, name) for prompt in prompts]
             device, samples = vectors[name].device, len(vectors[name])
             where = [(row, place[1], place[3]) for row, token in enumerate(tokens) for place in token.places]
-            rows, positions, numbers = torch.tensor(where, device=device).T
+            rows, positions, numbers = sent(torch.tensor(where), device).T
             places = Places(
                 rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
             )
-            ids = torch.cat([token.ids for token in tokens]).to(device)
+            ids = sent(torch.cat([token.ids for token in tokens]), device)
             early = self.base.pooled_width > 0  # SDXL listens to the last layer but one
             found[name] = encode(encoder, ids, places, penultimate=early, attention=attention)
         return found
@@ -225,8 +243,8 @@ class PersonaMagic(Method):
         ours = torch.zeros_like(real)
         for row, token in enumerate(tokens):
             ours[row, [place[1] for place in token.places]] = True
-        pseudo, ordinary = (ours & real).to(attention.device), (~ours & real).to(attention.device)
-        queries = (positions[None] <= ends[:, None] + 1).to(attention.device)
+        which = (ours & real, ~ours & real, positions[None] <= ends[:, None] + 1)
+        pseudo, ordinary, queries = (sent(told, attention.device) for told in which)
         return tandem_equilibrium(
             attention,
             pseudo,

@@ -1,0 +1,94 @@
+"""Parts of a base that its checkpoint lacks, named on the command line: as if they were in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.job_file import build_job
+from likeness_portraits.engine.miniature import model as miniature
+from likeness_portraits.tests.engine.tiny import tiny_base, write_person
+from likeness_portraits.tests.engine.training.checkpoints_made import checkpoint_of
+
+CLIP, VAE = "cond_stage_model.", "first_stage_model."
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint, the same without VAE and text encoder, and those two by themselves."""
+    folder = tmp_path_factory.mktemp("bases")
+    state = {key: value.clone() for key, value in checkpoint_of(tiny_base(heads=8, text_heads=1)).items()}
+    parts = {
+        "whole": state,
+        "bare": {key: value for key, value in state.items() if not key.startswith((CLIP, VAE))},
+        "vae": {key.removeprefix(VAE): value for key, value in state.items() if key.startswith(VAE)},
+        "clip": {key: value for key, value in state.items() if key.startswith(CLIP)},
+    }
+    paths = {name: folder / f"{name}.safetensors" for name in parts}
+    for name, path in paths.items():
+        save_file(parts[name], path)
+    write_person(folder / "person")
+    return {**paths, "person": folder / "person", "words": Path(miniature.tokenizer_folder())}
+
+
+def options(files: dict[str, Path]) -> list[str]:
+    return ["--vae", str(files["vae"]), "--clip", str(files["clip"]), "--tokenizer", str(files["words"])]
+
+
+def test_a_checkpoint_in_parts_is_learned_on_as_the_whole_one(files: dict[str, Path], tmp_path: Path):
+    common = ["train", "textual-inversion", str(files["person"]), "--steps", "2", "--batch-size", "1",
+              "--resolution", "32", "--device", "cpu", "--precision", "fp32"]  # fmt: skip
+    whole, bare = tmp_path / "whole.safetensors", tmp_path / "bare.safetensors"
+    words = ["--tokenizer", str(files["words"])]
+    assert main([*common, "--base", str(files["whole"]), *words, "-o", str(whole)]) == 0
+    assert main([*common, "--base", str(files["bare"]), *options(files), "-o", str(bare)]) == 0
+    assert whole.read_bytes() == bare.read_bytes()
+    drawing = ["generate", "a photo of <v0>", "--steps", "1", "--width", "32", "--height", "32"]
+    pictures = [tmp_path / "whole.png", tmp_path / "bare.png"]
+    assert main([*drawing, "--base", str(files["whole"]), *words, "-o", str(pictures[0]),
+                 "--concept", str(whole)]) == 0  # fmt: skip
+    assert main([*drawing, "--base", str(files["bare"]), *options(files), "-o", str(pictures[1]),
+                 "--concept", str(bare)]) == 0  # fmt: skip
+    assert pictures[0].stat().st_size > 0
+
+
+def test_what_is_missing_is_named_with_its_option(files: dict[str, Path], tmp_path: Path, capfd):
+    arguments = ["train", "textual-inversion", str(files["person"]), "-o", str(tmp_path / "x.safetensors"),
+                 "--base", str(files["bare"]), "--tokenizer", str(files["words"])]  # fmt: skip
+    assert main(arguments) == 2
+    assert "holds no VAE" in capfd.readouterr().err
+    assert main([*arguments, "--vae", str(files["vae"])]) == 2
+    assert "holds no text encoder (clip_l)" in capfd.readouterr().err
+
+
+def test_typed_parts_go_before_the_config_files(files: dict[str, Path], capsys):
+    arguments = ["train", "textual-inversion", str(files["person"]), "-o", "x.safetensors", "--print-config"]
+    assert main([*arguments, "--base", str(files["bare"]), *options(files)]) == 0
+    base = yaml.safe_load(capsys.readouterr().out)["base"]
+    assert base == {"kind": "checkpoint", "path": str(files["bare"]), "tokenizer": str(files["words"]),
+                    "vae": str(files["vae"]), "clip": str(files["clip"])}  # fmt: skip
+    config = {"concepts": [str(files["person"])], "output": "x.safetensors", "base": {**base, "vae": "old"}}
+    assert build_job("textual-inversion", config, {"vae": "new"}, {}).base.vae == "new"
+
+
+def test_parts_beside_a_base_that_has_its_own_are_refused(files: dict[str, Path], tmp_path: Path):
+    for named in ({}, {"base": "miniature"}, {"base": str(tmp_path)}):
+        with pytest.raises(LikenessError, match="vae is for a single-file checkpoint"):
+            options = {"concepts": [str(files["person"])], "output": "x.safetensors", **named, "vae": "v"}
+            build_job("textual-inversion", {}, options, {})
+
+
+def test_how_pictures_are_cut_and_steps_made_faster_can_be_typed(files: dict[str, Path], capsys):
+    arguments = ["train", "textual-inversion", str(files["person"]), "-o", "x.safetensors", "--print-config"]
+    assert main([*arguments, "--no-buckets", "--mirror", "--channels-last", "--compile", "inductor"]) == 0
+    job = yaml.safe_load(capsys.readouterr().out)
+    told = {name: job[name] for name in ("buckets", "mirror", "channels_last", "compile")}
+    assert told == {"buckets": False, "mirror": True, "channels_last": True, "compile": "inductor"}
+    assert main(arguments) == 0
+    job = yaml.safe_load(capsys.readouterr().out)
+    assert (job["buckets"], job["mirror"], job["channels_last"], job["compile"]) == (None, False, False, None)
+    assert torch.is_grad_enabled()
