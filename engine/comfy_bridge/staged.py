@@ -59,8 +59,8 @@ def staged_prompt(
     stands = places_of(clip, text, words.token, words.mapper.words)
     word_stands = places_of(clip, text, words.token, _length(clip, words.class_word))
     entries = []
-    for (start, end), stage in zip(words.plan.percents(), words.plan.all()):
-        about = {"clip_start_percent": start, "clip_end_percent": end, "pooled_output": pooled}
+    for (first, last), stage in zip(words.plan.percents(), words.plan.all()):
+        about = {"clip_start_percent": first, "clip_end_percent": last, "pooled_output": pooled}
         if stage.timestep is None:
             about |= {PLACES: {words.token: word_stands}, SPOKEN: _with_class_word(text, words)}
             entries.append([plain["cond"], about])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import LikenessError
-from ..networks.stages import StagePlan
+from ..networks.stages import StagePlan, check_interval
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 
@@ -87,7 +87,9 @@ class PersonaMagicSettings:
         one_of("schedule", self.schedule, SCHEDULES)
         if self.bypass_dropout > 1:
             raise LikenessError(f"'bypass_dropout' is {self.bypass_dropout}; it is a share, 0 to 1")
-        StagePlan(interval=tuple(self.interval), stages=self.stages, late=self.late)
+        check_interval(self.interval)
+        low, high = self.interval
+        StagePlan(interval=(low, high), stages=self.stages, late=self.late)
         for name in ("templates", "style_templates", "open_prompts"):
             with_gap(name, getattr(self, name))
         if any(not prompt.replace("{}", "").strip() for prompt in self.open_prompts):

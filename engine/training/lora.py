@@ -31,8 +31,7 @@ def inject(
     added = []
     for _, layer in _layers(module):
         # what is trained stays in fp32 where the frozen layer is kept in half precision
-        layer.lora_A[ADAPTER].float(), layer.lora_B[ADAPTER].float()
-        added += [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+        added += [half[ADAPTER].float().weight for half in (layer.lora_A, layer.lora_B)]
     return added
 
 
