@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from likeness_portraits.engine.artifact import Artifact, _to_kohya
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.artifact.other_tools import to_kohya
 from likeness_portraits.engine.config import Job, MagicTailorSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
@@ -506,7 +507,7 @@ def test_sd2_gets_the_references_176_modules_of_the_same_shapes():
         parameters = lora.inject(unet, lora.TRANSFORMER, int(case["in.rank"]), float(case["in.rank"]))
     assert len(parameters) == int(case["out.tensors"]) == 352
     assert sum(parameter.numel() for parameter in parameters) == int(case["out.parameters"]) == 10_233_856
-    theirs = _to_kohya({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, Path("x"))
+    theirs = to_kohya({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, Path("x"))
     ours = {}
     for path, layer in lora._layers(unet):
         name = lora.kohya.unet_name(path)
@@ -558,7 +559,7 @@ class Traced(MagicTailor):
     def prepare(self, check: Any) -> None:
         super().prepare(check)
         start = Golden("magictailor", "trace_weights").under("in.lora.")
-        start = _to_kohya({f"unet.{name}": tensor for name, tensor in start.items()}, Path("trace"))
+        start = to_kohya({f"unet.{name}": tensor for name, tensor in start.items()}, Path("trace"))
         with torch.no_grad():
             for path, layer in lora._layers(self.base.unet):
                 layer.lora_A[lora.ADAPTER].weight.copy_(
@@ -627,7 +628,7 @@ def compare_losses(seen: list[dict[str, float]], results: Golden) -> None:
 def compare_weights(method: MagicTailor, told: Golden, results: Golden) -> None:
     artifact = method.artifact()
     final = {f"unet.{name}": tensor for name, tensor in results.under("out.final.").items()}
-    for name, tensor in _to_kohya(final, Path("trace")).items():
+    for name, tensor in to_kohya(final, Path("trace")).items():
         close(artifact.tensors[name], tensor, atol=5e-5)
     table = results["out.final_token_embedding"]
     rows = told["in.placeholder_ids"].tolist()
@@ -638,5 +639,5 @@ def compare_weights(method: MagicTailor, told: Golden, results: Golden) -> None:
         average = {f"unet.{name}": tensor for name, tensor in results.under("out.momentum.").items()}
         with method._momentum.in_place():
             teacher = lora.tensors(method.base)
-        for name, tensor in _to_kohya(average, Path("trace")).items():
+        for name, tensor in to_kohya(average, Path("trace")).items():
             close(teacher[name], tensor, atol=5e-5)

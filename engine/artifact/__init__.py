@@ -1,0 +1,24 @@
+"""The concept file, and the way from and to other tools' files.
+
+The way of the data: a method's tensors become an `Artifact` (`concept_file`), which checks them and writes
+them with what they mean (`tensors`); reading goes back the same way. LoRAs and embeddings of other tools
+become artifacts too, and artifacts become such files (`other_tools`).
+"""
+
+from .concept_file import (
+    ARCHITECTURES,
+    ENCODERS,
+    FORMAT_VERSION,
+    KINDS,
+    Artifact,
+    Token,
+    merge,
+    placeholders,
+    read_metadata,
+)
+from .other_tools import CLIP_WORDS, export_numbered, export_stock, import_file
+
+__all__ = [
+    "ARCHITECTURES", "CLIP_WORDS", "ENCODERS", "FORMAT_VERSION", "KINDS", "Artifact", "Token",
+    "export_numbered", "export_stock", "import_file", "merge", "placeholders", "read_metadata",
+]  # fmt: skip

@@ -1,0 +1,249 @@
+"""What was learned and what it means, in one `.safetensors` file: written, read and checked.
+
+LoRA tensors have kohya names with explicit alpha (`lora_unet_…`, `lora_te_…`, SDXL `lora_te1_…`,
+`lora_te2_…`); a placeholder's rows are `token.<name without brackets>.<encoder>`, (vectors, width), encoder
+clip_l, clip_g or clip_h. Where training moved all words of the vocabulary, their table is `table.<encoder>`.
+Files come from anywhere: what is read is checked first, and nothing in them is ever executed.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import TOKEN as PLACEHOLDER
+from ..config import read
+from ..errors import LikenessError, nearest
+from ..version import VERSION
+from .tensors import read_header, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
+ENCODERS = {  # the text encoders of each family, in ComfyUI's words, as keys of token rows
+    "miniature": ("clip_l",),
+    "sd1": ("clip_l",),
+    "sd2": ("clip_h",),
+    "sdxl": ("clip_l", "clip_g"),
+}
+ARCHITECTURES = {  # modelspec.architecture, which other tools sort files by
+    "miniature": "likeness-miniature",
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
+LORA_KEY = re.compile(r"(lora_(?:unet|te|te1|te2)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
+_TOKEN_KEY = re.compile(r"token\.([^.]+)\.(clip_[lgh])")
+_TABLE_KEY = re.compile(r"table\.(clip_[lgh])")
+_TEXT_FIELDS = ("kind", "method", "base_family", "base_fingerprint", "digest", "licence")
+_NUMBER_FIELDS = ("seed", "steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A placeholder that prompts may use, and what it stands for."""
+
+    token: str  # as typed in prompts: <v0>
+    class_word: str = ""
+    role: str = "subject"
+    vectors: int = 1  # rows it takes in the text encoder
+
+    def __post_init__(self) -> None:
+        if not PLACEHOLDER.fullmatch(self.token):
+            raise LikenessError(f"'{self.token}' cannot be a placeholder; write it like <v0>")
+
+    @property
+    def name(self) -> str:
+        """Without brackets, for keys and file names."""
+        return self.token[1:-1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact:
+    """Something learned: its tensors, and everything needed to use and to trace it."""
+
+    kind: str  # one of KINDS
+    method: str
+    tensors: "Mapping[str, Tensor]"
+    tokens: tuple[Token, ...] = ()
+    base_family: str = "sd1"  # a key of ENCODERS
+    base_fingerprint: str = ""  # of the weights it was trained on; empty: unknown
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    steps: int = 0
+    digest: str = ""  # of the training set
+    licence: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what only one method knows, JSON-able
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise LikenessError(f"unknown kind of concept file '{self.kind}'{nearest(self.kind, KINDS)}")
+        if self.base_family not in ENCODERS:
+            hint = nearest(self.base_family, ENCODERS)
+            raise LikenessError(f"unknown family of base models '{self.base_family}'{hint}")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the file, whole or not at all."""
+        check_tensors(self, path)
+        write_tensors(path, self.tensors, self._metadata())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Artifact":
+        """Reads and checks a concept file."""
+        fields = _artifact_fields(path, read_header(path)[0])
+        artifact = cls(tensors=read_tensors(path), **fields)
+        check_tensors(artifact, path)
+        return artifact
+
+    def lora(self) -> "dict[str, Tensor]":
+        """The LoRA's tensors under kohya names; empty where there is none."""
+        return {key: tensor for key, tensor in self.tensors.items() if key.startswith("lora_")}
+
+    def rows(self, token: str) -> "dict[str, Tensor]":
+        """A placeholder's rows by text encoder, each (vectors, width)."""
+        prefix = f"token.{token.strip('<>')}."
+        return {key[len(prefix) :]: rows for key, rows in self.tensors.items() if key.startswith(prefix)}
+
+    def tables(self) -> "dict[str, Tensor]":
+        """Whole token tables (words, width) by text encoder; empty where only placeholders were learned."""
+        matches = {key: _TABLE_KEY.fullmatch(key) for key in self.tensors}
+        return {match[1]: self.tensors[key] for key, match in matches.items() if match}
+
+    def _metadata(self) -> dict[str, str]:
+        values = {
+            "likeness.format_version": FORMAT_VERSION,
+            "likeness.written_by": f"likeness-portraits {VERSION}",
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": _architecture(self),
+            **{f"likeness.{name}": getattr(self, name) for name in _TEXT_FIELDS + _NUMBER_FIELDS},
+            "likeness.tokens": [asdict(token) for token in self.tokens],
+            "likeness.settings": dict(self.settings),
+            "likeness.extra": dict(self.extra),
+        }
+        return {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
+        }
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a concept file says about itself, without reading its tensors; `tokens` are Token objects."""
+    metadata, tensors = read_header(path)
+    fields = _artifact_fields(path, metadata)
+    written_by = metadata.get("likeness.written_by", "")
+    return {
+        **fields,
+        "written_by": written_by,
+        "parameters": sum(math.prod(shape) for shape in tensors.values()),
+    }
+
+
+def merge(artifacts: Sequence[Artifact]) -> Artifact:
+    """One concept file out of a LoRA and the embeddings that belong to it."""
+    families = {artifact.base_family for artifact in artifacts}
+    if len(families) != 1:
+        raise LikenessError(
+            f"these files are for different bases ({', '.join(sorted(families))}); import them apart"
+        )
+    tensors: dict[str, Tensor] = {}
+    for artifact in artifacts:
+        twice = tensors.keys() & artifact.tensors.keys()
+        if twice:
+            raise LikenessError(f"two of the files hold {min(twice)}; import them apart")
+        tensors |= artifact.tensors
+    first = max(artifacts, key=lambda artifact: artifact.kind == "lora")
+    return replace(
+        first, tensors=tensors, tokens=tuple(token for artifact in artifacts for token in artifact.tokens)
+    )
+
+
+def placeholders(artifacts: Iterable[Artifact]) -> list[str]:
+    """The placeholders that prompts may use with these artifacts."""
+    return [token.token for artifact in artifacts for token in artifact.tokens]
+
+
+def _architecture(artifact: Artifact) -> str:
+    suffix = {"lora": "lora", "embedding": "textual-inversion"}.get(artifact.kind, artifact.kind)
+    return f"{ARCHITECTURES[artifact.base_family]}/{suffix}"
+
+
+def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The artifact's fields but its tensors, from a file's metadata."""
+    version = metadata.get("likeness.format_version")
+    if version is None:
+        raise LikenessError(
+            f"{path} is not one of our concept files; bring it in with `likeness import {path}`"
+        )
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise LikenessError(
+            f"{path} has format {version}, written by a newer version of Likeness; update the pack"
+        )
+    try:
+        fields: dict[str, Any] = {name: metadata[f"likeness.{name}"] for name in _TEXT_FIELDS}
+        fields |= {name: int(metadata[f"likeness.{name}"]) for name in _NUMBER_FIELDS}
+        fields |= {name: json.loads(metadata[f"likeness.{name}"]) for name in ("settings", "extra")}
+        tokens = json.loads(metadata["likeness.tokens"])
+        if not all(isinstance(fields[name], dict) for name in ("settings", "extra")):
+            raise TypeError("not a mapping")
+        fields["tokens"] = tuple(read(Token, token, "token") for token in tokens)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, LikenessError) as error:
+        raise LikenessError(
+            f"{path} describes itself wrongly ({error}); get it again or choose another"
+        ) from error
+    return fields
+
+
+def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
+    """Raises unless the tensors are what the kind and the tokens promise."""
+    if not artifact.tensors:
+        raise LikenessError(f"{path} holds no tensors; learn or export it again")
+    for key, tensor in artifact.tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise LikenessError(f"{path}: {key} holds values that are not finite numbers; learn it again")
+    if artifact.kind in ("lora", "embedding"):
+        known = (LORA_KEY, _TOKEN_KEY, _TABLE_KEY)
+        strange = [key for key in artifact.tensors if not any(kind.fullmatch(key) for kind in known)]
+        if strange:
+            raise LikenessError(
+                f"{path} holds '{strange[0]}', which no {artifact.kind} has; choose another file"
+            )
+    _check_lora(artifact.lora(), path)
+    _check_tokens(artifact, path)
+    for encoder, table in artifact.tables().items():
+        if table.ndim != 2 or encoder not in ENCODERS[artifact.base_family]:
+            raise LikenessError(f"{path}: table.{encoder} fits no text encoder of its base; get it again")
+
+
+def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> None:
+    for module in {key.split(".")[0] for key in lora}:
+        down, up = lora.get(f"{module}.lora_down.weight"), lora.get(f"{module}.lora_up.weight")
+        alpha = lora.get(f"{module}.alpha")
+        if down is None or up is None or alpha is None or alpha.numel() != 1:
+            raise LikenessError(f"{path}: the LoRA of {module} is incomplete; get it again")
+        if down.ndim not in (2, 4) or up.ndim != down.ndim:
+            raise LikenessError(f"{path}: the LoRA of {module} is for no kind of layer we know; get it again")
+        if down.shape[0] != up.shape[1]:
+            raise LikenessError(f"{path}: the shapes in the LoRA of {module} disagree; get it again")
+
+
+def _check_tokens(artifact: Artifact, path: str | os.PathLike[str]) -> None:
+    known = {token.name: token for token in artifact.tokens}
+    if len(known) < len(artifact.tokens):
+        raise LikenessError(f"{path} defines a placeholder twice; get it again or choose another")
+    for key, rows in artifact.tensors.items():
+        match = _TOKEN_KEY.fullmatch(key)
+        if match is None:
+            continue
+        token = known.get(match[1])
+        if token is None or rows.ndim != 2 or rows.shape[0] != token.vectors:
+            raise LikenessError(f"{path}: the rows {key} do not fit their placeholder; get it again")
+        if match[2] not in ENCODERS[artifact.base_family]:
+            raise LikenessError(
+                f"{path}: {key} is no text encoder of a {artifact.base_family} base; get it again"
+            )
