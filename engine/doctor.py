@@ -16,6 +16,7 @@ GOOD, REMARK, BAD = "✓", "·", "✗"
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # insightface asks for the CPU wheel by name; without dependencies pip leaves it away, and it is not missed
 MEND = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install --no-deps onnxruntime-gpu"
+MEND_CPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install --no-deps onnxruntime"
 ROOM = 5  # GB free below which learning may fail to write
 
 
@@ -95,7 +96,11 @@ def _onnxruntime() -> Finding:
 
         providers = onnxruntime.get_available_providers()
     except (ImportError, AttributeError) as error:
-        return Finding(BAD, "face models", f"onnxruntime does not load ({error}); run `{MEND}`")
+        # seen when one of the two wheels was uninstalled: it takes the shared files along
+        mend = MEND if _has_gpu() else MEND_CPU
+        return Finding(
+            BAD, "face models", f"{' and '.join(wheels)} installed, but not all there ({error}); run `{mend}`"
+        )
     return onnxruntime_finding(wheels, _lying_wheel(), providers, _has_gpu())
 
 

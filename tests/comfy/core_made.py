@@ -1,7 +1,7 @@
 """Files and models of ComfyUI's own mask nodes with made-up weights; a script for a host's Python.
 
-Its input is a folder and, on a second line, which model. Prints what the back ends said. MediaPipe's file has the
-real architecture's every weight and goes through ComfyUI's loader, so has BiRefNet's; SAM 3 is narrower here.
+Its input is a folder and, on a second line, which model. Writes what the back ends said. The files of
+MediaPipe and BiRefNet have every weight and go through ComfyUI's loader; SAM 3 is narrower here.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 import folder_paths  # noqa: E402
-import nodes  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+import nodes  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import core_nodes  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.masks import faces_of, masks_of  # noqa: E402
 from likeness_portraits.engine.data.segment import Request, find_mask  # noqa: E402
@@ -32,15 +32,15 @@ RINGS = {
 # where the made face's landmarks are in its crop of 192 pixels
 PLACES = {
     10: (56, 40), 11: (136, 40), 12: (136, 160), 13: (56, 160), 468: (76, 80), 473: (116, 80), 4: (96, 100),
-    61: (80, 130), 291: (112, 130), 14: (80, 125), 15: (112, 125), 16: (96, 140), 20: (108, 76), 21: (124, 76),
-    22: (116, 86), 30: (68, 76), 31: (84, 76), 32: (76, 86),
+    61: (80, 130), 291: (112, 130), 14: (80, 125), 15: (112, 125), 16: (96, 140), 20: (108, 76),
+    21: (124, 76), 22: (116, 86), 30: (68, 76), 31: (84, 76), 32: (76, 86),
 }  # fmt: skip
 
 
 def main() -> None:
     picture = torch.zeros(1, 240, 320, 3)
     picture[:, 60:180, 100:220] = 0.8
-    print("LACKING" if "SAM3_Detect" not in nodes.NODE_CLASS_MAPPINGS else "HAS")
+    say("LACKING" if "SAM3_Detect" not in nodes.NODE_CLASS_MAPPINGS else "HAS")
     said("sam3", picture, "face")
     for name in ("sam3", "mediapipe", "bg_removal"):
         if Path(f"comfy_extras/nodes_{name}.py").exists():
@@ -56,11 +56,15 @@ def main() -> None:
     {"mediapipe": media_pipe, "sam3": sam3, "birefnet": birefnet}[MODEL](picture)
 
 
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(str(word) for word in words) + "\n")
+
+
 def said(back_end: str, picture: torch.Tensor, word: str) -> None:
     try:
         masks_of(picture, back_end, Request(words=(word,)))
     except LikenessError as error:
-        print("SAID", back_end, error)
+        say("SAID", back_end, error)
 
 
 def media_pipe(picture: torch.Tensor) -> None:
@@ -111,7 +115,7 @@ def media_pipe(picture: torch.Tensor) -> None:
     assert all(0 < part.sum() <= whole.sum() and not part[whole == 0].any() for part in marked.masks[1:])
     assert (marked.masks[2] == np.maximum(marked.masks[3], marked.masks[4])).all()
     said("mediapipe", picture, "hair")
-    print("SEEN mediapipe", len(faces), marked.scores[0])
+    say("SEEN mediapipe", len(faces), marked.scores[0])
 
 
 def sam3(picture: torch.Tensor) -> None:
@@ -147,21 +151,23 @@ def sam3(picture: torch.Tensor) -> None:
     try:
         find_mask(find, pixels, Request(words=("face",)), "picture 1")
     except LikenessError as error:
-        print("SAID sam3", error)
+        say("SAID sam3", error)
     core_nodes.SURE = min(one[1][0], two[1][-1]) - 1e-3
     found = find(pixels, ["face", "eye"])
     assert found.masks.shape == (2, 240, 320) and found.scores[0] == one[1][0]
-    print("SEEN sam3", found.masks.mean((1, 2)), found.scores)
+    say("SEEN sam3", found.masks.mean((1, 2)), found.scores)
 
 
 def birefnet(picture: torch.Tensor) -> None:
     """All 220 million weights, random, through ComfyUI's loader; asked at 128 pixels instead of 1024."""
     import comfy.ops
-    from comfy.background_removal.birefnet import BiRefNet
+    from comfy.background_removal import birefnet as theirs
 
-    network = BiRefNet(dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    if not torchvision_works():
+        theirs.deform_conv2d = deformed
+    network = theirs.BiRefNet(dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
     fill(network)
-    save_file(network.half().state_dict(), FOLDER / "background_removal" / core_nodes.CORE["birefnet"].file)
+    save_file(network.state_dict(), FOLDER / "background_removal" / core_nodes.CORE["birefnet"].file)
     find = core_nodes.load_core("birefnet")
     find.model.image_size = 128
     pixels = (picture[0].numpy() * 255).astype(np.uint8)
@@ -171,19 +177,48 @@ def birefnet(picture: torch.Tensor) -> None:
     try:
         find(pixels, ["head"])
     except LikenessError as error:
-        print("SAID birefnet", error)
-    print("SEEN birefnet", found.scores)
+        say("SAID birefnet", error)
+    say("SEEN birefnet", found.scores)
+
+
+def torchvision_works() -> bool:
+    """Whether its own operators are there: test machines may have one that was built for another torch."""
+    import torchvision
+
+    return torchvision.extension._has_ops()
+
+
+def deformed(
+    input: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, bias: None, padding: int,
+    mask: torch.Tensor, stride: tuple[int, int],
+) -> torch.Tensor:  # fmt: skip
+    """Modulated deformable convolution (Zhu et al. 2018) in plain torch, for stride 1, zeros outside."""
+    assert stride == (1, 1)
+    x = input
+    height, width = offset.shape[2:]
+    whole = torch.zeros(len(x), len(weight), height, width)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = [(i, j) for i in range(weight.shape[2]) for j in range(weight.shape[3])]
+    for number, (i, j) in enumerate(places):
+        y = rows + i - padding + offset[:, 2 * number]
+        z = columns + j - padding + offset[:, 2 * number + 1]
+        grid = torch.stack([(2 * z + 1) / x.shape[3] - 1, (2 * y + 1) / x.shape[2] - 1], -1)
+        seen = torch.nn.functional.grid_sample(x, grid, align_corners=False)
+        seen = seen * mask[:, number, None]
+        whole += torch.einsum("oc,bchw->bohw", weight[:, :, i, j], seen)
+    return whole
 
 
 @torch.no_grad()
 def fill(module: torch.nn.Module) -> None:
+    """Random weights that keep values' size from layer to layer."""
     generator = torch.Generator().manual_seed(0)
     for name, weight in [*module.named_parameters(), *module.named_buffers()]:
         if weight.is_floating_point():
-            one = "norm" in name and name.endswith("weight")
-            weight.copy_(
-                torch.ones_like(weight) if one else torch.randn(weight.shape, generator=generator) * 0.05
-            )
+            ones = name.endswith("running_var") or (weight.dim() == 1 and name.endswith("weight"))
+            width = weight[0].numel() if weight.dim() > 1 else 400
+            drawn = torch.randn(weight.shape, generator=generator) / width**0.5
+            weight.copy_(torch.ones_like(weight) if ones else drawn)
 
 
 if __name__ == "__main__":

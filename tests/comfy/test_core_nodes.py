@@ -1,4 +1,4 @@
-"""ComfyUI's own newer models as back ends: their real code on made-up weights, and what older hosts are told."""
+"""ComfyUI's own newer models as back ends: their code on made-up weights, and what older hosts are told."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def test_words_and_subjects_come_from_comfyuis_sam3_and_birefnet(
     lines = said_about(model, checkout, python, package_parent, tmp_path)
     wanted = {
         "sam3": "SAID sam3 no face found in picture 1 (best score 0.",
-        "birefnet": "SAID birefnet BiRefNet knows no 'head': it tells what stands in front from what is behind",
+        "birefnet": "SAID birefnet BiRefNet knows no 'head': it tells what stands in front",
     }
     assert any(line.startswith(wanted[model]) for line in lines)
     assert lines[-1].startswith(f"SEEN {model}")

@@ -1,5 +1,8 @@
 """What the doctor says about onnxruntime's two wheels, in each state they leave each other in."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from likeness_portraits.engine.doctor import (
     BAD,
     GOOD,
     MEND,
+    MEND_CPU,
     REMARK,
     Finding,
     _lying_wheel,
@@ -49,6 +53,32 @@ def test_whose_files_lie_in_the_shared_folder_is_read_from_their_size(tmp_path: 
     for name, content in {CPU: "cpu", GPU: "gpu!!"}.items():
         (tmp_path / library).write_text(content)
         assert _lying_wheel([str(tmp_path)]) == name
+
+
+LEFT_BEHIND = """
+import sys
+from likeness_portraits.engine import doctor
+doctor._has_gpu = lambda: False
+sys.stdout.write(doctor._onnxruntime().state)
+"""
+
+
+@pytest.mark.parametrize("left", [CPU, GPU])
+def test_what_uninstalling_one_wheel_leaves_of_the_other_is_told(
+    left: str, tmp_path: Path, package_parent: Path
+):
+    """As found by experiment: a record without its files, and a folder that is no package any more."""
+    about = tmp_path / f"{left.replace('-', '_')}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {left}\nVersion: 1.0\n")
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", LEFT_BEHIND], capture_output=True, text=True,
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{package_parent}", "PATH": ""},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.startswith(f"{left} installed, but not all there (")
+    assert ran.stdout.endswith(f"run `{MEND_CPU}`")
 
 
 def test_an_insightface_from_before_the_pure_wheel_is_to_be_renewed():
