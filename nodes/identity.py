@@ -2,9 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, Identity, Likeness
-
-NO_MODEL = "my mask"  # instead of a face model
+from .types import CATEGORY, FACE_PACKS, NO_MODEL, Identity, Likeness
 
 
 class LikenessEncodeIdentity(io.ComfyNode):
@@ -45,7 +43,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
                     tooltip="What of the pictures counts. Choose face when prompts change the hair.",
                 ),
                 io.Combo.Input(
-                    "pack", options=["auraface", "antelopev2", "buffalo_l", NO_MODEL],
+                    "pack", options=[*FACE_PACKS, NO_MODEL],
                     display_name="found by", default="auraface", optional=True,
                     tooltip="Which insightface models find the face in photographs: auraface may be used for "
                     "anything, the others for non-commercial research. The Miniature needs none.",

@@ -2,12 +2,11 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY
+from .types import CATEGORY, FACE_PACKS, NO_MODEL
 
 OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
 MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
 LARGEST = -1
-NO_MODEL = "my mask"  # instead of a face model
 PHOTOGRAPHS, MINIATURE = "photographs", "the Miniature's pictures"
 BY_MEDIAPIPE = "photographs, by MediaPipe"
 PARSERS = {MINIATURE: "miniature", PHOTOGRAPHS: "face-parts", BY_MEDIAPIPE: "mediapipe"}  # of the engine
@@ -154,7 +153,7 @@ class LikenessDetectFaces(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", display_name="pictures", tooltip="Pictures with faces in them."),
                 io.Combo.Input(
-                    "pack", options=["auraface", "antelopev2", "buffalo_l", "mediapipe", NO_MODEL],
+                    "pack", options=[*FACE_PACKS, "mediapipe", NO_MODEL],
                     display_name="found by", default="auraface",
                     tooltip="Which models look for faces: auraface (insightface) and mediapipe (in newer "
                     "ComfyUI) may be used for anything, the others for non-commercial research. Choose my "

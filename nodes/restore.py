@@ -2,19 +2,18 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, Concept
+from .types import CATEGORY, FACE_PACKS, NO_MODEL, Concept
 
 ALL_FACES = -1
-MY_MASK, MINIATURE, NOBODY, SAME = "my mask", "the Miniature", "nobody", "whoever finds them"
-PACKS = ["auraface", "antelopev2", "buffalo_l"]
-WORDS = {MY_MASK: "mask", MINIATURE: "miniature", NOBODY: "nobody", SAME: None}  # of the engine
+MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
+WORDS = {NO_MODEL: "mask", MINIATURE: "miniature", NOBODY: "nobody", SAME: None}  # of the engine
 AS_MADE, HALF, QUARTER = "as the model makes it", "half of that", "a quarter of that"
 SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
 # fmt: off
 PICTURES = io.Image.Input("images", display_name="pictures", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
-        "found_by", options=[MINIATURE, *PACKS, MY_MASK], display_name="found by", default=MINIATURE,
+        "found_by", options=[MINIATURE, *FACE_PACKS, NO_MODEL], display_name="found by", default=MINIATURE,
         tooltip="What looks for faces. The Miniature knows its own pictures only; for photographs choose "
         "auraface, free for any use, or my mask and mark the face yourself.",
     ),
@@ -54,7 +53,7 @@ GATE = [
         "when people look less like themselves.",
     ),
     io.Combo.Input(
-        "judged_by", options=[SAME, MINIATURE, *PACKS, NOBODY], display_name="judged by", default=SAME,
+        "judged_by", options=[SAME, MINIATURE, *FACE_PACKS, NOBODY], display_name="judged by", default=SAME,
         tooltip="Who compares faces with the references. Change it when faces are found by my mask.",
     ),
 ]
@@ -75,6 +74,23 @@ OPTIONAL = [
     io.UpscaleModel.Input(
         "background", display_name="background", optional=True,
         tooltip="A model that enlarges the picture first, so that faces are put back larger and finer.",
+    ),
+]
+CROP = [
+    io.Int.Input(
+        "size", display_name="crop size", default=512, min=64, max=2048, step=8,
+        tooltip="Pixels a side at which faces are drawn. Take the size the model draws best: 128 "
+        "for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
+    ),
+    io.Float.Input(
+        "around", display_name="around", default=1.5, min=0.5, max=4.0, step=0.1,
+        tooltip="How much around the face the model sees; 1 is the face alone. Raise it when the "
+        "new face does not fit its head.",
+    ),
+    io.Combo.Input(
+        "part", options=["head", "face"], display_name="part", default="head",
+        tooltip="What is put back: the head with its hair, or the face alone. Choose face when "
+        "the hair is right already.",
     ),
 ]
 FINISHED = [
@@ -142,6 +158,38 @@ class LikenessRestoreFace(io.ComfyNode):
         return restorer_state(restorer)
 
 
+def _drawing(samplers: list[str], schedulers: list[str]) -> list[io.Input]:
+    """How faces are drawn again."""
+    return [
+        io.Float.Input(
+            "denoise", display_name="denoise", default=0.4, min=0.05, max=1.0, step=0.05,
+            tooltip="How much is drawn anew. Raise it when the person is not recognised, lower it "
+            "when the expression or pose changes.",
+        ),
+        io.Int.Input(
+            "steps", display_name="steps", default=20, min=1, max=1000,
+            tooltip="Sampling steps. Raise it when details stay rough.",
+        ),
+        io.Float.Input(
+            "cfg", display_name="cfg", default=5.0, min=0.0, max=100.0, step=0.1,
+            tooltip="How strictly the prompt is followed. Lower it when colours burn.",
+        ),
+        io.Combo.Input(
+            "sampler_name", options=samplers, display_name="sampler", default="euler",
+            tooltip="The same choice as in KSampler. Change it when you draw with another.",
+        ),
+        io.Combo.Input(
+            "scheduler", options=schedulers, display_name="scheduler", default="simple",
+            tooltip="The same choice as in KSampler. Change it when you draw with another.",
+        ),
+        io.Int.Input(
+            "seed", display_name="seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Of the noise; all faces begin from the same. Change it for another try.",
+        ),
+    ]  # fmt: skip
+
+
 class LikenessDetailFace(io.ComfyNode):
     """The diffusion model draws faces again, enlarged, with the concept applied."""
 
@@ -164,47 +212,7 @@ class LikenessDetailFace(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What should not be there."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 *FACES,
-                io.Float.Input(
-                    "denoise", display_name="denoise", default=0.4, min=0.05, max=1.0, step=0.05,
-                    tooltip="How much is drawn anew. Raise it when the person is not recognised, lower it "
-                    "when the expression or pose changes.",
-                ),
-                io.Int.Input(
-                    "steps", display_name="steps", default=20, min=1, max=1000,
-                    tooltip="Sampling steps. Raise it when details stay rough.",
-                ),
-                io.Float.Input(
-                    "cfg", display_name="cfg", default=5.0, min=0.0, max=100.0, step=0.1,
-                    tooltip="How strictly the prompt is followed. Lower it when colours burn.",
-                ),
-                io.Combo.Input(
-                    "sampler_name", options=samplers(), display_name="sampler", default="euler",
-                    tooltip="The same choice as in KSampler. Change it when you draw with another.",
-                ),
-                io.Combo.Input(
-                    "scheduler", options=schedulers(), display_name="scheduler", default="simple",
-                    tooltip="The same choice as in KSampler. Change it when you draw with another.",
-                ),
-                io.Int.Input(
-                    "seed", display_name="seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise; all faces begin from the same. Change it for another try.",
-                ),
-                io.Int.Input(
-                    "size", display_name="crop size", default=512, min=64, max=2048, step=8,
-                    tooltip="Pixels a side at which faces are drawn. Take the size the model draws best: 128 "
-                    "for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
-                ),
-                io.Float.Input(
-                    "around", display_name="around", default=1.5, min=0.5, max=4.0, step=0.1,
-                    tooltip="How much around the face the model sees; 1 is the face alone. Raise it when the "
-                    "new face does not fit its head.",
-                ),
-                io.Combo.Input(
-                    "part", options=["head", "face"], display_name="part", default="head",
-                    tooltip="What is put back: the head with its hair, or the face alone. Choose face when "
-                    "the hair is right already.",
-                ),
+                *_drawing(samplers(), schedulers()), *CROP,
                 *BLENDING, REDRAWN, *GATE, *OPTIONAL,
             ],
             outputs=FINISHED,

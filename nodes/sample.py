@@ -1,5 +1,7 @@
 """Drawing with every concept in its place: regions for words, and a sampler that finds and shows them."""
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io
 
 from .types import CATEGORY
@@ -166,6 +168,36 @@ class LikenessRefocus(io.ComfyNode):
         return io.NodeOutput(*prompt)
 
 
+def _sampling_inputs(samplers: Sequence[str], schedulers: Sequence[str]) -> list[io.Input]:
+    """What KSampler asks for too."""
+    return [
+        io.Int.Input(
+            "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+            tooltip="Of the noise. Change it for another picture.",
+        ),
+        io.Int.Input(
+            "steps", default=25, min=1, max=10000,
+            tooltip="Sampling steps. More are slower and a little finer.",
+        ),
+        io.Float.Input(
+            "cfg", default=5.0, min=0.0, max=100.0, step=0.1,
+            tooltip="How strictly to follow the prompt. Lower it when colours burn.",
+        ),
+        io.Combo.Input(
+            "sampler_name", options=list(samplers),
+            tooltip="How noise is removed; as in KSampler.",
+        ),
+        io.Combo.Input(
+            "scheduler", options=list(schedulers),
+            tooltip="How noise levels are spaced; as in KSampler.",
+        ),
+        io.Float.Input(
+            "denoise", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="How much of the latent is drawn anew. Lower it to keep a picture's layout.",
+        ),
+    ]  # fmt: skip
+
+
 class LikenessRefocusedSampler(io.ComfyNode):
     """A KSampler that finds regions first, and shows where words looked."""
 
@@ -191,30 +223,7 @@ class LikenessRefocusedSampler(io.ComfyNode):
                     tooltip="An empty latent, or a picture's. Make it wide for two people.",
                 ),
                 io.Vae.Input("vae", tooltip="Decodes the picture that the heat maps are laid over."),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Of the noise. Change it for another picture.",
-                ),
-                io.Int.Input(
-                    "steps", default=25, min=1, max=10000,
-                    tooltip="Sampling steps. More are slower and a little finer.",
-                ),
-                io.Float.Input(
-                    "cfg", default=5.0, min=0.0, max=100.0, step=0.1,
-                    tooltip="How strictly to follow the prompt. Lower it when colours burn.",
-                ),
-                io.Combo.Input(
-                    "sampler_name", options=list(SAMPLERS),
-                    tooltip="How noise is removed; as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler", options=list(SCHEDULERS),
-                    tooltip="How noise levels are spaced; as in KSampler.",
-                ),
-                io.Float.Input(
-                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-                    tooltip="How much of the latent is drawn anew. Lower it to keep a picture's layout.",
-                ),
+                *_sampling_inputs(SAMPLERS, SCHEDULERS),
                 io.Boolean.Input(
                     "restart", default=True, optional=True,
                     tooltip="Draw again from the first step once regions are found. Switch it off to save "

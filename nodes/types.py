@@ -8,3 +8,4 @@ Identity = io.Custom("LIKENESS_IDENTITY")  # engine.inference.id_adapter.Identit
 
 CATEGORY = "Likeness"
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them
+NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
