@@ -21,6 +21,7 @@ pytestmark = pytest.mark.comfy
 STEPS = 6  # of training: enough to change a picture, quick enough for a test
 PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
 SEED, SAMPLING_STEPS, GUIDANCE = 7, 25, 5.0
+CORES = 2  # that ten seconds are meant for: so much work at most
 
 
 def by_type(prompt: dict[str, Any], class_type: str) -> list[str]:
@@ -276,3 +277,22 @@ def test_mistakes_are_told_in_one_sentence(
     told = message_of_failure(server, graph)
     assert message in told
     assert "\n" not in told
+
+
+def test_the_bundled_workflow_takes_its_first_step_within_ten_seconds(
+    server: Server, prompt: dict[str, Any], learned: dict[str, Any]
+):
+    """From pressing Run, class pictures included; in the server's own time, for others may work beside it."""
+    cold = copy.deepcopy(prompt)
+    (learn,) = by_type(cold, "LikenessTrainDreamBoothLora")
+    cold[learn]["inputs"]["seed"] = 12345  # nothing of an earlier run is found again
+    said = server.log.read_text().count("learning: step 1 of")
+    began, before = time.monotonic(), server.seconds_worked()
+    running = server.queue(cold)
+    while server.log.read_text().count("learning: step 1 of") == said:
+        assert time.monotonic() - began < 120, server.log.read_text()[-3000:]
+        time.sleep(0.05)
+    worked = server.seconds_worked() - before
+    server.post("/interrupt", {})
+    server.wait(running, 60)
+    assert worked < 10 * CORES, f"{worked:.1f} s of work before the first step was done"

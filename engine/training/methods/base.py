@@ -1,5 +1,6 @@
 """What a concept-learning method is to the trainer, and what all methods would otherwise repeat."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -109,7 +110,13 @@ class Method(nn.Module, ABC):
 
     def load(self, phase: Phase) -> Load:
         """What a step of the phase passes through the networks, in all processes together."""
-        return Load(pictures=phase.batch_size, prompts=phase.batch_size)
+        return Load(pictures=phase.batch_size, prompts=min(phase.batch_size, self.different_prompts))
+
+    @property
+    def different_prompts(self) -> int:
+        """How many training prompts there are; equal ones in a batch are read once."""
+        templates = getattr(self.job.settings, "templates", None)
+        return sys.maxsize if templates is None else len(self.concepts) * len(templates)
 
     @property
     def drawn_at_once(self) -> int:

@@ -138,9 +138,11 @@ class BesidePrior(_Baseline):
         return losses
 
     def load(self, phase: Phase) -> Load:
-        own = phase.batch_size
-        rows = own + self.job.settings.prior_batch_size * (self.job.settings.prior_weight > 0)
-        return Load(pictures=rows, prompts=rows)
+        chosen, own = self.job.settings, super().load(phase)
+        if not chosen.prior_weight:
+            return own
+        prompts = min(chosen.prior_batch_size, len(self.concepts) * len(chosen.prior_templates))
+        return Load(pictures=own.pictures + chosen.prior_batch_size, prompts=own.prompts + prompts)
 
     @property
     def drawn_at_once(self) -> int:

@@ -90,6 +90,18 @@ def test_the_estimate_is_near_the_measured_peak(method: str, miniature: BaseMode
     assert abs(beside - peak) <= CLOSE * peak, f"{beside / 1e6:.1f} MB expected, {peak / 1e6:.1f} measured"
 
 
+@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_the_estimate_is_near_the_measured_peak_on_every_family(family: str, method: str, tmp_path: Path):
+    write_person(tmp_path / "person")
+    settings = {"steps": 2, "batch_size": 16, **({"prior_batch_size": 8} if "lora" in method else {})}
+    base, job = tiny_base(family=family), tiny_job(method, tmp_path, settings=settings)
+    expected = estimate(learner(job, base), Measures())
+    beside = expected.total - expected.weights
+    peak = measured(lambda: train(job, Silent(), base))
+    assert abs(beside - peak) <= CLOSE * peak, f"{beside / 1e6:.1f} MB expected, {peak / 1e6:.1f} measured"
+
+
 @pytest.mark.parametrize(
     "measures", [Measures(checkpointing=True), Measures(pass_size=2), Measures(half=True)]
 )
