@@ -75,7 +75,7 @@ CLIP = Helper(
     folder="clip",
     needs=(("config.json",), WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),
     source="https://huggingface.co/openai/clip-vit-base-patch32",
-    licence="MIT",
+    licence="its code is MIT; its card names no licence for the weights",
 )
 DINOV2 = Helper(
     folder="dinov2",

@@ -43,7 +43,11 @@ class Source:
 
 _GFPGAN = "https://github.com/TencentARC/GFPGAN/releases/tag/v1.3.4"
 SOURCES = (
-    Source(file="GFPGANv1.4.pth", folder="facerestore_models", address=_GFPGAN, licence="Apache-2.0"),
+    Source(
+        file="GFPGANv1.4.pth", folder="facerestore_models", address=_GFPGAN,
+        licence="Apache-2.0, but its LICENSE names parts of NVIDIA's StyleGAN2 and of DFDNet, which are "
+        "non-commercial",
+    ),
     Source(file="RestoreFormer.pth", folder="facerestore_models", address=_GFPGAN, licence="Apache-2.0"),
     Source(
         file="codeformer.pth", folder="facerestore_models",

@@ -155,7 +155,8 @@ def test_pictures_without_a_face_pass_and_the_node_says_so(server: Server, files
 def test_missing_files_other_networks_and_licences_are_said(server: Server, files: Path):
     message = failure(server, graph(finish=restoring("GFPGANv1.4.pth")))
     assert "GFPGANv1.4.pth is missing; get GFPGANv1.4.pth from https://github.com/TencentARC" in message
-    assert "(Apache-2.0) and put it into models/facerestore_models" in message
+    assert "(Apache-2.0, but its LICENSE names" in message
+    assert "non-commercial) and put it into models/facerestore_models" in message
     message = failure(server, graph(finish=restoring("upscaler.pth")))
     assert "upscaler.pth is ESRGAN, which does not restore faces" in message
     message = failure(server, graph(finish=restoring("RestoreFormer.pth", found_by="my mask")))
