@@ -98,8 +98,8 @@ def _further() -> list[io.Input]:
     return [
         io.Int.Input(
             "resolution", display_name="resolution", default=0, min=0, max=2048, step=8, optional=True,
-            tooltip="Pixels a side of a square picture; others are cut to it, or keep their proportions at its "
-            "area where model and method can. 0 takes the model's own. Lower it when memory runs out.",
+            tooltip="Pixels a side of a square picture; others are cut to it, or keep their proportions at "
+            "its area where model and method can. 0 takes the model's own. Lower it when memory runs out.",
         ),
         io.Combo.Input(
             "precision", options=list(PRECISIONS), display_name="precision", default="fp32", optional=True,
