@@ -1,4 +1,9 @@
-"""The extension ComfyUI asks for: one list of node classes."""
+"""The extension ComfyUI asks for: one list of node classes.
+
+The way of the data through a workflow: pictures (`miniature`, `masks`) are described as a concept (`concept`)
+and learned (`train`, with what all training nodes share in `learning`); the likeness is applied or kept
+(`load`), drawn with (`staged`, `identity`, `sample`), finished (`restore`) and judged (`evaluate`).
+"""
 
 from comfy_api.latest import ComfyExtension, io
 

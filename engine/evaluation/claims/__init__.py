@@ -1,4 +1,9 @@
-"""The claims of the papers, measured: one experiment per paper, on people no network has seen."""
+"""The claims of the papers, measured: one experiment per paper, on people no network has seen.
+
+The way of the data: an experiment (`personamagic` …) names arms and claims; `table` makes cells of arms,
+people and seeds, `run` fills them with what `bench` trains and draws once, `statistics` compares them in
+pairs, and `report` shows it. `sweep` chooses settings, on people who are never reported on.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,4 +1,8 @@
-"""The registry of methods: a name on the command line, and the class that learns that way."""
+"""The registry of methods: a name on the command line, and the class that learns that way.
+
+A method (`base.Method`) is given the base and the concepts; it draws batches, returns losses, names what each
+phase trains, previews, and at last writes what it learned. Its settings are in `engine.config`.
+"""
 
 from importlib import import_module
 
