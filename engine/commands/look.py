@@ -122,7 +122,7 @@ def interval(
     points: Annotated[int, Option(min=2, max=500, help="Timesteps to look at.")] = 20,
     seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0,
     out: Annotated[Path | None, Option("--out", "-o", help="Draw the curve to this PNG.")] = None,
-) -> None:
+) -> int:
     """Find the timesteps at which a base sees the subject, for PersonaMagic's --interval."""
     from ..data.concepts import load_concept
     from ..evaluation.loss_plot import plot_losses
@@ -140,6 +140,7 @@ def interval(
         save_picture(out, plot_losses({f"overlap of '{concept.class_word}' and mask": curve}), {})
     say(json.dumps({"interval": list(found.interval), "timesteps": found.timesteps,
                     "overlap": [round(value, 4) for value in found.overlap]}))  # fmt: skip
+    return 0
 
 
 @app.command()

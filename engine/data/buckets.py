@@ -38,7 +38,8 @@ def bucketed_examples(concepts: Sequence[Concept], sizes: Sequence[Size]) -> Exa
     pixels, masks, owners = [], [], []
     for number, concept in enumerate(concepts):
         for picture in concept.pictures:
-            size = nearest_size(*picture.pixels.shape[:2], sizes)
+            height, width = picture.pixels.shape[:2]
+            size = nearest_size(height, width, sizes)
             pixels.append(fitted_pixels(picture.pixels, *size))
             masks.append(fitted_mask(picture.mask, *size))
             owners.append(number)
