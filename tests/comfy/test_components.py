@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact, export_stock, import_file
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 from likeness_portraits.tests.golden.goldens import Golden
 
@@ -41,10 +42,6 @@ model = types.SimpleNamespace(
 names = comfy.lora.model_lora_keys_unet(model, {})
 print(len(comfy.lora.load_lora(comfy.utils.load_torch_file(LORA), names)))
 """
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def concept(token: str, word: str, role: str, pictures: str) -> dict[str, Any]:
@@ -80,14 +77,7 @@ def drawing(text: str, name: str = "both") -> dict[str, Any]:
         ),
         "prompt": node("CLIPTextEncode", clip=["apply", 1], text=text),
         "nothing": node("CLIPTextEncode", clip=["apply", 1], text=""),
-        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "sample": node(
-            "KSampler", model=["apply", 0], positive=["prompt", 0], negative=["nothing", 0],
-            latent_image=["latent", 0], seed=SEED, steps=STEPS, cfg=GUIDANCE, sampler_name="euler",
-            scheduler="simple", denoise=1.0,
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
-        "show": node("PreviewImage", images=["decode", 0]),
+        **ending(["apply", 0], ["prompt", 0], ["nothing", 0], seed=SEED, steps=STEPS, cfg=GUIDANCE),
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
 from likeness_portraits.engine.evaluation.measure import CAVEAT, in_words, measure
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, psnr
 
 pytestmark = pytest.mark.comfy
@@ -95,22 +96,10 @@ def test_a_grid_draws_what_ksampler_draws_and_saves_its_report(server: Server):
 def sampled(model: list) -> dict[str, Any]:
     """KSampler on the second prompt with the grid's last seed."""
     return {
-        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": [model[0], 1], "text": PROMPTS[1]}},
-        "nothing": {"class_type": "CLIPTextEncode", "inputs": {"clip": [model[0], 1], "text": ""}},
-        "latent": {
-            "class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1},
-        },
-        "sample": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": model, "positive": ["text", 0], "negative": ["nothing", 0],
-                "latent_image": ["latent", 0], "seed": 4, "steps": 6, "cfg": 5.0,
-                "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
-            },
-        },
-        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["base", 2]}},
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
-    }  # fmt: skip
+        "text": node("CLIPTextEncode", clip=[model[0], 1], text=PROMPTS[1]),
+        "nothing": node("CLIPTextEncode", clip=[model[0], 1], text=""),
+        **ending(model, ["text", 0], ["nothing", 0], seed=4, steps=6, cfg=5.0),
+    }
 
 
 def test_learning_ends_by_likeness_and_shows_its_curve(server: Server):

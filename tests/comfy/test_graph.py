@@ -13,6 +13,7 @@ from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import PACK, WORKFLOW, Server, psnr, to_api
 from likeness_portraits.tests.comfy.write_locales import LOCALE, definitions
 
@@ -91,23 +92,11 @@ def test_the_command_line_draws_what_the_workflow_saved(
 def drawing(model: list, clip: list, text: str) -> dict[str, Any]:
     """Nodes that draw a prompt with the Miniature's node `base`, as the bundled workflow does."""
     return {
-        "base": {"class_type": "LikenessMiniature", "inputs": {"person": 0, "pictures": 4}},
-        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}},
-        "nothing": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}},
-        "latent": {
-            "class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1},
-        },
-        "sample": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": model, "positive": ["text", 0], "negative": ["nothing", 0],
-                "latent_image": ["latent", 0], "seed": SEED, "steps": SAMPLING_STEPS,
-                "cfg": GUIDANCE, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
-            },
-        },
-        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["base", 2]}},
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
-    }  # fmt: skip
+        "base": node("LikenessMiniature", person=0, pictures=4),
+        "text": node("CLIPTextEncode", clip=clip, text=text),
+        "nothing": node("CLIPTextEncode", clip=clip, text=""),
+        **ending(model, ["text", 0], ["nothing", 0], seed=SEED, steps=SAMPLING_STEPS, cfg=GUIDANCE),
+    }
 
 
 def test_stock_lora_loader_and_embedding_give_the_same_picture(

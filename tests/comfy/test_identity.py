@@ -18,6 +18,7 @@ from likeness_portraits.engine.networks.id_attention import IdAttention
 from likeness_portraits.engine.networks.id_encoder import IdEncoder
 from likeness_portraits.engine.networks.id_files import adapter_tensors
 from likeness_portraits.engine.training.base_model import load_base
+from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 from likeness_portraits.tests.comfy.test_staged import learning
 
@@ -25,10 +26,7 @@ pytestmark = pytest.mark.comfy
 
 PROMPT = "a watercolor painting of a smiling woman, wearing a green shirt, in a forest"
 SEED, STEPS, GUIDANCE = 7, 12, 5.0
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
+SAMPLING = {"seed": SEED, "steps": STEPS, "cfg": GUIDANCE}
 
 
 def random_adapter(path: Path) -> Path:
@@ -85,16 +83,7 @@ def drawing(**sampling: Any) -> dict[str, Any]:
         "apply": node("LikenessApplyIdentity", model=["base", 0], identity=["identity 0", 0], weight=0.9),
         "prompt": node("CLIPTextEncode", clip=["base", 1], text=PROMPT),
         "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
-        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "sample": node(
-            "KSampler", **{
-                "model": ["apply", 0], "positive": ["prompt", 0], "negative": ["nothing", 0],
-                "latent_image": ["latent", 0], "seed": SEED, "steps": STEPS, "cfg": GUIDANCE,
-                "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, **sampling,
-            },
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
-        "show": node("PreviewImage", images=["decode", 0]),
+        **ending(["apply", 0], ["prompt", 0], ["nothing", 0], **{**SAMPLING, **sampling}),
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from likeness_portraits.tests.comfy.graphs import node
 from likeness_portraits.tests.comfy.hosts import Server, environment
 
 pytestmark = pytest.mark.comfy
@@ -67,10 +68,6 @@ def test_the_sampler_finds_regions_and_shows_where_words_looked(facts: dict[str,
 )
 def test_mistakes_are_told_in_one_sentence(facts: dict[str, Any], mistake: str, message: str):
     assert message in facts["told"][mistake] and "\n" not in facts["told"][mistake]
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def test_the_nodes_run_in_a_graph(server: Server):

@@ -19,6 +19,7 @@ from likeness_portraits.engine.inference.restore import (
 )
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.training.base_model import load_base
+from likeness_portraits.tests.comfy.graphs import node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 
 pytestmark = pytest.mark.comfy
@@ -43,10 +44,6 @@ FACES = {
     "found_by": "the Miniature", "number": -1, "strength": 1.0, "feather": 0.04, "match_colours": True,
     "gate": "off", "allowed_drop": 0.05, "judged_by": "whoever finds them",
 }  # fmt: skip
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def graph(count: int = 1, **nodes: dict[str, Any]) -> dict[str, Any]:

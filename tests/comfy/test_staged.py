@@ -11,16 +11,14 @@ import pytest
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 
 pytestmark = pytest.mark.comfy
 
 PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
 SEED, STEPS, GUIDANCE = 7, 12, 5.0
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
+SAMPLING = {"seed": SEED, "steps": STEPS, "cfg": GUIDANCE}
 
 
 def learning() -> dict[str, Any]:
@@ -49,16 +47,7 @@ def drawing(text: str, likeness: list, **sampling: Any) -> dict[str, Any]:
             "LikenessStagedPrompt", model=["base", 0], clip=["base", 1], likeness=likeness, text=text,
         ),
         "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
-        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "sample": node(
-            "KSampler", **{
-                "model": ["prompt", 0], "positive": ["prompt", 1], "negative": ["nothing", 0],
-                "latent_image": ["latent", 0], "seed": SEED, "steps": STEPS, "cfg": GUIDANCE,
-                "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, **sampling,
-            },
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
-        "show": node("PreviewImage", images=["decode", 0]),
+        **ending(["prompt", 0], ["prompt", 1], ["nothing", 0], **{**SAMPLING, **sampling}),
     }  # fmt: skip
 
 
