@@ -11,7 +11,7 @@ from .concept import LikenessConcept, LikenessConceptFolder
 from .evaluate import LikenessGrid, LikenessMeasure
 from .identity import LikenessApplyIdentity, LikenessEncodeIdentity
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
-from .masks import LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
+from .masks import LikenessBrushMask, LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
 from .miniature import LikenessMiniature, LikenessMiniatureStyle
 from .restore import LikenessDetailFace, LikenessRestoreFace, LikenessUpscale
 from .sample import LikenessRefocus, LikenessRefocusedSampler
@@ -31,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessMiniatureStyle,
     LikenessSegmentText,
     LikenessParseFace,
+    LikenessBrushMask,
     LikenessDetectFaces,
     LikenessConcept,
     LikenessConceptFolder,

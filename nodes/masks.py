@@ -190,6 +190,54 @@ class LikenessDetectFaces(io.ComfyNode):
         return io.NodeOutput(*found, ui=ui.PreviewImage(found.overlays, cls=cls))
 
 
+class LikenessBrushMask(io.ComfyNode):
+    """One mask of a batch, mended in ComfyUI's mask editor."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessBrushMask",
+            display_name="Mask by Brush",
+            category=CATEGORY,
+            description="Shows one picture with its mask for ComfyUI's mask editor: run once, open the "
+            "editor on this node, paint, save, run again. The other masks of the batch pass through.",
+            inputs=[
+                io.Image.Input(
+                    "images", display_name="pictures", tooltip="The pictures the masks belong to.",
+                ),
+                io.Mask.Input(
+                    "masks", display_name="masks", tooltip="Masks to begin with, one per picture.",
+                ),
+                io.Int.Input(
+                    "number", display_name="which picture", default=0, min=0, max=4095, step=1,
+                    tooltip="Which picture of the batch to paint on, counted from 0. Chain one of these "
+                    "nodes for each mask that needs it.",
+                ),
+                io.String.Input(
+                    # the editor looks for a widget of this name and writes there what it saved
+                    "image", display_name="painted", default="",
+                    tooltip="Filled in by the mask editor when it saves. Empty it to take the mask as it "
+                    "comes again.",
+                ),
+            ],
+            outputs=FOUND,
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, images, masks, number: int, image: str) -> io.NodeOutput:
+        from ..engine.comfy_bridge.masks import brushed
+
+        done = brushed(images, masks, number, image)
+        return io.NodeOutput(done.masks, done.overlays, ui=ui.PreviewImage(done.editable, cls=cls))
+
+    @classmethod
+    def fingerprint_inputs(cls, number: int, image: str, **_) -> str:
+        from ..engine.comfy_bridge.masks import painted_state
+
+        return f"{number} {painted_state(image)}"
+
+
 def _refinement(soft: bool, level: float, **edges):
     from ..engine.data.masks import Refinement
 

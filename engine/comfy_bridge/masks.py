@@ -9,6 +9,7 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
+from PIL import Image
 
 from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provider_line, upright
 from ..data.masks import Mask
@@ -17,10 +18,11 @@ from ..data.segment import Request, find_masks, load_segmenter
 from ..data.segmenters.base import Segmenter
 from ..errors import LikenessError
 from .core_nodes import CORE, load_core, load_core_faces
-from .folders import folder
+from .folders import folder, state_of
 from .pictures import image_of, pictures_of
 
 MEDIAPIPE = "mediapipe"  # ComfyUI's own face model, where a pack of insightface would be named
+ANOTHER = 16.0  # grey levels on average between two pictures that are not the same
 
 
 class FoundFaces(NamedTuple):
@@ -69,6 +71,67 @@ def faces_of(
     return FoundFaces(
         image_of(crops), torch.from_numpy(np.stack(boxes)), image_of(overlays), "\n".join(lines)
     )
+
+
+class Brushed(NamedTuple):
+    """MASK (B, H, W) with one mended, IMAGE with what is outside darkened, and what the editor opens."""
+
+    masks: torch.Tensor
+    overlays: torch.Tensor
+    editable: torch.Tensor  # (1, H, W, 4): transparent where it is marked, as ComfyUI's mask editor has it
+
+
+def brushed(images: torch.Tensor, masks: torch.Tensor, number: int, painted: str) -> Brushed:
+    """The masks of IMAGE, that of picture `number` as it was painted over in the mask editor, if it was.
+
+    painted: the name that the editor gave its file, such as `clipspace/… [input]`; empty before.
+    """
+    pictures = _some_pictures(images)
+    if len(masks) != len(pictures) or masks.shape[1:] != images.shape[1:3]:
+        raise LikenessError(
+            f"there are {len(pictures)} pictures of {images.shape[2]} x {images.shape[1]} pixels, but "
+            f"{len(masks)} masks of {masks.shape[2]} x {masks.shape[1]}; connect the masks of these pictures"
+        )
+    if number >= len(pictures):
+        raise LikenessError(f"there is no picture {number}; choose one from 0 to {len(pictures) - 1}")
+    mended = masks.detach().cpu().float().clone()
+    if painted.strip():
+        mended[number] = torch.from_numpy(_painted(painted.strip(), pictures[number], number))
+    overlays = [veiled(pixels, mask) for pixels, mask in zip(pictures, mended.numpy())]
+    pixels, mask = image_of([pictures[number]]), mended[number][None, ..., None]
+    return Brushed(mended, image_of(overlays), torch.cat([pixels, 1 - mask], -1))
+
+
+def painted_state(painted: str) -> str:
+    """Changes whenever the painted file does."""
+    return state_of(painted_file(painted)) if painted.strip() else ""
+
+
+def painted_file(painted: str) -> Path:
+    """Where the mask editor put its file: ComfyUI's input folder, or the folder of clipboards in it."""
+    named = Path(folder_paths.get_annotated_filepath(painted))
+    beside = named.parent / "clipspace" / named.name
+    return beside if beside.is_file() and not named.is_file() else named
+
+
+def _painted(painted: str, pixels: np.ndarray, number: int) -> np.ndarray:
+    """The mask (H, W) that was painted over a picture (H, W, 3): what is transparent is marked."""
+    again = "empty the field, run, and open the mask editor again"
+    path = painted_file(painted)
+    if not path.is_file():
+        raise LikenessError(f"the painted mask {path} is gone; {again}")
+    with Image.open(path) as image:
+        layer = np.asarray(image.convert("RGBA"))
+    height, width = pixels.shape[:2]
+    if layer.shape[:2] != (height, width):
+        raise LikenessError(
+            f"the painted mask is {layer.shape[1]} x {layer.shape[0]} pixels, but picture {number} is "
+            f"{width} x {height}; {again}"
+        )
+    seen = layer[..., 3] > 250  # some editors blacken what is transparent
+    if seen.any() and np.abs(layer[seen][:, :3].astype(int) - pixels[seen]).mean() > ANOTHER:
+        raise LikenessError(f"what was painted over is not picture {number}; {again}")
+    return 1 - layer[..., 3].astype(np.float32) / 255
 
 
 def _finder(

@@ -6,14 +6,15 @@ NOTE = """## Masks before learning
 
 1. **Mask by Words** marks the head and leaves the hair out; the node shows what is marked. Change the words,
    grow or feather the edge, run again: only what changed is computed.
-2. **Mask Parts of a Face** marks the face; **Find Faces** cuts it out.
-3. **Describe a Concept** takes pictures and masks, and says what could be better about them.
+2. **Mask by Brush** shows one of the pictures with its mask. To mend it, right-click the node, *Open in
+   MaskEditor*, paint or erase, *Save*, run again. Chain one of these nodes for each mask that needs it.
+3. **Mask Parts of a Face** marks the face; **Find Faces** cuts it out.
+4. **Describe a Concept** takes pictures and masks, and says what could be better about them.
 
 ### Your own pictures
 
 Put *Load Image* in the Miniature's place and choose *clipseg*, *grounded-sam2* or *photographs*; a missing
-file is named with its source. To paint a mask yourself, open the picture in *Load Image* with the mask editor
-and connect its MASK to *Describe a Concept* instead."""
+file is named with its source."""
 
 # fmt: off
 EDGES = {"fill_holes": True, "keep_largest": True}
@@ -25,6 +26,7 @@ NODES: Nodes = {
     ),
     "parts": ("LikenessParseFace", (760, 60), (340, 560), "", {"parts": "face", **EDGES}),
     "faces": ("LikenessDetectFaces", (1160, 60), (340, 460), "", {"pack": "my mask", "size": 256}),
+    "brush": ("LikenessBrushMask", (0, 720), (320, 420), "", {"number": 0, "image": ""}),
     "crops": ("PreviewImage", (1560, 60), (400, 400), "The faces", {}),
     "concept": ("LikenessConcept", (360, 720), (340, 260), "", {"token": "<v0>", "role": "subject"}),
     "learn": (
@@ -34,14 +36,16 @@ NODES: Nodes = {
 }
 LINKS = """
 base.pictures>words.images base.pictures>parts.images base.pictures>faces.images parts.masks>faces.masks
-faces.faces>crops.images base.pictures>concept.images words.masks>concept.masks
+faces.faces>crops.images base.pictures>brush.images words.masks>brush.masks
+base.pictures>concept.images brush.masks>concept.masks
 base.class_word>concept.class_word base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 concept.concept>learn.concept learn.likeness>save.likeness
 """
 GROUPS = [
     ("1  Pictures", (-20, -10, 340, 660)),
     ("2  Masks and faces", (340, -10, 1640, 660)),
-    ("3  Learn inside the masks", (340, 670, 1180, 620)),
+    ("3  Mend one by hand", (-20, 670, 360, 620)),
+    ("4  Learn inside the masks", (345, 670, 1175, 620)),
 ]
 # fmt: on
 SHOWN = ""  # its thumbnail is a picture of the graph
