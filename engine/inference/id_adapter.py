@@ -268,27 +268,55 @@ class Shown:
         key = (who, like.device, like.dtype)
         if key not in self._known:
             region = None if self.region is None else self.region.to(like.device)[None, None]
-            self._known[key] = Person(self._keys_values(who, heads, like), region=region)
+            keys_values, counts = self._keys_values(who, heads, like)
+            self._known[key] = Person(keys_values, region=region, counts=counts)
         return self._known[key]
 
     @torch.no_grad()
-    def _keys_values(self, who: Sequence[bool | None], heads: Mapping[str, int], like: Tensor) -> KeysValues:
-        """The samples' keys, and values times the weight, split into heads; of layers that have a weight."""
+    def _keys_values(
+        self, who: Sequence[bool | None], heads: Mapping[str, int], like: Tensor
+    ) -> tuple[KeysValues, Tensor | None]:
+        """The samples' keys, and values times the weight, split into heads, of layers that have a weight;
+        and what `Person` calls counts."""
         identity, found = self.identity, {}
-        both = identity.adapter.attention(torch.cat([identity.nobody, identity.tokens]))
+        both = torch.cat([identity.nobody, identity.tokens])
+        tokens, often = each_once(both, identity.adapter.encoder.queries)
         rows = torch.tensor([int(bool(state)) for state in who])
         there = torch.tensor([float(state is not None) for state in who])[:, None, None]
-        for name, (keys, values) in both.items():
+        for name, (keys, values) in identity.adapter.attention(tokens).items():
             weight = self.weight * self._factor(name)
             if weight != 0:
                 pair = (keys[rows].to(like), (weight * there * values[rows]).to(like))
                 found[name] = tuple(split_heads(part, heads[name], like).contiguous() for part in pair)
-        return found
+        return found, None if often is None else often[rows, None, None].to(like)
 
     def _factor(self, name: str) -> float:
         """The factor of the longest beginning that fits."""
         fitting = [beginning for beginning in self.layers if _begins(name, beginning)]
         return self.layers[max(fitting, key=len)] if fitting else 1.0
+
+
+def each_once(tokens: Tensor, queries: int) -> tuple[Tensor, Tensor | None]:
+    """Tokens (B, S * queries, D) of slots, some of which may hold the same, with every slot that any of them
+    holds once, (B, n, D), and the logarithm of how often it holds it, (B, n).
+
+    Attention to them, with that added to its scores, is attention to all. Unchanged, with None, where it
+    would save nothing.
+    """
+    places = tokens.unflatten(1, (-1, queries))  # (B, S, queries, D)
+    kept: list[Tensor] = []
+    times = torch.zeros(len(tokens), 0)
+    for row, slots in enumerate(places):
+        for slot in slots:
+            same = [number for number, other in enumerate(kept) if torch.allclose(slot, other, atol=1e-6)]
+            if not same:
+                kept.append(slot)
+                times = torch.nn.functional.pad(times, (0, 1))
+            times[row, same[0] if same else -1] += 1
+    if len(kept) >= places.shape[1]:
+        return tokens, None
+    once = torch.cat(kept)[None].expand(len(tokens), -1, -1)
+    return once, times.log().repeat_interleave(queries, 1)
 
 
 def _begins(name: str, beginning: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import LikenessError
 
-# by layer: keys and values (B, n, hidden), or split into heads already, (B, heads, n, d)
+# by layer: keys and values (B or 1, n, hidden), or split into heads already, (B or 1, heads, n, d)
 KeysValues = Mapping[str, tuple[Tensor, Tensor]]
 # diffusers hands what it finds in cross_attention_kwargs to its layers; this name it drops without a warning
 # where nobody takes it
@@ -83,6 +83,7 @@ class Person:
     keys_values: KeysValues  # as many rows as the pass has samples, or 1
     scale: float | Mapping[str, float] = 1.0  # one for all layers, or by layer; layers left out get nothing
     region: Tensor | None = None  # (1, 1, h, w) in [0, 1], of any size: where in the picture; None: all over
+    counts: Tensor | None = None  # (B, 1, 1, n) the logarithm of how often a token is there; None: once each
     _weights: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def scale_at(self, layer: str) -> float:
@@ -108,13 +109,13 @@ class Pass:
 def id_branch(query: Tensor, name: str, heads: int, present: Pass) -> Tensor | None:
     """What all people add to layer `name`, (B, N, heads, d), for queries (B, N, hidden); None: nothing."""
     total = None
-    apart = query.unflatten(-1, (heads, -1)).transpose(1, 2)
+    apart = query.view(*query.shape[:2], heads, -1).transpose(1, 2)
     for person in present.people:
         scale = person.scale_at(name)
         if scale == 0 or name not in person.keys_values:
             continue
         keys, values = (split_heads(rows, heads, query) for rows in person.keys_values[name])
-        branch = F.scaled_dot_product_attention(apart, keys, values).transpose(1, 2)
+        branch = F.scaled_dot_product_attention(apart, keys, values, attn_mask=person.counts).transpose(1, 2)
         weights = person.region_at(query.shape[1], present.latents)
         branch = branch if weights is None else branch * weights.to(branch)[..., None]
         branch = branch if scale == 1 else scale * branch
@@ -124,9 +125,11 @@ def id_branch(query: Tensor, name: str, heads: int, present: Pass) -> Tensor | N
 
 def split_heads(rows: Tensor, heads: int, like: Tensor) -> Tensor:
     """Keys or values (B or 1, n, hidden) as (B, heads, n, d) for `like` (B, …); what is split stays."""
-    if rows.ndim == 4:
-        return rows.to(like)
-    return rows.to(like).expand(len(like), -1, -1).unflatten(-1, (heads, -1)).transpose(1, 2)
+    if rows.dtype != like.dtype or rows.device != like.device:
+        rows = rows.to(like)
+    if rows.ndim == 3:
+        rows = rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rows if len(rows) == len(like) else rows.expand(len(like), -1, -1, -1)
 
 
 def region_at(region: Tensor, queries: int, latents: tuple[int, int]) -> Tensor:
@@ -182,8 +185,10 @@ class LayerHook:
         branch = id_branch(query, self.name, self.heads, self.present)
         if branch is None:
             return None
-        text = inputs[0].unflatten(-1, (self.heads, -1))  # heads apart: nothing is copied before the sum
-        return ((text + branch.to(text.dtype)).flatten(2), *inputs[1:])
+        text, branch = inputs[0], branch.flatten(2)
+        if branch.requires_grad or text.requires_grad or branch.dtype != text.dtype:
+            return (text + branch.to(text.dtype), *inputs[1:])
+        return (branch.add_(text), *inputs[1:])  # into what is ours: a new tensor costs more than the sum
 
 
 class IdHooks:

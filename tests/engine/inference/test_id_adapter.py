@@ -17,6 +17,7 @@ from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.id_adapter import (
     Identity,
     Shown,
+    each_once,
     encode_identity,
     factors_of,
     id_adapter,
@@ -106,6 +107,23 @@ def test_two_references_are_another_person_than_one_and_their_order_means_nothin
     assert np.abs(first - second).max() <= 1
     assert apart(first, drawn(base, Shown(identity=one))) > 0.1
     assert torch.equal(one.nobody, both.nobody)
+
+
+def test_slots_that_hold_the_same_are_read_once_and_count_as_often(base: BaseModel):
+    """One picture leaves two slots empty: what is read of them is the same as of all three places."""
+    identity = somebody(base)
+    queries = identity.adapter.encoder.queries
+    both = torch.cat([identity.nobody, identity.tokens])
+    once, often = each_once(both, queries)
+    assert once.shape[1] == 2 * queries < both.shape[1] and often is not None
+    asking = torch.randn(2, 1, 5, 32, generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.scaled_dot_product_attention(asking, both[:, None], both[:, None])
+    read = torch.nn.functional.scaled_dot_product_attention(
+        asking, once[:, None], once[:, None], attn_mask=often[:, None, None]
+    )
+    torch.testing.assert_close(read, whole)
+    three = encode_identity(identity.adapter, [reference(shade) for shade in (250, 130, 20)], tower())
+    assert each_once(torch.cat([three.nobody, three.tokens]), queries)[1] is None  # nothing is saved
 
 
 @pytest.mark.parametrize("guidance", [1.0, 0.5, 0.0])
