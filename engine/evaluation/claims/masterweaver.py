@@ -1,7 +1,7 @@
 """MasterWeaver's claims: who somebody is from one picture, and edits that still obey the prompt.
 
-All arms are trained for the same number of steps from the same beginning, on the same shards, once each; a
-cell is one of them with one unseen person, of whom it gets a single picture.
+All arms go on, for the same number of steps and on the same shards, from the same adapter, which knows
+identity already; each is trained once. A cell is an arm with one unseen person, of whom it gets one picture.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,12 @@ from ...miniature import world
 from ..people import Shot, judge
 from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
 
-STAGES = {"identity_steps": 90, "editing_steps": 60}  # of all arms: what a busy CPU had time for
-PEOPLE, BEGINNING = range(13_000, 13_512), (300, 200)  # people to train on, steps of the beginning
+# what all arms share, settled by what a busy CPU had time for; the editing loss counts so much that its
+# gradient on the ID encoder is about as large as reconstruction's (at the published 0.02 it is a tenth)
+ALIKE = {"identity_steps": 0, "editing_steps": 120, "editing_learning_rate": 5e-4, "editing_weight": 0.2}
+RECONSTRUCTION = {"background_weight": 0.0, "editing_weight": 0.0, "edited_faces": False}
 REFERENCE = 1  # which of somebody's example pictures the adapter sees
+EDIT_SEEDS = (1, 2)
 WHAT = ("smile", "glasses", "hair colour", "hat")
 SHIPPED = "the Miniature's adapter"
 
@@ -42,7 +45,7 @@ def edits(who: world.Identity) -> list[tuple[str, str, dict[str, str]]]:
 
 
 def _arm(name: str, headline: bool = True, **changes: Any) -> Arm:
-    return Arm(name=name, method="masterweaver", settings={**STAGES, **changes}, headline=headline)
+    return Arm(name=name, method="masterweaver", settings={**ALIKE, **changes}, headline=headline)
 
 
 class MasterWeaver:
@@ -55,9 +58,7 @@ class MasterWeaver:
         Arm(name="null adapter", options={"nobody": True}),
         Arm(name=SHIPPED, options={"shipped": True}),
         _arm("masterweaver"),
-        # IP-Adapter-plus's recipe on the same networks: reconstruction alone, all the way
-        _arm("ip-adapter-plus", identity_steps=sum(STAGES.values()), editing_steps=0, background_weight=0.0,
-             identity_weight=1.0),
+        _arm("ip-adapter-plus", **RECONSTRUCTION),  # its recipe, on the same networks
         _arm("without editing loss", headline=False, editing_weight=0.0),
         _arm("without edited faces", headline=False, edited_faces=False),
     )  # fmt: skip
@@ -101,9 +102,9 @@ class MasterWeaver:
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         who = world.sample_identity(person)
         shown = self._shown(arm, person, seed, bench)
-        asked = edits(who)
+        asked = [(*edit, each) for edit in edits(who) for each in EDIT_SEEDS]
         tests = bench.shots(f"a {who.gender}")
-        shots = [*tests, *(Shot(prompt=prompt, asked=wanted, seed=1) for _, prompt, wanted in asked)]
+        shots = [*tests, *(Shot(prompt=prompt, asked=wanted, seed=each) for _, prompt, wanted, each in asked)]
         pictures = self._drawn(shots, shown, bench)
         known = np.stack([one.pixels for one in world.example_pictures(person)])
         plain = judge(pictures[: len(tests)], known, tests, bench.judges)
@@ -122,22 +123,23 @@ class MasterWeaver:
         }
 
     def _shown(self, arm: Arm, person: int, seed: int, bench: Bench) -> list[Shown]:
-        if arm.method is None and not arm.options:
+        if arm.name == "base":
             return []
-        adapter = id_adapter(self._adapter(arm, seed, bench))
+        adapter = id_adapter(self.adapter(arm, seed, bench))
         pixels = world.example_pictures(person)[REFERENCE].pixels
         identity = encode_identity(adapter, [self._prepare(pixels, f"person {person}")], self._tower)
         if arm.options.get("nobody"):
             identity = replace(identity, tokens=identity.nobody)
         return [Shown(identity=identity)]
 
-    def _adapter(self, arm: Arm, seed: int, bench: Bench) -> Artifact:
+    def adapter(self, arm: Arm, seed: int, bench: Bench) -> Artifact:
+        """What the arm draws with: the shipped adapter, or one that was trained its way."""
         if arm.method is None:
             return miniature_adapter()
         from ...miniature.making.id_adapter import prepare
 
         work = make_folder(bench.folder / f"adapters-{bench.base.fingerprint}")
-        prepare(work, BEGINNING, PEOPLE)
+        prepare(work)
         data = {"shards": str(work / "shards"), "adapter": str(work / "begun.safetensors")}
         return bench.learn("masterweaver", {**arm.settings, **data}, [], seed)
 

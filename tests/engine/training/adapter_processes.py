@@ -1,12 +1,15 @@
 """What each process of a distributed adapter run does: `torchrun adapter_processes.py TASK JOB.json [STEP]`.
 
 `gradients` writes what DDP makes of one batch's gradients in each stage; `train` trains, and its last process
-dies without a word after STEP steps, where one is given.
+dies without a word after STEP steps, where one is given; `work` trains the job's own base and writes how long
+its steps took and how much of a processor, which a busy machine does not change, each process spent on one.
 """
 
 import json
 import os
+import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -54,10 +57,44 @@ def dying_at(step: int) -> None:
     MasterWeaver.after_step = after_step
 
 
+class Clock:
+    """Seconds of each step after the first: on the wall, and of this process's own work."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.work: list[float] = []
+        self._last: tuple[float, float] | None = None
+
+    def tick(self) -> None:
+        now = time.perf_counter(), time.process_time()
+        if self._last is not None:
+            self.wall.append(now[0] - self._last[0])
+            self.work.append(now[1] - self._last[1])
+        self._last = now
+
+
+def work(job: Job) -> None:
+    clock, before = Clock(), MasterWeaver.after_step
+
+    def after_step(self: MasterWeaver, progress: Progress) -> None:
+        before(self, progress)
+        clock.tick()
+
+    MasterWeaver.after_step = after_step
+    train(job)
+    mine = {"wall": statistics.median(clock.wall), "work": statistics.median(clock.work)}
+    found: list[dict[str, float]] = [mine] * int(os.environ["WORLD_SIZE"])
+    torch.distributed.all_gather_object(found, mine)
+    if os.environ["RANK"] == "0":
+        Path(job.output).with_suffix(".work.json").write_text(json.dumps(found))
+
+
 if __name__ == "__main__":
     asked = Job.from_json(json.loads(Path(sys.argv[2]).read_text()))
     if sys.argv[1] == "gradients":
         gradients(asked)
+    elif sys.argv[1] == "work":
+        work(asked)
     else:
         if len(sys.argv) > 3:
             dying_at(int(sys.argv[3]))
