@@ -26,6 +26,8 @@ FLOOR = 1e-4  # of a word's weight: a row whose words are all masked still has a
 GAIN = 4.0  # the most that "renormalised" multiplies a word's weight with inside a small region
 FEATHER = 1 / 16  # of the picture's shorter side: how far soft edges reach
 CLEAR = 0.5  # what the brightest part of an attention map is multiplied with, to tell region from rest
+HEADLIKE = 0.25  # of the smallest head that is a word's: what else a parser marked, if smaller, is no head
+RIM = 0.2  # of a head's size: how far the region of one by itself goes beyond it
 SURE = 1.05  # by how much another order of faces must be attended to, before it is preferred
 _JOINT = r"(?:,\s*and|,|and|with|&|beside|next to)"  # what joins two people in a prompt
 RATIO = 0.04  # by how much a mask's shape may differ from the picture's
@@ -370,22 +372,41 @@ def regions_from_attention(maps: Tensor) -> Tensor:
 
 
 def regions_from_picture(masks: Tensor, maps: Tensor) -> Tensor:
-    """Regions (B, K, h, w): the pieces of what a parser marked (B, H, W), each given to one of K words.
+    """Regions (B, K, h, w) around the pieces of what a parser marked (B, H, W), each given to one of K words.
 
     As many pieces as there are words, the largest ones, are handed out: from left to right in the words'
     order, unless their attention is clearly larger in another. With fewer, attention alone decides
-    within what was marked.
+    within what was marked. Beside other heads a word gets all that is nearer to its own, for it is a body and
+    a place too that make two people two; a head by itself gets its rim, for hair that the class has not.
     """
     found = []
     for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), maps.shape[-2:])[:, 0], maps):
         marked = mask >= CLEAR
-        parts = sorted(pieces(marked), key=lambda part: -int(part.sum()))[: len(own)]
-        if len(parts) < len(own):
+        parts = sorted(pieces(marked), key=lambda part: -int(part.sum()))
+        heads = parts[: len(own)]
+        if len(heads) < len(own):
             found.append(regions_from_attention(own[None])[0] * marked)
             continue
         shares = own / own.mean((1, 2), keepdim=True).clamp(min=1e-12)
-        found.append(torch.stack(_handed_out(sorted(parts, key=_across), shares)).float())
+        mine = _handed_out(sorted(heads, key=_across), shares)
+        others = [part for part in parts[len(own) :] if part.sum() >= HEADLIKE * heads[-1].sum()]
+        found.append(torch.stack(_around(mine, others)).float())
     return torch.stack(found)
+
+
+def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """What belongs to each head (h, w), none of which nor of the others is the rest's."""
+    far = torch.stack([_distance(head) for head in (*heads, *others)])
+    if len(far) > 1:
+        nearest = far.argmin(0)
+        return [nearest == number for number in range(len(heads))]
+    return [far[0] <= RIM * float(heads[0].sum()) ** 0.5]
+
+
+def _distance(part: Tensor) -> Tensor:
+    """How far (h, w) each place is from a part, in latent pixels."""
+    places = torch.ones_like(part).nonzero().float()
+    return torch.cdist(places, part.nonzero().float()).amin(1).view(part.shape)
 
 
 def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:

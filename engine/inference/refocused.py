@@ -82,6 +82,7 @@ class RefocusedModel:
         self._layers = cross_attentions(base.unet)
         self._masks: dict[tuple, list[LogMasks]] = {}
         self._biases: dict[tuple, Tensor | None] = {}
+        self._standing: dict[tuple, list[list[Spot]]] = {}  # by how many text states each placeholder takes
         for focus in focuses:
             if focus.region is not None:
                 fitted(focus.region, latents, len(prompts), focus.token)
@@ -94,7 +95,7 @@ class RefocusedModel:
         looking = self._look_after is not None
         spots = self._spots(timestep)
         acts = self._acts(progress)
-        own = self._own_states(timestep) if acts else []
+        own = _Behind(self._own_states(timestep) if acts else [], len(self._prompts))
         with ExitStack() as stack:
             for layer in self._layers:
                 if acts:
@@ -116,8 +117,8 @@ class RefocusedModel:
         found = look_for(spots[0], maps, clean, self._look)
         self.focuses = [spot.focus for spot in found]
         self._look_after = None
-        self._masks.clear()
-        self._biases.clear()
+        for known in (self._masks, self._biases, self._standing):
+            known.clear()
         if self._restart:
             self.maps, self._done = Maps(self._latents), 0
             raise RegionsFound
@@ -143,25 +144,22 @@ class RefocusedModel:
 
     def _hook_masks(
         self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float,
-        own: Sequence[TextStates],
+        own: "_Behind",
     ) -> None:  # fmt: skip
-        count = len(self._prompts)
-
         def mask(_module: nn.Module, arguments: tuple, options: dict[str, Any]) -> Any:
             context = options["encoder_hidden_states"]
             bias = self._bias(spots, arguments[0].shape[1], context.shape[:2], progress)
             if bias is None:
                 return None
-            longer = _appended(context, [states.keys for states in own], count)
+            longer = own.behind(context, "keys")
             mask = bias.to(arguments[0].dtype)
             return arguments, {**options, "encoder_hidden_states": longer, "attention_mask": mask}
 
         def values(_module: nn.Module, inputs: tuple[Tensor]) -> Any:
-            length = inputs[0].shape[1] - sum(states.values.shape[1] for states in own)
-            return (_appended(inputs[0][:, :length], [states.values for states in own], count),)
+            return (own.behind(inputs[0][:, : inputs[0].shape[1] - own.length], "values"),)
 
         stack.callback(layer.register_forward_pre_hook(mask, with_kwargs=True).remove)
-        if own:
+        if own.differ:  # else the keys' states serve for both
             stack.callback(layer.to_v.register_forward_pre_hook(values).remove)
 
     def _hook_maps(
@@ -233,11 +231,13 @@ class RefocusedModel:
         return LogMasks(line, regions)
 
     def _spots(self, timestep: int) -> list[list[Spot]]:
-        """Where each prompt's words stand at a timestep."""
-        laid = dict(self._rows)
-        if isinstance(self._inner, StagedModel):
-            laid |= self._inner.places_taken(timestep)
-        return [self._line(index, laid) for index in range(len(self._prompts))]
+        """Where each prompt's words stand at a timestep; looked up once for each stage."""
+        staged = self._inner.places_taken(timestep) if isinstance(self._inner, StagedModel) else {}
+        taken = tuple((token, name, len(rows)) for token, own in staged.items() for name, rows in own.items())
+        if taken not in self._standing:
+            laid = {**self._rows, **staged}
+            self._standing[taken] = [self._line(index, laid) for index in range(len(self._prompts))]
+        return self._standing[taken]
 
     def _line(self, index: int, rows: Mapping[str, Mapping[str, Tensor]]) -> list[Spot]:
         line = []
@@ -253,13 +253,26 @@ class RefocusedModel:
         return line
 
 
-def _appended(states: Tensor, own: Sequence[Tensor], count: int) -> Tensor:
-    """Text states (rows, T, D) with own prompts (count, t, D) behind them; other rows have zeros, masked."""
-    if not own:
-        return states
-    behind = torch.cat(list(own), 1).to(states.dtype)
-    blank = behind.new_zeros(len(states) - count, *behind.shape[1:])
-    return torch.cat([states, torch.cat([blank, behind])], 1)
+class _Behind:
+    """Own prompts (N, t, D) behind text states of a pass; put there once for all layers."""
+
+    def __init__(self, own: Sequence[TextStates], count: int) -> None:
+        self._own, self._count = own, count
+        self.length = sum(states.keys.shape[1] for states in own)
+        self.differ = any(states.values is not states.keys for states in own)
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def behind(self, states: Tensor, name: str) -> Tensor:
+        """Text states (rows, T, D) and the own ones' `keys` or `values`; other rows have zeros, masked."""
+        if not self._own:
+            return states
+        before, longer = self._seen.get(name, (None, None))
+        if longer is None or before is not states:
+            behind = torch.cat([getattr(own, name) for own in self._own], 1).to(states.dtype)
+            blank = behind.new_zeros(len(states) - self._count, *behind.shape[1:])
+            longer = torch.cat([states, torch.cat([blank, behind])], 1)
+            self._seen[name] = (states, longer)
+        return longer
 
 
 def _steps_before_looking(focuses: Sequence[Focus], steps: int) -> int | None:

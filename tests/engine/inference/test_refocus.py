@@ -183,15 +183,39 @@ def test_each_place_goes_to_the_word_that_attends_to_it_most():
     assert regions_from_attention(maps)[0, :, 0].tolist() == [[1, 1, 0, 0], [0, 0, 1, 0]]
 
 
+def heads(*columns: int) -> Tensor:
+    """Heads (1, 4, 12) two latent pixels wide that begin in these columns."""
+    mask = torch.zeros(1, 4, 12)
+    for column in columns:
+        mask[:, 1:3, column : column + 2] = 1
+    return mask
+
+
 def test_two_faces_go_to_two_words_even_where_one_attends_to_both():
-    mask = torch.zeros(1, 4, 8)
-    mask[:, 1:3, 1:3] = mask[:, 1:3, 5:7] = 1
+    mask = heads(1, 9)
     one, other = mask.clone(), mask.clone()
-    one[..., :4] *= 1.2
-    other[..., :4] *= 1.5  # both look left, the second more so
+    one[..., :6] *= 1.2
+    other[..., :6] *= 1.5  # both look left, the second more so
     found = regions_from_picture(mask, torch.stack([one, other], 1) + 0.1)
-    assert found[0, 0, 1, 5] == 1 and found[0, 1, 1, 1] == 1 and found.sum() == 8
+    assert found[0, 0, 1, 9] == 1 and found[0, 1, 1, 1] == 1
     assert [int(part.sum()) for part in pieces(mask[0] > 0)] == [4, 4]
+
+
+def test_a_place_goes_with_the_nearest_head_and_nobody_gets_a_bystanders():
+    words = torch.ones(1, 2, 4, 12)
+    two = regions_from_picture(heads(1, 9), words)[0]
+    assert torch.equal(two.sum(0), torch.ones(4, 12)) and two[0, :, :6].all() and two[1, :, 6:].all()
+    bystander = heads(1, 5, 9)
+    bystander[:, 2, 5:7] = 0  # the smallest of three
+    left, right = regions_from_picture(bystander, words)[0]
+    assert left[1, 1] and right[1, 9] and not (left + right)[1, 5:7].any()
+
+
+def test_a_head_by_itself_gets_its_rim_and_no_more():
+    mask = torch.zeros(1, 12, 12)
+    mask[:, 3:8, 3:8] = 1
+    (region,) = regions_from_picture(mask, torch.ones(1, 1, 12, 12))[0]
+    assert region[2:9, 3:8].all() and 25 < region.sum() <= 49
 
 
 # ------------------------------------------------------------------------------------------------- drawing
