@@ -81,6 +81,7 @@ class LikenessSegmentText(io.ComfyNode):
                 *EDGES,
             ],
             outputs=FOUND,
+            is_output_node=True,
         )  # fmt: skip
 
     @classmethod
@@ -127,6 +128,7 @@ class LikenessParseFace(io.ComfyNode):
                 *EDGES,
             ],
             outputs=FOUND,
+            is_output_node=True,
         )  # fmt: skip
 
     @classmethod
@@ -179,6 +181,7 @@ class LikenessDetectFaces(io.ComfyNode):
                 io.Image.Output(display_name="overlay", tooltip="Pictures with boxes and landmarks."),
                 io.String.Output(display_name="report", tooltip="Where each face is and how sure that is."),
             ],
+            is_output_node=True,
         )  # fmt: skip
 
     @classmethod

@@ -14,7 +14,9 @@ from .folders import temporary_folder
 
 
 def pictures_of(images: torch.Tensor) -> list[np.ndarray]:
-    """IMAGE (B, H, W, C) in [0, 1] as B arrays (H, W, 3) uint8."""
+    """IMAGE (B, H, W, C) in [0, 1] as B arrays (H, W, 3) uint8; grey becomes colour, transparency is left."""
+    if images.shape[-1] < 3:
+        images = images[..., :1].expand(-1, -1, -1, 3)
     return list((images[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
