@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LikenessError
 from .concept_file import ARCHITECTURES, ENCODERS, LORA_KEY, Artifact, Token, check_tensors
-from .tensors import read_header, read_tensors, write_tensors
+from .tensors import read_header, read_pickle, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -208,18 +208,9 @@ def _rows_of_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> "dict[str, 
 
 def _rows_of_pickle(path: Path) -> "dict[str, Tensor]":
     """Rows from A1111's .pt or diffusers' .bin; nothing but tensors and plain containers is read."""
-    import pickle
-
     import torch
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise LikenessError(f"{path} does not exist; check the path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise LikenessError(
-            f"{path} holds more than tensors or is damaged; ask for a .safetensors of it"
-        ) from error
+    content = read_pickle(path, "ask for a .safetensors of it")
     inner = content.get("string_to_param", content) if isinstance(content, dict) else None
     if not isinstance(inner, Mapping) or not all(isinstance(value, torch.Tensor) for value in inner.values()):
         raise LikenessError(f"{path} is not an embedding; give a .safetensors or an A1111 embedding")

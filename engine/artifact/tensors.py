@@ -1,9 +1,9 @@
-"""Tensors in `.safetensors` files: written whole or not at all, read with no trust in what they say."""
+"""Tensors on disk: `.safetensors` written whole or not at all; what is read is never run nor trusted."""
 
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LikenessError
 from ..files import write_atomically
@@ -47,6 +47,21 @@ def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
         raise LikenessError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise foreign from error
+
+
+def read_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
+    """What a file of torch.save holds: tensors and plain containers; nothing in it is run. `remedy` says what
+    to do about one that holds more or is damaged."""
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise LikenessError(f"{path} does not exist; check the path") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise LikenessError(f"{path} holds more than tensors or is damaged; {remedy}") from error
 
 
 def read_tensors(path: str | os.PathLike[str]) -> "dict[str, Tensor]":

@@ -14,7 +14,7 @@ def grouped(command: Callable[..., int]) -> Callable[..., int]:
     annotated as arguments are: `steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25`.
     """
     kinds = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
     options: list[inspect.Parameter] = []
     for name, argument in inspect.signature(command).parameters.items():
         if name in groups:

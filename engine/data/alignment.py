@@ -135,8 +135,8 @@ def cut_out(
     padding = _padding(quad, image.size, border, round(side * 0.3))
     if any(padding):
         image, quad = _padded(image, padding, side * 0.02), quad + padding[:2]
-    corners = tuple(float(value) for value in (quad + 0.5).ravel())
-    upright = image.transform((size, size), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
+    seen = tuple(float(value) for value in (quad + 0.5).ravel())
+    upright = image.transform((size, size), Image.Transform.QUAD, seen, Image.Resampling.BILINEAR)
     return Aligned(np.asarray(upright), original, crop, padding)
 
 

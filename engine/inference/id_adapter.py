@@ -4,7 +4,6 @@ An adapter file makes an `IdAdapter`, references make an `Identity`, and `Shown`
 how strongly, at which noise levels, in which region. Several can be shown at once, each with own tokens.
 """
 
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..artifact import Artifact
+from ..artifact.tensors import read_pickle
 from ..data.references import ImageTower, Reference
 from ..errors import LikenessError, nearest
 from ..miniature.model import WEIGHTS as MINIATURE_WEIGHTS
@@ -92,22 +92,15 @@ def is_released(path: Path) -> bool:
     if path.suffix.lower() not in (".pt", ".pth", ".bin", ".ckpt") or not zipfile.is_zipfile(path):
         return False
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError):
+        content = read_pickle(path, "")
+    except LikenessError:
         return False
     return isinstance(content, dict) and {"id_encoder", "adapter_modules"} <= content.keys()
 
 
 def import_released(path: str | Path) -> Artifact:
     """The reference's adapter as a concept file: for SD 1.x, its numbered layers by name (spec 4)."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise LikenessError(f"{path} does not exist; check the path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise LikenessError(
-            f"{path} holds more than tensors or is damaged; get the released adapter again"
-        ) from error
+    content = read_pickle(path, "get the released adapter again")
     encoder, layers = _released_parts(content, path)
     names = released_names(sd1_layers())
     strange = [key for key in layers if key.split(".", 1)[0] not in names]

@@ -281,14 +281,6 @@ def places_in_all(spots: Sequence[Spot], number: int, tokens: int, longer: bool)
     return (*spot.positions, *(start + position for position in spot.alone))
 
 
-def grid_of(queries: int, latents: tuple[int, int]) -> tuple[int, int] | None:
-    """(h, w) of a layer with so many queries, its network halving latents and rounding up; None: not one."""
-    height, width = latents
-    while height * width > queries and max(height, width) > 1:
-        height, width = -(-height // 2), -(-width // 2)
-    return (height, width) if height * width == queries else None
-
-
 class LogMasks:
     """The log-masks of one prompt's pass, built once for each size of layer and each strength."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LikenessError
+from ..networks.grids import grid_of
 from ..networks.sampling import Denoiser
 from ..networks.staged import StagedModel
 from ..networks.staged_text import TextStates
@@ -23,7 +24,6 @@ from .refocus import (
     everywhere,
     find_sequence,
     fitted,
-    grid_of,
     look_for,
     own_prompt_of,
     places_in_all,

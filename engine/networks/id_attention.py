@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LikenessError
+from .grids import grid_of
 
 # by layer: keys and values (B or 1, n, hidden), or split into heads already, (B or 1, heads, n, d)
 KeysValues = Mapping[str, tuple[Tensor, Tensor]]
@@ -139,16 +140,14 @@ def region_at(region: Tensor, queries: int, latents: tuple[int, int]) -> Tensor:
 
 
 def queries_side(queries: int, latents: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a layer with so many queries: every level halves the latents, rounded up."""
-    height, width = latents
-    while height * width > queries and max(height, width) > 1:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != queries:
+    """(height, width) of a layer with so many queries; an error where it is none of the network's."""
+    grid = grid_of(queries, latents)
+    if grid is None:
         raise LikenessError(
             f"a layer of {queries} places does not fit latents of {latents[1]} x {latents[0]}; "
             "leave the region's mask away"
         )
-    return height, width
+    return grid
 
 
 class LayerHook:

@@ -23,7 +23,6 @@ from likeness_portraits.engine.inference.refocus import (
     box_region,
     find_sequence,
     fitted,
-    grid_of,
     log_mask,
     mass_outside,
     own_prompt_of,
@@ -35,6 +34,7 @@ from likeness_portraits.engine.inference.refocus import (
 from likeness_portraits.engine.inference.refocus_options import focus_of, refocusing_of
 from likeness_portraits.engine.inference.refocused import Refocusing
 from likeness_portraits.engine.networks.chunks import repeated
+from likeness_portraits.engine.networks.grids import grid_of
 from likeness_portraits.engine.training.base_model import BaseModel, load_base
 from likeness_portraits.tests.engine.tiny import staged_person, tiny_base
 
