@@ -154,6 +154,8 @@ def core_pass(
     context = context[torch.arange(load.pictures, device=context.device) % len(prompts)]
     if not any(weight.requires_grad for weight in base.unet.parameters()):
         context = context if context.requires_grad else context.detach().requires_grad_()
+    if load.encoded:
+        base.encode_moments(torch.zeros(load.encoded, 3, method.size, method.size, device=base.device))
     shape = (load.pictures, *base.latent_shape(method.size, method.size))
     noisy = torch.empty(shape, device=base.device).normal_()
     timesteps = torch.zeros(load.pictures, dtype=torch.long, device=base.device)

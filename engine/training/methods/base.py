@@ -40,6 +40,7 @@ class Load:
     pictures: int  # rows that go through the U-Net, with gradients
     prompts: int  # that go through the text encoders
     teacher: int = 0  # rows that go through the U-Net once more, without gradients
+    encoded: int = 0  # pictures that go through the autoencoder anew, because they are changed in every step
 
 
 class Method(nn.Module, ABC):

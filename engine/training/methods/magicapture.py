@@ -112,11 +112,12 @@ class MagiCapture(Method):
 
     def load(self, phase: Phase) -> Load:
         chosen, rows = self.settings, phase.batch_size
+        changed = bool(chosen.colour_jitter)
         if phase.name == INVERSION:
-            return Load(pictures=rows, prompts=rows)
+            return Load(pictures=rows, prompts=rows, encoded=rows * changed)
         rows += chosen.prior_batch_size if chosen.prior_weight else 0
         again = rows if chosen.two_passes and self.identity is not None else 0
-        return Load(pictures=rows + again, prompts=rows)
+        return Load(pictures=rows + again, prompts=rows, encoded=rows * changed)
 
     def prepare(self, check: Callable[[], None]) -> None:
         chosen = self.settings

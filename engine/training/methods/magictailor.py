@@ -104,7 +104,8 @@ class MagicTailor(Method):
     def load(self, phase: Phase) -> Load:
         rows = phase.batch_size
         teacher = rows if phase.name != WARM_UP and self.copies else 0
-        return Load(pictures=rows, prompts=len(self.concepts), teacher=teacher)
+        encoded = 0 if self.caches_latents else rows
+        return Load(pictures=rows, prompts=len(self.concepts), teacher=teacher, encoded=encoded)
 
     def prepare(self, check: Callable[[], None]) -> None:
         self.attach()

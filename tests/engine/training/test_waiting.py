@@ -95,7 +95,15 @@ def far_away(method: Method) -> Method:
     return twin
 
 
-def waits_of(job: Job) -> list[list[str]]:
+class Curious(Meanwhile):
+    """Reads the losses of every step."""
+
+    def on_step(self, progress: Any, losses: Mapping[str, float]) -> None:
+        super().on_step(progress, losses)
+        assert dict(losses)
+
+
+def waits_of(job: Job, watching: type[Meanwhile] = Meanwhile) -> list[list[str]]:
     """What the device was waited for between one step of a phase and the next."""
     concepts = [load_concept(concept) for concept in job.concepts]
     accelerator = _accelerator(job)
@@ -104,7 +112,7 @@ def waits_of(job: Job) -> list[list[str]]:
         method.prepare(lambda: None)
         far, waits = far_away(method), Waits()
         PartialState().device = accelerator.state.device = META
-        watch = Meanwhile(waits)
+        watch = watching(waits)
         with waits:
             Trainer(far, job, accelerator, watch, Checkpoints(job, "pictures")).run()
     finally:
@@ -134,6 +142,12 @@ def test_no_step_of_any_method_waits_for_the_device(method: str, tmp_path: Path)
         job = replace(job, concepts=(*job.concepts, ConceptSpec(**component)))
     found = waits_of(job)
     assert len(found) >= 3 and not any(found), found
+
+
+def test_whoever_reads_the_losses_in_every_step_makes_each_wait_once(tmp_path: Path):
+    write_person(tmp_path / "person")
+    found = waits_of(tiny_job("textual-inversion", tmp_path), Curious)
+    assert [len(between) for between in found] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("average", [True, False])
