@@ -36,17 +36,21 @@ class BaseSpec:
             raise LikenessError(f"a base of kind '{self.kind}' needs a path; give the file or folder")
 
     @classmethod
-    def parse(cls, text: str, **parts: str | None) -> "BaseSpec":
+    def parse(
+        cls, text: str, *, vae: str | None = None, clip: str | None = None, tokenizer: str | None = None
+    ) -> "BaseSpec":
         """`miniature`, a folder, a file or a model in the hub's cache (`owner/name`), as typed.
 
-        `parts`: vae, clip and tokenizer in place of a checkpoint's own.
+        `vae`, `clip` and `tokenizer` stand in place of a checkpoint's own.
         """
-        if text == "miniature":
-            return cls(**parts)
         path = Path(text).expanduser()
-        if not path.exists() and HUB_NAME.fullmatch(text) and path.suffix not in MODEL_FILES:
-            return cls(kind="hub", path=text, **parts)
-        return cls(kind="diffusers" if path.is_dir() else "checkpoint", path=text, **parts)
+        kind = "diffusers" if path.is_dir() else "checkpoint"
+        if text == "miniature":
+            kind = text
+        elif not path.exists() and HUB_NAME.fullmatch(text) and path.suffix not in MODEL_FILES:
+            kind = "hub"
+        where = None if kind == "miniature" else text
+        return cls(kind=kind, path=where, vae=vae, clip=clip, tokenizer=tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
