@@ -77,6 +77,17 @@ def test_a_method_learns_from_pictures_of_all_proportions_and_resumes_bit_for_bi
         assert torch.equal(tensor, rest.tensors[name]), name
 
 
+def test_pictures_of_one_shape_are_learned_in_that_shape(tmp_path: Path):
+    pictures = tuple(Picture(str(i), np.full((60, 40, 3), 50 * i, np.uint8)) for i in range(3))
+    write_concept(tmp_path / "person", Concept("<v0>", "woman", "subject", pictures))
+    base, shapes = tiny_base(), set()
+    base.unet.register_forward_pre_hook(
+        lambda module, inputs: shapes.add((tuple(inputs[0].shape[-2:]), torch.is_grad_enabled()))
+    )
+    train(tiny_job("dreambooth-lora", tmp_path), base=base)
+    assert shapes == {((10, 6), True), ((10, 6), False)}  # learning, and drawing pictures of the class
+
+
 def test_a_bucket_has_class_pictures_of_its_own_size(folder: Path):
     method: Any = learner(tiny_job("dreambooth-lora", folder, settings={"prior_pictures": 8}), tiny_base())
     method.prepare(lambda: None)
