@@ -54,7 +54,8 @@ GATE = [
     ),
     io.Combo.Input(
         "judged_by", options=[SAME, MINIATURE, *FACE_PACKS, NOBODY], display_name="judged by", default=SAME,
-        tooltip="Who compares faces with the references. Change it when faces are found by my mask.",
+        tooltip="Who compares faces with the references. Change it when faces are found by my mask or by "
+        "mediapipe, which recognises nobody.",
     ),
 ]
 OPTIONAL = [

@@ -24,6 +24,8 @@ from .pictures import image_of
 
 log = logging.getLogger(__name__)
 
+MEDIAPIPE = "mediapipe"  # names ComfyUI's own face model where a pack of insightface would be named
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoreModel:
@@ -60,7 +62,7 @@ CORE: dict[str, CoreModel] = {
         licence="MIT",
         instead="clipseg or grounded-sam2",
     ),
-    "mediapipe": CoreModel(
+    MEDIAPIPE: CoreModel(
         title="MediaPipe's face model",
         nodes=("LoadMediaPipeFaceLandmarker", "MediaPipeFaceLandmarker", "MediaPipeFaceMask"),
         folder="detection",
@@ -98,7 +100,7 @@ def load_core(name: str) -> Segmenter:
 
 def load_core_faces() -> FaceEyes:
     """Faces by MediaPipe."""
-    return MediaPipe(_run("LoadMediaPipeFaceLandmarker", model_name=_file(CORE["mediapipe"]))[0])
+    return MediaPipe(_run("LoadMediaPipeFaceLandmarker", model_name=_file(CORE[MEDIAPIPE]))[0])
 
 
 def _registry() -> dict[str, Any]:

@@ -17,11 +17,10 @@ from ..data.overlays import veiled, with_faces
 from ..data.segment import Request, find_masks, load_segmenter
 from ..data.segmenters.base import Segmenter
 from ..errors import LikenessError
-from .core_nodes import CORE, load_core, load_core_faces
+from .core_nodes import CORE, MEDIAPIPE, load_core, load_core_faces
 from .folders import folder, state_of
 from .pictures import image_of, pictures_of
 
-MEDIAPIPE = "mediapipe"  # ComfyUI's own face model, where a pack of insightface would be named
 ANOTHER = 16.0  # grey levels on average between two pictures that are not the same
 
 

@@ -29,6 +29,7 @@ from ..inference.restore import (
 )
 from ..inference.restorers import SOURCES, check_upscaler, found_file, load_restorer
 from ..inference.upscale import MARGIN, TILE, upscaled
+from .core_nodes import MEDIAPIPE, load_core_faces
 from .folders import RESTORERS, folder, listed, state_of
 from .pictures import image_of, pictures_of
 
@@ -100,6 +101,7 @@ def restored_faces(
     onlookers = call_onlookers(
         faces.found_by, faces.judged_by, part=faces.part, device=_device(), models=folder("likeness"),
         packs=Path(folder_paths.models_dir) / "insightface",
+        eyes=load_core_faces() if faces.found_by == MEDIAPIPE else None,
     )  # fmt: skip
     person = onlookers.person(_references(faces))
     told, made, shown = _watched(len(images)), [], []

@@ -65,17 +65,21 @@ def call_onlookers(
     device: str = "cpu",
     models: Path | None = None,
     packs: Path | None = None,
+    eyes: Find | None = None,
 ) -> Onlookers:
     """Loads what the words ask for; `judged_by` None means whoever finds the faces, or nobody.
 
+    eyes: what looks for faces in photographs, where `found_by` names none of FINDERS; recognises nobody.
     part: what is outlined, the face alone or the head with its hair.
     models: the folder of helper models, with face_parsing in it; packs: the folder with models/<pack> in it.
     """
-    one_of("way to find faces", found_by, FINDERS)
     one_of("part", part, PARTS)
-    judged_by = judged_by or (NOBODY if found_by == MASK else found_by)
+    if eyes is None:
+        one_of("way to find faces", found_by, FINDERS)
+    judged_by = judged_by or (NOBODY if found_by == MASK or eyes is not None else found_by)
     one_of("judge", judged_by, JUDGES)
-    eyes = None if found_by == MASK else _eyes(found_by, device, packs)
+    if eyes is None and found_by != MASK:
+        eyes = _eyes(found_by, device, packs)
     judge = None
     if judged_by != NOBODY:
         judge = eyes if judged_by == found_by else _eyes(judged_by, device, packs)

@@ -19,9 +19,12 @@ from safetensors.torch import save_file  # noqa: E402
 
 import nodes  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import core_nodes  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.folders import register_folders  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.masks import faces_of, masks_of  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.restore import Faces, restored_faces  # noqa: E402
 from likeness_portraits.engine.data.segment import Request, find_mask  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
+from likeness_portraits.engine.inference.restore import Restoration  # noqa: E402
 
 FOLDER, MODEL = Path(), ""  # told by the test
 RINGS = {
@@ -108,6 +111,12 @@ def media_pipe(picture: torch.Tensor) -> None:
     assert faces and sizes == sorted(sizes, reverse=True) and 0.5 < faces[0].score < 1, faces
     found = faces_of(picture, "mediapipe", None, None, 128)
     assert found.crops.shape == (1, 128, 128, 3) and "mediapipe finds faces on CPU" in found.said
+    register_folders()
+    options = Restoration(side=64, gate="off", match_colours=False)
+    done = restored_faces(picture, Faces(found_by="mediapipe"), lambda crop: crop * 0.5, options)
+    inside = done.masks[0] > 0.9
+    assert inside.any() and done.report.count("restored") == len(faces) and "an oval stands" in done.report
+    assert done.images[0][inside].mean() < 0.6 * picture[0][inside].mean()
     parts = core_nodes.load_core("mediapipe")
     marked = parts(pixels, ["face", "lips", "eyes", "left eye", "right eye"])
     whole = marked.masks[0]

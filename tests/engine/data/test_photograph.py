@@ -15,7 +15,13 @@ from likeness_portraits.engine.data.pictures import read_picture, to_mask_image
 from likeness_portraits.engine.data.quality import examine_pictures
 from likeness_portraits.engine.data.segment import Request, find_mask, load_segmenter
 from likeness_portraits.engine.data.segmenters import clipseg, face_parts, grounded
-from likeness_portraits.engine.inference.restore import Restoration, face_square, restore_picture, to_pixels
+from likeness_portraits.engine.inference.restore import (
+    Person,
+    Restoration,
+    face_square,
+    restore_picture,
+    to_pixels,
+)
 from likeness_portraits.tests.engine.data import helpers_made as made
 from likeness_portraits.tests.engine.data.packs_made import bright_detector_pack
 
@@ -134,6 +140,21 @@ def test_her_face_is_restored_in_place_and_the_rest_is_untouched(photograph: np.
     rows, columns = np.nonzero(done.mask)
     assert square[:, 1].min() <= rows.min() and rows.max() <= square[:, 1].max()
     assert square[:, 0].min() <= columns.min() and columns.max() <= square[:, 0].max()
+
+
+def test_the_gate_hears_a_recogniser_of_photographs(photograph: np.ndarray, tmp_path: Path):
+    """insightface's code on a made recogniser, which knows people by their colours."""
+    pytest.importorskip("insightface", reason="insightface is not installed", exc_type=ImportError)
+    finder = load_faces("auraface", bright_detector_pack(tmp_path), detector_size=96)
+    person = Person(finder, np.stack([finder.embed(photograph, FACE)]))
+    options = Restoration(side=128, gate="reject", match_colours=False)
+    made = {}
+    for name, restore in (("turned", lambda crop: 1 - crop), ("kept", lambda crop: (crop * 1.05).clip(0, 1))):
+        made[name] = restore_picture(to_pixels(photograph), [FACE], restore, options, person=person)
+    (turned,), (kept,) = made["turned"].outcomes, made["kept"].outcomes
+    assert turned.before == pytest.approx(1, abs=1e-3) and turned.restored < 0.9 and turned.share == 0
+    assert (made["turned"].pixels == to_pixels(photograph)).all() and "rejected" in turned.verdict
+    assert kept.restored > 0.95 and kept.verdict == "kept" and kept.share == 1
 
 
 def test_the_command_line_masks_and_examines_a_folder_with_her(
