@@ -24,10 +24,12 @@ from pathlib import Path  # noqa: E402
 
 import comfy.clip_vision  # noqa: E402
 import comfy.patcher_extension  # noqa: E402
+import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.adapter_training import tower_folder  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode, image_tower  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
@@ -133,8 +135,9 @@ def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.
         return model.predict(NOISY, torch.full((len(NOISY),), STEP), TEXT)
 
 
-def towers_apart() -> float:
-    """ComfyUI's CLIP_VISION and transformers' image tower of the same random weights, but the last layer."""
+def towers_apart() -> tuple[float, float]:
+    """How ComfyUI's CLIP_VISION differs from transformers' image tower of the same random weights, up to the
+    last layer but one; and the tower that training makes of that CLIP_VISION from the CLIP_VISION."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = {
@@ -151,7 +154,11 @@ def towers_apart() -> float:
         engines = clip_tower(folder)
     loaded.load_sd(tower.state_dict())
     values = torch.randn(2, 3, 32, 32, generator=RANDOM)
-    return apart(image_tower(loaded).states(values).float(), engines.states(values))
+    theirs = image_tower(loaded).states(values).float()
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.set_temp_directory(folder)
+        trained_with = clip_tower(tower_folder(loaded))
+    return apart(theirs, engines.states(values)), apart(theirs, trained_with.states(values))
 
 
 @torch.inference_mode()
@@ -164,7 +171,7 @@ def main() -> None:
     half[..., :32] = 1
     options = {"weight": 0.8, "layers": "up_blocks=0.5"}
     region = {"weight": 0.8, "layers": {"up_blocks": 0.5}, "region": half[0]}
-    stock = predicted(model)
+    stock, towers = predicted(model), towers_apart()
     print(json.dumps({  # noqa: T201 (the answer)
         "seen": apart(predicted(shown), stock),
         "unpatched model": apart(predicted(model), stock),
@@ -187,7 +194,8 @@ def main() -> None:
         ),
         "others stay": apart(predicted(replaced(patched(shown))), predicted(shown)),
         "beside others": apart(predicted(replaced(patched(shown))), predicted(replaced(patched(model)))),
-        "towers": towers_apart(),
+        "towers": towers[0],
+        "tower of a training": towers[1],
         "overhead": overhead(model),
     }))  # fmt: skip
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from likeness_portraits.engine.data.shard_sources import reference_folder, rendered
+from likeness_portraits.engine.data.shard_sources import portraits, reference_folder, rendered
 from likeness_portraits.engine.data.shards import (
     INDEX,
     Lanes,
@@ -19,6 +19,7 @@ from likeness_portraits.engine.data.shards import (
     write_shards,
 )
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.miniature import world
 
 
 def people(count: int, twins: int = 1) -> list[ShardSample]:
@@ -143,6 +144,24 @@ def test_the_references_folders_are_read_and_what_is_missing_is_left_out(tmp_pat
     assert (first.key, first.caption, len(first.faces)) == ("7", "a woman", 1)
     assert first.faces[0].labels.max() == 17 and len(first.faces[0].edited) == 1
     assert (second.key, second.caption, second.faces) == ("8", "", ())
+
+
+def test_pictures_become_samples_and_those_that_show_nobody_are_counted(tmp_path, caplog):
+    shown = world.render(world.sample_identity(3), world.sample_context(3), 128)
+    wide = np.zeros((128, 192, 3), np.uint8)
+    wide[:, 32:160] = shown.pixels
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a photo of somebody\n")
+    (tmp_path / "b.png").write_bytes(b"broken")
+    Image.new("RGB", (64, 64)).save(tmp_path / "c.png")
+    (sample,) = portraits(tmp_path)
+    assert (sample.key, sample.caption) == ("a", "a photo of somebody")
+    (face,) = sample.faces
+    assert face.pixels.shape == (128, 128, 3) and face.labels.max() < 19
+    rows, columns = np.flatnonzero(shown.mask().any(1)), np.flatnonzero(shown.mask().any(0))
+    drawn = np.array([[columns[0] + 32, rows[0]], [columns[-1] + 32, rows[-1]]])
+    assert np.abs(face.landmarks - drawn).max() < 24  # where the face is in the whole picture
+    assert "1 pictures of" in caplog.text and "1 cannot be read" in caplog.text
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path):

@@ -80,6 +80,54 @@ def test_ways_to_cut_weights_into_pieces_are_refused_in_words():
         check_sharing("DistributedType.FSDP")
 
 
+ACCELERATE = """compute_environment: LOCAL_MACHINE
+distributed_type: {kind}
+machine_rank: 0
+main_training_function: main
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+use_cpu: false
+"""
+
+
+@pytest.fixture
+def launched(tmp_path, shards, package_parent):
+    """Starts the launcher as a module on two processes, by the words before `-m`."""
+    job = tmp_path / "job.yaml"
+    settings = f"shards: {shards}, identity_steps: 1, editing_steps: 0, batch_size: 2, workers: 0"
+    job.write_text(
+        f"method: masterweaver\nbase: miniature\ndevice: cpu\noutput: {tmp_path}/woven.safetensors\n"
+        f"settings: {{{settings}}}\n"
+    )
+
+    def start(*words: object) -> subprocess.CompletedProcess[str]:
+        module = ["-m", "likeness_portraits.engine.training.launch", job, "--processes", "2"]
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, [*words, *module])], capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_launcher_on_two_real_processes(launched, tmp_path):
+    done = launched("torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Artifact.load(tmp_path / "woven.safetensors").steps == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP"])
+def test_accelerate_on_a_cpu_starts_one_process_and_is_told(launched, tmp_path, kind):
+    config = tmp_path / "accelerate.yaml"
+    config.write_text(ACCELERATE.format(kind=kind))
+    done = launched("accelerate.commands.launch", "--config_file", config, "--cpu", "--num_processes", 2)
+    assert done.returncode != 0 and "1 of 2 processes train together" in done.stderr
+    assert not (tmp_path / "woven.safetensors").exists()
+
+
 def test_the_launcher_is_a_program_with_an_exit_status(tmp_path, shards, caplog):
     job = tmp_path / "job.yaml"
     job.write_text(

@@ -284,6 +284,31 @@ def test_an_adapter_learned_on_shards_resumes_exactly(tmp_path, shards):
     assert all(torch.equal(whole.tensors[name], after.tensors[name]) for name in whole.tensors)
 
 
+def test_the_adapter_kept_is_the_running_average_of_all_steps(tmp_path, shards):
+    learner = MasterWeaver(shard_job(tmp_path, shards, settings={"ema_decay": 0.5}), tiny_base(), [])
+    name, weight = "id_encoder.latents", learner.encoder.latents
+    first = weight.detach().clone()
+    for step, decay in ((1, 0.1), (2, 2 / 11)):  # early averages forget faster than `ema_decay` says
+        with torch.no_grad():
+            weight.copy_(torch.full_like(weight, float(step)))
+        learner.after_step(Progress(phase="identity", phase_step=step, phase_steps=2, step=step, total=2))
+        first = decay * first + (1 - decay) * step
+    torch.testing.assert_close(learner.artifact().tensors[name], first)
+    assert (weight == 2).all()  # what is trained goes on from where it was
+    learner.close()
+
+
+def test_in_bf16_passes_what_is_trained_stays_in_full_precision(tmp_path, shards):
+    exact, rounded = (
+        Artifact.load(train(shard_job(tmp_path, shards, precision, precision=precision), base=tiny_base()))
+        for precision in ("fp32", "bf16")
+    )
+    assert {tensor.dtype for tensor in rounded.tensors.values()} == {torch.float32}
+    weight = rounded.tensors["id_encoder.latents"]
+    assert (weight != weight.bfloat16().float()).float().mean() > 0.9
+    assert not torch.equal(weight, exact.tensors["id_encoder.latents"])  # the passes were others
+
+
 def test_gradient_checkpointing_and_an_early_end_change_no_gradient(tmp_path, shards):
     found = []
     for checkpointing in (False, True):
