@@ -77,7 +77,11 @@ def shards(
     each: Annotated[int, Option(min=1, help="With --miniature: portraits of each person.")] = 1,
     twins: Annotated[int, Option(min=0, help="With --miniature: edited faces of each portrait.")] = 3,
     faces: Annotated[
-        str, Option(help="With --pictures, the pack that finds faces: auraface, antelopev2 or buffalo_l.")
+        str,
+        Option(
+            help="With --pictures, the pack that finds faces: auraface, antelopev2 or buffalo_l; miniature "
+            "for pictures that it drew."
+        ),
     ] = "auraface",
     models: Annotated[
         Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")
@@ -86,12 +90,14 @@ def shards(
     size: Annotated[int, Option(min=1, help="Samples of each shard.")] = 512,
 ) -> None:
     """Write shards of pictures with their faces, which `train masterweaver --shards` reads."""
-    from ..data.shard_sources import photographs, reference_folder, rendered
+    from ..data.shard_sources import photographs, portraits, reference_folder, rendered
     from ..data.shards import write_shards
 
     if (pictures is not None) + (reference is not None) + (miniature > 0) != 1:
         raise LikenessError("give one source of people: --pictures, --reference or --miniature")
-    if pictures is not None:
+    if pictures is not None and faces == "miniature":
+        samples = portraits(pictures)
+    elif pictures is not None:
         from ..data.faces import load_faces
         from ..data.helpers import default_models
         from ..data.segmenters.face_parts import load

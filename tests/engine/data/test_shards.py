@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.shard_sources import portraits, reference_folder, rendered
 from likeness_portraits.engine.data.shards import (
     INDEX,
@@ -162,6 +163,9 @@ def test_pictures_become_samples_and_those_that_show_nobody_are_counted(tmp_path
     drawn = np.array([[columns[0] + 32, rows[0]], [columns[-1] + 32, rows[-1]]])
     assert np.abs(face.landmarks - drawn).max() < 24  # where the face is in the whole picture
     assert "1 pictures of" in caplog.text and "1 cannot be read" in caplog.text
+    out = tmp_path / "shards"
+    assert main(["shards", str(out), "--pictures", str(tmp_path), "--faces", "miniature"]) == 0
+    assert [shard.count for shard in find_shards(str(out))] == [1]
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path):
