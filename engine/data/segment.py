@@ -56,14 +56,21 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def find_mask(segmenter: Segmenter, pixels: NDArray[np.uint8], request: Request, name: str) -> Mask:
-    """The mask (H, W) of one picture (H, W, 3); finding none of the words is an error that names both."""
+def find_mask(
+    segmenter: Segmenter, pixels: NDArray[np.uint8], request: Request, name: str, *, chosen: bool = False
+) -> Mask:
+    """The mask (H, W) of one picture (H, W, 3); finding none of the words is an error that names both.
+
+    chosen: somebody picked the back end for the picture, so that its doubt about the picture is an error too.
+    """
     found = segmenter(pixels, [*request.words, *request.but_not])
     count = len(request.words)
     level = request.refine.level
     mask = union(found.masks[:count])
     if mask.max() < (TRACE if level is None else level):
         raise _nothing(found, request.words, name)
+    if chosen and found.doubt:
+        raise LikenessError(f"{name} {found.doubt}")
     mask = request.refine(without(mask, found.masks[count:]))
     if not mask.any():
         raise LikenessError(
@@ -82,7 +89,7 @@ def find_masks(
     """A mask for each picture, with one loaded back end; `names` are what errors and progress call them."""
     masks = []
     for number, (pixels, name) in enumerate(zip(pictures, names), start=1):
-        masks.append(find_mask(segmenter, pixels, request, name))
+        masks.append(find_mask(segmenter, pixels, request, name, chosen=True))
         if on_picture is not None:
             on_picture(number, len(names), name)
     return masks
@@ -118,7 +125,7 @@ def mask_folder(
     cells: list[tuple[str, Image.Image]] = []
     for number, path in enumerate(pictures, start=1):
         pixels = read_picture(path)
-        mask = find_mask(segmenter, pixels, request, str(path))
+        mask = find_mask(segmenter, pixels, request, str(path), chosen=True)
         masks.append(to_mask_image(mask))
         cells.append((path.name, thumbnail(veiled(pixels, mask))))
         if on_picture is not None:

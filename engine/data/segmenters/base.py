@@ -27,6 +27,7 @@ class Found:
     masks: NDArray[np.float32]  # (words, H, W)
     scores: tuple[float, ...]  # how sure it is of each word at its surest place, 0 to 1
     instead: dict[str, float] = field(default_factory=dict)  # what else it saw, and how surely
+    doubt: str = ""  # why none of it can be right, after the picture's name
 
 
 class Segmenter(Protocol):

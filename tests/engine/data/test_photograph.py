@@ -13,8 +13,9 @@ from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.faces import Face, box_mask, face_of_mask, load_faces, upright
 from likeness_portraits.engine.data.pictures import read_picture, to_mask_image
 from likeness_portraits.engine.data.quality import examine_pictures
-from likeness_portraits.engine.data.segment import Request, find_mask, load_segmenter
+from likeness_portraits.engine.data.segment import Request, find_mask, find_masks, load_segmenter
 from likeness_portraits.engine.data.segmenters import clipseg, face_parts, grounded
+from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.restore import (
     Person,
     Restoration,
@@ -112,6 +113,15 @@ def test_every_back_end_of_words_runs_on_her(photograph: np.ndarray, tmp_path: P
     parser = load_segmenter("face-parts", tmp_path)
     mask = find_mask(parser, photograph, Request(words=("person",)), "astronaut.png")
     assert mask.shape == (512, 512) and set(np.unique(mask)) <= {0.0, 1.0}
+
+
+def test_the_miniatures_parser_refuses_her(photograph: np.ndarray):
+    parser = load_segmenter("miniature")
+    for crop in (photograph, photograph[20:220, 120:320]):
+        with pytest.raises(
+            LikenessError, match=r"^a\.jpg is no picture of the Miniature's world, .* clipseg$"
+        ):
+            find_masks(parser, [crop], Request(words=("head",)), ["a.jpg"])
 
 
 def test_insightfaces_own_code_looks_at_her_through_a_made_pack(photograph: np.ndarray, tmp_path: Path):
