@@ -118,9 +118,7 @@ def test_every_back_end_of_words_runs_on_her(photograph: np.ndarray, tmp_path: P
 def test_the_miniatures_parser_refuses_her(photograph: np.ndarray):
     parser = load_segmenter("miniature")
     for crop in (photograph, photograph[20:220, 120:320]):
-        with pytest.raises(
-            LikenessError, match=r"^a\.jpg is no picture of the Miniature's world, .* clipseg$"
-        ):
+        with pytest.raises(LikenessError, match=r"^a\.jpg is no picture of the Miniature's .* clipseg$"):
             find_masks(parser, [crop], Request(words=("head",)), ["a.jpg"])
 
 
