@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
 import numpy as np
@@ -131,6 +132,8 @@ def _run(node: str, **inputs: Any) -> tuple[Any, ...]:
     """What a core node gives for these inputs."""
     try:
         return tuple(_registry()[node].execute(**inputs).args)
+    except comfy.model_management.OOM_EXCEPTION:
+        raise  # ComfyUI makes room and tries again, or says what to do
     except (TypeError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LikenessError(
