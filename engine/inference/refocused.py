@@ -1,4 +1,4 @@
-"""Drawing with refocused attention on diffusers' U-Nets: hooks on cross-attention, off after each pass."""
+"""Drawing with refocused attention on diffusers' U-Nets: what it puts on layers is off after each pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LikenessError
@@ -99,7 +100,7 @@ class RefocusedModel:
         with ExitStack() as stack:
             for layer in self._layers:
                 if acts:
-                    self._hook_masks(stack, layer, spots, progress, own)
+                    self._mask(stack, layer, spots, progress, own)
                 if self._record or looking:
                     self._hook_maps(stack, layer, spots, progress)
             output = self._inner.predict(noisy, timesteps, context)
@@ -142,23 +143,19 @@ class RefocusedModel:
         """The text states that cross-attention reads: all but the pooled vector's row, where there is one."""
         return context[:, : context.shape[1] - (1 if self._base.pooled_width else 0)]
 
-    def _hook_masks(
+    def _mask(
         self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float,
         own: "_Behind",
     ) -> None:  # fmt: skip
-        def mask(_module: nn.Module, arguments: tuple, options: dict[str, Any]) -> Any:
-            context = options["encoder_hidden_states"]
-            bias = self._bias(spots, arguments[0].shape[1], context.shape[:2], progress)
-            if bias is None:
-                return None
-            longer = own.behind(context, "keys")
-            mask = bias.to(arguments[0].dtype)
-            return arguments, {**options, "encoder_hidden_states": longer, "attention_mask": mask}
+        def bias_of(queries: int, length: int) -> Tensor | None:
+            return self._bias(spots, queries, length, progress)
 
         def values(_module: nn.Module, inputs: tuple[Tensor]) -> Any:
             return (own.behind(inputs[0][:, : inputs[0].shape[1] - own.length], "values"),)
 
-        stack.callback(layer.register_forward_pre_hook(mask, with_kwargs=True).remove)
+        usual = layer.processor
+        layer.processor = _Masked(usual, bias_of, own, len(self._prompts))
+        stack.callback(setattr, layer, "processor", usual)
         if own.differ:  # else the keys' states serve for both
             stack.callback(layer.to_v.register_forward_pre_hook(values).remove)
 
@@ -171,7 +168,7 @@ class RefocusedModel:
             count, (queries, keys) = len(self._prompts), (seen["q"], seen["k"])
             grid = grid_of(queries.shape[1], self._latents)
             tokens = keys.shape[1] - sum(spot.length for spot in spots[0])
-            bias = self._bias(spots, queries.shape[1], (len(keys), tokens), progress)
+            bias = self._bias(spots, queries.shape[1], tokens, progress)
             tokens = keys.shape[1] if bias is None else tokens  # without it, nothing was appended
             shares = []
             for row, line in zip(range(-count, 0), spots):
@@ -188,22 +185,21 @@ class RefocusedModel:
         stack.callback(layer.register_forward_hook(keep, with_kwargs=True).remove)
 
     def _bias(
-        self, spots: Sequence[Sequence[Spot]], queries: int, context: Sequence[int], progress: float
+        self, spots: Sequence[Sequence[Spot]], queries: int, length: int, progress: float
     ) -> Tensor | None:
-        """(rows, Q, T) for all rows of a pass, zeros for those of other prompts; None where nothing acts."""
+        """(N, Q, T) for the prompts' rows where others have `length` text states; None where nothing acts."""
         places = tuple(tuple(spot.positions for spot in line) for line in spots)
         strengths = tuple(focus.strength_at(progress) for focus in self.focuses)
-        key = (places, queries, tuple(context), strengths)
+        key = (places, queries, length, strengths)
         if key not in self._biases:
-            if len(self._biases) > 64:
+            if len(self._biases) > 16:  # a strength that changes at every step
                 self._biases.clear()
-            self._biases[key] = self._build(spots, places, queries, context, progress)
+            self._biases[key] = self._build(spots, places, queries, length, progress)
         return self._biases[key]
 
     def _build(
-        self, spots: Sequence[Sequence[Spot]], places: tuple, queries: int, context: Sequence[int],
-        progress: float,
-    ) -> Tensor | None:  # fmt: skip
+        self, spots: Sequence[Sequence[Spot]], places: tuple, queries: int, length: int, progress: float
+    ) -> Tensor | None:
         grid = grid_of(queries, self._latents)
         if places not in self._masks:
             self._masks[places] = [self._masks_of(line, number) for number, line in enumerate(spots)]
@@ -211,14 +207,14 @@ class RefocusedModel:
         if grid is None or not any(mask.acts(progress) for mask in masks):
             return None
         extra = sum(spot.length for spot in spots[0])
-        whole = torch.zeros(context[0], queries, context[1] + extra, device=self._base.device)
-        whole[..., context[1] :] = float("-inf")  # other rows never see what is appended
+        whole = torch.zeros(len(masks), queries, length + extra, device=self._base.device)
+        whole[..., length:] = float("-inf")
         tokens = self._attended(self.context).shape[1]  # fewer where a longer prompt goes beside this one
-        for row, mask in zip(range(-len(masks), 0), masks):
+        for row, mask in enumerate(masks):
             found = mask.at(grid, tokens, progress)
             if found is not None:
-                whole[row, :, : context[1]] = found[0, :, :tokens].repeat(1, context[1] // tokens)
-                whole[row, :, context[1] :] = found[0, :, tokens:]
+                whole[row, :, :length] = found[0, :, :tokens].repeat(1, length // tokens)
+                whole[row, :, length:] = found[0, :, tokens:]
         return whole if whole.any() else None
 
     def _masks_of(self, line: Sequence[Spot], number: int) -> LogMasks:
@@ -251,6 +247,38 @@ class RefocusedModel:
                 spot = replace(spot, alone=own, length=length)
             line.append(spot)
         return line
+
+
+class _Masked:
+    """A layer's attention in a pass whose last `count` rows are masked, and read own prompts besides.
+
+    Theirs is one fused call with the log-mask; the other rows, of a negative prompt, see nothing of it.
+    """
+
+    def __init__(
+        self, usual: Any, bias_of: Callable[[int, int], Tensor | None], own: "_Behind", count: int
+    ) -> None:
+        self._usual, self._bias_of, self._own, self._count = usual, bias_of, own, count
+
+    def __call__(
+        self, layer: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *more: Any, **options: Any
+    ) -> Tensor:
+        length = encoder_hidden_states.shape[1]
+        bias = self._bias_of(hidden_states.shape[1], length)
+        if bias is None:
+            return self._usual(layer, hidden_states, encoder_hidden_states, *more, **options)
+        states = self._own.behind(encoder_hidden_states, "keys")
+        projected = layer.to_q(hidden_states), layer.to_k(states), layer.to_v(states)
+        q, k, v = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in projected)
+        others = len(q) - self._count
+        masked = F.scaled_dot_product_attention(
+            q[others:], k[others:], v[others:], bias[:, None].to(q.dtype), scale=layer.scale
+        )
+        plain = F.scaled_dot_product_attention(
+            q[:others], k[:others, :, :length], v[:others, :, :length], scale=layer.scale
+        )
+        found = torch.cat([plain, masked]).transpose(1, 2).flatten(2)
+        return layer.to_out[1](layer.to_out[0](found))
 
 
 class _Behind:
