@@ -378,7 +378,7 @@ class Step:
                 return attention.optimized_attention(
                     q, k, v, heads, attn_precision=options.get("attn_precision"), transformer_options=options
                 )
-            masked = attention.attention_pytorch(q, k, v, heads, mask=bias[:, None])
+            masked = self._masked(q, k, v, heads, bias, options["uuids"])
             if theirs is None:
                 return masked
             # what they add to plain attention is added to ours; own prompts behind are not theirs to see
@@ -387,6 +387,21 @@ class Step:
             return masked + theirs(q, k[:, :front], v[:, :front], options) - plain
 
         return attend
+
+    def _masked(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, bias: torch.Tensor,
+        uuids: Sequence[Any],
+    ) -> torch.Tensor:  # fmt: skip
+        """Attention of the whole batch: one fused call for each prompt, without what is not that prompt's."""
+        each, front = len(q) // len(uuids), k.shape[1] - self._behind(uuids)
+        found = []
+        for number, uuid in enumerate(uuids):
+            rows = slice(number * each, (number + 1) * each)
+            acts = uuid in self.acting
+            seen = slice(None if acts else front)
+            mask = bias[rows][:, None] if acts else None
+            found.append(attention.attention_pytorch(q[rows], k[rows, seen], v[rows, seen], heads, mask=mask))
+        return torch.cat(found)
 
     def _bias(
         self, uuids: Sequence[Any], rows: int, grid: tuple[int, int], tokens: int, like: torch.Tensor

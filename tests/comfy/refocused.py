@@ -18,6 +18,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.controlnet  # noqa: E402
 import comfy.ldm.modules.attention as attention  # noqa: E402
 import comfy.sampler_helpers  # noqa: E402
 import comfy.samplers  # noqa: E402
@@ -61,6 +62,22 @@ def person(number: int) -> Artifact:
         kind="embedding", method="test", tokens=(token,), tensors={f"token.v{number}.clip_l": rows},
         base_family="miniature",
     )  # fmt: skip
+
+
+def with_lora(artifact: Artifact, unet: Any) -> Artifact:
+    """The same person with a LoRA on all cross-attentions, that nobody has learned."""
+    generator = torch.Generator().manual_seed(len(artifact.tensors) + int(artifact.tokens[0].token[2]))
+    tensors = dict(artifact.tensors)
+    for name, layer in unet.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            key = f"lora_unet_{name.replace('.', '_')}"
+            rows, columns = layer.weight.shape
+            tensors[f"{key}.lora_down.weight"] = torch.randn(2, columns, generator=generator) * 0.1
+            tensors[f"{key}.lora_up.weight"] = torch.randn(rows, 2, generator=generator) * 0.3
+            tensors[f"{key}.alpha"] = torch.tensor(2.0)
+    return Artifact(
+        kind="lora", method="test", tokens=artifact.tokens, tensors=tensors, base_family="miniature"
+    )
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
@@ -122,7 +139,27 @@ def likeness_of_pictures(bench: Bench) -> dict[str, list[float]]:
             height=128, refocus=Refocusing(focuses=focuses),
         )  # fmt: skip
         found[name] = [psnr(ours, theirs), psnr(plain, theirs)]
-    return {**found, "staged": likeness_of_staged(bench)}
+    return {**found, "staged": likeness_of_staged(bench), "two LoRAs": likeness_of_loras(bench)}
+
+
+def likeness_of_loras(bench: Bench) -> list[float]:
+    """The same of two people each of whom has a LoRA besides words."""
+    people = [with_lora(person(number), bench.base.unet) for number in range(2)]
+    model, clip, _ = build_miniature()
+    for learned in people:
+        model, clip = apply(model, clip, learned, 0.8, 0.8)
+    drawn = generate(
+        bench.base, [PROMPT], artifacts=[(learned, 0.8) for learned in people], seed=SEED, steps=STEPS,
+        guidance=GUIDANCE, width=256, height=128, refocus=Refocusing(focuses=bench.focuses()),
+    )  # fmt: skip
+    plain = bench.pixels(bench.draw(model, clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))))
+    positive = None
+    for focus in bench.focuses():
+        model, positive = bridge.refocused_prompt(model, clip, PROMPT, focus, conditioning=positive)
+    theirs = bench.pixels(bench.draw(model, positive))
+    without = bench.pixels(bench.draw(*bench.prompt(bench.focuses())))
+    assert psnr(without, theirs) < 30  # the LoRAs are in both
+    return [psnr(drawn, theirs), psnr(plain, theirs)]
 
 
 def likeness_of_staged(bench: Bench) -> list[float]:
@@ -238,6 +275,60 @@ def neighbours(bench: Bench) -> dict[str, bool]:
         "theirs is heard": not torch.allclose(after, bench.draw(refocused, halves), atol=1e-2),
         "ours is heard": not torch.allclose(after, theirs, atol=1e-2),
         "ones leave theirs": torch.equal(bench.draw(patched(ones[0]), ones[1]), theirs),
+        **neighbours_of_own_prompts(bench, patched),
+    }
+
+
+def neighbours_of_own_prompts(bench: Bench, patched: Callable) -> dict[str, bool]:
+    """The same where regions read prompts of their own, and beside a patch that puts tokens behind."""
+
+    def more(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, options: Any) -> tuple:
+        return n, torch.cat([context, context.flip(1)], 1), torch.cat([value, value.flip(1)], 1)
+
+    refocused, halves = bench.prompt(bench.focuses())
+    longer = refocused.clone()
+    longer.set_model_attn2_patch(more)
+    alone, beside = bench.draw(refocused, halves), bench.draw(longer, halves)
+    after = bench.draw(patched(refocused), halves)
+    return {
+        "apart: theirs is heard": _finite(after) and not torch.allclose(after, alone, atol=1e-2),
+        "apart: ours is heard": not torch.allclose(
+            after, bench.draw(patched(bench.model), bench.encode(PROMPT)), atol=1e-2
+        ),
+        "apart: their tokens": _finite(beside) and not torch.allclose(beside, alone, atol=1e-3),
+    }
+
+
+class Residual(comfy.controlnet.ControlBase):
+    """What a ControlNet gives: something added to the middle of the network, here a slope."""
+
+    def get_control(self, x_noisy: torch.Tensor, *told: Any) -> dict[str, list]:
+        rows, (height, width) = len(x_noisy), (side // 4 for side in x_noisy.shape[-2:])
+        slope = torch.linspace(-1, 1, width).expand(rows, 128, height, width)
+        return {"input": [], "middle": [slope.clone()], "output": []}
+
+    def copy(self) -> "Residual":
+        return self
+
+    def get_models(self) -> list[Any]:
+        return []
+
+
+def controlled(bench: Bench) -> dict[str, bool]:
+    """Regions and a ControlNet on the same prompts."""
+    control = Residual()
+
+    def steered(model: Any, positive: Any) -> torch.Tensor:
+        told = {"control": control, "control_apply_to_uncond": True}
+        return bench.draw(model, node_helpers.conditioning_set_values(positive, told))
+
+    model, halves = bench.prompt(bench.focuses())
+    ones = bench.prompt(bench.focuses((ALL, ALL), scope="word"))
+    plain, both = steered(bench.model, bench.encode(PROMPT)), steered(model, halves)
+    return {
+        "ones leave it": torch.equal(steered(*ones), plain),
+        "regions act": not torch.allclose(both, plain, atol=1e-2),
+        "control acts": not torch.allclose(both, bench.draw(model, halves), atol=1e-2),
     }
 
 
@@ -335,7 +426,7 @@ def main() -> None:
         facts = {
             "psnr": likeness_of_pictures(bench), "same": untouched(bench), "families": families(tiny_model),
             "neighbours": neighbours(bench), "node": whole_node(bench), "told": mistakes(bench),
-            "stock": stock_prompts(bench),
+            "stock": stock_prompts(bench), "control": controlled(bench),
         }  # fmt: skip
     print(json.dumps(facts))  # noqa: T201 (the answer)
 

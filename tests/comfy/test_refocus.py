@@ -34,7 +34,7 @@ def test_the_command_lines_engine_draws_the_same_picture_in_every_way(facts: dic
         assert likeness >= max(40, of_plain + 6), way
 
 
-@pytest.mark.parametrize("group", ["same", "neighbours", "stock"])
+@pytest.mark.parametrize("group", ["same", "neighbours", "stock", "control"])
 def test_nothing_else_is_touched(facts: dict[str, Any], group: str):
     assert [name for name, holds in facts[group].items() if not holds] == []
 
