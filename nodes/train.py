@@ -338,8 +338,8 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
 
 
 def steps_of(stage: str, steps: int) -> dict[str, int]:
-    """How many of the steps each stage gets; both together: four of five go to identity."""
+    """How many steps each stage gets; of both, four in five are identity's, one at least is editing's."""
     if stage != "both":
         return {f"{stage}_steps": steps}
-    identity = round(steps * IDENTITY_SHARE)
+    identity = min(round(steps * IDENTITY_SHARE), max(steps - 1, 0))
     return {"identity_steps": identity, "editing_steps": steps - identity}
