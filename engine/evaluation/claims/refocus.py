@@ -8,28 +8,35 @@ left; each half is judged as a portrait. Per face:
     identity     cosine of the face on the person's side to the person's pictures
     stranger     the same to the other's pictures
     prompt       share of scene and style that the reader sees in the half
-A person alone, learned from whole pictures without masks, has the metrics of evaluation.portraits.
-All by the reporting recogniser, which no training uses.
+A person alone has the metrics of evaluation.portraits, and is learned as people are who bring their scene
+along: from whole pictures of one occasion, place and clothes the same in all four, by a method that changes
+the network. (Words alone bring nothing along here: of one tuning person, with Textual Inversion on such
+pictures, leakage was 0.08 against the base's 0.00 and prompts were obeyed as well: nothing to hold
+back.)
+All by the reporting recogniser, which no training uses. Each person stands in two pairs, so that intervals
+over pairs are somewhat too narrow.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from ...artifact import Artifact
+from ...data.concepts import Concept, Picture
 from ...inference.generate import generate
 from ...inference.refocus_options import refocusing_of
 from ...miniature import world
 from ...miniature.judges import Judges
 from ..metrics import attributes_kept, unit
-from ..people import concept_of
+from ..people import HEAD, TOKEN, concept_of
 from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
 
 GALLERY = 20  # people whom a face may be taken for
 LEARNING = {"steps": 300}  # of the words, as the baselines' own
-WHOLE = {"steps": 300, "masked_loss": False}
+WHOLE = {"steps": 200, "masked_loss": False}  # as many pictures, those of the class included
 SCENES = ("beach", "forest", "city", "mountains", "space", "plain")
 STYLES = ("photo", "watercolor", "sketch")
 BOTH = "{} <v0> and <v1>, {}"
@@ -43,11 +50,11 @@ def _two(name: str, regions: Sequence[str] = (), headline: bool = True) -> Arm:
 
 def _one(name: str, regions: Sequence[str] = (), headline: bool = True) -> Arm:
     options = {"people": 1, "regions": tuple(regions)}
-    return Arm(name=name, method="textual-inversion", settings=WHOLE, options=options, headline=headline)
+    return Arm(name=name, method="dreambooth-lora", settings=WHOLE, options=options, headline=headline)
 
 
 class Refocus:
-    """Words learned with Textual Inversion, drawn with and without regions."""
+    """Two people's words by Textual Inversion, one person by DreamBooth-LoRA, with and without regions."""
 
     name = "refocus"
     paper = "arXiv 2309.06895"
@@ -87,7 +94,7 @@ class Refocus:
             method="two people, regions found", against="two people", metric="recognised",
         ),
         Claim(
-            claim="A person learned from whole pictures brings less of them along",
+            claim="A person learned from one occasion brings less of it along",
             method="one person, refocused", against="one person", metric="leakage", better="lower",
         ),
         Claim(
@@ -197,10 +204,27 @@ def _judges() -> Judges:
 # ----------------------------------------------------------------------------------------- a person alone
 
 
+def of_one_occasion(person: int) -> Concept:
+    """Four photos of a person in one place and the same clothes; pose, light and expression differ."""
+    who, first = world.sample_identity(person), world.sample_context(person * 64)
+    same: dict[str, Any] = {
+        name: getattr(first, name) for name in ("scene", "layout", "clothes", "clothes_colour")
+    }
+    contexts = [
+        world.sample_context(
+            person * 64 + number, **same, style="photo", hat="none", glasses="none", expression=expression
+        )
+        for number, expression in enumerate(("smiling", "neutral", "smiling", "surprised"))
+    ]
+    shown = [world.render(who, context) for context in contexts]
+    pictures = tuple(Picture(f"{number}", one.pixels, one.mask(HEAD)) for number, one in enumerate(shown))
+    return Concept(token=TOKEN, class_word=world.class_word(who), role="subject", pictures=pictures)
+
+
 def _alone(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
     """The portrait metrics of one person, from shots that ask for much and from some that ask for nothing."""
-    concept = bench.person(person)
-    learned = bench.learn("textual-inversion", arm.settings, [concept], seed)
+    concept = of_one_occasion(person)
+    learned = bench.learn(str(arm.method), arm.settings, [concept], seed)
     shots, unasked = bench.shots(concept.token), bench.open_shots(concept.token)
     told, seeds = [*shots, *unasked], [shot.seed for shot in (*shots, *unasked)]
     prompts, regions = [shot.prompt for shot in told], list(arm.options["regions"])

@@ -10,6 +10,7 @@ from likeness_portraits.engine.evaluation.claims.refocus import (
     Refocus,
     gallery_of,
     judged,
+    of_one_occasion,
     renamed,
     wishes,
 )
@@ -65,6 +66,15 @@ def test_renamed_words_are_the_same_words():
     other = renamed(learned, "<v1>")
     assert torch.equal(other.rows("<v1>")["clip_l"], rows) and other.tokens[0].class_word == "man"
     assert renamed(learned, "<v0>").tensors.keys() == learned.tensors.keys()
+
+
+def test_pictures_of_one_occasion_share_all_but_the_moment():
+    concept = of_one_occasion(PAIR[0])
+    pixels = np.stack([picture.pixels for picture in concept.pictures])
+    read = load_judges().read(pixels)
+    assert all(len(set(read[name])) == 1 for name in ("scene", "clothes", "clothes_colour", "style"))
+    assert all((first != second).any() for first, second in zip(pixels, pixels[1:]))
+    assert concept.class_word == world.class_word(world.sample_identity(PAIR[0]))
 
 
 @pytest.mark.parametrize("arm", Refocus.arms, ids=lambda arm: arm.name)
