@@ -5,6 +5,7 @@ subject into the scene as what is left when drawing. Here the same idea is carri
 region becomes an additive log-mask on the logits of every cross-attention, so that one fused call does it.
 """
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from ..config import TOKEN, one_of
 from ..errors import LikenessError
+
+log = logging.getLogger(__name__)
 
 MODES = ("hard", "soft", "renormalised")
 SCOPES = ("word", "onward", "apart")
@@ -452,6 +455,13 @@ def look_for(spots: Sequence[Spot], maps: Tensor, clean: Tensor, look: Look | No
                 regions_from_picture(look(clean), chosen) if seen and look else regions_from_attention(chosen)
             )
             regions.update({number: both[:, place] for place, number in enumerate(numbers)})
+    for number, region in regions.items():
+        without = int((~region.flatten(1).any(1)).sum())
+        if without:
+            told = (spots[number].focus.token, spots[number].focus.find_by, without, len(region))
+            log.warning(
+                "no region was found for %s by %s in %d of %d pictures: it may be anywhere there", *told
+            )
     return [
         spot.found(_or_all(regions[number])) if number in regions else spot
         for number, spot in enumerate(spots)

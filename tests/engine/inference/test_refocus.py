@@ -1,5 +1,7 @@
 """Words kept in their regions: the maths on small tensors, and drawing on the tiny and on the small base."""
 
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,6 +354,43 @@ def test_outside_the_region_nothing_is_known_of_the_name_inside(base: BaseModel)
     assert (inside != drawn(base, [], ("a photo of a man",))).any()
     maps = told[0][1][0, 0]
     assert maps[:, :7].sum() > 20 * maps[:, 9:].sum()
+
+
+def test_where_nobody_is_seen_the_picture_is_as_without_and_that_is_said(
+    base: BaseModel, caplog: pytest.LogCaptureFixture
+):
+    nobody = Refocusing(
+        focuses=[Focus(token="man", find_by="face", scope="word")], restart=True,
+        look=lambda clean: torch.zeros(len(clean), *clean.shape[-2:]),
+    )  # fmt: skip
+    options: dict[str, Any] = {"steps": 3, "width": 2 * base.resolution}
+    plain = generate(base, ["a photo of a man"], **options)
+    assert np.array_equal(generate(base, ["a photo of a man"], refocus=nobody, **options), plain)
+    assert "no region was found for man by face in 1 of 1 pictures" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "manner", [{"scope": "word"}, {"scope": "onward"}, {}, {"schedule": "rising"}], ids=str
+)
+def test_a_step_takes_at_most_15_percent_longer(miniature: BaseModel, manner: dict[str, Any]):
+    """Two people in the smallest picture, where there is least beside it to compute."""
+    rows = {f"<v{i}>": {"clip_l": person(f"<v{i}>", i, 128).rows(f"<v{i}>")["clip_l"]} for i in range(2)}
+    focuses = [Focus(token=f"<v{i}>", region=box, **manner) for i, box in enumerate((LEFT, RIGHT))]
+    model = refocused.RefocusedModel(
+        miniature, lambda prompts: (miniature, miniature.encode_text(prompts, rows)), [PROMPT], rows, focuses,
+        latents=(16, 16), steps=3,
+    )  # fmt: skip
+    context, noisy = torch.cat([miniature.encode_text([""]), model.context]), torch.randn(2, 4, 16, 16)
+    ratios = []
+    with torch.inference_mode():
+        for number in range(17):
+            took = []
+            for step in (miniature.predict, model.predict):
+                began = time.process_time()
+                step(noisy, torch.full((2,), 900 - 20 * number), context)
+                took.append(time.process_time() - began)
+            ratios.append(took[1] / took[0])
+    assert statistics.median(ratios) < 1.15
 
 
 # -------------------------------------------------------------------------------------------- bad input
