@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, FACE_PACKS, NO_MODEL, Concept
+from .types import CATEGORY, FACE_PACKS, MEDIAPIPE, NO_MODEL, Concept
 
 ALL_FACES = -1
 MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
@@ -13,9 +13,11 @@ SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
 PICTURES = io.Image.Input("images", display_name="pictures", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
-        "found_by", options=[MINIATURE, *FACE_PACKS, NO_MODEL], display_name="found by", default=MINIATURE,
+        "found_by", options=[MINIATURE, *FACE_PACKS, MEDIAPIPE, NO_MODEL], display_name="found by",
+        default=MINIATURE,
         tooltip="What looks for faces. The Miniature knows its own pictures only; for photographs choose "
-        "auraface, free for any use, or my mask and mark the face yourself.",
+        "auraface or, in newer ComfyUI, mediapipe, both free for any use, or my mask and mark the face "
+        "yourself.",
     ),
     io.Int.Input(
         "number", display_name="which face", default=ALL_FACES, min=ALL_FACES, max=31, step=1,

@@ -8,4 +8,5 @@ Identity = io.Custom("LIKENESS_IDENTITY")  # engine.inference.id_adapter.Identit
 
 CATEGORY = "Likeness"
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them
+MEDIAPIPE = "mediapipe"  # newer ComfyUI's own face model, which recognises nobody
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
