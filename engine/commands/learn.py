@@ -20,7 +20,9 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
     names = {field.name for field in fields(METHODS[method])}
     look_every = options.pop("stop_by_likeness", None) or 0
     buckets = options.pop("buckets", None)
-    typed = {name: value for name, value in options.items() if value not in (None, [], False)}
+    # by identity: 0 equals False, and a typed 0 goes before the file's number too
+    typed = {name: value for name, value in options.items()
+             if value is not None and value is not False and value != []}  # fmt: skip
     typed |= {} if buckets is None else {"buckets": buckets}
     settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
     chosen = job_file.read_yaml(config) if config is not None else {}

@@ -99,3 +99,12 @@ def test_how_pictures_are_cut_and_steps_made_faster_can_be_typed(files: dict[str
     job = yaml.safe_load(capsys.readouterr().out)
     assert (job["buckets"], job["mirror"], job["channels_last"], job["compile"]) == (None, False, False, None)
     assert torch.is_grad_enabled()
+
+
+def test_a_typed_zero_goes_before_the_files_number(files: dict[str, Path], tmp_path: Path, capsys):
+    (tmp_path / "job.yaml").write_text("seed: 5\ncheckpoint_every: 10\n")
+    arguments = ["train", "textual-inversion", str(files["person"]), "-o", "x.safetensors", "--print-config",
+                 "--config", str(tmp_path / "job.yaml")]  # fmt: skip
+    assert main([*arguments, "--seed", "0", "--checkpoint-every", "0"]) == 0
+    job = yaml.safe_load(capsys.readouterr().out)
+    assert (job["seed"], job["checkpoint_every"]) == (0, 0)
