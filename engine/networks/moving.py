@@ -9,4 +9,5 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     place = torch.device(device)
     if place.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(place, non_blocking=True)
+    # what comes to the CPU must be there before it is read; ComfyUI does not rely on it on Apple's GPUs
+    return tensor.to(place, non_blocking=place.type not in ("cpu", "mps"))
