@@ -72,7 +72,8 @@ def shards_in(named: str, people: int, pack: str, miniature: bool) -> Path:
         raise LikenessError(f"there is no folder {place}; type the one that holds shards or photographs")
     if any(place.glob("*.tar")):
         return place
-    return _written(f"{state_of(place)} {pack}", _samples(place, pack, miniature))
+    eyes = "the Miniature's parser" if miniature else pack
+    return _written(f"{state_of(place)} {eyes}", _samples(place, pack, miniature))
 
 
 def _samples(place: Path, pack: str, miniature: bool) -> Iterator[ShardSample]:
