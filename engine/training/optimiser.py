@@ -36,7 +36,7 @@ def adamw(
 
 
 def fused_devices() -> list[str]:
-    """Where PyTorch has one kernel for a whole step of AdamW; elsewhere it goes list by list."""
+    """Where PyTorch has one kernel for a whole step of AdamW; elsewhere it goes weight by weight."""
     from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
     return _get_fused_kernels_supported_devices()
