@@ -119,14 +119,17 @@ def _painted(painted: str, pixels: np.ndarray, number: int) -> np.ndarray:
     path = painted_file(painted)
     if not path.is_file():
         raise LikenessError(f"the painted mask {path} is gone; {again}")
-    with Image.open(path) as image:
-        layer = np.asarray(image.convert("RGBA"))
     height, width = pixels.shape[:2]
-    if layer.shape[:2] != (height, width):
-        raise LikenessError(
-            f"the painted mask is {layer.shape[1]} x {layer.shape[0]} pixels, but picture {number} is "
-            f"{width} x {height}; {again}"
-        )
+    try:
+        with Image.open(path) as image:
+            if image.size != (width, height):  # known before anything is decoded
+                raise LikenessError(
+                    f"the painted mask is {image.width} x {image.height} pixels, but picture {number} is "
+                    f"{width} x {height}; {again}"
+                )
+            layer = np.asarray(image.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise LikenessError(f"the painted mask {path} cannot be read ({error}); {again}") from error
     seen = layer[..., 3] > 250  # some editors blacken what is transparent
     if seen.any() and np.abs(layer[seen][:, :3].astype(int) - pixels[seen]).mean() > ANOTHER:
         raise LikenessError(f"what was painted over is not picture {number}; {again}")
