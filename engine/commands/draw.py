@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..config import BaseSpec
 from ..console import meter, note, save_picture, say
 from ..errors import LikenessError, nearest
 from .apps import app
@@ -223,8 +222,10 @@ def _finished(pictures: Iterable[Any], prompts: Sequence[str], finish: "Finisher
 
 
 @app.command()
+@grouped
 def restore(
     pictures: Annotated[list[Path], Argument(metavar="PICTURE...", help="Pictures with faces in them.")],
+    *,
     using: Annotated[
         str,
         Option(
@@ -237,6 +238,7 @@ def restore(
         list[str] | None, Option(help="For redraw: concept file, or FILE:STRENGTH; repeat for several.")
     ] = None,
     base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
+    parts: BaseParts,
     negative: Annotated[str, Option(help="For redraw: what should not be there.")] = "",
     references: Annotated[
         Path | None, Option(help="Folder of pictures of who must stay recognisable.")
@@ -264,7 +266,7 @@ def restore(
         from ..training.base_model import load_base
 
         _check_placeholders([prompt], [artifact for artifact, _ in artifacts])
-        loaded = load_base(BaseSpec.parse(base))
+        loaded = load_base(parts.spec(base))
     finish = finisher(
         wish, loaded, prompt=prompt, negative=negative, artifacts=artifacts, references=references,
         models=models, device=device,

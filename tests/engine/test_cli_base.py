@@ -89,6 +89,15 @@ def test_parts_beside_a_base_that_has_its_own_are_refused(files: dict[str, Path]
             build_job("textual-inversion", {}, options, {})
 
 
+def test_restoring_takes_the_parts_of_the_base_that_redraws(files: dict[str, Path], tmp_path: Path, capfd):
+    arguments = ["restore", str(next(files["person"].rglob("*.png"))), "--prompt", "a woman", "-o",
+                 str(tmp_path / "x.png"), "--base", str(files["bare"]), *options(files)]  # fmt: skip
+    assert main([*arguments[:-4], *arguments[-2:]]) == 2
+    assert "holds no text encoder" in capfd.readouterr().err
+    assert main([*arguments[:6], "--vae", str(files["vae"])]) == 2
+    assert "vae is for a single-file checkpoint" in capfd.readouterr().err
+
+
 def test_how_pictures_are_cut_and_steps_made_faster_can_be_typed(files: dict[str, Path], capsys):
     arguments = ["train", "textual-inversion", str(files["person"]), "-o", "x.safetensors", "--print-config"]
     assert main([*arguments, "--no-buckets", "--mirror", "--channels-last", "--compile", "inductor"]) == 0
