@@ -134,7 +134,7 @@ def _run(node: str, **inputs: Any) -> tuple[Any, ...]:
         return tuple(_registry()[node].execute(**inputs).args)
     except comfy.model_management.OOM_EXCEPTION:
         raise  # ComfyUI makes room and tries again, or says what to do
-    except (TypeError, KeyError, RuntimeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LikenessError(
             f"ComfyUI's node {node} failed ({reason}); get its file again, or choose another back end"
