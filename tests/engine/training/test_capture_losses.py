@@ -129,6 +129,7 @@ def test_the_clean_latents_behind_noisy_ones_are_the_references():
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
             self.alphas_cumprod, self.prediction_type = noise_schedule(SCHEDULE), "epsilon"
+            self._shares = {}
 
     base = Schedule()
     assert base.alphas_cumprod[300].item() == pytest.approx(0.5905008, rel=1e-5)
