@@ -369,9 +369,7 @@ def test_where_nobody_is_seen_the_picture_is_as_without_and_that_is_said(
     assert "no region was found for man by face in 1 of 1 pictures" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "manner", [{"scope": "word"}, {"scope": "onward"}, {}, {"schedule": "rising"}], ids=str
-)
+@pytest.mark.parametrize("manner", [{"scope": "word"}, {"scope": "onward"}, {}], ids=str)
 def test_a_step_takes_at_most_15_percent_longer(miniature: BaseModel, manner: dict[str, Any]):
     """Two people in the smallest picture, where there is least beside it to compute."""
     rows = {f"<v{i}>": {"clip_l": person(f"<v{i}>", i, 128).rows(f"<v{i}>")["clip_l"]} for i in range(2)}
