@@ -223,6 +223,7 @@ def log_mask(
     grid: tuple[int, int],
     tokens: int,
     progress: float,
+    weigh: Callable[[int], Tensor] | None = None,
 ) -> Tensor | None:
     """What is added to a layer's logits (B, h * w, T); None where nothing is, so that all stays as it was.
 
@@ -230,10 +231,15 @@ def log_mask(
     the spots' own prompts, if they have any. A concept's own words heed its own region alone; a word behind
     several concepts that reach onward heeds their union. A concept kept apart has a prompt of its own, in
     which no other is mentioned: its region reads that one, all the rest of the picture the whole one.
+    `weigh` gives a spot's weights (B, h * w) by its number, for those who know them already.
     """
+
+    def own_weights(number: int) -> Tensor:
+        return weights(regions[number], grid, spots[number].focus.mode).flatten(1)
+
     acting = {
-        number: (spot.focus.strength_at(progress), weights(region, grid, spot.focus.mode).flatten(1))
-        for number, (spot, region) in enumerate(zip(spots, regions))
+        number: (spot.focus.strength_at(progress), (weigh or own_weights)(number))
+        for number, spot in enumerate(spots)
         if spot.focus.strength_at(progress) and not _idle(spot)
     }
     if not acting:
@@ -291,6 +297,7 @@ class LogMasks:
         self.spots = tuple(spots)
         self._regions = tuple(regions)
         self._known: dict[tuple, Tensor | None] = {}
+        self._weights: dict[tuple, Tensor] = {}  # by spot and size of layer: the same at every strength
 
     def acts(self, progress: float) -> bool:
         """Whether anything is masked at this noise level."""
@@ -303,8 +310,16 @@ class LogMasks:
         if key not in self._known:
             if len(self._known) > 64:  # a strength that changes at every step
                 self._known.clear()
-            self._known[key] = log_mask(self.spots, self._regions, grid, tokens, progress)
+            self._known[key] = log_mask(
+                self.spots, self._regions, grid, tokens, progress, lambda number: self._weigh(number, grid)
+            )
         return self._known[key]
+
+    def _weigh(self, number: int, grid: tuple[int, int]) -> Tensor:
+        if (number, grid) not in self._weights:
+            found = weights(self._regions[number], grid, self.spots[number].focus.mode)
+            self._weights[number, grid] = found.flatten(1)
+        return self._weights[number, grid]
 
 
 # ------------------------------------------------------------------------------------------ attention maps

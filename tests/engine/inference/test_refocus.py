@@ -1,6 +1,5 @@
 """Words kept in their regions: the maths on small tensors, and drawing on the tiny and on the small base."""
 
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -369,7 +368,9 @@ def test_where_nobody_is_seen_the_picture_is_as_without_and_that_is_said(
     assert "no region was found for man by face in 1 of 1 pictures" in caplog.text
 
 
-@pytest.mark.parametrize("manner", [{"scope": "word"}, {"scope": "onward"}, {}], ids=str)
+@pytest.mark.parametrize(
+    "manner", [{"scope": "word"}, {"scope": "onward"}, {}, {"schedule": "rising"}], ids=str
+)
 def test_a_step_takes_at_most_15_percent_longer(miniature: BaseModel, manner: dict[str, Any]):
     """Two people in the smallest picture, where there is least beside it to compute."""
     rows = {f"<v{i}>": {"clip_l": person(f"<v{i}>", i, 128).rows(f"<v{i}>")["clip_l"]} for i in range(2)}
@@ -379,16 +380,14 @@ def test_a_step_takes_at_most_15_percent_longer(miniature: BaseModel, manner: di
         latents=(16, 16), steps=3,
     )  # fmt: skip
     context, noisy = torch.cat([miniature.encode_text([""]), model.context]), torch.randn(2, 4, 16, 16)
-    ratios = []
+    took: list[list[float]] = [[], []]  # of each way, in turns: whatever else runs here only adds to it
     with torch.inference_mode():
         for number in range(17):
-            took = []
-            for step in (miniature.predict, model.predict):
+            for times, step in zip(took, (miniature.predict, model.predict)):
                 began = time.process_time()
                 step(noisy, torch.full((2,), 900 - 20 * number), context)
-                took.append(time.process_time() - began)
-            ratios.append(took[1] / took[0])
-    assert statistics.median(ratios) < 1.15
+                times.append(time.process_time() - began)
+    assert min(took[1]) < 1.15 * min(took[0])
 
 
 # -------------------------------------------------------------------------------------------- bad input
