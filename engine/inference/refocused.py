@@ -80,6 +80,7 @@ class RefocusedModel:
             if any(texts)
         }
         self._painted = {number: painter(own) for number, own in self._apart.items()}
+        self._own = _OwnPrompts([])
         self._layers = cross_attentions(base.unet)
         self._masks: dict[tuple, list[LogMasks]] = {}
         self._biases: dict[tuple, Tensor | None] = {}
@@ -96,13 +97,13 @@ class RefocusedModel:
         looking = self._look_after is not None
         spots = self._spots(timestep)
         acts = self._acts(progress)
-        own = _Behind(self._own_states(timestep) if acts else [], len(self._prompts))
+        own = self._own_prompts(timestep) if acts else self._own
         with ExitStack() as stack:
             for layer in self._layers:
                 if acts:
                     self._mask(stack, layer, spots, progress, own)
                 if self._record or looking:
-                    self._hook_maps(stack, layer, spots, progress)
+                    self._hook_maps(stack, layer, spots, progress, own)
             output = self._inner.predict(noisy, timesteps, context)
         self._done += 1
         if looking and self._done >= (self._look_after or 0):
@@ -130,14 +131,15 @@ class RefocusedModel:
             for number, focus in enumerate(self.focuses)
         )
 
-    def _own_states(self, timestep: int) -> list[TextStates]:
-        """The text states (N, T, D) of the prompts that concepts kept apart have for themselves."""
-        own = []
-        for model, context in self._painted.values():
-            staged = model.states(timestep) if isinstance(model, StagedModel) else None
-            keys = self._attended(context if staged is None else staged.keys)
-            own.append(TextStates(keys, keys if staged is None else staged.values[:, : keys.shape[1]]))
-        return own
+    def _own_prompts(self, timestep: int) -> "_OwnPrompts":
+        """What concepts kept apart read at a timestep: the same object until another stage begins."""
+        stages = [
+            model.states(timestep) if isinstance(model, StagedModel) else TextStates(context, context)
+            for model, context in self._painted.values()
+        ]
+        if not self._own.made_of(stages):
+            self._own = _OwnPrompts(stages, pooled=self._base.pooled_width > 0)
+        return self._own
 
     def _attended(self, context: Tensor) -> Tensor:
         """The text states that cross-attention reads: all but the pooled vector's row, where there is one."""
@@ -145,31 +147,29 @@ class RefocusedModel:
 
     def _mask(
         self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float,
-        own: "_Behind",
+        own: "_OwnPrompts",
     ) -> None:  # fmt: skip
         def bias_of(queries: int, length: int) -> Tensor | None:
             return self._bias(spots, queries, length, progress)
 
-        def values(_module: nn.Module, inputs: tuple[Tensor]) -> Any:
-            return (own.behind(inputs[0][:, : inputs[0].shape[1] - own.length], "values"),)
-
         usual = layer.processor
         layer.processor = _Masked(usual, bias_of, own, len(self._prompts))
         stack.callback(setattr, layer, "processor", usual)
-        if own.differ:  # else the keys' states serve for both
-            stack.callback(layer.to_v.register_forward_pre_hook(values).remove)
 
     def _hook_maps(
-        self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float
-    ) -> None:
+        self, stack: ExitStack, layer: Any, spots: Sequence[Sequence[Spot]], progress: float,
+        own: "_OwnPrompts",
+    ) -> None:  # fmt: skip
         seen: dict[str, Tensor] = {}
 
         def keep(_module: nn.Module, _arguments: tuple, _options: dict, _output: Tensor) -> None:
             count, (queries, keys) = len(self._prompts), (seen["q"], seen["k"])
             grid = grid_of(queries.shape[1], self._latents)
-            tokens = keys.shape[1] - sum(spot.length for spot in spots[0])
+            tokens = keys.shape[1]
             bias = self._bias(spots, queries.shape[1], tokens, progress)
-            tokens = keys.shape[1] if bias is None else tokens  # without it, nothing was appended
+            queries, keys = queries[-count:], keys[-count:]
+            if bias is not None:
+                keys = own.behind(layer, keys, keys)[0]
             shares = []
             for row, line in zip(range(-count, 0), spots):
                 words = [places_in_all(line, number, tokens, bias is not None) for number in range(len(line))]
@@ -206,16 +206,20 @@ class RefocusedModel:
         masks = self._masks[places]
         if grid is None or not any(mask.acts(progress) for mask in masks):
             return None
+        tokens = self._attended(self.context).shape[1]  # fewer where a longer prompt goes beside this one
+        found = [mask.at(grid, tokens, progress) for mask in masks]
+        if all(row is None for row in found):
+            return None
+        if tokens == length and all(row is not None for row in found):
+            return torch.cat([row for row in found if row is not None])
         extra = sum(spot.length for spot in spots[0])
         whole = torch.zeros(len(masks), queries, length + extra, device=self._base.device)
         whole[..., length:] = float("-inf")
-        tokens = self._attended(self.context).shape[1]  # fewer where a longer prompt goes beside this one
-        for row, mask in enumerate(masks):
-            found = mask.at(grid, tokens, progress)
-            if found is not None:
-                whole[row, :, :length] = found[0, :, :tokens].repeat(1, length // tokens)
-                whole[row, :, length:] = found[0, :, tokens:]
-        return whole if whole.any() else None
+        for number, row in enumerate(found):
+            if row is not None:
+                whole[number, :, :length] = row[0, :, :tokens].repeat(1, length // tokens)
+                whole[number, :, length:] = row[0, :, tokens:]
+        return whole
 
     def _masks_of(self, line: Sequence[Spot], number: int) -> LogMasks:
         """One picture's log-masks; each picture has its own region where a focus has one for each."""
@@ -256,7 +260,7 @@ class _Masked:
     """
 
     def __init__(
-        self, usual: Any, bias_of: Callable[[int, int], Tensor | None], own: "_Behind", count: int
+        self, usual: Any, bias_of: Callable[[int, int], Tensor | None], own: "_OwnPrompts", count: int
     ) -> None:
         self._usual, self._bias_of, self._own, self._count = usual, bias_of, own, count
 
@@ -267,40 +271,66 @@ class _Masked:
         bias = self._bias_of(hidden_states.shape[1], length)
         if bias is None:
             return self._usual(layer, hidden_states, encoder_hidden_states, *more, **options)
-        states = self._own.behind(encoder_hidden_states, "keys")
-        projected = layer.to_q(hidden_states), layer.to_k(states), layer.to_v(states)
-        q, k, v = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in projected)
-        others = len(q) - self._count
-        masked = F.scaled_dot_product_attention(
-            q[others:], k[others:], v[others:], bias[:, None].to(q.dtype), scale=layer.scale
+        self._own.project(layer, encoder_hidden_states.dtype)
+        q, k, v = (
+            part.split([len(hidden_states) - self._count, self._count])
+            for part in (
+                layer.to_q(hidden_states),
+                layer.to_k(encoder_hidden_states),
+                layer.to_v(encoder_hidden_states),
+            )
         )
-        plain = F.scaled_dot_product_attention(
-            q[:others], k[:others, :, :length], v[:others, :, :length], scale=layer.scale
+        masked = self._attend(layer, q[1], *self._own.behind(layer, k[1], v[1]), bias[:, None])
+        plain = self._attend(layer, q[0], k[0], v[0], None)
+        return layer.to_out[1](layer.to_out[0](torch.cat([plain, masked])))
+
+    @staticmethod
+    def _attend(layer: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        q, k, v = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        bias = None if bias is None else bias.to(q.dtype)
+        found = F.scaled_dot_product_attention(q, k, v, bias, scale=layer.scale)
+        return found.transpose(1, 2).flatten(2)
+
+
+class _OwnPrompts:
+    """What concepts kept apart read instead of the whole prompt, and what each layer makes of it.
+
+    Text states do not change from one step to the next while a stage lasts, so that every layer's keys and
+    values of them are made once.
+    """
+
+    def __init__(self, stages: Sequence[TextStates], *, pooled: bool = False) -> None:
+        self._stages = list(stages)
+        self._states: TextStates | None = None
+        if stages:
+            lengths = [states.keys.shape[1] - pooled for states in stages]  # a pooled vector has its own row
+            keys, values = (
+                torch.cat([getattr(states, side)[:, :length] for states, length in zip(stages, lengths)], 1)
+                for side in ("keys", "values")
+            )
+            self._states = TextStates(keys, values)
+        self._known: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def made_of(self, stages: Sequence[TextStates]) -> bool:
+        """Whether this is what those stages' text states give."""
+        return len(stages) == len(self._stages) and all(
+            new.keys is old.keys and new.values is old.values for new, old in zip(stages, self._stages)
         )
-        found = torch.cat([plain, masked]).transpose(1, 2).flatten(2)
-        return layer.to_out[1](layer.to_out[0](found))
 
+    def project(self, layer: Any, dtype: torch.dtype) -> None:
+        """Makes a layer's keys and values, past the hooks on its parts: those are about the whole prompts."""
+        if self._states is not None and layer not in self._known:
+            self._known[layer] = (
+                layer.to_k.forward(self._states.keys.to(dtype)),
+                layer.to_v.forward(self._states.values.to(dtype)),
+            )
 
-class _Behind:
-    """Own prompts (N, t, D) behind text states of a pass; put there once for all layers."""
-
-    def __init__(self, own: Sequence[TextStates], count: int) -> None:
-        self._own, self._count = own, count
-        self.length = sum(states.keys.shape[1] for states in own)
-        self.differ = any(states.values is not states.keys for states in own)
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def behind(self, states: Tensor, name: str) -> Tensor:
-        """Text states (rows, T, D) and the own ones' `keys` or `values`; other rows have zeros, masked."""
-        if not self._own:
-            return states
-        before, longer = self._seen.get(name, (None, None))
-        if longer is None or before is not states:
-            behind = torch.cat([getattr(own, name) for own in self._own], 1).to(states.dtype)
-            blank = behind.new_zeros(len(states) - self._count, *behind.shape[1:])
-            longer = torch.cat([states, torch.cat([blank, behind])], 1)
-            self._seen[name] = (states, longer)
-        return longer
+    def behind(self, layer: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values (N, T, H * D) of the prompts, and those of the own ones behind them."""
+        if layer not in self._known:
+            return keys, values
+        own_keys, own_values = self._known[layer]
+        return torch.cat([keys, own_keys], 1), torch.cat([values, own_values], 1)
 
 
 def _steps_before_looking(focuses: Sequence[Focus], steps: int) -> int | None:
