@@ -27,17 +27,14 @@ from ..data.references import (
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from ..inference.id_adapter import (
-    IdAdapter,
-    Identity,
-    Shown,
     check_count,
-    check_fit,
     encode_identity,
     factors_of,
     id_adapter,
     miniature_adapter,
 )
 from ..networks.id_attention import present_in
+from ..networks.shown import IdAdapter, Identity, Shown, check_fit
 from .folders import folder
 from .pictures import image_of, pictures_of
 from .weights import FAMILIES

@@ -15,8 +15,8 @@ from .options import grouped
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
-    from ..inference.id_adapter import Shown
     from ..inference.restore_options import Finisher
+    from ..networks.shown import Shown
     from ..training.base_model import BaseModel
 
 

@@ -16,10 +16,11 @@ from ..config import TOKEN
 from ..errors import LikenessError
 from ..networks.lora import adaptable, merged
 from ..networks.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
+from ..networks.shown import Shown, showing
 from ..networks.staged import StagedModel, StagedWords, with_class_word
 from ..networks.token_tables import changed
 from .id_adapter import KIND as ID_ADAPTER
-from .id_adapter import Shown, carried, showing
+from .id_adapter import carried
 from .refocused import Refocusing
 from .staged_embedding import KIND, adjusted, check_used, check_width, staged_words
 

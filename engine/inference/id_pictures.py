@@ -26,9 +26,8 @@ from ..data.references import (
 )
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
+from ..networks.shown import IdAdapter, Shown
 from .id_adapter import (
-    IdAdapter,
-    Shown,
     check_count,
     encode_identity,
     factors_of,

@@ -34,8 +34,8 @@ from likeness_portraits.engine.comfy_bridge.identity import apply_identity, enco
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.data.references import clip_tower  # noqa: E402
-from likeness_portraits.engine.inference.id_adapter import Shown, showing  # noqa: E402
 from likeness_portraits.engine.networks.id_attention import LayerHook  # noqa: E402
+from likeness_portraits.engine.networks.shown import Shown, showing  # noqa: E402
 from likeness_portraits.engine.training.base_model import load_base  # noqa: E402
 
 RANDOM = torch.Generator().manual_seed(0)

@@ -15,8 +15,9 @@ from ...artifact import Artifact
 from ...data.references import ImageTower, OfTheMiniature, miniature_tower
 from ...files import make_folder
 from ...inference.generate import generate
-from ...inference.id_adapter import Shown, encode_identity, id_adapter, miniature_adapter
+from ...inference.id_adapter import encode_identity, id_adapter, miniature_adapter
 from ...miniature import world
+from ...networks.shown import Shown
 from ..people import Shot, judge
 from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
 

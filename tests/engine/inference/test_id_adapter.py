@@ -15,9 +15,6 @@ from likeness_portraits.engine.data.references import ImageTower, Reference
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.id_adapter import (
-    Identity,
-    Shown,
-    each_once,
     encode_identity,
     factors_of,
     id_adapter,
@@ -27,6 +24,7 @@ from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.networks.id_attention import IdAttention
 from likeness_portraits.engine.networks.id_encoder import IdEncoder
 from likeness_portraits.engine.networks.id_files import adapter_tensors, released_names, sd1_layers
+from likeness_portraits.engine.networks.shown import Identity, Shown, each_once
 from likeness_portraits.engine.training.base_model import BaseModel, load_base
 from likeness_portraits.tests.engine.tiny import tiny_base
 from likeness_portraits.tests.golden.goldens import Golden
