@@ -35,6 +35,7 @@ VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) tha
 PLACES = "likeness_places"  # and, by placeholder, where it stands among the entry's text states
 SPOKEN = "likeness_text"  # and the prompt as it reads here, with as many tokens in the placeholder's place
 MARK = "likeness-class-word"
+EDGE = 1e-5  # of a noise level: what single precision may get wrong where two stages meet
 
 
 def staged_prompt(
@@ -240,20 +241,35 @@ def with_split_values(model: Any) -> Any:
 
 
 class _Values:
-    """The second contexts of one sampling step by entry, each on the device once it is asked for."""
+    """The second contexts of one sampling step by entry, and what cross-attention reads with them."""
 
     def __init__(self, contexts: Mapping[Any, torch.Tensor]) -> None:
-        self._contexts = dict(contexts)
+        self._contexts = contexts
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def of(self, entry: Any, like: torch.Tensor) -> torch.Tensor | None:
-        found = self._contexts.get(entry)
-        if found is not None and (found.device != like.device or found.dtype != like.dtype):
-            found = self._contexts[entry] = found.to(like.device, like.dtype)
-        return found
+    def over(self, value: torch.Tensor, entries: Sequence[Any]) -> torch.Tensor:
+        """`value` (B, T, D), one chunk of B for each entry, with the contexts of those that have one.
+
+        All layers of a pass are given one tensor, unless another patch makes its own for each: put together
+        once.
+        """
+        last = self._last
+        if last is None or last[0] is not value:
+            last = self._last = value, self._put_together(value, entries)
+        return last[1]
+
+    def _put_together(self, value: torch.Tensor, entries: Sequence[Any]) -> torch.Tensor:
+        own = [self._contexts.get(entry) for entry in entries]
+        if not any(context is not None for context in own):
+            return value
+        chunks = value.chunk(len(entries))
+        return torch.cat([c if o is None else _overwritten(c, o.to(c)) for c, o in zip(chunks, own)])
 
 
 def _hand_over(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
     """Around ComfyUI's batching of prompts: tells the attention patch which entries have own values."""
+    sigma = float(timestep[0])
+    conds = [group and [entry for entry in group if _due(entry, sigma)] for group in conds]
     found = {entry["uuid"]: entry[VALUES] for group in conds for entry in group or () if VALUES in entry}
     if found:
         known = model_options.get("transformer_options", {})
@@ -261,23 +277,31 @@ def _hand_over(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, mod
     return executor(model, conds, x, timestep, model_options)
 
 
+def _due(entry: Mapping[str, Any], sigma: float) -> bool:
+    """Whether ComfyUI may use the entry at this noise level; others' entries it is left to find out itself.
+
+    It compares tensors for it, twice for each of our many stages: that costs as much as a layer, and on a
+    GPU waits for it each time. What lies at a stage's very edge is its to decide.
+    """
+    if PLACES not in entry:
+        return True
+    start, end = entry.get("timestep_start"), entry.get("timestep_end")
+    return (start is None or sigma <= start * (1 + EDGE)) and (end is None or sigma >= end * (1 - EDGE))
+
+
 def _split(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, options: Mapping[str, Any]) -> tuple:
     """An attn2 patch; context, value (B, T, D), one chunk of B for each entry in the batch."""
     values = options.get(KEY)
-    if values is None:
-        return n, context, value
-    chunks = list(value.chunk(len(options["uuids"])))
-    for number, entry in enumerate(options["uuids"]):
-        own = values.of(entry, value)
-        if own is not None:
-            chunks[number] = _overwritten(chunks[number], own)
-    return n, context, torch.cat(chunks)
+    return n, context, value if values is None else values.over(value, options["uuids"])
 
 
 def _overwritten(chunk: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """`own` (1, t, D) over the front of a chunk (b, T, D): repeated where ComfyUI evened out lengths; what
     another pack has appended stays."""
-    own = own.expand(len(chunk), -1, -1).repeat(1, max(1, chunk.shape[1] // own.shape[1]), 1)
+    own = own.expand(len(chunk), -1, -1)
+    if own.shape[1] == chunk.shape[1]:
+        return own
+    own = own.repeat(1, max(1, chunk.shape[1] // own.shape[1]), 1)
     return torch.cat([own, chunk[:, own.shape[1] :]], dim=1)
 
 
