@@ -49,7 +49,7 @@ def _subject(presets: list[str]) -> list[io.Input]:
         io.Model.Input(
             "model",
             tooltip="The model to learn on; it is only read. A LoRA applied to it before counts as part "
-            "of it.",
+            "of it, and so does an identity where words are learned.",
         ),
         io.Clip.Input("clip", tooltip="The CLIP that came with the model."),
         io.Vae.Input("vae", tooltip="The VAE that came with the model."),
@@ -212,6 +212,7 @@ def _train(
     """Writes the artifact and returns its path; nothing where it was stopped before the first step."""
     from ..engine.comfy_bridge import run as graph
     from ..engine.comfy_bridge.folders import temporary_folder
+    from ..engine.comfy_bridge.identity import digest_of, people_in
     from ..engine.comfy_bridge.weights import take_weights
     from ..engine.training.graph_base import base_from_graph
     from ..engine.training.launch import Stopped, train
@@ -223,11 +224,16 @@ def _train(
         device=graph.device(), cache=str(temporary_folder("class pictures")), resume=True,
         output="run.safetensors",
     )  # fmt: skip
+    people = people_in(loaded[0])
+    if left := graph.left_out(loaded[0]):
+        observer.on_note(f"learning leaves out what other nodes put on this MODEL: {', '.join(left)}")
     with graph.training_allowed():
         base = base_from_graph(take_weights(*loaded))
-        job = replace(job, output=str(graph.run_file(job.to_json() + base.fingerprint)))
+        whole = job.to_json() + base.fingerprint + (digest_of(people) if people else "")
+        job = replace(job, output=str(graph.run_file(whole)))
+        critic = _critic(job, base, observer, run.get("stop_by_likeness", 0))
         try:
-            return train(job, observer, base, _critic(job, base, observer, run.get("stop_by_likeness", 0)))
+            return train(job, observer, base, critic, people)
         except Stopped:
             return None
 

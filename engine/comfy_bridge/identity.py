@@ -4,7 +4,9 @@ The ID branch hangs on the U-Net's own layers, and only while the U-Net runs for
 attention patches and replacements of other nodes, staged prompts, LoRAs and ControlNets do what they did.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +143,7 @@ def apply_identity(
     )
     model = model.clone()
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    model.add_wrapper_with_key(kind, KEY, _showing(shown, paths))
+    model.add_wrapper_with_key(kind, KEY, _Showing(shown, paths))
     return model
 
 
@@ -153,19 +155,41 @@ def _layer_paths(model: Any) -> dict[str, str]:
     return {name[:-cut]: path[:-cut] for name, path in names.items() if name.endswith(ending)}
 
 
-def _showing(shown: Shown, paths: Mapping[str, str]) -> Any:
+@dataclass(frozen=True, eq=False)
+class _Showing:
     """A wrapper around the U-Net's pass, whose batch may hold any mix of prompts."""
 
+    shown: Shown
+    paths: Mapping[str, str]
+
     @torch.no_grad()
-    def wrapper(executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        if not shown.at(float(timesteps[0])):
+    def __call__(
+        self, executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any
+    ) -> Any:
+        if not self.shown.at(float(timesteps[0])):
             return executor(x, timesteps, *rest, **options)
         about = options.get("transformer_options") or (rest[3] if len(rest) > 3 else {})
         prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt
         who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
-        layers = {name: executor.class_obj.get_submodule(path) for name, path in paths.items()}
-        person = shown.person(who, {name: layer.heads for name, layer in layers.items()}, x)
+        layers = {name: executor.class_obj.get_submodule(path) for name, path in self.paths.items()}
+        person = self.shown.person(who, {name: layer.heads for name, layer in layers.items()}, x)
         with present_in(layers, [person], (x.shape[-2], x.shape[-1])):
             return executor(x, timesteps, *rest, **options)
 
-    return wrapper
+
+def people_in(model: Any) -> list[Shown]:
+    """Whom a MODEL shows, for learning on them: nothing that was made while drawing is taken along."""
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    return [replace(wrapper.shown) for wrapper in model.wrappers.get(kind, {}).get(KEY, ())]
+
+
+def digest_of(people: Sequence[Shown]) -> str:
+    """A name for these people as they are shown, the same in every session."""
+    total = hashlib.sha256()
+    for one in people:
+        told = [one.weight, one.start, one.end, sorted(one.layers.items())]
+        total.update(repr(told).encode())
+        weights = one.identity.adapter.attention.layer_weights()
+        for tensor in (one.identity.tokens, one.identity.nobody, *weights.values()):
+            total.update(tensor.detach().cpu().float().numpy().tobytes())
+    return total.hexdigest()

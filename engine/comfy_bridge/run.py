@@ -39,6 +39,21 @@ def device() -> str:
     return "cpu" if comfy.model_management.get_torch_device().type == "cpu" else "auto"
 
 
+def left_out(model: Any) -> list[str]:
+    """What other nodes put around a MODEL's weights, by ComfyUI's names: learning knows nothing of it."""
+    options = model.model_options.get("transformer_options", {})
+    ours = __name__.rpartition(".")[0]
+    found = [
+        name
+        for name, patches in options.get("patches", {}).items()
+        if any(not str(getattr(patch, "__module__", "")).startswith(ours) for patch in patches)
+    ]
+    found += [f"{name} replaced" for name in options.get("patches_replace", {})]
+    wrappers = (key for kinds in model.wrappers.values() for key, there in kinds.items() if there)
+    found += [f"wrapper {key}" for key in wrappers if not str(key).startswith("likeness.")]
+    return sorted(set(found))
+
+
 def run_file(identity: str) -> Path:
     """Where a run writes; equal runs, by all that decides their outcome, share it and can go on from it."""
     return temporary_folder("runs") / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"

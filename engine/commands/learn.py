@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -12,6 +12,9 @@ from ..config import METHODS
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import INTERRUPTED, train_app
 from .base_parts import CLIP, TOKENIZER, VAE
+
+if TYPE_CHECKING:
+    from ..networks.shown import Shown
 
 
 def _train(method: str, preset: str | None, config: Path | None, print_config: bool, **options: Any) -> int:
@@ -42,11 +45,12 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
 def _run(job: Any, look_every: int = 0) -> int:
     from ..training.launch import train
 
+    people = _people_on(job)
     output = Path(job.output)
     observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
     critic = _critic(job, look_every, output.with_suffix(".likeness.png")) if look_every else None
     with observer.watching():
-        path = train(job, observer, critic=critic)
+        path = train(job, observer, critic=critic, people=people)
     say(str(path))
     if critic is not None and critic.looks and not observer.interrupt.pressed:
         note(f"kept is step {critic.best.step}; {critic.ending}")
@@ -55,6 +59,18 @@ def _run(job: Any, look_every: int = 0) -> int:
         note(f"stopped after {steps} steps; what was learned is saved, and --resume goes on from there")
         return INTERRUPTED
     return 0
+
+
+def _people_on(job: Any) -> "list[Shown]":
+    """Whom the identity adapters among the job's hosts show meanwhile."""
+    from ..training.host import shows_people
+
+    texts = [text for text in job.on if shows_people(text)]
+    if not texts:
+        return []
+    from ..inference.id_pictures import people_on
+
+    return people_on(texts, [concept.folder for concept in job.concepts])
 
 
 def _critic(job: Any, every: int, curve: Path) -> Any:
@@ -79,7 +95,13 @@ _COMMON: dict[str, Any] = {
     "clip": CLIP,
     "tokenizer": TOKENIZER,
     "on": Annotated[
-        list[str] | None, Option(help="Concept file of a LoRA that stays applied meanwhile; repeat for more.")
+        list[str] | None,
+        Option(
+            metavar="HOST",
+            help="What stays applied meanwhile; repeat for more. The file of a LoRA; or an identity adapter, "
+            "miniature or a file, =PICTURE,PICTURE of the person (by default the first ones learned from), "
+            ":WEIGHT if not 1, then ;image_encoder=FOLDER;faces=auraface;start=0.1 …",
+        ),
     ],
     "token": Annotated[
         list[str] | None, Option(help="Placeholder for prompts, such as <v0>; repeat per folder.")

@@ -1,8 +1,9 @@
 """Identities from picture files: what `likeness generate --identity` means, from reading to tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from ..data.references import (
     references_of,
 )
 from ..data.segmenters.face_parts import load as load_parser
-from ..errors import LikenessError
-from ..networks.shown import IdAdapter, Shown
+from ..errors import LikenessError, nearest
+from ..networks.shown import IdAdapter, Identity, Shown
 from .id_adapter import (
     check_count,
     encode_identity,
@@ -35,6 +36,9 @@ from .id_adapter import (
     miniature_adapter,
     read_adapter,
 )
+
+# pictures (H, W, 3), what errors call them, and the masks that say what of them to keep
+Seen: TypeAlias = tuple[list[NDArray[np.uint8]], list[str], list[Mask | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +56,81 @@ class Look:
     regions: Sequence[Path] = field(default_factory=tuple)  # pictures, white where each person is
 
 
+HOW: dict[str, Callable[[str], Any]] = {  # of Look, what may be typed behind an adapter
+    "image_encoder": Path, "faces": str, "models": Path, "start": float, "end": float, "layers": str,
+    "without_hair": lambda text: text in ("", "yes", "true"),
+}  # fmt: skip
+
+
 def people_of(texts: Sequence[str], look: Look) -> list[Shown]:
     """Everybody named as FILE, FILE,FILE or FOLDER, each with :WEIGHT behind where it is not 1."""
     if look.regions and len(look.regions) != len(texts):
         raise LikenessError(
             f"{len(look.regions)} regions are given for {len(texts)} people; give one for each, or none"
         )
-    adapter = id_adapter(miniature_adapter() if look.adapter is None else read_adapter(look.adapter))
+    adapter = _adapter(look)
     tower, prepare = _eyes(adapter, look)
     found = []
     for number, text in enumerate(texts):
         files, weight = _with_weight(text)
-        pictures, names, masks = _pictures(files)
-        check_count(len(pictures), adapter.slots)
-        identity = encode_identity(adapter, references_of(pictures, names, prepare, masks), tower)
+        identity = _identity(adapter, _pictures(files), tower, prepare)
         region = _region(look.regions[number]) if look.regions else None
-        found.append(
-            Shown(identity=identity, weight=weight, start=look.start, end=look.end,
-                  layers=factors_of(look.layers), region=region)
-        )  # fmt: skip
+        found.append(_shown(identity, weight, look, region))
     return found
+
+
+def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[Shown]:
+    """Whom identity adapters show while something is learned, as `likeness train --on` names them.
+
+    ADAPTER, or ADAPTER=PICTURES as in `people_of`, then settings of `Look`, each after a semicolon. ADAPTER
+    is a file or `miniature`. Without pictures it looks at the first in `folders`, which are learned from.
+    """
+    found = []
+    for text in texts:
+        told, *rest = (piece.strip() for piece in text.split(";"))
+        name, equals, files = (piece.strip() for piece in told.partition("="))
+        look = _look(rest, text, None if name == "miniature" else Path(name))
+        if equals:
+            found += people_of([files], look)
+            continue
+        adapter = _adapter(look)
+        pictures, names, masks = _pictures([Path(folder) for folder in folders])
+        first = pictures[: adapter.slots], names[: adapter.slots], masks[: adapter.slots]
+        identity = _identity(adapter, first, *_eyes(adapter, look))
+        found.append(_shown(identity, 1.0, look, None))
+    return found
+
+
+def _look(pieces: Sequence[str], whole: str, adapter: Path | None) -> Look:
+    """NAME=VALUE settings as typed; `layers` keeps its own equals signs."""
+    told: dict[str, Any] = {}
+    for piece in pieces:
+        name, _, value = (part.strip() for part in piece.partition("="))
+        if name not in HOW:
+            hint = nearest(name, HOW) or f"; valid are {', '.join(HOW)}"
+            raise LikenessError(f"unknown setting '{name}' in '{whole}'{hint}")
+        try:
+            told[name] = HOW[name](value)
+        except ValueError:
+            raise LikenessError(f"'{value}' in '{whole}' is not a number") from None
+    return Look(adapter=adapter, **told)
+
+
+def _adapter(look: Look) -> IdAdapter:
+    return id_adapter(miniature_adapter() if look.adapter is None else read_adapter(look.adapter))
+
+
+def _identity(adapter: IdAdapter, seen: Seen, tower: ImageTower, prepare: Preparation) -> Identity:
+    pictures, names, masks = seen
+    check_count(len(pictures), adapter.slots)
+    return encode_identity(adapter, references_of(pictures, names, prepare, masks), tower)
+
+
+def _shown(identity: Identity, weight: float, look: Look, region: torch.Tensor | None) -> Shown:
+    return Shown(
+        identity=identity, weight=weight, start=look.start, end=look.end, layers=factors_of(look.layers),
+        region=region,
+    )  # fmt: skip
 
 
 def _eyes(adapter: IdAdapter, look: Look) -> tuple[ImageTower, Preparation]:
@@ -102,7 +161,7 @@ def _with_weight(text: str) -> tuple[list[Path], float]:
     return [Path(file.strip()) for file in (files or text).split(",") if file.strip()], number
 
 
-def _pictures(files: Sequence[Path]) -> tuple[list[NDArray[np.uint8]], list[str], list[Mask | None]]:
+def _pictures(files: Sequence[Path]) -> Seen:
     """Pictures, what errors call them, and the masks of a concept folder's."""
     pictures, names, masks = [], [], []
     for file in files:

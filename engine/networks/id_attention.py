@@ -5,8 +5,8 @@ U-Nets and ComfyUI's alike. Processors, attention patches and LoRAs stay as they
 tokens are given to is the stock one, bit for bit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,12 +209,18 @@ class IdHooks:
         for hook in self._hooks:
             hook.remove()
 
-    @contextmanager
-    def reading(self, *people: Person) -> Iterator[None]:
+    def reading(self, *people: Person) -> AbstractContextManager[None]:
         """Within, passes of the U-Net show these people."""
+        return self.telling(lambda _noisy, _timesteps: people)
+
+    @contextmanager
+    def telling(self, who: Callable[[Tensor, Any], Sequence[Person]]) -> Iterator[None]:
+        """Within, passes of the U-Net show the people that `who` names for their noisy latents (B, C, h, w)
+        and timesteps (B,); the innermost of several such blocks is heard."""
 
         def tell(_unet: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
             size = inputs[0].shape[-2:]
+            people = who(inputs[0], inputs[1] if len(inputs) > 1 else options.get("timestep"))
             carried = {_CARRIED: Pass(people, (int(size[0]), int(size[1])))}
             known = options.get("cross_attention_kwargs") or {}
             return inputs, {**options, "cross_attention_kwargs": {**known, **carried}}

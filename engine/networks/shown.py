@@ -100,6 +100,12 @@ class Shown:
             *(True if shown else None for shown in there),
         )
 
+    def who_at(self, timesteps: Tensor) -> tuple[bool | None, ...]:
+        """For each sample of a training pass, at its own timestep (B,): them (True), or as it was (None)."""
+        if self.start == 0 and self.end == 1:
+            return (True,) * len(timesteps)  # without asking the device
+        return tuple(True if self.at(timestep) else None for timestep in timesteps.tolist())
+
     def person(self, who: tuple[bool | None, ...], heads: Mapping[str, int], like: Tensor) -> Person:
         """For a pass whose samples show them (True), nobody, or are as they were (None), like `like`.
 
@@ -193,16 +199,47 @@ class PeopleModel:
             return self._inner.predict(noisy, timesteps, context)
 
 
+Showing = Callable[
+    [Denoiser, Sequence[int]], Denoiser
+]  # a model of a run's pictures, as one that shows people
+
+
 @contextmanager
-def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Callable[[Denoiser, Sequence[int]], Denoiser]]:
+def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
     """Within, the base's U-Net can show these people; gives what makes a model of some pictures do so."""
     if not shown:
-        yield lambda model, pictures: model
+        yield unchanged
         return
-    layers = cross_layers(base.unet)
-    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
-    heads = {name: int(layer.heads) for name, layer in layers.items()}
-    for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
-        check_fit(adapter, base.family, shapes)
+    heads = _heads(base, shown)
     with hooked(base.unet) as hooks:
         yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)
+
+
+@contextmanager
+def attached(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
+    """Within, every pass of the base's U-Net shows these people, as something learned on them needs it; and
+    the same as `showing`, for models that draw meanwhile."""
+    if not shown:
+        yield unchanged
+        return
+    heads = _heads(base, shown)
+
+    def everybody(noisy: Tensor, timesteps: Tensor) -> list[Person]:
+        return [one.person(one.who_at(timesteps), heads, noisy) for one in shown]
+
+    with hooked(base.unet) as hooks, hooks.telling(everybody):
+        yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)
+
+
+def unchanged(model: Denoiser, pictures: Sequence[int]) -> Denoiser:
+    """What shows nobody."""
+    return model
+
+
+def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:
+    """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
+    layers = cross_layers(base.unet)
+    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
+    for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
+        check_fit(adapter, base.family, shapes)
+    return {name: int(layer.heads) for name, layer in layers.items()}

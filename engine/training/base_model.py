@@ -21,6 +21,7 @@ from ..config import TOKEN, BaseSpec
 from ..errors import LikenessError
 from ..networks.chunks import in_chunks, side_by_side
 from ..networks.moving import sent
+from ..networks.shown import Showing, unchanged
 from .base_parts import KNOWN, noise_schedule, read_folder
 from .single_file import read_single_file
 
@@ -79,6 +80,7 @@ class BaseModel(nn.Module):
         self.latent_scale: float = vae.config.scaling_factor
         self.pixels_per_latent: int = 2 ** (len(vae.config.block_out_channels) - 1)
         self.pass_size = 0  # rows in one pass of the U-Net while something is learned; 0: all
+        self.with_people: Showing = unchanged  # what a model of ours shows whose noise it takes away
         self._away: list[nn.Module] = []  # parts that wait on the CPU
         self._shares: dict[torch.device, Tensor] = {}  # the noise schedule (T,) where it was needed
         self._told_sizes: dict[Any, Tensor] = {}  # SDXL's (6,) by picture size, device and precision

@@ -1,28 +1,43 @@
-"""Learning on top of what was learned before: concept files whose LoRAs stay in the weights during a run."""
+"""Learning on top of what was learned before: LoRAs that stay in the weights during a run, and people whom an
+identity adapter shows meanwhile.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ..artifact import Artifact
+from ..artifact import Artifact, read_metadata
+from ..config import Job
 from ..errors import LikenessError
 from ..networks.lora import adaptable, merged
+from ..networks.shown import Shown, attached, unchanged
 from ..networks.token_tables import changed
 from .base_model import BaseModel
 
+ADAPTER = "id_adapter"
+MINIATURE = "miniature"  # instead of a file: the adapter that comes with it
+ON_PEOPLE = ("textual-inversion", "personamagic")  # methods that change words alone
+
 
 @contextmanager
-def hosted(base: BaseModel, files: Sequence[str]) -> Iterator[None]:
-    """The base with the LoRAs of these concept files at full strength; afterwards its own weights are back.
+def hosted(base: BaseModel, files: Sequence[str], people: Sequence[Shown] = ()) -> Iterator[None]:
+    """The base with the LoRAs of these concept files at full strength, and with these people in every picture
+    that is learned from or drawn; afterwards it is as it was.
 
     It is how pseudo-words are learned as a plug-in of a personalised model (arXiv 2412.15674): what is
-    learned here belongs with the same files when it is drawn.
+    learned here belongs with the same files and people when it is drawn. Files that `shows_people` names are
+    left to `people`.
     """
     with ExitStack() as stack:
         modules = adaptable(base.unet, list(base.text_encoders.values())) if files else {}
         for file in files:
+            if shows_people(file):
+                continue
             host = Artifact.load(file)
             if host.kind != "lora":
-                raise LikenessError(f"{file} holds a {host.kind}, not a LoRA; only LoRAs can be learned on")
+                raise LikenessError(
+                    f"{file} holds a {host.kind}, not a LoRA; only LoRAs and identity adapters can be "
+                    "learned on"
+                )
             if host.base_family != base.family:
                 raise LikenessError(
                     f"{file} was learned on a base of the family {host.base_family}, not {base.family}; "
@@ -30,4 +45,43 @@ def hosted(base: BaseModel, files: Sequence[str]) -> Iterator[None]:
                 )
             stack.enter_context(merged(modules, host.lora(), 1.0))
             stack.enter_context(changed(base.text_encoders, host.tables(), 1.0))
+        base.with_people = stack.enter_context(attached(base, people))
+        stack.callback(setattr, base, "with_people", unchanged)
         yield
+
+
+def shows_people(text: str) -> bool:
+    """Whether an entry of a job's `on` is an identity adapter (with pictures or settings behind it, or by
+    itself) rather than a LoRA's file."""
+    if text == MINIATURE or "=" in text or ";" in text or text.endswith((".pt", ".bin")):
+        return True
+    return text.endswith(".safetensors") and read_metadata(text)["kind"] == ADAPTER
+
+
+def check_people(job: Job, people: Sequence[Shown]) -> None:
+    """Raises unless what is learned may be learned on the people, and all whom the job names are there."""
+    named = [text for text in job.on if shows_people(text)]
+    if len(people) < len(named):
+        raise LikenessError(
+            f"{named[0]} is an identity adapter, whose pictures nobody has read; start this with "
+            "`likeness train`, or in ComfyUI"
+        )
+    if not people:
+        return
+    if job.method not in ON_PEOPLE:
+        raise LikenessError(
+            f"{job.method} cannot be learned while an identity adapter shows somebody, since that would end "
+            "up in its weights or in pictures of others; connect the MODEL from before Apply an Identity, or "
+            f"take the adapter from --on; words can be learned on it, with {' or '.join(ON_PEOPLE)}"
+        )
+    if len(job.concepts) != 1:
+        raise LikenessError(
+            "an identity adapter shows the same person in all pictures; learn one concept at a time with it"
+        )
+    if any(one.region is not None for one in people):
+        raise LikenessError(
+            "an identity shown inside a mask cannot be learned on: its place in a picture to be drawn is not "
+            "that in the pictures learned from; apply it without a mask for learning"
+        )
+    if job.compile is not None:
+        raise LikenessError("a compiled U-Net cannot show people; learn without --compile")

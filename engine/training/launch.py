@@ -23,10 +23,11 @@ from ..data.concepts import Concept, digest, load_concept
 from ..data.ragged import buckets_of, told
 from ..errors import LikenessError
 from ..files import make_folder
+from ..networks.shown import Shown
 from .base_model import BaseModel, load_base
 from .checkpoint import Checkpoints
 from .faster import arranged
-from .host import hosted
+from .host import check_people, hosted
 from .memory import Ladder, bytes_of
 from .methods import method_class
 from .methods.base import Method
@@ -45,25 +46,30 @@ def train(
     observer: Observer | None = None,
     base: BaseModel | None = None,
     critic: Critic | None = None,
+    people: Sequence[Shown] = (),
 ) -> Path:
     """Learns what the job says and writes its artifact; returns the artifact's path.
 
     When the observer stops it, what was learned so far is written, beside a checkpoint to go on from.
     A `base` given is used as it is and comes back unchanged; without one the job's is loaded. With a
-    `critic`, what is written is the state it liked best, and the run ends when it has seen enough.
+    `critic`, what is written is the state it liked best, and the run ends when it has seen enough. `people`
+    are in every picture meanwhile: those of the identity adapters that the job names, or of a graph's MODEL.
     """
+    check_people(job, people)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(job.seed)
-        return _train(job, observer or Silent(), base, critic)
+        return _train(job, observer or Silent(), base, critic, people)
 
 
-def _train(job: Job, observer: Observer, base: BaseModel | None, critic: Critic | None) -> Path:
+def _train(
+    job: Job, observer: Observer, base: BaseModel | None, critic: Critic | None, people: Sequence[Shown]
+) -> Path:
     output = Path(job.output)
     make_folder(output.parent)
     concepts = [load_concept(concept) for concept in job.concepts]
     base = _trainable(base) if base is not None else load_base(job.base)
     accelerator = _accelerator(job)
-    with hosted(base, job.on):
+    with hosted(base, job.on, people):
         _learn(job, base, concepts, accelerator, observer, critic)
     return output
 

@@ -262,7 +262,7 @@ class Method(nn.Module, ABC):
     ) -> np.ndarray:
         """The same in another (height, width)."""
         latents = sample(
-            self.base,
+            self.base.with_people(self.base, range(len(prompts))),
             self.base.encode_text(prompts, self.rows()),
             self.base.encode_text([""] * len(prompts)),
             seeded_noise(seeds, self.base.latent_shape(*size)).to(self.base.device),

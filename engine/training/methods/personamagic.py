@@ -281,7 +281,7 @@ class PersonaMagic(Method):
     ) -> np.ndarray:
         model = StagedModel(self.base, prompts, {}, [self.words()])
         latents = sample(
-            model,
+            self.base.with_people(model, range(len(prompts))),
             model.context(),
             self.base.encode_text([""] * len(prompts)),
             seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
