@@ -32,6 +32,7 @@ from .memory import Ladder, bytes_of
 from .methods import method_class
 from .methods.base import Method
 from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, tell
+from .sharding import check_shardable, said, shard_base, sharding_asked, unsaid
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ def _train(
     output = Path(job.output)
     make_folder(output.parent)
     concepts = [load_concept(concept) for concept in job.concepts]
+    if sharding_asked():
+        check_shardable(method_class(job.method), job)
+        base = None if base is None else copy.deepcopy(base)  # in pieces it is of no more use to its owner
     base = _trainable(base) if base is not None else load_base(job.base)
     accelerator = _accelerator(job)
     with hosted(base, job.on, people):
@@ -101,6 +105,8 @@ def _learn(
         with accelerator.autocast():
             method.prepare(trainer.check)
         ladder.take_late()
+        if sharding_asked():
+            shard_base(method, accelerator)
         with arranged(method, job):
             progress = trainer.run()
         accelerator.wait_for_everyone()
@@ -114,7 +120,8 @@ def _learn(
     finally:
         method.close()
         ladder.undo()
-        base.to(home)
+        if not method.base_in_pieces:
+            base.to(home)
         _forget(accelerator)
 
 
@@ -132,11 +139,17 @@ def _trainable(base: BaseModel) -> BaseModel:
 
 
 def _accelerator(job: Job) -> Accelerator:
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
+        if said(f"ACCELERATE_USE_{name}"):
+            check_sharing(name)  # now, for Accelerate would first ask for packages that we do not use
     precision = "no" if job.precision == "fp32" else job.precision
     # a step in which a caption leaves a token out must not hang the other processes
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=job.device == "cpu", kwargs_handlers=[ddp])
+        with unsaid():
+            accelerator = Accelerator(
+                mixed_precision=precision, cpu=job.device == "cpu", kwargs_handlers=[ddp]
+            )
     except ValueError as error:
         AcceleratorState._reset_state(reset_partial_state=True)
         raise LikenessError(f"this machine cannot train in {job.precision} ({error}); use fp32") from error
@@ -153,12 +166,13 @@ def _accelerator(job: Job) -> Accelerator:
 
 
 def check_sharing(kind: str) -> None:
-    """Raises where each process would hold a part of the weights only: files are written from all of them."""
+    """Raises where other libraries would cut up what is trained: files are written from all of it."""
     name = kind.rpartition(".")[2]
     if name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise LikenessError(
-            f"{name} cuts the trained weights into pieces, which files are not yet gathered from; choose "
-            "multi-GPU (DDP) in `accelerate config`: an adapter's trained part is small, the base is frozen"
+            f"{name} cuts the trained weights and the optimiser into pieces, which checkpoints are not "
+            "written from; choose multi-GPU (DDP) in `accelerate config`, or FSDP where the frozen U-Net is "
+            "too large for one GPU: what is trained is small"
         )
 
 

@@ -171,8 +171,8 @@ class Trainer:
         look = look or self.accelerator.device.type == "cpu" or due(LOOK_EVERY, progress.step)
         if self.accelerator.is_main_process:
             self.observer.on_step(progress, losses)
-            if due(self.job.preview_every, progress.step):
-                self._preview(progress)
+        if self._draws and due(self.job.preview_every, progress.step):
+            self._preview(progress)
         if look:
             self._check_losses()
         alone = self.accelerator.num_processes == 1
@@ -187,15 +187,26 @@ class Trainer:
                     f"the loss stopped being a number at step {step}; lower the learning rate"
                 )
 
+    @property
+    def _draws(self) -> bool:
+        """Whether this process takes part in drawing: the main one, or all where none has all weights."""
+        return self.accelerator.is_main_process or self.method.base_in_pieces
+
+    def _check_drawing(self) -> None:
+        """Raises `Stopped` when the user wants no more, unless other processes would wait for this one."""
+        if not self.method.base_in_pieces:
+            self.check()
+
     def _preview(self, progress: Progress) -> None:
         subject = self.job.concepts[0].token if self.job.concepts else "a person"
         prompt = self.job.preview_prompt or f"a photo of {subject}"
         with torch.random.fork_rng(), self.accelerator.autocast():
             try:
-                image = self.method.preview(prompt, self.job.seed, self.check)
+                image = self.method.preview(prompt, self.job.seed, self._check_drawing)
             except Stopped:
                 return
-        self.observer.on_preview(progress, image)
+        if self.accelerator.is_main_process:
+            self.observer.on_preview(progress, image)
 
     def _seen_enough(self, progress: Progress) -> bool:
         """Lets the critic look where it is due, and keeps the best state; whether it has seen enough."""
@@ -204,13 +215,13 @@ class Trainer:
             return False
         if not due(critic.every, progress.step) and progress.step < self.total:
             return False
-        if self.accelerator.is_main_process:
+        if self._draws:
             try:
                 with torch.random.fork_rng(), self.accelerator.autocast():
-                    pictures = [self.method.preview(*shot, self.check) for shot in critic.shots]
+                    pictures = [self.method.preview(*shot, self._check_drawing) for shot in critic.shots]
             except Stopped:
                 return False
-            if critic.consider(progress, pictures):
+            if self.accelerator.is_main_process and critic.consider(progress, pictures):
                 self.best = replace(self.method.artifact(), steps=progress.step)
         return self._agreed(critic.enough)
 

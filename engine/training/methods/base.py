@@ -57,6 +57,8 @@ class Method(nn.Module, ABC):
     can_bucket = False  # its batches may hold pictures of any one size; else all are cropped to squares
     can_mirror = False  # the job may ask it to learn pictures mirrored too
     hooks_layers = True  # a step hangs hooks into the U-Net's layers: it cannot be compiled as a whole
+    can_shard_base = False  # the U-Net may lie in pieces: nothing in it is trained or changed
+    base_in_pieces = False  # it does: only all processes together can run it
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
@@ -177,6 +179,12 @@ class Method(nn.Module, ABC):
 
     def close(self) -> None:
         """Takes everything off the base that the method put on it."""
+
+    def hold_base_apart(self) -> None:
+        """From now on the base, whose U-Net lies in pieces over the processes, is no part of this module."""
+        base = self._modules.pop("base")
+        object.__setattr__(self, "base", base)
+        self.base_in_pieces = True
 
     # ---------------------------------------------------------------------------------- what methods share
 

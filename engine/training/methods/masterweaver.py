@@ -91,6 +91,7 @@ class MasterWeaver(Method):
     """ID encoder and ID attention are trained; base and image tower stand still."""
 
     can_estimate = False  # it reads shards through threads, which cannot be copied
+    can_shard_base = True
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
@@ -387,11 +388,12 @@ class MasterWeaver(Method):
     def _text_branches(
         self, noisy: Tensor, timesteps: Tensor, context: Tensor, tokens: Tensor | None
     ) -> dict[str, Tensor]:
-        """What the layers' text branches give (2B, N, C), in a pass that ends with the last of them."""
+        """What the layers' text branches give (2B, N, C), in a pass that may end with the last of them."""
         reading: AbstractContextManager = nullcontext()
         if tokens is not None:
             reading = self._hooks.reading(Person(self.attention(torch.cat([tokens, tokens]))))
-        with reading, text_features(self.base.unet, self.edit_layers, stop=True) as found:
+        ends = not self.base_in_pieces  # FSDP puts a block's borrowed weights away at its end only
+        with reading, text_features(self.base.unet, self.edit_layers, stop=ends) as found:
             self.base.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), context)
         return found
 

@@ -1,6 +1,7 @@
 """What each process of a distributed adapter run does: `torchrun adapter_processes.py TASK JOB.json [STEP]`.
 
-`gradients` writes what DDP makes of one batch's gradients in each stage; `train` trains, and its last process
+`gradients` writes what DDP makes of one batch's gradients in each stage, among several processes also beside
+a U-Net that lies in pieces; `train` trains, and its last process
 dies without a word after STEP steps, where one is given; `work` trains the job's own base and writes how long
 its steps took and how much of a processor, which a busy machine does not change, each process spent on one.
 """
@@ -21,14 +22,29 @@ from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods.masterweaver import MasterWeaver
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.engine.training.optimiser import adamw
+from likeness_portraits.engine.training.sharding import kept_bytes, shard_base, unsaid
 from likeness_portraits.tests.engine.tiny import tiny_base
 
 
 def gradients(job: Job) -> None:
-    torch.manual_seed(job.seed)
-    accelerator = Accelerator(cpu=True)
+    with unsaid():
+        accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == int(os.environ["WORLD_SIZE"])
+    found = gradients_of(job, accelerator)
+    pieces = gradients_of(job, accelerator, in_pieces=True) if accelerator.num_processes > 1 else {}
+    if accelerator.is_main_process:
+        save_file(found, job.output)
+        save_file(pieces, Path(job.output).with_suffix(".pieces.safetensors"))
+
+
+def gradients_of(job: Job, accelerator: Accelerator, in_pieces: bool = False) -> dict[str, torch.Tensor]:
+    """Of one batch in each stage, after the processes' average; with the U-Net whole or in pieces."""
+    torch.manual_seed(job.seed)
     learner = MasterWeaver(job, tiny_base(), [])
+    if in_pieces:
+        shard_base(learner, accelerator)
+        kept, whole = kept_bytes(learner.base.unet)
+        assert kept < 0.6 * whole, f"{kept} of {whole} bytes are kept"
     found = {}
     for phase in learner.phases():
         learner.begin_phase(phase)
@@ -41,8 +57,8 @@ def gradients(job: Job) -> None:
                 found[f"{phase.name}.{name}"] = weight.grad.clone()
         learner.zero_grad()
     learner.close()
-    if accelerator.is_main_process:
-        save_file(found, job.output)
+    accelerator.free_memory()
+    return found
 
 
 def dying_at(step: int) -> None:

@@ -16,7 +16,7 @@ from likeness_portraits.engine.data.shard_sources import rendered
 from likeness_portraits.engine.data.shards import write_shards
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.launch import check_sharing, main, train
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 
 @pytest.fixture
@@ -55,11 +55,15 @@ def test_two_processes_with_two_pictures_have_the_gradients_of_one_with_four(run
     alone, together = (load_file(shards.parent / f"by{processes}.safetensors") for processes in (1, 2))
     assert alone.keys() == together.keys()
     assert {name.split(".")[0] for name in alone} == {"identity", "editing"}
-    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-6
+    in_pieces = load_file(shards.parent / "by2.pieces.safetensors")  # as FSDP cuts the frozen U-Net
+    for other in (together, in_pieces):
+        assert max(float((alone[name] - other[name]).abs().max()) for name in alone) < 1e-6
 
 
 @pytest.mark.slow
-def test_a_run_that_lost_a_process_goes_on_exactly(run, shards):
+@pytest.mark.parametrize("fsdp", ["false", "true"])
+def test_a_run_that_lost_a_process_goes_on_exactly(run, shards, monkeypatch, fsdp):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", fsdp)
     assert run(2, "train", job_on(shards, "whole", checkpoint_every=2)).returncode == 0
     assert run(2, "train", job_on(shards, "lost", checkpoint_every=2), 3).returncode != 0
     assert not (shards.parent / "lost.safetensors").exists()
@@ -74,10 +78,26 @@ def test_another_number_of_processes_than_the_job_says_is_refused(shards):
         train(job_on(shards, "two", processes=2), base=tiny_base())
 
 
-def test_ways_to_cut_weights_into_pieces_are_refused_in_words():
+def test_libraries_that_cut_what_is_trained_are_refused_in_words(shards, monkeypatch):
     check_sharing("DistributedType.MULTI_GPU")
-    with pytest.raises(LikenessError, match="FSDP cuts the trained weights"):
-        check_sharing("DistributedType.FSDP")
+    with pytest.raises(LikenessError, match="MEGATRON_LM cuts the trained weights"):
+        check_sharing("DistributedType.MEGATRON_LM")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as `accelerate launch` says it
+    with pytest.raises(LikenessError, match="DEEPSPEED cuts the trained weights .* FSDP where the frozen"):
+        train(job_on(shards, "deep"), base=tiny_base())
+
+
+def test_fsdp_tells_what_it_cannot_cut(tmp_path, shards, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    write_person(tmp_path / "person")
+    with pytest.raises(LikenessError, match="dreambooth-lora trains or changes layers"):
+        train(tiny_job("dreambooth-lora", tmp_path), base=tiny_base())
+    with pytest.raises(LikenessError, match="compile needs the U-Net in one piece"):
+        train(job_on(shards, "compiled", compile="eager"), base=tiny_base())
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    with pytest.raises(LikenessError, match="set fsdp_offload_params to false"):
+        train(job_on(shards, "offloaded"), base=tiny_base())
 
 
 ACCELERATE = """compute_environment: LOCAL_MACHINE

@@ -1,0 +1,110 @@
+"""FSDP for what is frozen: the U-Net's weights in pieces over all processes, what is trained whole in each.
+
+A process keeps its piece of every block and borrows the others' while that block runs. As nothing of it is
+trained, gradients, checkpoints and files are those of DDP. Text encoders and autoencoder stay whole: their
+results are kept for prompts and pictures that come again, so that not every process needs them in a step.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from ..config import Job
+from ..errors import LikenessError
+from .methods.base import Method
+
+log = logging.getLogger(__name__)
+
+ASKED = "ACCELERATE_USE_FSDP"  # what `accelerate launch` sets where its configuration says FSDP
+OFFLOAD = "FSDP_OFFLOAD_PARAMS"
+
+
+def sharding_asked() -> bool:
+    """Whether the configuration that started this process says FSDP, and there is somebody to share with."""
+    return said(ASKED) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def said(name: str) -> bool:
+    """Whether an environment variable that `accelerate launch` sets says yes."""
+    return os.environ.get(name, "false").lower() in ("1", "true", "yes")
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Within, Accelerate is not told: it would cut what is trained, too, and file its pieces apart."""
+    value = os.environ.pop(ASKED, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[ASKED] = value
+
+
+def check_shardable(kind: type[Method], job: Job) -> None:
+    """Raises LikenessError where the U-Net must stay in one piece."""
+    if not kind.can_shard_base:
+        raise LikenessError(
+            f"FSDP cuts the U-Net into pieces, but {job.method} trains or changes layers of it; choose "
+            "multi-GPU (DDP) in `accelerate config`"
+        )
+    for name, asked in (("compile", job.compile), ("channels_last", job.channels_last)):
+        if asked:
+            raise LikenessError(f"{name} needs the U-Net in one piece; leave it away, or do without FSDP")
+    if said(OFFLOAD):
+        raise LikenessError(
+            "FSDP is to keep weights on the CPU, which is not supported; set fsdp_offload_params to false"
+        )
+
+
+def shard_base(method: Method, accelerator: Accelerator) -> None:
+    """Cuts the U-Net, on the training device already, over all processes; it stays so."""
+    unet, processes = method.base.unet, accelerator.num_processes
+    # PyTorch warns of adding into what a projection returned, which neither diffusers' blocks nor we do
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    mesh = init_device_mesh(accelerator.device.type, (processes,))
+    for block in [*blocks_of(unet), unet]:
+        fully_shard(block, mesh=mesh)
+    method.hold_base_apart()
+    kept, whole = kept_bytes(unet)
+    log.info(
+        "FSDP: each of %d processes keeps %.1f of the U-Net's %.1f MB", processes, kept / 1e6, whole / 1e6
+    )
+
+
+def blocks_of(unet: nn.Module) -> list[nn.Module]:
+    """The parts of a U-Net whose weights are borrowed together.
+
+    Losses read cross-attention from within, and gradients borrow a part's weights again only where they
+    enter through what it returns: there each projection is a part of its own.
+    """
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+
+    found: list[nn.Module] = []
+    for part in unet.modules():
+        if isinstance(part, ResnetBlock2D):
+            found.append(part)
+        elif isinstance(part, BasicTransformerBlock):
+            crossed = part.attn2
+            attentions = (
+                [] if crossed is None else [crossed.to_q, crossed.to_k, crossed.to_v, crossed.to_out[0]]
+            )
+            found += [part.attn1, *attentions, part.ff]
+    return found
+
+
+def kept_bytes(unet: nn.Module) -> tuple[int, int]:
+    """Bytes of a cut network's weights in this process, and of all of them."""
+    kept = whole = 0
+    for weight in unet.parameters():
+        here = weight.to_local() if isinstance(weight, DTensor) else weight
+        kept, whole = kept + here.nbytes, whole + weight.numel() * weight.element_size()
+    return kept, whole
