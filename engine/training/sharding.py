@@ -58,6 +58,8 @@ def check_shardable(kind: type[Method], job: Job) -> None:
     for name, asked in (("compile", job.compile), ("channels_last", job.channels_last)):
         if asked:
             raise LikenessError(f"{name} needs the U-Net in one piece; leave it away, or do without FSDP")
+    if job.on:
+        raise LikenessError("likenesses to learn on are merged into the U-Net; do without FSDP")
     if said(OFFLOAD):
         raise LikenessError(
             "FSDP is to keep weights on the CPU, which is not supported; set fsdp_offload_params to false"
