@@ -25,6 +25,7 @@ from ...files import make_folder, write_atomically
 from ...inference.generate import generate
 from ...miniature import model, world
 from ...miniature.judges import Judges, load_judges
+from ...networks.shown import Shown
 from ...training.base_model import BaseModel, load_base
 from ...training.launch import train
 from ..people import TOKEN, Shot, all_shots, concept_of, render_person
@@ -128,9 +129,10 @@ class Bench:
         concepts: Sequence[Concept],
         seed: int = 0,
         on: Sequence[Path] = (),
+        people: Sequence[Shown] = (),
     ) -> Artifact:
         """What `train` leaves, read."""
-        return Artifact.load(self.train(method, settings, concepts, seed, on))
+        return Artifact.load(self.train(method, settings, concepts, seed, on, people))
 
     def train(
         self,
@@ -139,13 +141,14 @@ class Bench:
         concepts: Sequence[Concept],
         seed: int = 0,
         on: Sequence[Path] = (),
+        people: Sequence[Shown] = (),
     ) -> Path:
         """The concept file of a training with these changes on the method's preset `miniature`.
 
-        `on`: files of `train` whose LoRAs stay applied meanwhile. Trains only where no earlier run with the
-        same job, pictures and base left its file.
+        `on`: files of `train` whose LoRAs stay applied meanwhile; `people`: whom adapters show meanwhile.
+        Trains only where no earlier run with the same job, pictures and base left its file.
         """
-        hosts = [file.name for file in on]  # their names are digests
+        hosts = [*(file.name for file in on), *map(digest_of_somebody, people)]  # names are digests
         whole = resolved(method, settings)
         parts = [method, whole, seed, digest(concepts), self.base.fingerprint, *hosts]
         output = self.folder / "artifacts" / f"{method}-{digest_of('training', *parts)}.safetensors"
@@ -155,12 +158,12 @@ class Bench:
                     time.sleep(WAIT)
                     continue
                 if not output.exists():
-                    self._train(method, settings, concepts, seed, on, output)
+                    self._train(method, settings, concepts, seed, on, people, output)
         return output
 
     def _train(
         self, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], seed: int,
-        on: Sequence[Path], output: Path,
+        on: Sequence[Path], people: Sequence[Shown], output: Path,
     ) -> None:  # fmt: skip
         job = Job.from_json(
             {
@@ -173,7 +176,7 @@ class Bench:
                 "cache": str(self.folder / "class-pictures"),
             }
         )
-        train(job, None, self.base)
+        train(job, None, self.base, people=people)
 
     def _written(self, concept: Concept) -> Path:
         folder = self.folder / "concepts" / digest([concept])[:16]
@@ -198,14 +201,18 @@ class Bench:
         prompts: Sequence[str],
         seeds: Sequence[int],
         artifacts: Sequence[tuple[Artifact, float]] = (),
+        people: Sequence[Shown] = (),
         **options: Any,
     ) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 by `inference.generate`, whose further options may be given."""
         options = {"steps": self.sampling_steps, **options}
         used = [(digest_of_artifact(artifact), strength) for artifact, strength in artifacts]
+        shown = [[digest_of_somebody(one) for one in people]] if people else []
         return self.pictures(
-            [list(prompts), list(seeds), used, options],
-            lambda: generate(self.base, prompts, seed=list(seeds), artifacts=artifacts, **options),
+            [list(prompts), list(seeds), used, options, *shown],
+            lambda: generate(
+                self.base, prompts, seed=list(seeds), artifacts=artifacts, people=people, **options
+            ),
         )
 
     # ------------------------------------------------------------------- the usual cell: one learned person
@@ -240,11 +247,16 @@ class Bench:
         return self.portrait_of(concept.token, [(learned, 1.0)], concept)
 
     def portrait_of(
-        self, subject: str, used: Sequence[tuple[Artifact, float]], concept: Concept
+        self,
+        subject: str,
+        used: Sequence[tuple[Artifact, float]],
+        concept: Concept,
+        people: Sequence[Shown] = (),
     ) -> dict[str, Values]:
-        """The same of pictures of `subject` drawn with these artifacts, compared with the concept's."""
+        """The same of pictures of `subject` drawn with these artifacts and people, compared with the
+        concept's."""
         shots, unasked = self.shots(subject), self.open_shots(subject)
-        drawn = self.draw_shots([*shots, *unasked], used)  # together: fuller passes
+        drawn = self.draw_shots([*shots, *unasked], used, people=people)  # together: fuller passes
         return self.score(drawn[: len(shots)], shots, drawn[len(shots) :], concept)
 
     def portrait_of_the_real(self, person: int) -> dict[str, Values]:
@@ -280,3 +292,12 @@ def digest_of_artifact(artifact: Artifact) -> str:
         total.update(name.encode())
         total.update(np.ascontiguousarray(tensor.float().numpy()).tobytes())
     return total.hexdigest()[:24]
+
+
+def digest_of_somebody(shown: Shown) -> str:
+    """A short name for somebody as an adapter shows them everywhere in a picture."""
+    identity = shown.identity
+    tensors = {"tokens": identity.tokens, **identity.adapter.attention.layer_weights()}
+    name = digest_of_artifact(Artifact(kind="id_adapter", method="masterweaver", tensors=tensors))
+    how = [shown.weight, shown.start, shown.end, dict(shown.layers)]
+    return name if how == [1.0, 0.0, 1.0, {}] else digest_of(name, how)

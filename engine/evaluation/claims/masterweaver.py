@@ -19,7 +19,7 @@ from ...inference.id_adapter import encode_identity, id_adapter, miniature_adapt
 from ...miniature import world
 from ...networks.shown import Shown
 from ..people import Shot, judge
-from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
+from .bench import Arm, Bench, Claim, Metrics, digest_of_somebody
 
 # what all arms share, settled by what a busy CPU had time for; the editing loss counts so much that its
 # gradient on the ID encoder is about as large as reconstruction's (at the published 0.02 it is a tenth)
@@ -146,11 +146,7 @@ class MasterWeaver:
 
     def _drawn(self, shots: Sequence[Shot], shown: Sequence[Shown], bench: Bench) -> np.ndarray:
         key: list[Any] = ["identity", [[shot.prompt, shot.seed] for shot in shots], bench.sampling_steps]
-        for one in shown:
-            tensors = {"tokens": one.identity.tokens, **one.identity.adapter.attention.layer_weights()}
-            key.append(
-                digest_of_artifact(Artifact(kind="id_adapter", method="masterweaver", tensors=tensors))
-            )
+        key += [digest_of_somebody(one) for one in shown]
         return bench.pictures(
             key,
             lambda: generate(

@@ -5,6 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from ...artifact import Artifact
+from ...data.concepts import Concept
+from ...data.references import OfTheMiniature, miniature_tower
+from ...inference.id_adapter import encode_identity, id_adapter, miniature_adapter
+from ...networks.shown import Shown
 from .bench import Arm, Bench, Claim, Metrics
 
 STEPS = 300  # of all arms: the same number of U-Net passes
@@ -33,6 +37,14 @@ class PersonaMagic:
             method="personamagic",
             settings={"steps": STEPS},
             options={"host": {"steps": 200}},
+            headline=False,
+        ),
+        Arm(name="identity adapter", options={"adapter": True}, headline=False),
+        Arm(
+            name="personamagic on an identity adapter",
+            method="personamagic",
+            settings={"steps": STEPS},
+            options={"adapter": True},
             headline=False,
         ),
     )
@@ -80,9 +92,20 @@ class PersonaMagic:
             method="personamagic on dreambooth-lora", against="dreambooth-lora", metric="prompt",
             better="not lower", margin=0.05,
         ),
+        Claim(
+            claim="As a plug-in, staged words raise the identity of an identity adapter",
+            method="personamagic on an identity adapter", against="identity adapter", metric="identity",
+        ),
+        Claim(
+            claim="… while prompts are obeyed as before, within 5 points",
+            method="personamagic on an identity adapter", against="identity adapter", metric="prompt",
+            better="not lower", margin=0.05,
+        ),
     )  # fmt: skip
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
+        if arm.options.get("adapter"):
+            return self._on_adapter(arm, bench.person(person), seed, bench)
         host = arm.options.get("host")
         if host is None:
             return bench.portrait(arm, person, seed)
@@ -91,3 +114,14 @@ class PersonaMagic:
         words = replace(concept, token="<v1>")  # the LoRA's own placeholder stays free
         staged = bench.learn("personamagic", arm.settings, [words], seed, on=[lora])
         return bench.portrait_of(words.token, [(Artifact.load(lora), 1.0), (staged, 1.0)], concept)
+
+    def _on_adapter(self, arm: Arm, concept: Concept, seed: int, bench: Bench) -> Metrics:
+        """With the adapter that comes with the Miniature, which looks at as many pictures as it can."""
+        adapter = id_adapter(miniature_adapter())
+        prepare = OfTheMiniature()
+        seen = [prepare(picture.pixels, picture.name) for picture in concept.pictures[: adapter.slots]]
+        people = [Shown(identity=encode_identity(adapter, seen, miniature_tower()))]
+        if arm.method is None:
+            return bench.portrait_of(f"a {concept.class_word}", [], concept, people)
+        staged = bench.learn(arm.method, arm.settings, [concept], seed, people=people)
+        return bench.portrait_of(concept.token, [(staged, 1.0)], concept, people)
