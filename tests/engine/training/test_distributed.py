@@ -96,6 +96,7 @@ def test_fsdp_tells_what_it_cannot_cut(tmp_path, shards, monkeypatch):
     with pytest.raises(LikenessError, match="compile needs the U-Net in one piece"):
         train(job_on(shards, "compiled", compile="eager"), base=tiny_base())
     rows = {f"lora_unet_conv_in.lora_{part}.weight": torch.zeros(1, 1) for part in ("down", "up")}
+    rows["lora_unet_conv_in.alpha"] = torch.tensor(1.0)
     lora = Artifact(kind="lora", method="test", tensors=rows, base_family="miniature")
     with pytest.raises(LikenessError, match="merged into the U-Net"):
         train(job_on(shards, "hosted", on=[str(lora.save(tmp_path / "lora.safetensors"))]), base=tiny_base())
