@@ -22,7 +22,7 @@ from ..errors import LikenessError
 from ..networks.chunks import in_chunks, side_by_side
 from ..networks.moving import sent
 from ..networks.shown import Showing, unchanged
-from .base_parts import KNOWN, noise_schedule, read_folder
+from .base_parts import KNOWN, import_networks, noise_schedule, read_folder
 from .single_file import read_single_file
 
 __all__ = ["BaseModel", "Rows", "Tokens", "load_base", "noise_schedule", "vectors_in_place"]
@@ -405,6 +405,7 @@ def weights_fingerprint(model: BaseModel) -> str:
 
 def load_base(spec: BaseSpec) -> BaseModel:
     """The base in fp32 on the CPU, from files that are here: nothing is downloaded."""
+    import_networks()
     with torch.random.fork_rng(devices=[]):  # building networks draws random weights first
         if spec.kind == "miniature":
             return _load_miniature()

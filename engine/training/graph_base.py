@@ -7,12 +7,13 @@ from torch import Tensor
 
 from ..networks.weights import BaseWeights, TextTower
 from .base_model import BaseModel
-from .base_parts import SD_SCHEDULE, noise_schedule
+from .base_parts import SD_SCHEDULE, import_networks, noise_schedule
 from .single_file import empty, load_text
 
 
 def base_from_graph(weights: BaseWeights) -> BaseModel:
     """diffusers' classes around the given tensors, which they take over."""
+    import_networks()
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     unet = empty(UNet2DConditionModel, weights.unet_config)
