@@ -14,7 +14,7 @@ from ..errors import LikenessError
 from ..networks.inert_pickle import read_without_running
 from ..networks.mapper import Mapper
 from ..networks.staged import StagedWords
-from ..networks.stages import StagePlan
+from ..networks.stages import LAST_TIMESTEP, StagePlan
 
 KIND = "staged_embedding"
 
@@ -62,10 +62,16 @@ def adjusted(
     stages: int | None = None,
     late: str | None = None,
 ) -> StagedWords:
-    """The same words with another strength of the bypass, or other stages from timestep `start` to `end`."""
+    """The same words with another strength of the bypass, or other stages from timestep `start` down to
+    `end`."""
     plan = words.plan
     low, high = plan.interval
     span = (low if end is None else end, high if start is None else start)
+    if span[0] >= span[1] and 0 <= span[1] <= span[0] <= LAST_TIMESTEP + 1:
+        raise LikenessError(
+            f"the learned words would come at timestep {span[1]} and go at {span[0]}, but drawing counts "
+            f"down from {LAST_TIMESTEP}; give a start above the end, such as {high} and {low}"
+        )
     count = min(stages or plan.stages, max(span[1] - span[0], 1))
     return replace(
         words,

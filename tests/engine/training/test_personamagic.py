@@ -314,6 +314,18 @@ def test_strength_scales_the_bypass(folder, base):
     assert adjusted(words, bypass=0.5).bypass == 0.5
     assert adjusted(words, start=900, end=300).plan.interval == (300, 900)
     assert adjusted(words, late="class word").plan.all()[-1].timestep is None
+    with pytest.raises(LikenessError, match="come at timestep 300 and go at 900.*such as 800 and 400"):
+        adjusted(words, start=300, end=900)
+    with pytest.raises(LikenessError, match="0 to 999"):
+        adjusted(words, start=1200)
+
+
+def test_a_prompt_of_placeholders_alone_is_drawn(folder, base):
+    artifact = Artifact.load(train(tiny_job("personamagic", folder), base=base))
+    one, two = (
+        generate(base, [prompt], artifacts=[(artifact, 1.0)], steps=2) for prompt in ("<v0>", "<v0> <v0>")
+    )
+    assert one.std() > 0 and (one != two).any()
 
 
 @pytest.mark.parametrize(
