@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import model, world
-from .making import autoencoder, clip, dataset, judges, text, unet, vocabulary
+from .making import autoencoder, clip, dataset, id_adapter, judges, text, unet, vocabulary
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound=nn.Module)
@@ -124,6 +124,10 @@ class Workshop:
         parser = self.trained("parser", judges.make_parser)
         write_weights("parser", self.trained("parser2", judges.finish_parser, parser))
 
+    def id_adapter(self) -> None:
+        place, people = model.weights_file("id_adapter"), id_adapter.PEOPLE[: self.people]
+        id_adapter.make(self.work / "id_adapter", place, self.scale, people)
+
     def card(self) -> None:
         from ..evaluation.card import gates, measure
 
@@ -147,7 +151,9 @@ class Workshop:
         write_sheets(self.work / "sheets", Bench(self.work / "bench"))
 
 
-STAGES = ("vocabulary", "autoencoder", "unet", "judges", "clip", "card", "learnability", "sheets")
+STAGES = (
+    "vocabulary", "autoencoder", "unet", "judges", "clip", "id_adapter", "card", "learnability", "sheets",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
     python -m likeness_portraits.engine.miniature.making.id_adapter --work DIR [--scale 2]
 
-Kept in DIR and gone on with after an interruption: shards of people whom no other network saw; a beginning
-that costs no pass through the U-Net with gradients (an ID encoder that says in the text encoder's own states
-what a caption would say of the person, then a branch that adds in each layer what the fuller caption would);
-both stages of MasterWeaver from there. It is made with the U-Net and text encoder as they are.
+It is also a stage of `make`. Kept in DIR and gone on with after an interruption: shards of people whom no
+other network saw; a beginning that costs no pass through the U-Net with gradients (an ID encoder that says in
+the text encoder's own states what a caption would say of the person, then a branch that adds in each layer
+what the fuller caption would); both stages of MasterWeaver from there. It is made with the U-Net and text
+encoder as they are.
 """
 
 import argparse
@@ -248,7 +249,7 @@ def job(work: Path, scale: float = 1.0, name: str = "trained", **changes: object
         shards=str(work / "shards"),
         adapter=str(work / "begun.safetensors"),
         identity_steps=max(1, round(start.identity_steps * scale)),
-        editing_steps=round(start.editing_steps * scale),
+        editing_steps=max(1, round(start.editing_steps * scale)),
     )
     settings = replace(settings, **changes)  # pyright: ignore[reportArgumentType]
     return Job(
@@ -267,6 +268,19 @@ def prepare(
         begin(load_base(BaseSpec()), work / "shards", work / "begun.safetensors", steps)
 
 
+def make(work: Path, out: Path, scale: float = 1.0, people: range = PEOPLE, **changes: object) -> None:
+    """All of it in one go, to the file `out`; `scale` multiplies the steps of the beginning and both stages.
+
+    What an earlier call finished in `work` is not done again; `changes` are settings of MasterWeaver.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    beginning = [max(1, round(steps * scale)) for steps in (LISTENING_STEPS, ABSORBING_STEPS)]
+    prepare(work, (beginning[0], beginning[1]), people)
+    wanted = job(work, scale, **changes)
+    trained = Path(wanted.output)
+    ship(trained if trained.exists() else train(wanted, Logged(25)), out)
+
+
 def ship(trained: Path, place: Path) -> None:
     """Writes the adapter as fp16, without where its training data lay."""
     found = Artifact.load(trained)
@@ -280,14 +294,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for shards and unfinished weights")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies both stages' steps")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies all step counts")
+    parser.add_argument("--people", type=int, default=len(PEOPLE), help="to learn from")
     parser.add_argument(
         "--out", type=Path, default=model.weights_file("id_adapter"), help="the file to write"
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    prepare(arguments.work)
-    ship(train(job(arguments.work, arguments.scale), Logged(25)), arguments.out)
+    make(arguments.work, arguments.out, arguments.scale, PEOPLE[: arguments.people])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def test_the_recipe_runs_from_nothing_to_a_card_and_then_finds_all_done(package_
     done = run(package_parent, tmp_path, *STAGES)
     assert done.returncode == 0, done.stderr
     made = tmp_path / "weights"
-    assert {f"{name}.safetensors" for name in model.NETWORKS} <= {file.name for file in made.iterdir()}
+    networks = {*model.NETWORKS, "id_adapter"}
+    assert {f"{name}.safetensors" for name in networks} <= {file.name for file in made.iterdir()}
     card = json.loads((made / "card.json").read_text("utf-8"))
     assert card["digests"].keys() == set(model.NETWORKS) and card["size_mb"] < 30
     assert len(gates(card)) > 30 and "MISSED" in done.stderr

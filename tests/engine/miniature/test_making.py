@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.inference.id_adapter import miniature_adapter
 from likeness_portraits.engine.miniature import model
-from likeness_portraits.engine.miniature.making import autoencoder, dataset, judges
+from likeness_portraits.engine.miniature.making import autoencoder, dataset, id_adapter, judges
 from likeness_portraits.engine.miniature.making.fitting import (
     Muon,
     fit,
@@ -144,3 +146,19 @@ def test_finishing_the_decoder_leaves_the_encoder_alone(tmp_path):
     after = autoencoder.finish_decoder(vae, latents, data, data, tmp_path, steps=2, batch=2).state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
+def test_one_command_makes_an_identity_adapter_at_any_scale_and_again_finds_it_done(tmp_path, monkeypatch):
+    work, out = tmp_path / "work", tmp_path / "adapter.safetensors"
+    command = ["id_adapter", "--work", work, "--out", out, "--scale", 0.001, "--people", 2]
+    monkeypatch.setattr("sys.argv", [str(word) for word in command])
+    id_adapter.main()
+    made, begun = Artifact.load(out), Artifact.load(work / "begun.safetensors")
+    assert (made.kind, made.steps) == ("id_adapter", 2)  # one of each stage
+    assert made.settings["identity_steps"] == made.settings["editing_steps"] == 1
+    assert made.tensors.keys() == begun.tensors.keys() == miniature_adapter().tensors.keys()
+    assert any((made.tensors[name] - begun.tensors[name]).abs().max() > 1e-4 for name in made.tensors)
+    trained = (work / "trained.safetensors").stat().st_mtime_ns
+    out.unlink()
+    id_adapter.main()
+    assert out.exists() and (work / "trained.safetensors").stat().st_mtime_ns == trained
