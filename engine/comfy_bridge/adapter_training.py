@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,30 +102,34 @@ def _written(what: str, samples: Iterator[ShardSample], count: int | None = None
 
 def adapter_file(adapter: Artifact) -> Path:
     """A file with the adapter, whose name says what is in it."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(adapter.tensors.items()):
-        total.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    path = temporary_folder("adapters") / f"{total.hexdigest()[:16]}.safetensors"
+    path = temporary_folder("adapters") / f"{_digest(adapter.tensors)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         adapter.save(path)
     return path
 
 
+def _digest(tensors: Mapping[str, torch.Tensor], told: str = "") -> str:
+    """A short name for all of these numbers, and what is told of them."""
+    total = hashlib.sha256(told.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:16]
+
+
 def tower_folder(clip_vision: Any) -> Path:
     """A CLIP_VISION as a folder that transformers reads: config.json and weights."""
     state = {name: weight.detach().cpu() for name, weight in clip_vision.get_sd().items()}
-    config = _described(clip_vision, state)
-    told = json.dumps(config, sort_keys=True)
-    patches = state["vision_model.embeddings.patch_embedding.weight"].float().numpy().tobytes()
-    digest = hashlib.sha256(told.encode() + patches).hexdigest()[:16]
-    place = temporary_folder("image towers", digest)
+    told = json.dumps(_described(clip_vision, state), sort_keys=True)
+    place = temporary_folder("image towers", _digest(state, told))
     if not (place / "config.json").exists():
         place.mkdir(parents=True, exist_ok=True)
         with write_atomically(place / "model.safetensors") as unfinished:
             contiguous = {name: weight.contiguous() for name, weight in state.items()}
             safetensors.torch.save_file(contiguous, unfinished, {"format": "pt"})
-        (place / "config.json").write_text(told)
+        with write_atomically(place / "config.json") as unfinished:  # last: with it, the folder is whole
+            unfinished.write_text(told)
     return place
 
 

@@ -135,9 +135,10 @@ def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.
         return model.predict(NOISY, torch.full((len(NOISY),), STEP), TEXT)
 
 
-def towers_apart() -> tuple[float, float]:
+def towers_apart() -> tuple[float, float, float]:
     """How ComfyUI's CLIP_VISION differs from transformers' image tower of the same random weights, up to the
-    last layer but one; and the tower that training makes of that CLIP_VISION from the CLIP_VISION."""
+    last layer but one; the tower that training makes of that CLIP_VISION from the CLIP_VISION; and the same
+    once a weight in the middle of it has changed."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = {
@@ -158,7 +159,12 @@ def towers_apart() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.set_temp_directory(folder)
         trained_with = clip_tower(tower_folder(loaded))
-    return apart(theirs, engines.states(values)), apart(theirs, trained_with.states(values))
+        loaded.model.vision_model.encoder.layers[1].mlp.fc1.weight.data *= 3
+        changed = image_tower(loaded).states(values).float()
+        assert apart(changed, theirs) > 0.01
+        then_with = clip_tower(tower_folder(loaded))
+    found = (apart(theirs, tower.states(values)) for tower in (engines, trained_with))
+    return *found, apart(changed, then_with.states(values))
 
 
 @torch.inference_mode()
@@ -196,6 +202,7 @@ def main() -> None:
         "beside others": apart(predicted(replaced(patched(shown))), predicted(replaced(patched(model)))),
         "towers": towers[0],
         "tower of a training": towers[1],
+        "changed tower": towers[2],
         "overhead": overhead(model),
     }))  # fmt: skip
 

@@ -276,7 +276,7 @@ def make(work: Path, out: Path, scale: float = 1.0, people: range = PEOPLE, **ch
     work.mkdir(parents=True, exist_ok=True)
     beginning = [max(1, round(steps * scale)) for steps in (LISTENING_STEPS, ABSORBING_STEPS)]
     prepare(work, (beginning[0], beginning[1]), people)
-    wanted = job(work, scale, **changes)
+    wanted = job(work, scale, "trained", **changes)
     trained = Path(wanted.output)
     ship(trained if trained.exists() else train(wanted, Logged(25)), out)
 
