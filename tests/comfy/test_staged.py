@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
+from likeness_portraits.tests.engine.tiny import staged_person
 
 pytestmark = pytest.mark.comfy
 
@@ -146,12 +148,55 @@ def test_a_plain_prompt_through_the_patched_model_is_drawn_as_ever(server: Serve
     assert (through_patch == drawn(server, graph)).all()
 
 
+@pytest.fixture(scope="module")
+def strangers(server: Server) -> Path:
+    """Likenesses that do not go with the Miniature, or not with stages."""
+    folder = server.base / "models" / "likeness"
+    staged_person("<v0>", 64, "miniature").save(folder / "narrow.safetensors")
+    staged_person("<v0>", 128, "sd1").save(folder / "of-sd1.safetensors")
+    rows = {"token.v0.clip_l": torch.zeros(1, 128)}
+    token = Token(token="<v0>", class_word="woman", vectors=1)
+    Artifact(
+        kind="embedding", method="textual-inversion", tokens=(token,), tensors=rows, base_family="miniature"
+    ).save(folder / "without-stages.safetensors")
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("a photo of a woman", "no prompt mentions <v0>"), ("a photo of <v1>", "no prompt mentions <v0>")],
+    ("changes", "message"),
+    [
+        ({"text": "a photo of a woman"}, "no prompt mentions <v0>; write it where the woman should be"),
+        ({"text": "a photo of <v1>"}, "no prompt mentions <v0>"),
+        ({"start": 300, "end": 700}, "come at timestep 300 and go at 700"),
+        ({"name": "narrow"}, "learned for a text encoder 64 wide, this model's is 128; connect the kind"),
+        ({"name": "of-sd1"}, "learned on sd1, but the MODEL is miniature; connect a model of its kind"),
+        ({"name": "without-stages"}, "textual-inversion has no stages; use Apply a Likeness"),
+    ],
 )
-def test_a_prompt_without_the_placeholder_is_told_so(server: Server, learned: Path, text: str, message: str):
-    entry = server.wait(server.queue(loaded(drawing(text, ["load", 0]))))
+def test_what_does_not_fit_is_told_in_the_node(
+    server: Server, learned: Path, strangers: Path, changes: dict[str, Any], message: str
+):
+    graph, changes = loaded(drawing("a photo of <v0>", ["load", 0])), dict(changes)
+    graph["load"]["inputs"]["name"] = f"{changes.pop('name', 'staged')}.safetensors"
+    graph["prompt"]["inputs"] |= changes
+    entry = server.wait(server.queue(graph))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    assert message in failures[0]["exception_message"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"concept": {"class_word": "old man"}}, "'old man' is 2 tokens long; personamagic needs a single"),
+        ({"learn": {"clip": ["skip", 0]}}, "CLIP Set Last Layer cannot be trained with; connect the"),
+        ({"learn": {"more_settings": "interval: [400, 1200]"}}, "does not lie within the timesteps 0 to 999"),
+    ],
+)
+def test_what_cannot_be_learned_is_told_in_the_node(server: Server, changes: dict, message: str):
+    graph = learning() | {"skip": node("CLIPSetLastLayer", clip=["base", 1], stop_at_clip_layer=-2)}
+    for name, inputs in changes.items():
+        graph[name]["inputs"] |= inputs
+    entry = server.wait(server.queue(graph))
     failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
     assert message in failures[0]["exception_message"]
 
