@@ -225,8 +225,7 @@ def _train(
         output="run.safetensors",
     )  # fmt: skip
     people = people_in(loaded[0])
-    if left := graph.left_out(loaded[0]):
-        observer.on_note(f"learning leaves out what other nodes put on this MODEL: {', '.join(left)}")
+    graph.warn_of_left_out(loaded[0], observer)
     with graph.training_allowed():
         base = base_from_graph(take_weights(*loaded))
         whole = job.to_json() + base.fingerprint + (digest_of(people) if people else "")

@@ -54,6 +54,14 @@ def left_out(model: Any) -> list[str]:
     return sorted(set(found))
 
 
+def warn_of_left_out(model: Any, observer: "GraphObserver") -> None:
+    """Says on the node and in the log what learning leaves out of a MODEL, if there is anything."""
+    if left := left_out(model):
+        text = f"learning leaves out what other nodes put on this MODEL: {', '.join(left)}"
+        log.warning("%s", text)
+        observer.on_note(text)
+
+
 def run_file(identity: str) -> Path:
     """Where a run writes; equal runs, by all that decides their outcome, share it and can go on from it."""
     return temporary_folder("runs") / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"

@@ -201,6 +201,15 @@ def test_what_cannot_be_learned_is_told_in_the_node(server: Server, changes: dic
     assert message in failures[0]["exception_message"]
 
 
+def test_what_other_nodes_put_on_a_model_is_said_to_be_left_out(server: Server):
+    graph = learning() | {"free": node("FreeU_V2", model=["base", 0], b1=1.3, b2=1.4, s1=0.9, s2=0.2)}
+    graph["learn"]["inputs"]["model"] = ["free", 0]
+    graph["concept"]["inputs"]["class_word"] = "old man"  # it need not learn for it
+    server.wait(server.queue(graph))
+    told = "learning leaves out what other nodes put on this MODEL: output_block_patch"
+    assert told in server.log.read_text()
+
+
 def test_another_last_layer_is_warned_of_and_still_takes_the_bypass(server: Server, learned: Path):
     graph = loaded(drawing(PROMPT.format("<v0>"), ["load", 0]))
     graph["skip"] = node("CLIPSetLastLayer", clip=["base", 1], stop_at_clip_layer=-2)
