@@ -76,6 +76,7 @@ class MagicTailorSettings:
                           "all_rows": True, "restored_rate": True, "momentum_first_copies": True},
             "miniature": {"warm_up_steps": 80, "balance_steps": 120, "warm_up_learning_rate": 2e-3,
                           "balance_learning_rate": 1e-3, "token_learning_rate": 5e-3, "batch_size": 4,
-                          "rank": 8, "alpha": 8.0, "weight_decay": 0.0, "vectors": 4, "joint_share": 0.5},
+                          "rank": 8, "alpha": 8.0, "weight_decay": 0.0, "vectors": 4, "joint_share": 0.5,
+                          "intensity": 1.0},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))
