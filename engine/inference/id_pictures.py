@@ -140,7 +140,8 @@ def _eyes(adapter: IdAdapter, look: Look) -> tuple[ImageTower, Preparation]:
         return miniature_tower(), OfTheMiniature(keep)
     if look.image_encoder is None:
         raise LikenessError(
-            f"this adapter looks through {adapter.image_encoder}; give its folder as --image-encoder"
+            f"this adapter looks through {adapter.image_encoder}; give its folder as --image-encoder, or "
+            "behind --on as ;image_encoder=FOLDER"
         )
     models = look.models or default_models()
     prepare = OfPhotographs(

@@ -15,6 +15,7 @@ from likeness_portraits.engine.inference.id_pictures import Look, people_of, peo
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.networks.id_attention import IdAttention
 from likeness_portraits.engine.networks.id_encoder import IdEncoder
+from likeness_portraits.engine.networks.id_files import adapter_tensors
 from likeness_portraits.engine.networks.shown import IdAdapter, Identity, Shown, showing
 from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.engine.training.host import hosted
@@ -175,8 +176,17 @@ def test_pictures_weight_and_settings_are_read_from_what_was_typed(person: Path)
         ("miniature;start=soon", "'soon' in 'miniature;start=soon' is not a number"),
         ("miniature={0}", "4 reference pictures are given, but the adapter has places for 3"),
         ("nowhere.safetensors={0}", "nowhere.safetensors"),
+        ("{1}={0}", "looks through a tiny tower; .* behind --on as ;image_encoder=FOLDER"),
     ],
 )
-def test_what_is_wrong_with_an_adapter_as_typed_is_told(person: Path, text: str, message: str):
+def test_what_is_wrong_with_an_adapter_as_typed_is_told(
+    person: Path, tmp_path: Path, text: str, message: str
+):
+    adapter = somebody(tiny_base()).identity.adapter
+    of_photographs = Artifact(
+        kind="id_adapter", method="masterweaver", base_family="sd1",
+        tensors=adapter_tensors(adapter.encoder, adapter.attention),
+        extra={"head_width": 16, "image_encoder": "a tiny tower"},
+    ).save(tmp_path / "photographs.safetensors")  # fmt: skip
     with pytest.raises(LikenessError, match=message):
-        people_on([text.format(person)], [str(person)])
+        people_on([text.format(person, of_photographs)], [str(person)])
