@@ -58,6 +58,15 @@ def joined(first: Any, second: Any) -> Any:
     return together([*first, *second])
 
 
+def put(pictures: Any, chosen: Tensor, others: Tensor) -> None:
+    """Puts others (B, C, H, W) in the place of the pictures with these numbers (B,), all of one size."""
+    if isinstance(pictures, Ragged):
+        (bucket,) = set(pictures.bucket[chosen].tolist())
+        pictures.parts[bucket][pictures.place[chosen]] = others
+    else:
+        pictures[chosen] = others
+
+
 def buckets_of(pictures: Any) -> Tensor:
     """Which of the sizes each of N pictures has: (N,), 0 for all where there is but one."""
     if isinstance(pictures, Ragged):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data.augment import mirrored
 from ..data.examples import Batch
-from ..data.ragged import Ragged
+from ..data.ragged import Ragged, buckets_of
 from .base_model import BaseModel
 
 AT_ONCE = 8  # pictures that are read together
@@ -19,25 +19,45 @@ class Moments:
     A mirrored picture's latents are not its mirrored latents: the autoencoder is asked.
     """
 
-    def __init__(self, base: BaseModel, pictures: Any, both: bool = False) -> None:
-        """`pictures` (N, 3, H, W) in [-1, 1], or `Ragged`."""
+    def __init__(
+        self, base: BaseModel, pictures: Any, both: bool = False, known: Tensor | None = None
+    ) -> None:
+        """`pictures` (N, 3, H, W) in [-1, 1], or `Ragged`; `known` (N,) bool: those to read, else all."""
         parts = pictures.parts if isinstance(pictures, Ragged) else (pictures,)
-        self._parts = [_encoded(base, torch.cat([part, mirrored(part)]) if both else part) for part in parts]
-        self._places = pictures.place.to(base.device) if isinstance(pictures, Ragged) else None
+        self._buckets = buckets_of(pictures)
+        self._places = pictures.place if isinstance(pictures, Ragged) else torch.arange(len(pictures))
+        self._places_there = self._places.to(base.device) if len(parts) > 1 else None
         self._counts = [len(part) for part in parts]
         self._both = both
+        self._parts: list[tuple[Tensor, Tensor]] = []
+        for part in parts:
+            shape = (len(part) * (1 + both), *base.latent_shape(*part.shape[-2:]))
+            mean, std = torch.zeros(2, *shape, device=base.device)
+            self._parts.append((mean, std))
+        self.read(base, pictures, torch.arange(len(pictures)) if known is None else known.nonzero()[:, 0])
+
+    def read(self, base: BaseModel, pictures: Any, rows: Tensor) -> None:
+        """Asks the autoencoder about the pictures with these numbers (B,)."""
+        for bucket, (mean, std) in enumerate(self._parts):
+            part = pictures.parts[bucket] if isinstance(pictures, Ragged) else pictures
+            own = self._places[rows[self._buckets[rows] == bucket]]
+            if not len(own):
+                continue
+            pixels = torch.cat([part[own], mirrored(part[own])]) if self._both else part[own]
+            where = torch.cat([own, own + self._counts[bucket]]) if self._both else own
+            mean[where.to(mean.device)], std[where.to(std.device)] = _encoded(base, pixels)
 
     def to(self, device: torch.device) -> "Moments":
         """Moved there, where nothing is copied if it is there already."""
         self._parts = [(mean.to(device), std.to(device)) for mean, std in self._parts]
-        self._places = None if self._places is None else self._places.to(device)
+        self._places_there = None if self._places_there is None else self._places_there.to(device)
         return self
 
     def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) for the pictures of a batch, as they are turned in it."""
         mean, std = self._parts[batch.bucket]
         rows = batch.indices.to(mean.device)
-        rows = rows if self._places is None else self._places[rows]
+        rows = rows if self._places_there is None else self._places_there[rows]
         if self._both and batch.mirrored is not None:
             rows = rows + self._counts[batch.bucket] * batch.mirrored
         return mean[rows], std[rows]

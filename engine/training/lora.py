@@ -1,6 +1,7 @@
 """LoRA layers while they are trained: peft puts them in and takes them out again; files have kohya names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,19 @@ def remove(module: nn.Module) -> None:
         setattr(module.get_submodule(parent), leaf, layer.get_base_layer())
     if hasattr(module, "peft_config"):
         del module.peft_config
+
+
+@contextmanager
+def switched_off(*modules: nn.Module) -> Iterator[None]:
+    """Within, the modules compute as if the LoRA layers were not there."""
+    layers = [layer for module in modules for _, layer in _layers(module)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def tensors(base: BaseModel) -> dict[str, Tensor]:

@@ -90,7 +90,13 @@ class Trainer:
         try:
             for step in range(first, phase.steps):
                 set_learning_rates(optimizer, phase, step)
-                losses = self._fitting_step(model, prepared, phase, step, progress)
+                try:
+                    losses = self._fitting_step(model, prepared, phase, step, progress)
+                except Stopped:  # while something was fetched for the step
+                    if not progress.step:
+                        raise
+                    self._checkpoint(Position(number, step), groups, optimizer)
+                    return self._progress(number, step, stopped=True)
                 progress = self._progress(number, step + 1)
                 self.method.after_step(progress)
                 last = step + 1 == phase.steps
@@ -140,6 +146,9 @@ class Trainer:
         """One optimiser step; returns the mean of each loss term over its passes, which nobody waits for."""
         accelerator, passes = self.accelerator, phase.gradient_accumulation
         sums: dict[str, Tensor] = {}
+        with accelerator.autocast():
+            for part in range(passes):
+                self.method.fetch(phase, step * passes + part, self.check)
         for part in range(passes):
             rank, world = accelerator.process_index, accelerator.num_processes
             batch = self.method.share(phase, step * passes + part, rank, world).to(accelerator.device)

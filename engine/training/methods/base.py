@@ -134,6 +134,10 @@ class Method(nn.Module, ABC):
     def begin_phase(self, phase: Phase) -> None:
         """Called before each phase; on resuming also before the phases that are done."""
 
+    def fetch(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
+        """Gets what the phase's `number`-th batch is the first to need; calls `check` often, which raises to
+        stop."""
+
     def batch(self, phase: Phase, number: int) -> Batch:
         """The phase's `number`-th batch: the same for the same job, whatever happened before."""
         generator = generator_for(self.job.seed, phase.name, number)

@@ -1,28 +1,26 @@
 """Methods that others are compared with: Textual Inversion and DreamBooth-LoRA; what they share."""
 
-import logging
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...artifact import Artifact
 from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, generator_for, mixed_seed, shuffled
-from ...data.ragged import buckets_of, together
-from ...files import write_atomically
+from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...data.ragged import buckets_of, put, together
 from .. import lora
 from ..base_model import BaseModel, Rows
+from ..class_pictures import ClassPictures
+from ..latents import Moments
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
 from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
 from .base import AT_ONCE, Load, Method, single_phase
-
-log = logging.getLogger(__name__)
 
 
 class _Baseline(Method):
@@ -77,26 +75,35 @@ class TextualInversion(_Baseline):
 
 class BesidePrior(_Baseline):
     """Learns beside pictures of each concept's class that the untouched base drew (DreamBooth's prior
-    preservation): the class stays what it was."""
+    preservation): the class stays what it was. They are drawn when a step first needs them."""
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
-        self._prior_prompts: list[str] = []  # what each picture of the class was drawn from
+        self._classes: list[ClassPictures] = []  # of each concept in each size, as they lie in the examples
+        self._lacking = torch.zeros(len(self.examples), dtype=torch.bool)  # (N,) examples not yet drawn
 
-    def join_prior(self, check: Callable[[], None]) -> None:
-        """Adds the class's pictures to the examples, unless the settings give them no weight."""
+    @abstractmethod
+    def untouched(self) -> AbstractContextManager[None]:
+        """Within, the base is what it was before `attach`."""
+
+    def prepare(self, check: Callable[[], None]) -> None:
         if self.job.settings.prior_weight:
-            self.examples = self.examples.joined(self._prior_examples(check))
+            self.examples = self.examples.joined(self._places_for_prior())
+            self._lacking = self.examples.prior.clone()
+        self.attach()
+        self._moments = Moments(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
+        # other processes would wait for one that stops in between; a compiled U-Net reads rows as in a step
+        if torch.distributed.is_initialized() or self.job.compile or self.job.channels_last:
+            self._draw_classes(self._lacking.nonzero()[:, 0], check)
 
-    def _prior_examples(self, check: Callable[[], None]) -> Examples:
-        """Pictures of each concept's class, drawn by the base before anything is trained."""
+    def _places_for_prior(self) -> Examples:
+        """Pictures of each concept's class, still black; which ones there will be is settled."""
         pixels, owners = [], []
         for owner, concept in enumerate(self.concepts):
             for size, count in self._prior_sizes().items():
-                drawn = prior_pictures(self, concept.class_word, check, size, count)
-                pixels += list(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1)
+                self._classes.append(ClassPictures(self, concept.class_word, size, count))
+                pixels += [torch.zeros(3, *size)] * count
                 owners += [owner] * count
-                self._prior_prompts += [self._prior_prompt(concept.class_word, n) for n in range(count)]
         return Examples(
             pixels=together(pixels),
             masks=together([torch.ones_like(picture[:1]) for picture in pixels]),
@@ -104,31 +111,59 @@ class BesidePrior(_Baseline):
             prior=torch.ones(len(owners), dtype=torch.bool),
         )
 
+    def fetch(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
+        _, prior = self._rows(phase, number)
+        self._draw_classes(prior, check)
+
+    def _draw_classes(self, wanted: Tensor, check: Callable[[], None]) -> None:
+        """Draws those of the wanted examples that are lacking, with those that are drawn beside them."""
+        for example in wanted[self._lacking[wanted]].tolist():
+            if self._lacking[example]:
+                first, pictures, number = self._class_of(example)
+                numbers = pictures.around(number)
+                with self.untouched():
+                    drawn = pictures.drawn(numbers, check)
+                rows = torch.arange(first + numbers.start, first + numbers.stop)
+                put(self.examples.pixels, rows, drawn)
+                assert self._moments is not None
+                self._moments.read(self.base, self.examples.pixels, rows)
+                self._lacking[rows] = False
+
+    def _class_of(self, example: int) -> tuple[int, ClassPictures, int]:
+        """Where its class's pictures begin among the examples, these pictures, and its number there."""
+        first = int((~self.examples.prior).sum())
+        for pictures in self._classes:
+            if example < first + len(pictures):
+                return first, pictures, example - first
+            first += len(pictures)
+        raise IndexError(example)
+
     def _prior_sizes(self) -> dict[tuple[int, int], int]:
         """How many pictures of the class are drawn in which (height, width): as the concepts' own are."""
         own = Counter((picture.shape[1], picture.shape[2]) for picture in self.examples.pixels)
         wanted = self.job.settings.prior_pictures
         return {size: max(1, round(wanted * count / own.total())) for size, count in own.items()}
 
-    def batch(self, phase: Phase, number: int) -> Batch:
-        """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
-        generator = generator_for(self.job.seed, phase.name, number)
+    def _rows(self, phase: Phase, number: int) -> tuple[Tensor, Tensor]:
+        """Which examples the batch holds: pictures of the concepts, and of their classes."""
         own = self.turn((~self.examples.prior).nonzero()[:, 0], phase, number)
-        prompts = self.prompts(own, generator)
         if not self.job.settings.prior_weight:
-            return self.draw(own, prompts, generator)
+            return own, own[:0]
         buckets = buckets_of(self.examples.pixels)
         pool = (self.examples.prior & (buckets == buckets[own[0]])).nonzero()[:, 0]
         seed = ("prior", self.job.seed, phase.name)
-        prior = shuffled(pool, self.job.settings.prior_batch_size, number, *seed)
-        # a prior picture keeps the prompt it was drawn from
-        first = len(self.examples) - len(self._prior_prompts)
-        prompts += tuple(self._prior_prompts[place - first] for place in prior.tolist())
-        return self.draw(torch.cat([own, prior]), prompts, generator)
+        return own, shuffled(pool, self.job.settings.prior_batch_size, number, *seed)
 
-    def _prior_prompt(self, class_word: str, number: int) -> str:
-        templates = self.job.settings.prior_templates
-        return templates[number % len(templates)].format(class_word)
+    def batch(self, phase: Phase, number: int) -> Batch:
+        """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
+        generator = generator_for(self.job.seed, phase.name, number)
+        own, prior = self._rows(phase, number)
+        self._draw_classes(prior, _unhurried)
+        prompts = self.prompts(own, generator)
+        for example in prior.tolist():  # a prior picture keeps the prompt it was drawn from
+            _, pictures, place = self._class_of(example)
+            prompts += (pictures.prompts[place],)
+        return self.draw(torch.cat([own, prior]), prompts, generator)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         errors = self.errors(batch)
@@ -174,11 +209,6 @@ class DreamBoothLora(BesidePrior):
             return initial_rows(self.base, concept.class_word, self.settings.vectors)
         return initial_rows(self.base, f"{self.settings.identifier} {concept.class_word}")
 
-    def prepare(self, check: Callable[[], None]) -> None:
-        self.join_prior(check)
-        self.attach()
-        self.cache_latents()
-
     def attach(self) -> None:
         chosen = self.settings
         self._unet_lora = lora.inject(self.base.unet, lora.ATTENTION, chosen.rank, chosen.alpha)
@@ -206,48 +236,13 @@ class DreamBoothLora(BesidePrior):
     def artifact(self) -> Artifact:
         return self.learned("lora", {**lora.tensors(self.base), **self.tokens.tensors()}, self.rows_each())
 
+    def untouched(self) -> AbstractContextManager[None]:
+        return lora.switched_off(self.base.unet, *self.base.text_encoders.values())
+
     def close(self) -> None:
         for module in (self.base.unet, *self.base.text_encoders.values()):
             lora.remove(module)
 
 
-def prior_pictures(
-    method: BesidePrior, class_word: str, check: Callable[[], None], size: tuple[int, int], count: int
-) -> np.ndarray:
-    """`count` pictures (N, H, W, 3) uint8 of the class by the frozen base, or those of an earlier run."""
-    chosen, job = method.job.settings, method.job
-    side = size[0] if size[0] == size[1] else size
-    recipe = (method.base.fingerprint, job.on, class_word, side, chosen.prior_templates,
-              count, chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
-    kept = (
-        Path(job.cache).expanduser() / f"class-{mixed_seed(*recipe):016x}.safetensors" if job.cache else None
-    )
-    if kept is not None and kept.exists():
-        return _read_pictures(kept)
-    log.info("drawing %d pictures of '%s' for prior preservation", count, class_word)
-    prompts = [method._prior_prompt(class_word, number) for number in range(count)]
-    seeds = [mixed_seed("prior", class_word, job.seed, number) for number in range(count)]
-    parts = [
-        method.drawn_at(
-            size, prompts[start : start + AT_ONCE], seeds[start : start + AT_ONCE], chosen.prior_steps,
-            chosen.prior_guidance, check,
-        )
-        for start in range(0, count, AT_ONCE)
-    ]  # fmt: skip
-    pictures = np.concatenate(parts)
-    if kept is not None:
-        _write_pictures(kept, pictures)
-    return pictures
-
-
-def _read_pictures(path: Path) -> np.ndarray:
-    from safetensors.numpy import load_file
-
-    return load_file(path)["pictures"]
-
-
-def _write_pictures(path: Path, pictures: np.ndarray) -> None:
-    from safetensors.numpy import save_file
-
-    with write_atomically(path) as temporary:
-        save_file({"pictures": pictures}, temporary)
+def _unhurried() -> None:
+    """For work that nobody stops."""

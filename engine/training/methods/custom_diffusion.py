@@ -4,7 +4,8 @@ What is left out of the paper: the random resizing of the pictures with "very sm
 prompts; pictures of the class are drawn by the base instead of being found on the web.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,11 @@ class Shifted(nn.Module):
         super().__init__()
         self.layer = layer
         self.shift = nn.Parameter(torch.zeros(layer.weight.shape, device=layer.weight.device))
+        self.on = True
 
     def forward(self, states: Tensor) -> Tensor:
+        if not self.on:
+            return self.layer(states)
         return self.layer(states) + F.linear(states, self.shift.to(states.dtype))
 
 
@@ -49,11 +53,6 @@ class CustomDiffusion(BesidePrior):
         if rare:  # as published: a rare word before the class word
             return initial_rows(self.base, f"{rare} {concept.class_word}")
         return initial_rows(self.base, concept.class_word, self.settings.vectors)
-
-    def prepare(self, check: Callable[[], None]) -> None:
-        self.join_prior(check)
-        self.attach()
-        self.cache_latents()
 
     def attach(self) -> None:
         layers = [(path, part) for path, part in self.base.unet.named_modules() if path.endswith(TEXT_SIDE)]
@@ -79,6 +78,16 @@ class CustomDiffusion(BesidePrior):
             tensors[name + kohya.DOWN], tensors[name + kohya.UP] = down, up
             tensors[name + kohya.ALPHA] = torch.tensor(float(len(down)))
         return self.learned("lora", {**tensors, **self.tokens.tensors()}, self.rows_each())
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        for shifted in self._shifts.values():
+            shifted.on = False
+        try:
+            yield
+        finally:
+            for shifted in self._shifts.values():
+                shifted.on = True
 
     def close(self) -> None:
         for path, shifted in self._shifts.items():

@@ -40,13 +40,13 @@ from ..capture_losses import (
     word_regions,
     words_present,
 )
+from ..class_pictures import ClassPictures
 from ..identity import Identity, find_judge
 from ..losses import mean_where
 from ..observer import Progress
 from ..optimiser import schedule
 from ..tokens import TokenRows, initial_rows
 from .base import Load, Method
-from .baselines import prior_pictures
 from .magictailor import trainable_tables
 
 log = logging.getLogger(__name__)
@@ -160,9 +160,9 @@ class MagiCapture(Method):
 
     def _prior_examples(self, check: Callable[[], None]) -> Examples:
         size, count = (self.size, self.size), self.settings.prior_pictures
-        drawn = prior_pictures(self, self.subject.class_word, check, size, count)  # pyright: ignore[reportArgumentType]
+        drawn = ClassPictures(self, self.subject.class_word, size, count).all(check)
         return Examples(
-            pixels=torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            pixels=drawn.contiguous(),
             masks=torch.ones(len(drawn), 1, self.size, self.size),
             concepts=torch.full((len(drawn),), self.concepts.index(self.subject)),
             prior=torch.ones(len(drawn), dtype=torch.bool),

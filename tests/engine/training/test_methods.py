@@ -206,6 +206,28 @@ def test_a_stop_while_class_pictures_are_drawn_ends_at_once_and_writes_nothing(b
     assert not Path(job.output).exists()
 
 
+def test_a_stop_while_a_later_step_draws_class_pictures_keeps_what_was_learned(base, folder):
+    class InBetween(Watcher):
+        """Says stop where it is asked twice since the last step: something is being drawn."""
+
+        asked = 0
+
+        def on_step(self, progress, losses) -> None:
+            super().on_step(progress, losses)
+            self.asked = 0
+
+        def should_stop(self) -> bool:
+            self.asked += 1
+            return self.last is not None and self.asked > 1
+
+    rounds = {"prior_pictures": 24, "prior_batch_size": 1, "steps": 8}
+    whole = Artifact.load(train(tiny_job("dreambooth-lora", folder, "whole", settings=rounds), base=base))
+    path = train(tiny_job("dreambooth-lora", folder, "part", settings=rounds), InBetween(), base)
+    assert 0 < Artifact.load(path).steps < 8
+    train(tiny_job("dreambooth-lora", folder, "part", settings=rounds, resume=True), base=base)
+    assert_same_tensors(whole.tensors, Artifact.load(path).tensors)
+
+
 def test_class_pictures_are_drawn_once_and_kept(base, folder):
     cache = folder / "cache"
     first = Artifact.load(train(tiny_job("dreambooth-lora", folder, "first", cache=str(cache)), base=base))

@@ -110,6 +110,9 @@ def waits_of(job: Job, watching: type[Meanwhile] = Meanwhile) -> list[list[str]]
     try:
         method = method_class(job.method)(job, tiny_base(), concepts)
         method.prepare(lambda: None)
+        for phase in method.phases():  # pictures of the class are drawn once, not in each step
+            for number in range(phase.steps):
+                method.fetch(phase, number, lambda: None)
         far, waits = far_away(method), Waits()
         PartialState().device = accelerator.state.device = META
         watch = watching(waits)

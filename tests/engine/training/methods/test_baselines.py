@@ -9,7 +9,9 @@ import torch
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training.class_pictures import ClassPictures
 from likeness_portraits.engine.training.methods.baselines import DreamBoothLora, TextualInversion
+from likeness_portraits.engine.training.methods.custom_diffusion import CustomDiffusion
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job
 
@@ -65,6 +67,25 @@ def test_class_pictures_keep_the_prompt_they_were_drawn_from(base, tmp_path):
         women = [seen[4], seen[5], seen[6]]
         assert women == ["a photo of a woman", "a drawing of a woman", "a photo of a woman"]
         assert seen[7] == "a photo of a man"
+    finally:
+        method.close()
+
+
+@pytest.mark.parametrize("kind", [DreamBoothLora, CustomDiffusion])
+def test_class_pictures_drawn_late_are_the_untouched_bases(base, tmp_path, kind):
+    name = {DreamBoothLora: "dreambooth-lora", CustomDiffusion: "custom-diffusion"}[kind]
+    job = tiny_job(name, tmp_path, settings={"prior_pictures": 10, "batch_size": 1, "prior_batch_size": 1})
+    method = kind(job, base, [ANNA])
+    wanted = ClassPictures(method, "woman", (SIZE, SIZE), 10).all(unchecked)
+    method.prepare(unchecked)
+    try:
+        assert not method.examples.pixels[method.examples.prior].any()  # none is there before a step asks
+        for weight in (weight for group in method.parameter_groups().values() for weight in group):
+            torch.nn.init.normal_(weight)
+        for number in range(10):
+            method.fetch(method.phases()[0], number, unchecked)
+        assert torch.equal(method.examples.pixels[method.examples.prior], wanted)
+        assert all(weight.requires_grad for group in method.parameter_groups().values() for weight in group)
     finally:
         method.close()
 

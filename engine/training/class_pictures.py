@@ -1,0 +1,92 @@
+"""Pictures of a concept's class, which the untouched base draws in rounds when a step first needs them.
+
+Which pictures make a round depends on the job alone, for a pass of other rows rounds otherwise: a run that
+goes on after a stop finds the same pictures.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.examples import mixed_seed
+from ..files import write_atomically
+from .latents import AT_ONCE
+
+if TYPE_CHECKING:
+    from .methods.base import Method
+
+log = logging.getLogger(__name__)
+
+# drawn together; a CPU rounds another number of them otherwise, by a shade in one byte of ten thousand
+ROUND = AT_ONCE
+
+
+class ClassPictures:
+    """`count` pictures of a class in one (height, width)."""
+
+    def __init__(self, method: "Method", class_word: str, size: tuple[int, int], count: int) -> None:
+        chosen, job = method.job.settings, method.job
+        self._method, self._class_word, self._size = method, class_word, size
+        templates = chosen.prior_templates
+        self.prompts = [templates[number % len(templates)].format(class_word) for number in range(count)]
+        side = size[0] if size[0] == size[1] else size
+        recipe = (method.base.fingerprint, job.on, class_word, side, templates, count,
+                  chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
+        name = f"class-{mixed_seed(*recipe):016x}.safetensors"
+        self._kept = Path(job.cache).expanduser() / name if job.cache else None
+        self._rounds: dict[int, np.ndarray] = {}  # those that are drawn, (n, H, W, 3) uint8
+        if self._kept is not None and self._kept.exists():
+            pictures = _read(self._kept)
+            self._rounds = {first // ROUND: pictures[first : first + ROUND] for first in self._firsts()}
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def _firsts(self) -> range:
+        return range(0, len(self), ROUND)
+
+    def around(self, number: int) -> range:
+        """The pictures that are drawn together with this one."""
+        first = number // ROUND * ROUND
+        return range(first, min(first + ROUND, len(self)))
+
+    def drawn(self, numbers: range, check: Callable[[], None]) -> Tensor:
+        """A round's pictures (n, 3, H, W) in [-1, 1]; `check` is called often, and raises to stop."""
+        turn = numbers.start // ROUND
+        if turn not in self._rounds:
+            log.info("drawing %d pictures of '%s' for prior preservation", len(numbers), self._class_word)
+            chosen, job = self._method.job.settings, self._method.job
+            seeds = [mixed_seed("prior", self._class_word, job.seed, number) for number in numbers]
+            prompts = [self.prompts[number] for number in numbers]
+            self._rounds[turn] = self._method.drawn_at(
+                self._size, prompts, seeds, chosen.prior_steps, chosen.prior_guidance, check
+            )
+            self._keep()
+        return torch.from_numpy(self._rounds[turn]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def all(self, check: Callable[[], None]) -> Tensor:
+        """All pictures, (N, 3, H, W) in [-1, 1]."""
+        return torch.cat([self.drawn(self.around(first), check) for first in self._firsts()])
+
+    def _keep(self) -> None:
+        """Writes the pictures for later runs once all are there."""
+        if self._kept is not None and len(self._rounds) == len(self._firsts()):
+            _write(self._kept, np.concatenate([self._rounds[turn] for turn in sorted(self._rounds)]))
+
+
+def _read(path: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    return load_file(path)["pictures"]
+
+
+def _write(path: Path, pictures: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    with write_atomically(path) as temporary:
+        save_file({"pictures": pictures}, temporary)
