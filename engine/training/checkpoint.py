@@ -6,7 +6,7 @@ One file, so that it is there whole or not at all; a second one, for people, say
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..config import Job
+from ..config import BaseSpec, Job
 from ..errors import LikenessError
 from ..files import make_folder, write_atomically
 
@@ -41,7 +41,7 @@ class Checkpoints:
         self.job = job
         self.folder = Path(job.output).with_suffix(".checkpoint")
         plan = {key: value for key, value in job.to_dict().items() if key not in IRRELEVANT}
-        plan["settings"] = {key: value for key, value in plan["settings"].items() if key != "workers"}
+        plan["settings"] = _relevant(plan["settings"])
         plan["concepts"] = digest  # the pictures themselves, wherever they lie now
         self._plan = plan
 
@@ -81,6 +81,7 @@ class Checkpoints:
             plan: dict[str, Any] = json.loads(metadata["plan"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise LikenessError(f"{path} is damaged; delete {self.folder} and begin again") from error
+        plan = _with_defaults(plan, type(self.job.settings))
         other = [key for key in self._plan if plan.get(key) != self._plan[key]]
         if other:
             raise LikenessError(
@@ -128,6 +129,25 @@ class Saved:
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that what is learned depends on."""
+    return {key: value for key, value in settings.items() if key != "workers"}
+
+
+def _with_defaults(plan: Mapping[str, Any], settings: type) -> dict[str, Any]:
+    """A plan that an earlier version wrote, with what it did not know yet: runs were as the defaults say."""
+    filled = {**_defaults(Job), **plan}
+    filled["settings"] = _relevant({**_defaults(settings), **plan.get("settings", {})})
+    filled["base"] = {**_defaults(BaseSpec), **plan.get("base", {})}
+    return filled
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The fields of a dataclass that may be left away, as JSON has their values."""
+    found = {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
+    return json.loads(json.dumps(found))
 
 
 def _named(groups: Mapping[str, list[nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:

@@ -21,8 +21,6 @@ def arranged(method: Method, job: Job) -> Iterator[None]:
     """Within, the U-Net is laid out and compiled as the job asks."""
     unet = method.base.unet
     compiled = compilable(method) if job.compile else []
-    if job.compile:
-        check_backend(job.compile)
     try:
         if job.channels_last:
             unet.to(memory_format=torch.channels_last)

@@ -26,7 +26,7 @@ from ..files import make_folder
 from ..networks.shown import Shown
 from .base_model import BaseModel, load_base
 from .checkpoint import Checkpoints
-from .faster import arranged
+from .faster import arranged, check_backend
 from .host import check_people, hosted
 from .memory import Ladder, bytes_of
 from .methods import method_class
@@ -67,6 +67,8 @@ def _train(
 ) -> Path:
     output = Path(job.output)
     make_folder(output.parent)
+    if job.compile:
+        check_backend(job.compile)
     concepts = [load_concept(concept) for concept in job.concepts]
     if sharding_asked():
         check_shardable(method_class(job.method), job)

@@ -304,6 +304,8 @@ class Method(nn.Module, ABC):
 def checked_size(size: int, base: BaseModel) -> int:
     """The side of a square picture, once it is known that the base can learn at it."""
     base.latent_shape(size, size)  # raises where the size does not fit
+    if size == base.resolution:  # whatever it is, the base was trained with it
+        return size
     if base.family != "miniature" and base.resolution >= FULL_SIZE <= size:
         low, high = SIZES
         if size > high or size % SIZE_STEP:

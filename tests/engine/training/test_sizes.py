@@ -220,5 +220,17 @@ def test_what_hooks_hang_in_is_not_compiled(folder: Path):
 
 
 def test_an_unknown_backend_is_refused_before_the_first_step(folder: Path):
+    base, passes = tiny_base(), []
+    base.unet.register_forward_pre_hook(lambda module, inputs: passes.append(1))
     with pytest.raises(LikenessError, match="no backend 'fast' here; take one of .*inductor"):
-        train(tiny_job("textual-inversion", folder, compile="fast"), base=tiny_base())
+        train(tiny_job("dreambooth-lora", folder, compile="fast"), base=base)
+    assert not passes  # not even a picture of the class was drawn
+
+
+def test_a_base_learns_at_its_own_size_whatever_that_is():
+    base = random_base("sd15", torch.device("meta"))
+    for own in (520, 1600):
+        base.resolution = own
+        assert checked_size(own, base) == own
+        with pytest.raises(LikenessError, match="multiple of 64 from 256 to 1536"):
+            checked_size(own + 8, base)

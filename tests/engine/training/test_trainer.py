@@ -1,10 +1,13 @@
 """The loop itself, on a method with two numbers to learn."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from likeness_portraits.engine.config import Phase
@@ -186,6 +189,24 @@ def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(tmp_path)
         run(Toy(FIRST, SECOND), tmp_path, resume=True, settings={"learning_rate": 1.0})
     with pytest.raises(LikenessError, match="another 'seed'"):
         run(Toy(FIRST, SECOND), tmp_path, resume=True, seed=8)
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_of_the_same_run_while_that_is_as_by_default(tmp_path):
+    whole, part, rest = Toy(FIRST, SECOND), Toy(FIRST, SECOND), Toy(FIRST, SECOND)
+    run(whole, tmp_path)
+    run(part, tmp_path, StopAt(3))
+    state = tmp_path / "me.checkpoint" / "state.safetensors"
+    with safe_open(state, "pt") as file:
+        told, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    plan = json.loads(told["plan"])
+    del plan["mirror"], plan["precision"], plan["settings"]["background_weight"], plan["base"]["vae"]
+    save_file(tensors, state, {**told, "plan": json.dumps(plan)})
+    for changes in ({"mirror": True}, {"precision": "bf16"}, {"settings": {"background_weight": 0.5}}):
+        (name,) = changes.get("settings", changes)
+        with pytest.raises(LikenessError, match=f"another '{name}'"):
+            run(Toy(FIRST, SECOND), tmp_path, resume=True, **changes)
+    run(rest, tmp_path, resume=True)
+    assert part.trace + rest.trace == whole.trace
 
 
 def test_a_damaged_checkpoint_says_what_to_delete(tmp_path):
