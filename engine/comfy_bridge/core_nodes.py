@@ -16,6 +16,7 @@ import folder_paths
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from ..data.faces import SURE, Face
 from ..data.masks import SEVERAL, union
@@ -76,6 +77,10 @@ CORE: dict[str, CoreModel] = {
 }
 
 
+# what ComfyUI raises for files that are damaged, of another model, or gone since they were listed
+FAILURES = (TypeError, KeyError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError)
+
+
 class FaceEyes(Protocol):
     """Finds faces, and says on what."""
 
@@ -88,15 +93,26 @@ def load_core(name: str) -> Segmenter:
     """The back end of that name in CORE, loaded once for many pictures."""
     file = _file(CORE[name])
     if name == "sam3":
-        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
-            folder_paths.get_full_path_or_raise("checkpoints", file), output_vae=False, output_clip=True
-        )
-        if model is None or clip is None:
-            raise LikenessError(f"{file} is no checkpoint of SAM 3; get it again from {CORE[name].source}")
-        return Sam3(model, clip)
+        return _sam3(file)
     if name == "birefnet":
         return BiRefNet(_run("LoadBackgroundRemovalModel", bg_removal_name=file)[0])
     return MediaPipeParts(MediaPipe(_run("LoadMediaPipeFaceLandmarker", model_name=file)[0]))
+
+
+def _sam3(file: str) -> "Sam3":
+    """SAM 3 from a file of models/checkpoints."""
+    again = f"get it again from {CORE['sam3'].source}, or choose {CORE['sam3'].instead}"
+    try:
+        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
+            folder_paths.get_full_path_or_raise("checkpoints", file), output_vae=False, output_clip=True
+        )
+    except comfy.model_management.OOM_EXCEPTION:
+        raise  # ComfyUI makes room and tries again, or says what to do
+    except FAILURES as error:
+        raise LikenessError(f"{file} cannot be read as SAM 3 ({_reason(error)}); {again}") from error
+    if model is None or clip is None:
+        raise LikenessError(f"{file} is no checkpoint of SAM 3; {again}")
+    return Sam3(model, clip)
 
 
 def load_core_faces() -> FaceEyes:
@@ -134,11 +150,15 @@ def _run(node: str, **inputs: Any) -> tuple[Any, ...]:
         return tuple(_registry()[node].execute(**inputs).args)
     except comfy.model_management.OOM_EXCEPTION:
         raise  # ComfyUI makes room and tries again, or says what to do
-    except (TypeError, KeyError, AttributeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except FAILURES as error:
         raise LikenessError(
-            f"ComfyUI's node {node} failed ({reason}); get its file again, or choose another back end"
+            f"ComfyUI's node {node} failed ({_reason(error)}); get its file again, or choose another back end"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of ComfyUI says, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class Sam3:
