@@ -98,7 +98,7 @@ class Words:
         list[str] | None,
         Option(
             help="Keep a word in a region: <v0>=left, right, a box 0,0,0.5,1, mask.png, attention or face; "
-            "then ;mode=soft;scope=word;strength=0.8 …; repeat."
+            "then ;mode=soft;scope=word;strength=0.8;redraw=0.6 …; repeat."
         ),
     ] = None
     refocus_restart: Annotated[
@@ -168,30 +168,39 @@ def _drawn(
     drawing: Drawing, people: People, words: Words,
 ) -> Iterable[Any]:  # fmt: skip
     """The pictures (H, W, 3) uint8 of all prompts and seeds in `wanted`."""
+    from ..inference.detail import Detailer, regions_redrawn
     from ..inference.generate import generate as draw
     from ..inference.refocus_options import refocusing_of
 
     shown = people.shown()
+    prompts, seeds = [prompt for prompt, _ in wanted], [number for _, number in wanted]
     refocusing = refocusing_of(
         words.refocus or [], base, restart=words.refocus_restart, maps=words.attention_maps
     )
     with meter("drawing") as show:
-        return draw(
+        pictures = draw(
             base,
-            [prompt for prompt, _ in wanted],
+            prompts,
             negative=drawing.negative,
             artifacts=artifacts,
             people=shown,
             refocus=refocusing,
             steps=drawing.steps,
             guidance=drawing.guidance,
-            seed=[number for _, number in wanted],
+            seed=seeds,
             sampler=drawing.sampler,
             schedule=drawing.schedule,
             width=drawing.width,
             height=drawing.height,
             on_step=lambda done, total: show(done, total, ""),
         )
+    if refocusing is None:
+        return pictures
+    again = Detailer(
+        base=base, prompt=prompts[0], negative=drawing.negative, artifacts=artifacts, steps=drawing.steps,
+        guidance=drawing.guidance, sampler=drawing.sampler, schedule=drawing.schedule,
+    )  # fmt: skip
+    return regions_redrawn(pictures, prompts, seeds, refocusing.focuses, again)
 
 
 def _drawn_with(drawing: Drawing, words: Words, finish: Finish) -> dict[str, str]:

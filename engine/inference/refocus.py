@@ -56,6 +56,7 @@ class Focus:
     end: float = 1.0
     find_at: float = 0.3  # share of the steps after which a region is looked for
     find_by: str = "attention"
+    redraw: float = 0.0  # share of the schedule for which the finished region is drawn again by itself
 
     def __post_init__(self) -> None:
         if isinstance(self.region, tuple):
@@ -72,6 +73,14 @@ class Focus:
             raise LikenessError(
                 f"refocusing cannot last from {self.start:g} to {self.end:g}; use 0 for the first noise "
                 "level, 1 for the last, and start before the end"
+            )
+        if not 0 <= self.redraw <= 1:
+            raise LikenessError(
+                f"redraw={self.redraw:g} is no share of the schedule; use 0.4 to 0.7, or 0 for not"
+            )
+        if self.redraw and self.region is None:
+            raise LikenessError(
+                f"{self.token} has no region yet to draw again; give a half, a box or a mask, or no redraw"
             )
         if not 0 < self.find_at < 1:
             raise LikenessError(f"{self.find_at:g} is no share of the steps; use 0.2 to 0.4")

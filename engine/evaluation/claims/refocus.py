@@ -26,6 +26,7 @@ import numpy as np
 
 from ...artifact import Artifact
 from ...data.concepts import Concept, Picture
+from ...inference.detail import Detailer, regions_redrawn
 from ...inference.generate import generate
 from ...inference.refocus_options import refocusing_of
 from ...miniature import world
@@ -62,6 +63,7 @@ class Refocus:
         _two("two people"),
         _two("two people, refocused", HALVES),
         _two("two people, regions found", ("<v0>=face", "<v1>=face")),
+        _two("two people, each drawn again", [f"{half};redraw=0.6" for half in HALVES]),
         _two("two people, words only", [f"{half};scope=word" for half in HALVES], headline=False),
         _two("two people, words onward", [f"{half};scope=onward" for half in HALVES], headline=False),
         _two("two people, soft", [f"{half};mode=soft" for half in HALVES], headline=False),
@@ -88,6 +90,14 @@ class Refocus:
             claim="The prompt is obeyed as without, within 5 points",
             method="two people, refocused", against="two people", metric="prompt", better="not lower",
             margin=0.05,
+        ),
+        Claim(
+            claim="Drawn again in their regions, each by itself, they are recognised more often still",
+            method="two people, each drawn again", against="two people, refocused", metric="recognised",
+        ),
+        Claim(
+            claim="… and more often than without any of it",
+            method="two people, each drawn again", against="two people", metric="recognised",
         ),
         Claim(
             claim="Regions found while drawing keep two people as well",
@@ -241,10 +251,17 @@ def _drawn(
     regions: Sequence[str], width: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     used = [digest_of_artifact(artifact) for artifact in learned]
+    refocusing, artifacts = refocusing_of(regions, bench.base), [(artifact, 1.0) for artifact in learned]
+
+    def draw() -> np.ndarray:
+        pictures = generate(
+            bench.base, prompts, seed=list(seeds), artifacts=artifacts, refocus=refocusing,
+            steps=bench.sampling_steps, width=width,
+        )  # fmt: skip
+        again = Detailer(base=bench.base, prompt=prompts[0], artifacts=artifacts, steps=bench.sampling_steps)
+        focuses = [] if refocusing is None else refocusing.focuses
+        return regions_redrawn(pictures, prompts, seeds, focuses, again)
+
     return bench.pictures(
-        [list(prompts), list(seeds), used, list(regions), width, bench.sampling_steps],
-        lambda: generate(
-            bench.base, prompts, seed=list(seeds), artifacts=[(artifact, 1.0) for artifact in learned],
-            refocus=refocusing_of(regions, bench.base), steps=bench.sampling_steps, width=width,
-        ),
-    )  # fmt: skip
+        [list(prompts), list(seeds), used, list(regions), width, bench.sampling_steps], draw
+    )
