@@ -20,12 +20,14 @@ from torch.profiler import ProfilerActivity, profile
 from ..config import METHODS, BaseSpec, Job
 from ..data.concepts import Concept, Picture, load_concept, write_concept
 from ..errors import LikenessError
+from ..networks.id_attention import Person
 from ..training.base_model import BaseModel, load_base
 from ..training.checkpoint import Checkpoints
 from ..training.launch import _accelerator, _forget
 from ..training.memory import bytes_of, core_pass
 from ..training.methods import method_class
 from ..training.methods.base import Method
+from ..training.methods.masterweaver import EDITING, AdapterBatch
 from ..training.observer import Silent
 from ..training.plain_loops import dreambooth_lora, textual_inversion
 from ..training.random_base import random_base
@@ -37,6 +39,7 @@ PLAIN = {"textual-inversion": textual_inversion, "dreambooth-lora": dreambooth_l
 STEPS: Mapping[str, tuple[str, ...]] = {  # the settings that hold a method's steps, phase by phase
     "magictailor": ("warm_up_steps", "balance_steps"),
     "magicapture": ("inversion_steps", "tuning_steps"),
+    "masterweaver": ("identity_steps", "editing_steps"),
 }
 PARTNERS = {"magictailor": "component", "magicapture": "style"}  # the second concept's role
 QUICK: Mapping[str, Mapping[str, Any]] = {  # what would take long before the first step, or need files
@@ -44,8 +47,10 @@ QUICK: Mapping[str, Mapping[str, Any]] = {  # what would take long before the fi
     "custom-diffusion": {"prior_pictures": 4, "prior_steps": 1},
     "personamagic": {"image_encoder": "none"},
     "magicapture": {"identity": "none"},
-}
-LEFT_OUT = ("masterweaver",)  # it learns from shards of many people, not from a concept
+    # every step alike, with both comparisons, on pictures at hand: threads of their own read shards meanwhile
+    "masterweaver": {"image_encoder": "miniature", "editing_every": 1, "background_every": 1,
+                     "gradient_accumulation": 1},
+}  # fmt: skip
 
 
 def measure_speed(
@@ -57,7 +62,7 @@ def measure_speed(
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """A row for each method and phase, and for each plain loop: milliseconds, their floor and peak bytes."""
-    unknown = [name for name in methods if name not in METHODS or name in LEFT_OUT]
+    unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise LikenessError(f"'{unknown[0]}' cannot be timed; choose from {', '.join(timed_methods())}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,7 +79,7 @@ def measure_speed(
 
 
 def timed_methods() -> list[str]:
-    return [name for name in METHODS if name not in LEFT_OUT]
+    return list(METHODS)
 
 
 def speed_job(
@@ -108,9 +113,10 @@ def speed_job(
 class Alternating:
     """An observer that times each step, and after it the passes that the step could not avoid."""
 
-    def __init__(self, method: Method, clock: Callable[[], float]) -> None:
+    def __init__(self, method: Method, clock: Callable[[], float], autocast: Callable[[], Any]) -> None:
         self.method = method
         self.clock = clock
+        self.autocast = autocast  # both sides compute in the job's precision
         self.times: dict[str, list[tuple[float, float]]] = {}  # by phase: seconds of step and passes
         self._phases = {phase.name: phase for phase in method.phases()}
         self._left = clock()
@@ -122,7 +128,11 @@ class Alternating:
         batch = self.method.batch(phase, progress.phase_step - 1)
         prompts = [*batch.prompts, *getattr(batch, "open_prompts", ())]
         began = self.clock()
-        core_pass(self.method, phase, prompts=prompts)
+        with self.autocast():
+            if isinstance(batch, AdapterBatch):
+                adapter_pass(self.method, batch, progress.phase == EDITING)
+            else:
+                core_pass(self.method, phase, prompts=prompts)
         self.times.setdefault(progress.phase, []).append((step, self.clock() - began))
         self._left = self.clock()
 
@@ -131,6 +141,34 @@ class Alternating:
 
     def should_stop(self) -> bool:
         return False
+
+
+def adapter_pass(method: Any, batch: AdapterBatch, editing: bool) -> None:
+    """The passes that a step of MasterWeaver cannot avoid, there and back: towers, identity, U-Net and its
+    second look at everybody mixed; while editing is learned, the texts' branches of student and teacher."""
+    base = method.base
+    batch = batch.to(base.device)  # pyright: ignore[reportAssignmentType]
+    features, rows = method._features(batch)
+    tokens = method.tokens(method.encoder, features, rows)
+    with torch.no_grad():
+        context = base.encode_text(batch.prompts)
+    if not method.settings.latent_cache:
+        base.encode_moments(batch.pixels)
+    with method._hooks.reading(Person(method.attention(tokens))):
+        prediction = base.predict(batch.noise, batch.timesteps, context)
+    with torch.no_grad(), method._hooks.reading(Person(method.attention(tokens))):
+        base.predict(batch.noise, batch.timesteps, context)
+    loss = prediction.float().square().mean()
+    if editing:
+        both = torch.cat([context, context])
+        student = method._text_branches(batch.edit_noise, batch.edit_timesteps, both, tokens)
+        with torch.no_grad():
+            nobody = method._nobody(len(tokens))
+            method._text_branches(batch.edit_noise, batch.edit_timesteps, both, nobody)
+        loss = loss + torch.stack([branch.float().mean() for branch in student.values()]).sum()
+    loss.backward()
+    for weight in method.parameters():
+        weight.grad = None
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
@@ -167,7 +205,7 @@ def _timed_run(job: Job, base: BaseModel, count: bool) -> tuple[Any, int, torch.
         try:
             device = accelerator.device
             method.to(device)
-            watch = Silent() if count else Alternating(method, clock_of(device))
+            watch = Silent() if count else Alternating(method, clock_of(device), accelerator.autocast)
             trainer = Trainer(method, job, accelerator, watch, Checkpoints(job, "speed"))
             with accelerator.autocast():
                 method.prepare(trainer.check)

@@ -1,13 +1,20 @@
 """The table of speeds: what stands in it, and that the plain loops learn in the same harness."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.evaluation.speed import allocated, measure_speed, timed_methods
+from likeness_portraits.engine.evaluation.speed import (
+    _measure_method,
+    allocated,
+    measure_speed,
+    speed_job,
+    timed_methods,
+)
 from likeness_portraits.engine.training.plain_loops import dreambooth_lora, textual_inversion
 from likeness_portraits.engine.training.random_base import random_base
 from likeness_portraits.tests.engine.tiny import tiny_base
@@ -24,6 +31,18 @@ def test_the_command_writes_a_list_with_steps_floors_ratios_and_peaks(likeness, 
     assert ours["ratio"] == pytest.approx(ours["step_ms"] / ours["floor_ms"], abs=1e-3)
     assert 0.5 < ours["ratio"] < 2 and plain["ratio"] is None
     assert 30e6 < ours["peak_bytes"] < plain["peak_bytes"]
+
+
+def test_an_adapters_stages_are_timed_beside_their_passes(tmp_path: Path):
+    base = tiny_base()
+    job = speed_job("masterweaver", base, tmp_path, 2, "fp32", None)
+    job = replace(job, settings=replace(job.settings, batch_size=2))
+    first, second = _measure_method(job, base, "tiny", print)
+    assert [row["method"] for row in (first, second)] == ["masterweaver, identity", "masterweaver, editing"]
+    assert first["floor_ms"] < second["floor_ms"]  # editing looks at everybody twice more, with other words
+    for row in (first, second):
+        assert 0.8 < row["ratio"] < 4 and row["peak_bytes"] > 1e6 and row["steps"] == 2
+    assert not any(weight.requires_grad for weight in base.parameters())
 
 
 def test_what_cannot_be_timed_is_refused_by_name():
