@@ -166,7 +166,7 @@ class _Showing:
     def __call__(
         self, executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any
     ) -> Any:
-        if not self.shown.at(float(timesteps[0])):
+        if not self.shown.in_pass(timesteps):
             return executor(x, timesteps, *rest, **options)
         about = options.get("transformer_options") or (rest[3] if len(rest) > 3 else {})
         prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt

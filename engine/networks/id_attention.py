@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -85,6 +86,8 @@ class Person:
     scale: float | Mapping[str, float] = 1.0  # one for all layers, or by layer; layers left out get nothing
     region: Tensor | None = None  # (1, 1, h, w) in [0, 1], of any size: where in the picture; None: all over
     counts: Tensor | None = None  # (B, 1, 1, n) the logarithm of how often a token is there; None: once each
+    # for what queries the keys and values lie ready, split into heads: dtype, device, samples; None: for none
+    ready_for: tuple[torch.dtype, torch.device, int] | None = None
     _weights: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def scale_at(self, layer: str) -> float:
@@ -109,13 +112,15 @@ class Pass:
 
 def id_branch(query: Tensor, name: str, heads: int, present: Pass) -> Tensor | None:
     """What all people add to layer `name`, (B, N, heads, d), for queries (B, N, hidden); None: nothing."""
-    total = None
+    total, like = None, (query.dtype, query.device, len(query))
     apart = query.view(*query.shape[:2], heads, -1).transpose(1, 2)
     for person in present.people:
         scale = person.scale_at(name)
         if scale == 0 or name not in person.keys_values:
             continue
-        keys, values = (split_heads(rows, heads, query) for rows in person.keys_values[name])
+        keys, values = person.keys_values[name]
+        if person.ready_for != like:
+            keys, values = split_heads(keys, heads, query), split_heads(values, heads, query)
         branch = F.scaled_dot_product_attention(apart, keys, values, attn_mask=person.counts).transpose(1, 2)
         weights = person.region_at(query.shape[1], present.latents)
         branch = branch if weights is None else branch * weights.to(branch)[..., None]

@@ -90,6 +90,13 @@ class Shown:
         half = 0.5 / LAST_TIMESTEP
         return self.weight != 0 and self.start - half <= share <= self.end + half
 
+    def in_pass(self, timesteps: Tensor) -> bool:
+        """Whether they are there in a pass whose samples share a timestep (B,); the device is asked for it
+        only where that is in question."""
+        if self.weight == 0 or (self.start == 0 and self.end == 1):
+            return self.weight != 0
+        return self.at(float(timesteps[0]))
+
     def among_rows(self, pictures: Sequence[int], rows: int) -> tuple[bool | None, ...]:
         """For each sample of a pass, a run's pictures last: them (True), nobody, or as it was (None)."""
         there = [self.among is None or self.among[number] for number in pictures]
@@ -115,7 +122,8 @@ class Shown:
         if key not in self._known:
             region = None if self.region is None else self.region.to(like.device)[None, None]
             keys_values, counts = self._keys_values(who, heads, like)
-            self._known[key] = Person(keys_values, region=region, counts=counts)
+            ready = like.dtype, like.device, len(who)
+            self._known[key] = Person(keys_values, region=region, counts=counts, ready_for=ready)
         return self._known[key]
 
     @torch.no_grad()
@@ -189,11 +197,11 @@ class PeopleModel:
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """As the inner model's."""
-        now, rows = int(timesteps[0]), len(noisy)
+        rows = len(noisy)
         people = [
             shown.person(shown.among_rows(self._pictures, rows), self._heads, noisy)
             for shown in self._shown
-            if shown.at(now)
+            if shown.in_pass(timesteps)
         ]
         with self._reading(*people):
             return self._inner.predict(noisy, timesteps, context)
