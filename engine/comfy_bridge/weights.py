@@ -65,7 +65,7 @@ def family_of(model: Any) -> str:
     network = type(model.model.diffusion_model).__name__
     if network != "UNetModel":
         raise LikenessError(
-            f"this MODEL is a {kind.__name__}, which has no U-Net to learn on (it is a {network}); "
+            f"this MODEL is {kind.__name__}, which has no U-Net to learn on (its network is {network}); "
             f"connect {KNOWN}"
         )
     raise LikenessError(f"learning on a {kind.__name__} model is not possible; connect {KNOWN}")

@@ -23,6 +23,8 @@ import tempfile  # noqa: E402
 import time  # noqa: E402
 
 import comfy.lora  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.model_sampling  # noqa: E402
 import comfy.samplers  # noqa: E402, F401 (ComfyUI's own nodes load it before any pack)
 import comfy.sd  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
@@ -59,6 +61,7 @@ from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, mi
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import with_rows  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
+from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.networks.lora import adaptable  # noqa: E402
 from likeness_portraits.engine.training import lora  # noqa: E402
 from likeness_portraits.engine.training.base_model import BaseModel, load_base  # noqa: E402
@@ -184,6 +187,42 @@ def unknown_layers(model: Any, clip: Any, base: BaseModel) -> list[str]:
     return [name for name in ours if name.endswith(ends) and name not in known and "resnets" not in name]
 
 
+def refused(model: Any, clip: Any, vae: Any) -> str:
+    """How a MODEL, CLIP and VAE that cannot be learned on are refused."""
+    try:
+        taken_out((model, clip, vae))
+    except LikenessError as error:
+        return str(error)
+    return ""
+
+
+def refusals(model: Any, clip: Any, vae: Any) -> dict[str, str]:
+    """What is said to models of other kinds, and to this one with a part missing or wrong."""
+    kinds = comfy.supported_models
+    narrow = {"use_linear_in_transformer": True, "num_head_channels": 16}
+    refiner = tiny_model(kinds.SDXLRefiner, **{**SDXL, "context_dim": 64})
+    nine = tiny_model(kinds.SD15, use_linear_in_transformer=False, num_heads=4, in_channels=9)
+    edm = model.clone()
+    edm.add_object_patch("model_sampling", comfy.model_sampling.ModelSamplingContinuousEDM())
+    packed = tiny_model(kinds.SD20, **narrow)
+    layer = packed.model.diffusion_model.middle_block[0].in_layers[2]
+    layer.weight = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    small = {"dim": 32, "n_layers": 1, "n_double_layers": 1, "n_heads": 2, "cond_seq_dim": 8, "max_seq": 16}
+    aura = kinds.AuraFlow({**small, "global_conddim": 32})
+    cpu = torch.device("cpu")
+    transformer = comfy.model_patcher.ModelPatcher(aura.get_model({}, "", cpu), cpu, cpu)
+    return {
+        "refiner": refused(refiner, sdxl_clip(), vae),
+        "inpainting": refused(nine, clip, vae),
+        "transformer": refused(transformer, clip, vae),
+        "quantised": refused(packed, sd2_clip(), vae),
+        "levels": refused(edm, clip, vae),
+        "no clip": refused(model, None, vae),
+        "no vae": refused(model, clip, None),
+        "another clip": refused(tiny_model(kinds.SD20, **narrow), clip, vae),
+    }
+
+
 def main() -> None:
     with torch.inference_mode():  # as the executor runs the node
         loaded = build_miniature()
@@ -218,6 +257,7 @@ def main() -> None:
         "sdxl": differences(sdxl, taken_out(sdxl), 8),
         "schedule": apart(headless.alphas_cumprod, from_graph.alphas_cumprod),
         "same fingerprint": headless.fingerprint == from_graph.fingerprint,
+        "refused": refusals(model, clip, vae),
         "patch of a half": (as_used - untouched).mean().item(),
     }))  # fmt: skip
 

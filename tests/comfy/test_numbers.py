@@ -1,6 +1,7 @@
 """ComfyUI's own classes and the engine's diffusers classes compute the same."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,22 @@ def test_the_pack_adds_little_to_comfyuis_start(measured: dict[str, Any]):
 
 def test_a_patch_on_the_model_is_part_of_what_is_learned_on(measured: dict[str, Any]):
     assert measured["patch of a half"] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    {
+        "refiner": "is the SDXL refiner, .* connect the SDXL base",
+        "inpainting": "for inpainting or editing .*9 channels instead of 4.*connect the plain model",
+        "transformer": "is AuraFlow, which has no U-Net to learn on .*connect an SD 1.x, SD 2.x or SDXL",
+        "quantised": "is quantised in a way that cannot be read .*GGUF.*load the model in fp16",
+        "levels": "noise levels of another kind .*connect an SD 1.x",
+        "no clip": "there is no CLIP: .*load one with Load CLIP and connect it",
+        "no vae": "there is no VAE: .*load one with Load VAE and connect it",
+        "another clip": "this CLIP has no clip_h, .*connect the CLIP of its checkpoint",
+    }.items(),
+)
+def test_what_cannot_be_learned_on_is_refused_with_the_way_out(
+    measured: dict[str, Any], kind: str, words: str
+):
+    assert re.search(words, measured["refused"][kind]), measured["refused"][kind]
