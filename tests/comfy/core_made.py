@@ -125,6 +125,11 @@ def media_pipe(picture: torch.Tensor) -> None:
     assert (marked.masks[2] == np.maximum(marked.masks[3], marked.masks[4])).all()
     said("mediapipe", picture, "hair")
     say("SEEN mediapipe", len(faces), marked.scores[0])
+    damaged = FOLDER / "checkpoints" / core_nodes.CORE["sam3"].file
+    damaged.write_bytes(b"what a broken download leaves")
+    folder_paths.filename_list_cache.clear()
+    said("sam3", picture, "face")
+    damaged.unlink()
 
 
 def sam3(picture: torch.Tensor) -> None:

@@ -42,6 +42,7 @@ def test_faces_and_their_parts_come_from_comfyuis_mediapipe(checkout, python, pa
         assert licence in line and "put it there, or choose" in line
     assert "MediaPipe marks no 'hair'; valid are face, lips" in lines[5]
     assert lines[6].startswith("SEEN mediapipe")
+    assert "cannot be read as SAM 3 (" in lines[7] and "get it again from https://" in lines[7]
 
 
 @pytest.mark.slow  # its encoder sees 5184 places whatever the picture's size: two minutes
