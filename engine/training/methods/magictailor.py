@@ -103,7 +103,7 @@ class MagicTailor(Method):
 
     def load(self, phase: Phase) -> Load:
         rows = phase.batch_size
-        teacher = rows if phase.name != WARM_UP and self.copies else 0
+        teacher = self._held_of(rows) if phase.name != WARM_UP and self.copies else 0
         encoded = 0 if self.caches_latents else rows
         return Load(pictures=rows, prompts=len(self.concepts), teacher=teacher, encoded=encoded)
 
@@ -339,6 +339,15 @@ class MagicTailor(Method):
         if self.settings.selection_temperature is not None:  # all are held a little
             return len(batch)
         return len(batch) - int(batch.here.concepts.bincount(minlength=len(self.concepts)).min())
+
+    def _held_of(self, rows: int) -> int:
+        """The same of any batch with so many rows."""
+        if self.settings.selection_temperature is not None:
+            return rows
+        count = len(self.concepts)
+        if self.settings.batch_size:
+            return rows - rows // count
+        return rows - int(self.examples.concepts.bincount(minlength=count).min())
 
     def _attention(self, attention: Tensor, batch: TailorBatch) -> Tensor:
         """How far the words' attention (B, Q) is from their masks: scalar."""

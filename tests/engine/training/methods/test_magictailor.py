@@ -356,6 +356,16 @@ def test_the_teacher_is_asked_only_about_rows_it_is_to_hold(base, folder, monkey
         assert passes[1] in [(2, False), (3, False)] and len(passes) == 2
 
 
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 3}, {"selection_temperature": 1.0}])
+def test_the_passes_that_cannot_be_avoided_hold_as_many_of_the_teachers_rows_as_a_step(
+    base, folder, settings
+):
+    with Learner(base, folder, **settings) as method:
+        phase = method.phases()[1]
+        assert method.load(phase).teacher == method._held_rows(method.batch(phase, 0))
+        assert method.load(method.phases()[0]).teacher == 0
+
+
 def test_with_an_equal_teacher_nothing_is_lost_and_with_another_something_is(base, folder):
     with Learner(base, folder) as method:
         method.begin_phase(method.phases()[1])
