@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# drawn together; a CPU rounds another number of them otherwise, by a shade in one byte of ten thousand
-ROUND = AT_ONCE
+# drawn together on a CPU, where few are as fast as many and the first step need not wait for more; on a GPU,
+# as many as are read together (a CPU rounds another number otherwise, by a shade in one byte of 10,000)
+ROUND_ON_CPU = 2
 
 
 class ClassPictures:
@@ -32,6 +33,7 @@ class ClassPictures:
     def __init__(self, method: "Method", class_word: str, size: tuple[int, int], count: int) -> None:
         chosen, job = method.job.settings, method.job
         self._method, self._class_word, self._size = method, class_word, size
+        self._round = ROUND_ON_CPU if method.base.device.type == "cpu" else AT_ONCE
         templates = chosen.prior_templates
         self.prompts = [templates[number % len(templates)].format(class_word) for number in range(count)]
         side = size[0] if size[0] == size[1] else size
@@ -42,22 +44,24 @@ class ClassPictures:
         self._rounds: dict[int, np.ndarray] = {}  # those that are drawn, (n, H, W, 3) uint8
         if self._kept is not None and self._kept.exists():
             pictures = _read(self._kept)
-            self._rounds = {first // ROUND: pictures[first : first + ROUND] for first in self._firsts()}
+            self._rounds = {
+                first // self._round: pictures[first : first + self._round] for first in self._firsts()
+            }
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def _firsts(self) -> range:
-        return range(0, len(self), ROUND)
+        return range(0, len(self), self._round)
 
     def around(self, number: int) -> range:
         """The pictures that are drawn together with this one."""
-        first = number // ROUND * ROUND
-        return range(first, min(first + ROUND, len(self)))
+        first = number // self._round * self._round
+        return range(first, min(first + self._round, len(self)))
 
     def drawn(self, numbers: range, check: Callable[[], None]) -> Tensor:
         """A round's pictures (n, 3, H, W) in [-1, 1]; `check` is called often, and raises to stop."""
-        turn = numbers.start // ROUND
+        turn = numbers.start // self._round
         if turn not in self._rounds:
             log.info("drawing %d pictures of '%s' for prior preservation", len(numbers), self._class_word)
             chosen, job = self._method.job.settings, self._method.job

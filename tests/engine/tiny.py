@@ -66,6 +66,7 @@ QUICK = {  # settings that make each method a matter of a second
         "warm_up_steps": 2,
         "balance_steps": 2,
         "batch_size": 0,
+        "intensity": 0.5,
         "rank": 4,
         "alpha": 2.0,
         "warm_up_learning_rate": 2e-3,
