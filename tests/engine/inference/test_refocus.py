@@ -368,10 +368,20 @@ def test_where_nobody_is_seen_the_picture_is_as_without_and_that_is_said(
     assert "no region was found for man by face in 1 of 1 pictures" in caplog.text
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other count as work in processor time
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(
     "manner", [{"scope": "word"}, {"scope": "onward"}, {}, {"schedule": "rising"}], ids=str
 )
-def test_a_step_takes_at_most_15_percent_longer(miniature: BaseModel, manner: dict[str, Any]):
+def test_a_step_takes_at_most_15_percent_longer(
+    miniature: BaseModel, manner: dict[str, Any], one_thread: None
+):
     """Two people in the smallest picture, where there is least beside it to compute."""
     rows = {f"<v{i}>": {"clip_l": person(f"<v{i}>", i, 128).rows(f"<v{i}>")["clip_l"]} for i in range(2)}
     focuses = [Focus(token=f"<v{i}>", region=box, **manner) for i, box in enumerate((LEFT, RIGHT))]
@@ -387,7 +397,8 @@ def test_a_step_takes_at_most_15_percent_longer(miniature: BaseModel, manner: di
                 began = time.process_time()
                 step(noisy, torch.full((2,), 980 - 20 * number), context)
                 times.append(time.process_time() - began)
-    assert min(took[1]) < 1.15 * min(took[0])
+    plain, masked = (sum(sorted(times)[:9]) for times in took)  # the fastest fifth
+    assert masked < 1.15 * plain
 
 
 # -------------------------------------------------------------------------------------------- bad input
