@@ -177,6 +177,11 @@ def _drawn(
     refocusing = refocusing_of(
         words.refocus or [], base, restart=words.refocus_restart, maps=words.attention_maps
     )
+    if shown and refocusing is not None and any(focus.redraw for focus in refocusing.focuses):
+        raise LikenessError(
+            "a region is drawn again without the people of --identity, who would be lost there; leave redraw "
+            "away, or learn them"
+        )
     with meter("drawing") as show:
         pictures = draw(
             base,

@@ -13,6 +13,7 @@ from likeness_portraits.engine.inference.detail import Detailer, regions_redrawn
 from likeness_portraits.engine.inference.refocus import Focus
 from likeness_portraits.engine.inference.refocus_options import focus_of
 from likeness_portraits.engine.inference.restore import Pixels
+from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.engine.tiny import tiny_base
 
 PROMPTS, SEEDS = ("a photo of <v0> and <v1>, on a beach", "a sketch of <v0> and <v1>"), (3, 4)
@@ -112,3 +113,14 @@ def test_the_command_line_draws_a_region_again(tmp_path: Path):
     plain, again = command("", "plain.png"), command(";redraw=0.5", "again.png")
     assert np.array_equal(plain[:, 128:], again[:, 128:])
     assert not np.array_equal(plain, again)
+
+
+def test_a_region_of_somebody_shown_by_an_adapter_is_not_drawn_again_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    face = world.example_pictures(100_000)[0].pixels
+    Image.fromarray(face).save(tmp_path / "ann.png")
+    told = ["generate", "a man", "--steps", "2", "--identity", str(tmp_path / "ann.png")]
+    assert main([*told, "--refocus", "man=left;redraw=0.5", "--out", str(tmp_path / "out.png")]) != 0
+    assert "drawn again without the people of --identity" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out.png").exists()
