@@ -26,7 +26,7 @@ from ..data.references import (
     references_of,
 )
 from ..data.segmenters.face_parts import load as load_parser
-from ..errors import LikenessError, nearest
+from ..errors import LikenessError
 from ..networks.shown import IdAdapter, Identity, Shown
 from .id_adapter import (
     check_count,
@@ -36,6 +36,7 @@ from .id_adapter import (
     miniature_adapter,
     read_adapter,
 )
+from .typed import typed
 
 # pictures (H, W, 3), what errors call them, and the masks that say what of them to keep
 Seen: TypeAlias = tuple[list[NDArray[np.uint8]], list[str], list[Mask | None]]
@@ -58,7 +59,7 @@ class Look:
 
 HOW: dict[str, Callable[[str], Any]] = {  # of Look, what may be typed behind an adapter
     "image_encoder": Path, "faces": str, "models": Path, "start": float, "end": float, "layers": str,
-    "without_hair": lambda text: text in ("", "yes", "true"),
+    "without_hair": bool,
 }  # fmt: skip
 
 
@@ -102,18 +103,7 @@ def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[Shown]:
 
 
 def _look(pieces: Sequence[str], whole: str, adapter: Path | None) -> Look:
-    """NAME=VALUE settings as typed; `layers` keeps its own equals signs."""
-    told: dict[str, Any] = {}
-    for piece in pieces:
-        name, _, value = (part.strip() for part in piece.partition("="))
-        if name not in HOW:
-            hint = nearest(name, HOW) or f"; valid are {', '.join(HOW)}"
-            raise LikenessError(f"unknown setting '{name}' in '{whole}'{hint}")
-        try:
-            told[name] = HOW[name](value)
-        except ValueError:
-            raise LikenessError(f"'{value}' in '{whole}' is not a number") from None
-    return Look(adapter=adapter, **told)
+    return Look(adapter=adapter, **typed(pieces, HOW, whole))
 
 
 def _adapter(look: Look) -> IdAdapter:

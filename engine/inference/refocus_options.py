@@ -17,6 +17,7 @@ from ..files import make_folder
 from ..networks.sampling import to_bytes
 from .refocus import FINDERS, Focus, Look, Region, heat_maps
 from .refocused import OnMaps, Refocusing
+from .typed import typed
 
 if TYPE_CHECKING:
     from ..training.base_model import BaseModel
@@ -27,7 +28,9 @@ HALVES: dict[str, Region] = {
 }  # fmt: skip
 HEADS = ("face", "hair")  # what a parser is asked to mark
 SETTINGS = {
-    field.name: field.type for field in fields(Focus) if field.name not in ("token", "region", "find_by")
+    field.name: float if field.type in ("float", float) else str
+    for field in fields(Focus)
+    if field.name not in ("token", "region", "find_by")
 }
 
 
@@ -37,13 +40,7 @@ def focus_of(text: str) -> Focus:
     token, equals, where = (piece.strip() for piece in told.partition("="))
     if not (token and equals and where):
         raise LikenessError(f"'{text}' gives no word a region; write it as <v0>=left or <v0>=mask.png")
-    settings: dict[str, Any] = {}
-    for piece in rest:
-        name, _, value = (part.strip() for part in piece.partition("="))
-        if name not in SETTINGS:
-            hint = nearest(name, SETTINGS) or f"; valid are {', '.join(SETTINGS)}"
-            raise LikenessError(f"unknown setting '{name}' in '{text}'{hint}")
-        settings[name] = _number(value, text) if SETTINGS[name] in ("float", float) else value
+    settings = typed(rest, SETTINGS, text)
     if where in FINDERS:
         return Focus(token=token, find_by=where, **settings)
     return Focus(token=token, region=_region(where, text), **settings)

@@ -16,6 +16,7 @@ from .detail import Detailer
 from .onlookers import MASK, MINIATURE, Onlookers, call_onlookers
 from .restore import Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
 from .restorers import SUFFIXES, load_restorer, load_upscaler
+from .typed import typed
 from .upscale import upscaled
 
 if TYPE_CHECKING:
@@ -63,29 +64,10 @@ def wish_of(text: str) -> Wish:
     if what != REDRAW and Path(what).suffix.lower() not in SUFFIXES:
         hint = nearest(what, [REDRAW]) or f"; write {REDRAW}, or a restorer's file ({', '.join(SUFFIXES)})"
         raise LikenessError(f"unknown way to restore '{what}'{hint}")
-    settings: dict[str, Any] = {}
-    for piece in filter(None, rest):
-        name, equals, value = (part.strip() for part in piece.partition("="))
-        name = name.replace("-", "_")
-        if name not in KINDS:
-            hint = nearest(name, KINDS) or f"; valid are {', '.join(KINDS)}"
-            raise LikenessError(f"unknown setting '{name}' in '{text}'{hint}")
-        settings[name] = _value(KINDS[name], value if equals else "yes", text)
+    settings = typed(filter(None, rest), KINDS, text)
     wish = Wish(what=what, settings=settings)
     Restoration(**wish.among(BLENDING))  # mistakes are told before anything is loaded
     return wish
-
-
-def _value(kind: type, text: str, whole: str) -> Any:
-    if kind is bool:
-        known = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
-        if text.lower() not in known:
-            raise LikenessError(f"'{text}' in '{whole}' is neither yes nor no")
-        return known[text.lower()]
-    try:
-        return kind(text)
-    except ValueError:
-        raise LikenessError(f"'{text}' in '{whole}' is not a number") from None
 
 
 @dataclass(frozen=True, kw_only=True)
