@@ -10,7 +10,8 @@ or an experiment, take another folder.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,12 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)  # changes on the method's preset `miniature`
     options: Mapping[str, Any] = field(default_factory=dict)  # for the experiment's own `measure`
     headline: bool = True  # False: an ablation, left out of --quick
+    also: tuple[str, ...] = ()  # methods that measuring it trains beside its own, such as a plug-in's host
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """All methods whose presets its numbers depend on."""
+        return (*([] if self.method is None else [self.method]), *self.also)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,7 @@ class Bench:
         self.quick = quick
         self.sampling_steps = sampling_steps
         self.drawn: list[str] = []  # files of the pictures that the current cell drew, for the report
+        self._declared: tuple[str, ...] | None = None  # what may be trained now; None: anything
 
     @cached_property
     def base(self) -> BaseModel:
@@ -119,6 +127,15 @@ class Bench:
             file = model.weights_file(network)
             total.update(file.read_bytes() if file.exists() else b"")
         return total.hexdigest()[:16]
+
+    @contextmanager
+    def training_only(self, methods: Sequence[str]) -> Iterator[None]:
+        """Meanwhile any other method's training is an error: a cell is known by the presets it declares."""
+        before, self._declared = self._declared, tuple(methods)
+        try:
+            yield
+        finally:
+            self._declared = before
 
     # ------------------------------------------------------------------------------ what is done only once
 
@@ -146,8 +163,14 @@ class Bench:
         """The concept file of a training with these changes on the method's preset `miniature`.
 
         `on`: files of `train` whose LoRAs stay applied meanwhile; `people`: whom adapters show meanwhile.
-        Trains only where no earlier run with the same job, pictures and base left its file.
+        Trains only where no earlier run with the same job, pictures and base left its file. RuntimeError for
+        a method that the cell's arm does not declare.
         """
+        if self._declared is not None and method not in self._declared:
+            raise RuntimeError(
+                f"this cell trains '{method}', which its arm does not name; add it to the arm's `also`, "
+                "or its numbers would be found again after that method's preset has changed"
+            )
         hosts = [*(file.name for file in on), *map(digest_of_somebody, people)]  # names are digests
         whole = resolved(method, settings)
         parts = [method, whole, seed, digest(concepts), self.base.fingerprint, *hosts]

@@ -37,6 +37,7 @@ class PersonaMagic:
             method="personamagic",
             settings={"steps": STEPS},
             options={"host": {"steps": 200}},
+            also=("dreambooth-lora",),
             headline=False,
         ),
         Arm(name="identity adapter", options={"adapter": True}, headline=False),

@@ -88,7 +88,8 @@ def _read(cell: Cell, bench: Bench) -> Measured | None:
 def _measure(cell: Cell, bench: Bench, file: Path) -> None:
     started = time.monotonic()
     bench.drawn.clear()
-    metrics = cell.experiment.measure(cell.arm, cell.person, cell.seed, bench)
+    with bench.training_only(cell.arm.trains):
+        metrics = cell.experiment.measure(cell.arm, cell.person, cell.seed, bench)
     kept = {
         "experiment": cell.experiment.name, "arm": cell.arm.name, "person": cell.person, "seed": cell.seed,
         "metrics": {name: _plain(value) for name, value in metrics.items()},

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...config import METHODS
 from ...errors import LikenessError
 from ...miniature import world
 from .bench import Arm, Bench, Claim, Experiment, Metrics, digest_of, resolved
@@ -47,8 +46,8 @@ class Cell:
         return f"{self.arm.name}-p{self.person}-s{self.seed}"
 
     def key(self, bench: Bench) -> str:
-        """What the cell's numbers depend on, beside the code; any preset, for `options` may train others."""
-        presets = {method: resolved(method, {}) for method in METHODS}
+        """What the cell's numbers depend on, beside the code: of presets, those of the methods it trains."""
+        presets = {method: resolved(method, {}) for method in self.arm.trains}
         return digest_of(
             self.experiment.name, self.arm.method, dict(self.arm.settings), dict(self.arm.options), presets,
             self.person, self.seed, bench.quick, bench.sampling_steps, bench.instrument,

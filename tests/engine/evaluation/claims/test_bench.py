@@ -1,15 +1,16 @@
 """The bench on the real Miniature with next to no training: what is kept, and that a rerun is the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from likeness_portraits.engine.config import METHODS
-from likeness_portraits.engine.evaluation.claims import EXPERIMENTS, experiment
+from likeness_portraits.engine.evaluation.claims import EXPERIMENTS, experiment, table
 from likeness_portraits.engine.evaluation.claims.bench import BUDGET, Arm, Bench, Claim, resolved
 from likeness_portraits.engine.evaluation.claims.run import run_claims
-from likeness_portraits.engine.evaluation.claims.table import Plan
+from likeness_portraits.engine.evaluation.claims.table import Cell, Plan
 from likeness_portraits.engine.miniature import world
 
 LITTLE = {"steps": 2, "batch_size": 1}
@@ -80,3 +81,40 @@ def test_a_training_is_another_one_when_its_preset_changes():
     assert resolved("textual-inversion", {"steps": plain["steps"]}) == plain  # said or left to the preset
     assert resolved("textual-inversion", {"steps": plain["steps"] + 1}) != plain
     assert plain["learning_rate"] == METHODS["textual-inversion"].preset("miniature").learning_rate
+
+
+class Careless(Little):
+    """Trains Textual Inversion in an arm that says it trains nothing but a LoRA."""
+
+    arms = (Arm(name="base"), Arm(name="words", method="dreambooth-lora", settings=LITTLE))
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench):
+        bench.train("textual-inversion", LITTLE, [bench.person(person)])
+        raise AssertionError("it was trained")
+
+
+def test_a_cell_that_trains_what_its_arm_does_not_name_stops_the_run(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="'textual-inversion'.*the arm's `also`"):
+        run_claims([Careless()], Plan(people=1, quick=True), Bench(tmp_path, quick=True))
+    assert not list(tmp_path.glob("artifacts/*")) and not list(tmp_path.glob("cells/*/*"))
+    bench = Bench(tmp_path)
+    with bench.training_only(Arm(name="plug-in", method="personamagic", also=("textual-inversion",)).trains):
+        assert bench.train("textual-inversion", LITTLE, [bench.person(world.TUNING_SEEDS[0])]).exists()
+
+
+def test_a_cells_name_changes_with_the_presets_of_what_it_trains_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bench, chosen = Bench(tmp_path), experiment("personamagic")
+    arms = {arm.name: arm for arm in chosen.arms}
+    names = ["base", "personamagic", "dreambooth-lora", "personamagic on dreambooth-lora"]
+    cells = [Cell(experiment=chosen, arm=arms[name], person=200_000, seed=0) for name in names]
+    before = [cell.key(bench) for cell in cells]
+
+    def with_another_rank(method: str, settings: dict[str, object]) -> dict[str, object]:
+        return {**resolved(method, settings), **({"rank": 99} if method == "dreambooth-lora" else {})}
+
+    monkeypatch.setattr(table, "resolved", with_another_rank)
+    changed = [cell.key(bench) != was for cell, was in zip(cells, before)]
+    assert changed == [False, False, True, True]
+    assert replace(cells[0], person=200_001).key(bench) != before[0]
