@@ -148,7 +148,10 @@ def generate(
 
     wish = None if finish.restore is None else wish_of(finish.restore)
     base = load_base(parts.spec(drawing.base))
-    pictures: Iterable[Any] = _drawn(base, wanted, artifacts, drawing, people, words)
+    told: list[str] = []
+    pictures: Iterable[Any] = _drawn(base, wanted, artifacts, drawing, people, words, told)
+    for line in told:
+        note(line)
     if wish is not None:
         finished = finisher(
             wish, base, prompt=prompts[0], negative=drawing.negative, artifacts=artifacts,
@@ -165,11 +168,10 @@ def generate(
 
 def _drawn(
     base: "BaseModel", wanted: Sequence[tuple[str, int]], artifacts: "Sequence[tuple[Artifact, float]]",
-    drawing: Drawing, people: People, words: Words,
+    drawing: Drawing, people: People, words: Words, told: list[str],
 ) -> Iterable[Any]:  # fmt: skip
-    """The pictures (H, W, 3) uint8 of all prompts and seeds in `wanted`."""
-    from ..inference.detail import Detailer, regions_redrawn
-    from ..inference.generate import generate as draw
+    """The pictures (H, W, 3) uint8 of all prompts and seeds in `wanted`; `told` gets what is to be said."""
+    from ..inference.detail import drawn_in_regions
     from ..inference.refocus_options import refocusing_of
 
     shown = people.shown()
@@ -177,13 +179,8 @@ def _drawn(
     refocusing = refocusing_of(
         words.refocus or [], base, restart=words.refocus_restart, maps=words.attention_maps
     )
-    if shown and refocusing is not None and any(focus.redraw for focus in refocusing.focuses):
-        raise LikenessError(
-            "a region is drawn again without the people of --identity, who would be lost there; leave redraw "
-            "away, or learn them"
-        )
     with meter("drawing") as show:
-        pictures = draw(
+        return drawn_in_regions(
             base,
             prompts,
             negative=drawing.negative,
@@ -198,14 +195,8 @@ def _drawn(
             width=drawing.width,
             height=drawing.height,
             on_step=lambda done, total: show(done, total, ""),
+            told=told.append,
         )
-    if refocusing is None:
-        return pictures
-    again = Detailer(
-        base=base, prompt=prompts[0], negative=drawing.negative, artifacts=artifacts, steps=drawing.steps,
-        guidance=drawing.guidance, sampler=drawing.sampler, schedule=drawing.schedule,
-    )  # fmt: skip
-    return regions_redrawn(pictures, prompts, seeds, refocusing.focuses, again)
 
 
 def _drawn_with(drawing: Drawing, words: Words, finish: Finish) -> dict[str, str]:

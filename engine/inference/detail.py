@@ -2,24 +2,45 @@
 anew.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
-from ..data.faces import AROUND, Face
+from ..config import TOKEN
+from ..data.faces import AROUND, Face, face_of_mask
+from ..data.masks import HALF, Mask, pieces
 from ..errors import LikenessError
+from ..networks.shown import Shown
 from .generate import generate
 from .refocus import Focus, fitted, own_prompt_of
-from .restore import Pixels, Restoration, restore_picture, to_pixels, to_shades
+from .refocused import Heads, Refocusing
+from .restore import (
+    Known,
+    Pixels,
+    Restoration,
+    cut_plainly,
+    face_square,
+    moved_inside,
+    restore_picture,
+    to_pixels,
+    to_shades,
+)
 
 if TYPE_CHECKING:
     from ..training.base_model import BaseModel
 
+log = logging.getLogger(__name__)
+
 DENOISE = 0.4  # share of the schedule: enough for skin and eyes, too little for another pose
+SEAM = 0.08  # of a region's square: half the width over which what was drawn again fades into the picture
+AROUND_HEAD = 1.2  # of the square around a face: how much a model sees around a head with its hair
 
 
 @dataclass(kw_only=True)
@@ -39,6 +60,7 @@ class Detailer:
     seed: int = 0
     sampler: str = "euler"
     schedule: str = "simple"
+    people: Sequence[Shown] = field(default=())
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -55,6 +77,7 @@ class Detailer:
             [self.prompt],
             negative=self.negative,
             artifacts=self.artifacts,
+            people=self.people,
             steps=self.steps,
             guidance=self.guidance,
             seed=self.seed,
@@ -66,39 +89,234 @@ class Detailer:
         return drawn[0].astype("float32") / 255
 
 
+# --- regions -------------------------------------------------------------------------------------------
+
+
+def drawn_in_regions(
+    base: "BaseModel",
+    prompts: Sequence[str],
+    *,
+    seed: Sequence[int],
+    refocus: Refocusing | None,
+    artifacts: Sequence[tuple[Artifact, float]] = (),
+    people: Sequence[Shown] = (),
+    told: Callable[[str], None] = log.info,
+    **how: Any,
+) -> NDArray[np.uint8]:
+    """Pictures as `generate` draws them, then drawn again in the regions of which a focus asks for it.
+
+    A concept that a focus wants `only=redraw` is not there before. `told` hears how often a region was drawn;
+    `how` is what `generate` takes besides.
+    """
+    focuses = [] if refocus is None else refocus.focuses
+    if refocus is None or not any(focus.redraw for focus in focuses):
+        return generate(base, prompts, seed=seed, refocus=refocus, artifacts=artifacts, people=people, **how)
+    _check_tries(refocus)
+    early, late = ([focus for focus in focuses if bool(focus.only) == only] for only in (False, True))
+    found: dict[range, Sequence[Focus]] = {}
+    pictures = generate(
+        base, prompts, seed=seed, people=people, artifacts=_present(artifacts, late, prompts),
+        refocus=replace(refocus, focuses=early, on_regions=found.__setitem__) if early else None, **how,
+    )  # fmt: skip
+    known = [_with_region(focus, [group[n] for group in found.values()], pictures.shape[1:3])
+             for n, focus in enumerate(early)]  # fmt: skip
+    again = Detailer(
+        base=base, prompt=prompts[0], artifacts=artifacts, people=people,
+        **{part.name: how[part.name] for part in fields(Detailer) if part.name in how},
+    )  # fmt: skip
+    return regions_redrawn(
+        pictures, prompts, seed, [*known, *late], again, heads=refocus.heads, known=refocus.known, told=told
+    )
+
+
+def _check_tries(refocus: Refocusing) -> None:
+    """Raises for tries that nothing could choose among."""
+    for focus in refocus.focuses:
+        if focus.tries > 1 and focus.token not in refocus.known:
+            raise LikenessError(
+                f"tries={focus.tries} keeps what is most like somebody's pictures; name their folder with "
+                f"like=FOLDER, or draw {focus.token} again once"
+            )
+
+
+def _present(
+    artifacts: Sequence[tuple[Artifact, float]], late: Sequence[Focus], prompts: Sequence[str]
+) -> list[tuple[Artifact, float]]:
+    """The concepts without those that come with a region's drawing again only."""
+    waiting = {focus.inside for focus in late} - {name for text in prompts for name in TOKEN.findall(text)}
+    return [
+        (artifact, strength)
+        for artifact, strength in artifacts
+        if not {token.token for token in artifact.tokens} & waiting
+    ]
+
+
+def _with_region(focus: Focus, found: Sequence[Focus], size: tuple[int, int]) -> Focus:
+    """The focus with the regions (N, H, W) that were found while drawing; empty where none was."""
+    if focus.region is not None or not focus.redraw:
+        return focus
+    regions = []
+    for group in found:
+        region = group.region
+        assert region is not None and not isinstance(region, tuple)  # a drawing ends with all known
+        somewhere = ~region.flatten(1).all(1)
+        wide = F.interpolate(region[:, None].float(), size=size, mode="bilinear")[:, 0]
+        regions.append(wide * somewhere[:, None, None])
+    return replace(focus, region=torch.cat(regions))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What of a picture is drawn again: a mask (H, W), or without one the head in the face's box."""
+
+    face: Face
+    drawn: Mask | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of `Restoration`: around a region nothing wider is cut out than its own square."""
+        if self.drawn is None:
+            return {"around": AROUND_HEAD, "both": True}
+        return {"around": 1 / AROUND, "feather": SEAM}
+
+    def square(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """The corners of what is cut out of a picture (H, W)."""
+        quad = face_square(self.face, self.options["around"])
+        return quad if self.drawn is None else moved_inside(quad, size)
+
+
 def regions_redrawn(
     pictures: NDArray[np.uint8],
     prompts: Sequence[str],
     seeds: Sequence[int],
     focuses: Sequence[Focus],
     detailer: Detailer,
+    *,
+    heads: Heads | None = None,
+    known: Mapping[str, Known] | None = None,
+    told: Callable[[str], None] = log.info,
 ) -> NDArray[np.uint8]:
     """Pictures (N, H, W, 3) whose regions are drawn again one by one, where a focus asks for `redraw`.
 
     A region is cut out as a square of the size that the base draws best, and read nothing but its own prompt
-    then: on a canvas larger than that, two people keep each other's faces from being finished. Outside the
-    regions nothing changes, and towards their rims less and less.
+    then, by the concepts that are in it: on a canvas larger than that, two people keep each other's faces
+    from being finished. Outside the regions nothing changes, and towards their rims less and less, but for
+    those on the picture's own border. Styles that frame pictures frame a region too: there the rim keeps the
+    one picture that was drawn. `heads` finds those that have no region; `known`: who a word is to be like,
+    of which the most similar of a focus's `tries` is kept.
     """
-    made = pictures.copy()
-    for focus in focuses:
-        if not focus.redraw:
-            continue
-        assert focus.region is not None  # a focus refuses to be made otherwise
-        regions = fitted(focus.region, pictures.shape[1:3], len(pictures), focus.token).cpu().numpy()
-        for number, (prompt, seed) in enumerate(zip(prompts, seeds)):
+    made, wished = pictures.copy(), [focus for focus in focuses if focus.redraw]
+    if not wished:
+        return made
+    places = _places(pictures, wished, heads)
+    inside = {focus.inside for focus in wished if focus.inside}
+    size = (made.shape[1], made.shape[2])
+    for focus in wished:
+        for number, place in places[focus].items():
+            prompt, seed = prompts[number], seeds[number]
             own = own_prompt_of(prompt, replace(focus, scope="apart")) or prompt
-            draw = replace(detailer, prompt=own, seed=seed, denoise=focus.redraw)
-            made[number] = _redrawn(made[number], regions[number % len(regions)], draw)
+            draw = replace(
+                detailer, prompt=own, seed=seed, denoise=focus.redraw,
+                artifacts=_of_prompt(detailer.artifacts, own, {*TOKEN.findall(prompt), *inside}),
+                people=_people_at(detailer.people, number, place.square(size), size),
+            )  # fmt: skip
+            who = (known or {}).get(focus.token)
+            made[number] = _tried(made[number], place, draw, focus, who, heads, told)
     return made
 
 
-def _redrawn(shades: NDArray[np.uint8], region: NDArray[np.float32], draw: Detailer) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) with the square around a region (H, W) drawn again, inside the region only."""
-    rows, columns = np.nonzero(region >= 0.5)
-    if not len(rows):
-        return shades
-    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
-    # the square just around the box: nothing wider is cut out
-    options = Restoration(side=draw.side, around=1 / AROUND, match_colours=False, gate="off")
-    face = Face(box=box, landmarks=None, score=1.0)
-    return to_shades(restore_picture(to_pixels(shades), [face], draw, options, drawn=region).pixels)
+def _places(
+    pictures: NDArray[np.uint8], focuses: Sequence[Focus], heads: Heads | None
+) -> dict[Focus, dict[int, _Place]]:
+    """Where, by the pictures' numbers, each focus is drawn again; nowhere in a picture without a region."""
+    places: dict[Focus, dict[int, _Place]] = {focus: {} for focus in focuses}
+    wanting = [focus for focus in focuses if focus.region is None]
+    for focus in focuses:
+        if focus.region is not None:
+            whole = isinstance(focus.region, tuple) or bool(focus.region.any())
+            regions = fitted(focus.region, pictures.shape[1:3], len(pictures), focus.token) if whole else []
+            for number in range(len(pictures) if whole else 0):
+                region = regions[number % len(regions)].cpu().numpy()
+                if (region >= HALF).any():
+                    places[focus][number] = _Place(face_of_mask(region), region)
+    if not wanting:
+        return places
+    if heads is None:
+        raise LikenessError(f"nobody looks for {wanting[0].token} here; give a half, a box or a mask")
+    for number, mask in enumerate(heads(pictures)):
+        for focus, face in zip(wanting, _heads_apart(mask, len(wanting))):
+            places[focus][number] = _Place(face, None)
+    for focus in wanting:
+        without = len(pictures) - len(places[focus])
+        if without:
+            log.warning("no head was found for %s in %d of %d pictures: they stay as they were drawn",
+                        focus.token, without, len(pictures))  # fmt: skip
+    return places
+
+
+def _heads_apart(mask: Mask, most: int) -> list[Face]:
+    """The largest heads of a mask (H, W), at most so many, from left to right."""
+    numbers, count = pieces(mask >= HALF)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+    largest = np.argsort(-sizes, kind="stable")[:most]
+    faces = [face_of_mask((numbers == 1 + head).astype(np.float32)) for head in largest]
+    return sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+
+
+def _of_prompt(
+    artifacts: Sequence[tuple[Artifact, float]], own: str, elsewhere: set[str]
+) -> list[tuple[Artifact, float]]:
+    """The concepts without those whose placeholders are `elsewhere` in a picture and not in a prompt."""
+    absent = elsewhere - set(TOKEN.findall(own))
+    kept = []
+    for artifact, strength in artifacts:
+        names = {token.token for token in artifact.tokens}
+        if names - absent or not names:
+            kept.append((artifact, strength))
+    return kept
+
+
+def _people_at(
+    people: Sequence[Shown], number: int, square: NDArray[np.float64], size: tuple[int, int]
+) -> list[Shown]:
+    """Those whom picture `number` (H, W) shows in a square of it, with what their regions have there."""
+    there = []
+    for one in people:
+        if one.among is not None and not one.among[number]:
+            continue
+        region = one.region
+        if region is not None:
+            wide = F.interpolate(region[None, None].float(), size=size, mode="bilinear")[0, 0]
+            shades = (wide.clamp(0, 1) * 255).byte().cpu().numpy()[..., None].repeat(3, -1)
+            cut = cut_plainly(shades, square, max(round(float(np.ptp(square[:, 0]))), 1))[..., 0]
+            region = torch.from_numpy(cut / np.float32(255)).to(region)
+        if region is None or region.max() >= HALF:
+            there.append(replace(one, region=region, among=None))
+    return there
+
+
+def _tried(
+    shades: NDArray[np.uint8], place: _Place, draw: Detailer, focus: Focus, who: Known | None,
+    heads: Heads | None, told: Callable[[str], None],
+) -> NDArray[np.uint8]:  # fmt: skip
+    """A picture (H, W, 3) with a place drawn again, until it is like who is wanted or the tries are over."""
+    if who is None or focus.tries == 1:
+        return _redrawn(shades, place, draw, heads)
+    best, likeness, count = shades, -float("inf"), 0
+    while count < focus.tries and likeness < who.enough:
+        one = _redrawn(shades, place, replace(draw, seed=draw.seed + count), heads)
+        alike, count = who.likeness(one, place.face), count + 1
+        if alike > likeness:
+            best, likeness = one, alike
+    told(f"region of {focus.inside or focus.token} drawn again {count} times; likeness {likeness:.3f}")
+    return best
+
+
+def _redrawn(
+    shades: NDArray[np.uint8], place: _Place, draw: Detailer, heads: Heads | None
+) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with the square around a place drawn again, inside the place only."""
+    options = Restoration(side=draw.side, match_colours=False, gate="off", **place.options)
+    parse = None if heads is None or place.drawn is not None else lambda crop: heads(crop[None])[0]
+    done = restore_picture(to_pixels(shades), [place.face], draw, options, parse=parse, drawn=place.drawn)
+    return to_shades(done.pixels)

@@ -57,6 +57,9 @@ class Focus:
     find_at: float = 0.3  # share of the steps after which a region is looked for
     find_by: str = "attention"
     redraw: float = 0.0  # share of the schedule for which the finished region is drawn again by itself
+    only: str = ""  # "redraw": what is named inside is not there before, when the picture is drawn
+    tries: int = 1  # how often at most, each time from other noise; the most like their pictures is kept
+    like: str | None = None  # folder of those pictures
 
     def __post_init__(self) -> None:
         if isinstance(self.region, tuple):
@@ -74,16 +77,30 @@ class Focus:
                 f"refocusing cannot last from {self.start:g} to {self.end:g}; use 0 for the first noise "
                 "level, 1 for the last, and start before the end"
             )
+        if not 0 < self.find_at < 1:
+            raise LikenessError(f"{self.find_at:g} is no share of the steps; use 0.2 to 0.4")
+        self._check_redrawing()
+
+    def _check_redrawing(self) -> None:
         if not 0 <= self.redraw <= 1:
             raise LikenessError(
                 f"redraw={self.redraw:g} is no share of the schedule; use 0.4 to 0.7, or 0 for not"
             )
-        if self.redraw and self.region is None:
+        one_of("part of the drawing", self.only, ("", "redraw"))
+        if self.only and not (self.redraw and self.inside):
             raise LikenessError(
-                f"{self.token} has no region yet to draw again; give a half, a box or a mask, or no redraw"
+                f"only=redraw draws '{self.token}' as it stands, then the region as somebody else: say how "
+                "much with redraw=0.7, and as whom with inside=<v0>"
             )
-        if not 0 < self.find_at < 1:
-            raise LikenessError(f"{self.find_at:g} is no share of the steps; use 0.2 to 0.4")
+        if self.only and self.region is None and self.find_by != "face":
+            raise LikenessError(
+                f"where '{self.token}' is to be drawn again is found in the finished picture, by face; write "
+                "face, a half, a box or a mask"
+            )
+        if self.tries < 1 or (self.tries > 1 and not self.redraw):
+            raise LikenessError(
+                f"tries={self.tries} says how often a region is drawn again; use 1 or more, with redraw=0.6"
+            )
 
     def strength_at(self, progress: float) -> float:
         """The log-mask's factor at a noise level, counted from 0 (pure noise) to 1."""

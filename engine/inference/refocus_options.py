@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from ..errors import LikenessError, nearest
 from ..files import make_folder
 from ..networks.sampling import to_bytes
 from .refocus import FINDERS, Focus, Look, Region, heat_maps
-from .refocused import OnMaps, Refocusing
+from .refocused import Heads, OnMaps, Refocusing
+from .restore_options import known_of
 from .typed import typed
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ HALVES: dict[str, Region] = {
 }  # fmt: skip
 HEADS = ("face", "hair")  # what a parser is asked to mark
 SETTINGS = {
-    field.name: float if field.type in ("float", float) else str
+    field.name: field.type if field.type in (float, int) else str
     for field in fields(Focus)
     if field.name not in ("token", "region", "find_by")
 }
@@ -75,21 +77,30 @@ def refocusing_of(
     """What `--refocus` asks for; `maps`: a folder for heat maps of where the words looked."""
     if not texts:
         return None
+    heads, focuses = _heads_in(base), [focus_of(text) for text in texts]
     return Refocusing(
-        focuses=[focus_of(text) for text in texts], restart=restart, look=_looking(base),
+        focuses=focuses, restart=restart, look=_looking(base, heads), heads=heads,
+        known={focus.token: known_of(Path(focus.like), base) for focus in focuses if focus.like},
         on_maps=None if maps is None else _maps_writer(make_folder(maps)),
     )  # fmt: skip
 
 
-def _looking(base: "BaseModel") -> Look:
+def _heads_in(base: "BaseModel") -> Heads:
+    """Marks heads (N, H, W) in pictures (N, H, W, 3) uint8."""
+
+    @cache
+    def segmenter() -> Any:
+        return load_segmenter("miniature" if base.family == "miniature" else "face-parts")
+
+    def heads(pictures: np.ndarray) -> np.ndarray:
+        return np.stack([marked(segmenter(), pixels) for pixels in pictures])
+
+    return heads
+
+
+def _looking(base: "BaseModel", heads: Heads) -> Look:
     """Marks heads in what a step expects the picture to become."""
-
-    def look(clean: Tensor) -> Tensor:
-        segmenter = load_segmenter("miniature" if base.family == "miniature" else "face-parts")
-        pictures = to_bytes(base.decode(clean))
-        return torch.from_numpy(np.stack([marked(segmenter, pixels) for pixels in pictures])).to(clean)
-
-    return look
+    return lambda clean: torch.from_numpy(heads(to_bytes(base.decode(clean)))).to(clean)
 
 
 def marked(segmenter: Any, pixels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from .refocus import (
     places_in_all,
     word_attention,
 )
+from .restore import Known
 
 if TYPE_CHECKING:
     from ..training.base_model import BaseModel, Rows
@@ -372,6 +373,8 @@ Painter = Callable[
 
 # which pictures of a run, their maps (B, K, h, w), focuses with their regions, the pictures themselves
 OnMaps = Callable[[range, Tensor, Sequence[Focus], np.ndarray], None]
+Heads = Callable[[np.ndarray], np.ndarray]  # pictures (N, H, W, 3) uint8 -> where heads are, (N, H, W)
+OnRegions = Callable[[range, Sequence[Focus]], None]  # which pictures of a run, focuses with their regions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,7 +384,10 @@ class Refocusing:
     focuses: Sequence[Focus]
     restart: bool = False  # draw again from the start once regions that were looked for are known
     look: Look | None = None  # for regions found by face
+    heads: Heads | None = None  # for regions that are found in the finished picture
+    known: Mapping[str, Known] = field(default_factory=dict)  # by a focus's word: who it is to be like
     on_maps: "OnMaps | None" = None
+    on_regions: "OnRegions | None" = None
 
     def model(
         self, base: "BaseModel", painter: Painter, prompts: Sequence[str], rows: "Rows",
@@ -402,7 +408,9 @@ class Refocusing:
             return paint()
 
     def report(self, model: RefocusedModel, group: range, pictures: np.ndarray) -> None:
-        """Tells `on_maps` where the words of a drawing looked."""
+        """Tells `on_maps` where the words of a drawing looked, and `on_regions` where they were kept."""
+        if self.on_regions is not None:
+            self.on_regions(group, model.focuses)
         maps = model.maps.mean()
         if self.on_maps is not None and maps is not None:
             self.on_maps(group, maps, model.focuses, pictures)

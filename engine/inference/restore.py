@@ -22,6 +22,7 @@ from ..errors import LikenessError
 
 Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
 Restore = Callable[[Pixels], Pixels]  # a crop (S, S, 3) to a crop
+Sides = tuple[bool, bool, bool, bool]  # left, top, right, bottom
 Parse = Callable[[NDArray[np.uint8]], Mask]  # a crop (S, S, 3) to where its face is (S, S)
 
 GATES = ("blend", "reject", "off")
@@ -80,6 +81,31 @@ class Person:
     def similarity(self, pixels: NDArray[np.uint8], face: Face) -> float:
         """Mean cosine of a face in a picture to the references."""
         return float((self.references @ self.judge.embed(pixels, face)).mean())
+
+
+@dataclass(frozen=True)
+class Known:
+    """Who a part of a picture is to show: the person, and what finds faces, the largest first."""
+
+    find: Callable[[NDArray[np.uint8]], list[Face]]
+    person: Person
+
+    def likeness(self, pixels: NDArray[np.uint8], where: Face) -> float:
+        """Of the largest face whose middle lies in a box of a picture (H, W, 3); -1 where there is none."""
+        for face in self.find(pixels):
+            middle = (face.box[:2] + face.box[2:]) / 2
+            if (where.box[:2] <= middle).all() and (middle <= where.box[2:]).all():
+                return self.person.similarity(pixels, face)
+        return -1.0
+
+    @property
+    def enough(self) -> float:
+        """As like as the references are to each other, less what the gate allows; 1 for a single one."""
+        vectors = self.person.references
+        if len(vectors) == 1:
+            return 1.0
+        alike = (vectors @ vectors.T).sum() - len(vectors)
+        return float(alike) / (len(vectors) * (len(vectors) - 1)) - Restoration.allowed_drop
 
 
 @dataclass(frozen=True)
@@ -197,7 +223,11 @@ def _patch(
     drawn: Mask | None, size: tuple[int, int],
 ) -> _Patch:  # fmt: skip
     quad, side = face_square(face, options.around), options.side
-    crop = cut_out(shades, quad, side, side // 2).pixels  # averaged first where the face is larger
+    if drawn is None:
+        crop = cut_out(shades, quad, side, side // 2).pixels  # averaged first where the face is larger
+    else:
+        quad = moved_inside(quad, shades.shape[:2])
+        crop = cut_plainly(shades, quad, side)
     original = to_pixels(crop)
     restored = restore(original)
     if restored.shape != original.shape:
@@ -207,19 +237,48 @@ def _patch(
     inside = _where(crop, parse, drawn, quad)
     if options.both and drawn is None and parse is not None:
         inside = np.maximum(inside, (parse(to_shades(restored)) >= HALF).astype(np.float32))
-    weights = _feathered(inside, options.feather * side)
+    shut = None if drawn is None else _inner_sides(quad, shades.shape[:2])
+    weights = _feathered(inside, options.feather * side, shut)
     if options.match_colours:
         restored = toned(restored, original, weights)
     return _placed(restored, weights, quad, size[0] / shades.shape[0], size, drawn)
+
+
+def moved_inside(quad: Points, size: tuple[int, int]) -> Points:
+    """An upright square moved to where it overhangs a picture (H, W) least: there is more to see there."""
+    low, high, ends = quad.min(0), quad.max(0), np.array(size[::-1]) - 0.5
+    fits = high - low <= ends + 0.5
+    return quad + np.where(fits, np.maximum(-0.5 - low, 0) - np.maximum(high - ends, 0), 0)
+
+
+def cut_plainly(shades: NDArray[np.uint8], quad: Points, side: int) -> NDArray[np.uint8]:
+    """An upright square (side, side, 3) as it is; beyond the picture mirrored, and nothing is faded there.
+
+    `cut_out` blurs what lies near the picture's border, as FFHQ has it; a region drawn again would show that.
+    """
+    low, high = quad.min(0) + 0.5, quad.max(0) + 0.5  # as lengths from the picture's corner
+    over = max(0, int(np.ceil(max(*-low, *(high - shades.shape[1::-1])))))
+    seen = np.pad(shades, ((over, over), (over, over), (0, 0)), "symmetric") if over else shades
+    ends = np.tile(seen.shape[1::-1], 2)
+    box = np.clip(np.concatenate([low, high]) + over, 0, ends)
+    left, top, right, bottom = (float(value) for value in box)
+    resized = Image.fromarray(seen).resize(
+        (side, side), Image.Resampling.BICUBIC, box=(left, top, right, bottom)
+    )
+    return np.asarray(resized)
+
+
+def _inner_sides(quad: Points, size: tuple[int, int]) -> Sides:
+    """Which sides of an upright square do not lie on the border of its picture (H, W)."""
+    (left, top), (right, bottom) = (quad.min(0) + 0.5).tolist(), (quad.max(0) + 0.5).tolist()
+    return left >= 1, top >= 1, right <= size[1] - 1, bottom <= size[0] - 1
 
 
 def _where(crop: NDArray[np.uint8], parse: Parse | None, drawn: Mask | None, quad: Points) -> Mask:
     """What of a crop shall change: what was drawn, what the parser calls a face, or an oval."""
     if drawn is not None:
         painted = np.repeat(np.round(drawn * 255).astype(np.uint8)[..., None], 3, -1)
-        return (cut_out(painted, quad, len(crop), len(crop) // 2).pixels[..., 0] >= HALF * 255).astype(
-            np.float32
-        )
+        return (cut_plainly(painted, quad, len(crop))[..., 0] >= HALF * 255).astype(np.float32)
     if parse is not None:
         found = parse(crop)
         if (found >= HALF).mean() >= LEAST_FACE:
@@ -233,14 +292,36 @@ def oval(side: int) -> Mask:
     return ((x / 0.62) ** 2 + ((y - 0.05) / 0.8) ** 2 <= 1).astype(np.float32)
 
 
-def _feathered(inside: Mask, width: float) -> Mask:
-    """The mask with an edge that is soft inwards, so that nothing outside it changes, and 0 at the rim."""
+def _feathered(inside: Mask, width: float, shut: Sides | None = None) -> Mask:
+    """The mask with an edge that is soft inwards, so that nothing outside it changes.
+
+    At the crop's rim it is 0; with `shut`, at those sides only: the others are the picture's own border,
+    where nothing has to be hidden.
+    """
+    if shut is not None:
+        margin = round(3 * width) + 1
+        wider = _softened(_with_margin(inside, margin, shut), width)
+        return wider[margin:-margin, margin:-margin]
     side = len(inside)
-    shrunk = grown(inside, -round(width))
-    soft = blurred(shrunk if shrunk.any() else inside, width / 2) * inside
     away = np.minimum(np.arange(side), np.arange(side)[::-1]) / max(RIM * side, 1.0)
     ramp = away.clip(0, 1).astype(np.float32)
-    return soft * np.minimum(ramp[:, None], ramp)
+    return _softened(inside, width) * np.minimum(ramp[:, None], ramp)
+
+
+def _softened(inside: Mask, width: float) -> Mask:
+    """The mask from nothing at its edge to all of it about twice the width further in."""
+    shrunk = grown(inside, -round(width))
+    return blurred(shrunk if shrunk.any() else inside, width / 2) * inside
+
+
+def _with_margin(inside: Mask, margin: int, shut: Sides) -> Mask:
+    """The mask with a margin all around: empty beyond the sides that are shut, going on beyond the others."""
+    wider = np.pad(inside, margin, mode="edge")
+    edges = np.s_[:, :margin], np.s_[:margin], np.s_[:, -margin:], np.s_[-margin:]
+    for edge, empty in zip(edges, shut):
+        if empty:
+            wider[edge] = 0
+    return wider
 
 
 def toned(restored: Pixels, original: Pixels, weights: Mask) -> Pixels:

@@ -14,7 +14,7 @@ from ..data.pictures import pictures_in, read_picture
 from ..errors import LikenessError, nearest
 from .detail import Detailer
 from .onlookers import MASK, MINIATURE, Onlookers, call_onlookers
-from .restore import Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
+from .restore import Known, Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
 from .restorers import SUFFIXES, load_restorer, load_upscaler
 from .typed import typed
 from .upscale import upscaled
@@ -124,9 +124,8 @@ def finisher(
     device: str = "cpu",
 ) -> Finisher:
     """Loads what a wish needs; `references` is a folder of pictures, or a concept folder, of the person."""
-    default = MINIATURE if base is not None and base.family == "miniature" else "auraface"
     onlookers = call_onlookers(
-        wish.get("faces", default), wish.get("judge", None), device=device, models=models,
+        wish.get("faces", _eyes_for(base)), wish.get("judge", None), device=device, models=models,
         part=wish.get("part", "head" if wish.redraws else "face"),
     )  # fmt: skip
     pictures = [] if references is None else _pictures(references)
@@ -146,6 +145,19 @@ def finisher(
         wish=wish, onlookers=onlookers, person=onlookers.person(pictures), restorer=restorer,
         drawing=drawing, upscaler=None if enlarge is None else load_upscaler(Path(enlarge), device),
     )  # fmt: skip
+
+
+def known_of(folder: Path, base: "BaseModel | None", device: str = "cpu") -> Known:
+    """Whom a folder's pictures show, in the eyes of what recognises people that this base draws."""
+    eyes = _eyes_for(base)
+    seen = call_onlookers(eyes, eyes, device=device)
+    person = seen.person(_pictures(folder))
+    assert person is not None and seen.eyes is not None  # somebody judges, and there are pictures
+    return Known(seen.eyes, person)
+
+
+def _eyes_for(base: "BaseModel | None") -> str:
+    return MINIATURE if base is not None and base.family == "miniature" else "auraface"
 
 
 def needs_mask(wish: Wish) -> bool:
