@@ -7,14 +7,18 @@ from typing import Any
 
 from .config import one_of
 from .console import meter, note
+from .errors import LikenessError
 from .evaluation.card import gates, measure
 from .evaluation.claims import EXPERIMENTS, experiment
 from .evaluation.claims.bench import Bench
+from .evaluation.claims.record import published
 from .evaluation.claims.run import QUICK_MINUTES, QUICK_PEOPLE, run_claims
 from .evaluation.claims.sweep import Sweep, run_sweep, values_of
-from .evaluation.claims.table import Plan, Row
+from .evaluation.claims.table import Plan
+from .evaluation.claims.words import as_text
 from .evaluation.gallery import write_sheets
 from .evaluation.learnability import all_cells, measure_learnability
+from .miniature import world
 
 
 def measure_miniature(people: int, drawn: int, learnability: bool, keep: Path) -> dict[str, Any]:
@@ -41,17 +45,30 @@ def draw_sheets(folder: Path, keep: Path) -> None:
         note(f"look at {path}")
 
 
-def measure_claims(out: Path, names: Sequence[str], people: int, quick: bool, **plan: Any) -> str:
-    """Runs the experiments of these names (none: all) and writes the report; gives the table as text."""
+def measure_claims(
+    out: Path, names: Sequence[str], people: int, quick: bool, minutes: float | None = None,
+    only_table: bool = False, publish: Path | None = None, **plan: Any,
+) -> str:  # fmt: skip
+    """Runs the experiments of these names (none: all) and writes the report; gives the table as text.
+
+    `only_table` measures nothing and looks for everybody; `publish` is a checkout whose README and record
+    are to show the table.
+    """
     for name in names:
         one_of("experiment", name, EXPERIMENTS)
+    if publish is not None and (quick or plan.get("tuning")):
+        raise LikenessError("only a full run on the reporting people is published; leave out --publish")
     chosen = [experiment(name) for name in names or EXPERIMENTS]
+    if only_table:
+        people = people or len(world.REPORTING_SEEDS)
+    limit = {"within": minutes or QUICK_MINUTES} if quick else {"minutes": minutes}
     people = people or (QUICK_PEOPLE if quick else Plan.people)
-    if quick and plan.get("minutes") is None:
-        plan["minutes"] = QUICK_MINUTES
+    whole = Plan(people=people, quick=quick, measure=not only_table, **limit, **plan)
     with meter("measuring") as show:
-        rows = run_claims(chosen, Plan(people=people, quick=quick, **plan), Bench(out, quick=quick), show)
-    return as_text(rows)
+        rows = run_claims(chosen, whole, Bench(out, quick=quick), show)
+    if publish is not None:
+        published(out, publish)
+    return as_text(rows, whole)
 
 
 def measure_sweep(out: Path, method: str, values: Sequence[str], quick: bool, **plan: Any) -> dict[str, Any]:
@@ -59,19 +76,3 @@ def measure_sweep(out: Path, method: str, values: Sequence[str], quick: bool, **
     sweep = Sweep(method, dict(values_of(text) for text in values))
     with meter("measuring") as show:
         return run_sweep(sweep, Bench(out, quick=quick), on_cell=show, **plan)
-
-
-def as_text(rows: Sequence[Row]) -> str:
-    """The table of claims for a terminal."""
-    lines = []
-    for row in rows:
-        claim = row.claim
-        if row.found is None:
-            lines.append(f"·  {claim.claim}: not measured in this run")
-            continue
-        found, mark = row.found, "✓" if row.holds else "✗"
-        lines.append(
-            f"{mark}  {claim.claim}: {claim.metric} {found.value:.3f} against {found.other:.3f}, difference "
-            f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {found.people} people"
-        )
-    return "\n".join(lines)

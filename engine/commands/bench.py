@@ -71,7 +71,10 @@ def bench_speed(
 @bench_app.command("claims")
 def bench_claims(
     out: Annotated[
-        Path, Option("--out", "-o", help="Folder for claims.json, report.html and all that it is made of.")
+        Path,
+        Option(
+            "--out", "-o", help="Folder for claims.json, claims.md, report.html and all they are made of."
+        ),
     ] = Path("likeness-claims"),
     method: Annotated[
         list[str] | None, Option(help="Only this experiment; may be repeated. By default all of them.")
@@ -80,20 +83,34 @@ def bench_claims(
     seeds: Annotated[int, Option(min=1, help="Trainings per person and method.")] = 1,
     seed: Annotated[int, Option(min=0, help="Of the first training.")] = 0,
     quick: Annotated[
-        bool, Option("--quick", help="Headline comparisons and fewer pictures, for 13 minutes at most.")
+        bool,
+        Option(
+            "--quick",
+            help="Headline comparisons and fewer pictures: what, by the pace so far, ends within 15 minutes.",
+        ),
     ] = False,
-    minutes: Annotated[float, Option(min=0, help="Begin nothing new after so long; 0: no limit.")] = 0,
+    minutes: Annotated[
+        float,
+        Option(min=0, help="Begin nothing new after so long, with --quick: end by then; 0: no limit, 15."),
+    ] = 0,
     tuning: Annotated[
         bool, Option("--tuning", help="On the people that settings are chosen on; not for reporting.")
     ] = False,
+    only_table: Annotated[
+        bool, Option("--only-table", help="Measure nothing: write table and report of what is there.")
+    ] = False,
+    publish: Annotated[
+        Path | None,
+        Option(help="A checkout of this project: put the table into its README and keep the numbers there."),
+    ] = None,
 ) -> int:
     """Measure the papers' claims on people no network has seen; the same command goes on where it was."""
     check_room(out / "claims.json")
     from ..bench import measure_claims
 
     rows = measure_claims(
-        out, method or [], people, quick,
-        seeds=seeds, first_seed=seed, minutes=minutes or None, tuning=tuning,
+        out, method or [], people, quick, minutes=minutes or None, only_table=only_table, publish=publish,
+        seeds=seeds, first_seed=seed, tuning=tuning,
     )  # fmt: skip
     say(rows)
     note(f"look at {out / 'report.html'}")

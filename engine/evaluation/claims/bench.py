@@ -53,6 +53,9 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)  # for the experiment's own `measure`
     headline: bool = True  # False: an ablation, left out of --quick
     also: tuple[str, ...] = ()  # methods that measuring it trains beside its own, such as a plug-in's host
+    cost: float = (
+        1.0  # times what other arms take at most, where it takes much longer: for a quick run's plan
+    )
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -76,7 +79,10 @@ class Claim:
 
 
 class Experiment(Protocol):
-    """A paper's claims and how one cell of its table (an arm, a person, a seed) is measured."""
+    """A paper's claims and how one cell of its table (an arm, a person, a seed) is measured.
+
+    A quick run begins with the arms of the first claim.
+    """
 
     @property
     def name(self) -> str: ...

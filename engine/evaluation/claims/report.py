@@ -11,9 +11,11 @@ from ..plots import Bar, Point, bars, frontier
 from .bench import Arm, Bench, Experiment
 from .statistics import ENOUGH_PEOPLE, average
 from .table import Measured, Plan, Row, values_by_person
+from .words import sentences
 
 TITLE = "The papers' claims, measured"
-COLUMNS = ("", "claim", "metric", "method", "against", "value", "other", "difference", "95 % interval")
+COLUMNS = ("", "claim", "metric", "method", "against", "value", "other", "difference", "95 % interval",
+           "people")  # fmt: skip
 FRONTIER = ("prompt", "identity")  # metrics across and up
 SHOWN = 8  # pictures of a row
 
@@ -27,7 +29,7 @@ def write_report(
     rows: Sequence[Row],
 ) -> Path:
     """One section per experiment: its claims, their differences, the frontier, all arms, some pictures."""
-    parts = [*_head(plan, bench, measured, rows)]
+    parts = [*_head(plan, bench, rows)]
     for experiment in experiments:
         own = [row for row in rows if row.experiment == experiment.name]
         cells = [entry for entry in measured if entry.cell.experiment.name == experiment.name]
@@ -35,28 +37,17 @@ def write_report(
     return write_page(path, TITLE, parts)
 
 
-def _head(plan: Plan, bench: Bench, measured: Sequence[Measured], rows: Sequence[Row]) -> Iterator[str]:
-    people = sorted({entry.cell.person for entry in measured})
-    kind = "tuning people (not for reporting)" if plan.tuning else "people that no network has seen"
-    held = sum(row.holds for row in rows)
-    found = [row for row in rows if row.found is not None]
-    yield paragraph(
-        f"{held} of {len(found)} measured claims hold, on {len(people)} {kind}, {plan.seeds} training(s) "
-        f"each; {len(rows) - len(found)} claims were not measured in this run."
-    )
+def _head(plan: Plan, bench: Bench, rows: Sequence[Row]) -> Iterator[str]:
+    first, *more = sentences(rows, plan)
+    yield paragraph(first)
+    for text in more:
+        yield paragraph(text, quiet=True)
     yield paragraph(
         "A claim holds when the whole 95 % interval of the paired difference lies on its side. From "
         f"{ENOUGH_PEOPLE} people on, the interval is a bootstrap over people, widened as Student's t is for "
         "few; with fewer people it only resamples their pictures, and speaks of these people alone.",
         quiet=True,
     )
-    widths = [row.found.high - row.found.low for row in found if row.found is not None]
-    if widths:
-        quick = " This was a quick run: headline arms, one seed per prompt." if plan.quick else ""
-        yield paragraph(
-            f"Intervals are {np.median(widths):.2f} wide in the median, {max(widths):.2f} at most.{quick}",
-            quiet=True,
-        )
     yield paragraph(
         "Identity is the cosine by a recogniser that no training uses; a drawing that copies the pose of a "
         "training picture flatters it: look at memorisation and at the pictures too.",
@@ -73,9 +64,9 @@ def _section(
         yield paragraph("Not measured in this run.", quiet=True)
         return
     yield table(COLUMNS, [_line(row) for row in rows if row.found is not None])
-    missing = [row.claim.claim for row in rows if row.found is None]
+    missing = [f"{row.claim.claim} ({row.missing})" for row in rows if row.found is None]
     if missing:
-        yield paragraph("Not measured in this run: " + "; ".join(missing) + ".", quiet=True)
+        yield paragraph("Not measured: " + "; ".join(missing) + ".", quiet=True)
     found = [
         Bar(name=f"{row.claim.method} − {row.claim.against}: {row.claim.metric}", value=row.found.difference,
             low=row.found.low, high=row.found.high, good=row.holds)
@@ -101,7 +92,7 @@ def _line(row: Row) -> tuple[object, ...]:
     interval = f"{found.low:+.3f} … {found.high:+.3f}"
     return (
         row.holds, claim.claim, f"{claim.metric}, {direction}", claim.method, claim.against, found.value,
-        found.other, found.difference, interval,
+        found.other, found.difference, interval, found.people,
     )  # fmt: skip
 
 

@@ -18,15 +18,16 @@ from .table import Plan, values_by_person
 
 MOST = 64  # combinations
 TOLERANCE = 0.05  # of prompt accuracy, below the best, that likeness may cost
-OWN = ("magictailor", "magicapture")  # methods that learn more than one person: scored as in their own claims
-GOALS = ("identity", "component", "style")  # whose mean a choice is made by, as far as they are measured
+OWN = ("magictailor", "magicapture", "masterweaver")  # what learns no person alone: scored as in its claims
+GOALS = ("identity", "component", "style", "edits")  # whose mean a choice is made by, as far as measured
 SHOWN = (*GOALS, "prompt", "leakage")
 
 
 class Sweep:
     """An experiment whose arms are combinations of settings; it claims nothing.
 
-    Each is scored as the method's own experiment does; one that learns a person alone, as a portrait.
+    Each is scored as the method's own experiment does, from the settings that its arms have in common; a
+    method that learns a person alone, as a portrait.
     """
 
     paper = "a sweep on the tuning people"
@@ -42,9 +43,11 @@ class Sweep:
             )
         self.name = f"sweep-{method}"
         self._own = experiment(method) if method in OWN else None
+        self.alike: Mapping[str, Any] = getattr(self._own, "alike", {})
+        self.swept = tuple(values)
         self.arms = tuple(
             Arm(name=", ".join(f"{key} {value}" for key, value in settings.items()), method=method,
-                settings=settings)
+                settings={**self.alike, **settings})
             for settings in combinations
         )  # fmt: skip
 
@@ -61,20 +64,23 @@ def run_sweep(
     """Measures, writes `sweep.json` and `report.html` into the bench's folder, and gives what was written.
 
     Chosen is the combination with the highest mean of `GOALS` among those that obey prompts about as well as
-    any.
+    any. What was written: of every combination its `settings` and scores; `alike`, what they have in common
+    beside the preset.
     """
     plan = Plan(people=people, seeds=seeds, minutes=minutes, tuning=True, quick=bench.quick)
-    measured = measure_all([sweep], plan, bench, on_cell)
+    measured = measure_all([sweep], plan, bench, on_cell).measured
     lines = []
     for arm in sweep.arms:
         found = {metric: average(values_by_person(measured, sweep, arm.name, metric)) for metric in SHOWN}
         if found["identity"] is not None:
             scores = {name: [round(number, 4) for number in score] for name, score in found.items() if score}
-            lines.append({"settings": dict(arm.settings), **scores, "chosen": False})
+            settings = {name: arm.settings[name] for name in sweep.swept}
+            lines.append({"settings": settings, **scores, "chosen": False})
     if lines:
         _best(lines)["chosen"] = True
     record = {
-        "method": sweep.arms[0].method, "people": [plan.person(n) for n in range(people)], "seeds": seeds,
+        "method": sweep.arms[0].method, "alike": dict(sweep.alike),
+        "people": [plan.person(n) for n in range(people)], "seeds": seeds,
         "miniature": bench.instrument, "columns": "mean, low, high of the 95 % interval", "lines": lines,
     }  # fmt: skip
     with write_atomically(bench.folder / "sweep.json") as temporary:

@@ -18,8 +18,10 @@ class Plan:
     people: int = 8  # the first so many of the reporting people
     seeds: int = 1  # trainings per person and arm
     first_seed: int = 0  # the first training's seed
-    quick: bool = False  # headline arms and fewer pictures
+    quick: bool = False  # headline arms and fewer pictures, every experiment's first claim before the rest
     minutes: float | None = None  # begin no cell after so long; None: go on to the end
+    within: float | None = None  # minutes: begin only what ends by then, as far as can be told
+    measure: bool = True  # False: only read what is there
     tuning: bool = False  # on the tuning people instead, to choose settings by
 
     def person(self, number: int) -> int:
@@ -68,6 +70,21 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves: the cells that are there, and why others are not."""
+
+    measured: Sequence[Measured]
+    left_out: Sequence[tuple[Cell, str]] = ()
+
+    def why_not(self, experiment: Experiment, claim: Claim) -> str:
+        """Why the claim's arms were never measured on the same person."""
+        for cell, reason in self.left_out:
+            if cell.experiment.name == experiment.name and cell.arm.name in (claim.method, claim.against):
+                return reason
+        return "not yet"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A claim as it came out; None where its cells are missing."""
 
@@ -75,6 +92,7 @@ class Row:
     paper: str
     experiment: str
     found: Comparison | None
+    missing: str = ""  # why nothing was found
 
     @property
     def holds(self) -> bool:
@@ -102,9 +120,9 @@ def holds(claim: Claim, found: Comparison) -> bool:
     }[claim.better]
 
 
-def table(experiments: Sequence[Experiment], measured: Sequence[Measured]) -> list[Row]:
+def table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Row]:
     """Every claim, measured or not, in the experiments' order."""
-    rows = []
+    rows, measured = [], outcome.measured
     for experiment in experiments:
         for claim in experiment.claims:
             first, second = (
@@ -112,14 +130,11 @@ def table(experiments: Sequence[Experiment], measured: Sequence[Measured]) -> li
                 for arm in (claim.method, claim.against)
             )
             seed = int(digest_of(experiment.name, claim.claim, claim.metric)[:8], 16)
-            rows.append(
-                Row(
-                    claim=claim,
-                    paper=experiment.paper,
-                    experiment=experiment.name,
-                    found=compare(*_common(first, second), seed),
-                )  # fmt: skip
-            )
+            found = compare(*_common(first, second), seed)
+            missing = "" if found else outcome.why_not(experiment, claim)
+            row = Row(claim=claim, paper=experiment.paper, experiment=experiment.name, found=found,
+                      missing=missing)  # fmt: skip
+            rows.append(row)
     return rows
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.claims.bench import Arm, Bench
+from likeness_portraits.engine.evaluation.claims.masterweaver import MasterWeaver
 from likeness_portraits.engine.evaluation.claims.sweep import Sweep, run_sweep, values_of
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.miniature.making.id_adapter import PEOPLE, prepare
 
 
 class Guess(Sweep):
@@ -46,6 +49,39 @@ def test_methods_of_several_concepts_are_scored_as_in_their_own_claims(tmp_path:
     few = {"warm_up_steps": [1], "balance_steps": [1], "batch_size": [2]}
     record = run_sweep(Sweep("magictailor", few), Bench(tmp_path, quick=True, sampling_steps=2), people=1)
     assert set(record["lines"][0]) >= {"identity", "component", "prompt", "leakage"}
+
+
+def test_a_person_in_a_style_is_swept_as_it_is_claimed(tmp_path: Path):
+    few = {"inversion_steps": [1], "tuning_steps": [1], "batch_size": [3]}
+    record = run_sweep(Sweep("magicapture", few), Bench(tmp_path, quick=True, sampling_steps=2), people=1)
+    assert set(record["lines"][0]) >= {"identity", "style", "prompt", "leakage"}
+
+
+def test_an_adapter_is_swept_through_its_own_shards_and_judged_by_its_edits(tmp_path: Path):
+    """One step on four people's shards, from the beginning and the settings that its arms have in common."""
+    bench = Bench(tmp_path, quick=True, sampling_steps=2)
+    prepare(tmp_path / f"adapters-{bench.base.fingerprint}", (1, 1), PEOPLE[:4])
+    few = {"editing_weight": [0.02, 0.2], "editing_steps": [1], "batch_size": [2]}
+    record = run_sweep(Sweep("masterweaver", few), bench, people=1)
+    assert [line["settings"]["editing_weight"] for line in record["lines"]] == [0.02, 0.2]
+    assert set(record["lines"][0]) >= {"identity", "edits", "prompt"}
+    assert record["alike"] == MasterWeaver.alike
+    trained = [Artifact.load(file) for file in (tmp_path / "artifacts").iterdir()]
+    assert {file.settings["editing_weight"] for file in trained} == {0.02, 0.2}
+    assert {file.settings["identity_steps"] for file in trained} == {MasterWeaver.alike["identity_steps"]}
+
+
+class Edited(Sweep):
+    """Edits are obeyed the more, the less the person is kept."""
+
+    def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> dict[str, list[float]]:
+        weight = arm.settings["editing_weight"]
+        return {"identity": [0.6 - weight / 2], "edits": [0.5 + 2 * min(weight, 0.2)], "prompt": [1.0]}
+
+
+def test_edits_count_as_much_as_the_person(tmp_path: Path):
+    record = run_sweep(Edited("masterweaver", {"editing_weight": [0.02, 0.2, 0.4]}), Bench(tmp_path))
+    assert [line["chosen"] for line in record["lines"]] == [False, True, False]
 
 
 def test_settings_are_all_combined():

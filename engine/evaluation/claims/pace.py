@@ -1,0 +1,48 @@
+"""How long cells take on this machine, and whether one more still ends in time."""
+
+import time
+from collections.abc import Callable
+
+from .table import Cell, Plan
+
+MARGIN = 1.25  # a cell may take so many times what its like took
+CLOSING = 45.0  # seconds kept for the program's start, before the first cell, and for writing the report
+
+
+class Pace:
+    """The clock of a run; it begins when this is made. `now` gives seconds."""
+
+    def __init__(self, plan: Plan, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self._plan, self._began = plan, now()
+        self._seen: list[tuple[Cell, float]] = []
+
+    def saw(self, cell: Cell, seconds: float) -> None:
+        """Remembers what a cell took, in this run or an earlier one on the same folder."""
+        self._seen.append((cell, seconds))
+
+    def expected(self, cell: Cell) -> float:
+        """Seconds that the cell may take.
+
+        That is the most that its arm took so far, or any arm with the same training: who comes first trains
+        for both. An arm that never was there may take as much as the dearest, times its own `cost`.
+        """
+        arm, name = cell.arm, cell.experiment.name
+        if any((known.experiment.name, known.arm.name) == (name, arm.name) for known, _ in self._seen):
+            return max(seconds for known, seconds in self._seen if _alike(known, cell))
+        return arm.cost * max((seconds / known.arm.cost for known, seconds in self._seen), default=0.0)
+
+    def too_late(self, cell: Cell) -> str:
+        """Why the cell is not to begin any more; "" where it may."""
+        plan, gone = self._plan, self.now() - self._began
+        if plan.minutes is not None and gone > plan.minutes * 60:
+            return f"the {plan.minutes:g} minutes were over"
+        if plan.within is not None and gone + MARGIN * self.expected(cell) > plan.within * 60 - CLOSING:
+            return f"it did not fit into {plan.within:g} minutes"
+        return ""
+
+
+def _alike(known: Cell, cell: Cell) -> bool:
+    if (known.experiment.name, known.arm.name) == (cell.experiment.name, cell.arm.name):
+        return True
+    return known.arm.trains == cell.arm.trains and known.arm.settings == cell.arm.settings
