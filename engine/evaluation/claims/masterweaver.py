@@ -46,7 +46,8 @@ def edits(who: world.Identity) -> list[tuple[str, str, dict[str, str]]]:
 
 
 def _arm(name: str, headline: bool = True, **changes: Any) -> Arm:
-    return Arm(name=name, method="masterweaver", settings={**ALIKE, **changes}, headline=headline)
+    settings = {**ALIKE, **changes}
+    return Arm(name=name, method="masterweaver", settings=settings, headline=headline, cost=5.0)
 
 
 class MasterWeaver:
@@ -54,6 +55,7 @@ class MasterWeaver:
 
     name = "masterweaver"
     paper = "arXiv 2405.05806"
+    alike = ALIKE
     arms = (
         Arm(name="base"),
         Arm(name="null adapter", options={"nobody": True}),
