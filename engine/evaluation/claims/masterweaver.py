@@ -32,10 +32,15 @@ SHIPPED = "the Miniature's adapter"
 
 
 def edits(who: world.Identity) -> list[tuple[str, str, dict[str, str]]]:
-    """The edits that are asked for: what changes, the prompt, and what should be seen."""
+    """The edits that are asked for: what changes, the prompt, and what should be seen.
+
+    Smiles come with clothes: so asked, the base itself smiles in 15 of 16 pictures; without, a woman in none
+    of 8, which would say nothing of anybody's identity.
+    """
     colours = [colour for colour in ("red", "black", "blonde", "blue") if colour != who.hair_colour]
     return [
-        ("smile", f"a photo of a smiling {who.gender}", {"expression": "smiling"}),
+        ("smile", f"a photo of a smiling {who.gender}, wearing a red shirt", {"expression": "smiling"}),
+        ("smile", f"a photo of a smiling {who.gender}, wearing a blue hoodie", {"expression": "smiling"}),
         ("glasses", f"a photo of a {who.gender}, wearing sunglasses", {"glasses": "sunglasses"}),
         ("glasses", f"a photo of a {who.gender}, wearing round glasses", {"glasses": "round"}),
         ("hair colour", f"a photo of a {who.gender} with {colours[0]} hair", {"hair_colour": colours[0]}),
