@@ -93,6 +93,11 @@ class LikenessMeasure(io.ComfyNode):
                     tooltip="Pictures of other people. Connect some to see what chance scores; the Miniature "
                     "has its own.",
                 ),
+                io.Image.Input(
+                    "style", display_name="style pictures", optional=True,
+                    tooltip="Pictures of a style, by anybody and of anything. Connect some where a style was "
+                    "asked for, to see how near it is.",
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -110,15 +115,17 @@ class LikenessMeasure(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, images, concept: ConceptSpec, faces: str, prompt: str, strangers=None) -> io.NodeOutput:
+    def execute(
+        cls, images, concept: ConceptSpec, faces: str, prompt: str, strangers=None, style=None
+    ) -> io.NodeOutput:
         from ..engine.comfy_bridge.pictures import pictures_of
         from ..engine.evaluation.measure import in_words
 
         prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
         pictures = pictures_of(images)
         prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
-        others = [] if strangers is None else pictures_of(strangers)
-        found = _measured(pictures, concept, faces, prompts, others)
+        others, styled = ([] if some is None else pictures_of(some) for some in (strangers, style))
+        found = _measured(pictures, concept, faces, prompts, others, styled)
         report = in_words(found)
         return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
 
@@ -186,7 +193,7 @@ class LikenessGrid(io.ComfyNode):
         )  # fmt: skip
         pictures = drawing.draw_grid((model, clip, vae), likeness, lines, columns, levels, how)
         spoken = [line for line in lines for _ in range(len(levels) * seeds)]
-        found = _measured(pictures, concept, faces, spoken, [])
+        found = _measured(pictures, concept, faces, spoken)
         grid = judged.Grid(
             prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found
         )  # fmt: skip
@@ -196,7 +203,7 @@ class LikenessGrid(io.ComfyNode):
         return io.NodeOutput(sheet, image_of(pictures), report, ui=ui.PreviewImage(sheet, cls=cls))
 
 
-def _measured(pictures, concept: ConceptSpec, faces: str, prompts: list[str], strangers: list):
+def _measured(pictures, concept: ConceptSpec, faces: str, prompts: list[str], strangers=(), style=()):
     """Measures with whatever judges are on this machine: CLIP and DINOv2 where their files are."""
     from ..engine.comfy_bridge.grid import helpers_folder, packs_folder
     from ..engine.data.concepts import load_concept
@@ -209,5 +216,5 @@ def _measured(pictures, concept: ConceptSpec, faces: str, prompts: list[str], st
     spoken = [prompt.replace(known.token, f"a {known.class_word}") for prompt in prompts]
     return measure(
         pictures, [picture.pixels for picture in known.pictures], judge,
-        prompts=spoken, text=text, looks=looks, strangers=strangers,
+        prompts=spoken, text=text, looks=looks, strangers=strangers, style=style,
     )  # fmt: skip

@@ -187,6 +187,9 @@ def measure_pictures(
     strangers: Annotated[
         Path | None, Option(help="Folder with pictures of other people, to see what chance scores.")
     ] = None,
+    style: Annotated[
+        Path | None, Option(help="Folder with pictures of the style that was asked for.")
+    ] = None,
     models: Annotated[
         Path | None,
         Option(help="Folder of helper models (clip, dinov2); by default ComfyUI's models/likeness."),
@@ -210,10 +213,11 @@ def measure_pictures(
     drawn = [pixels for place in pictures for pixels in read(place)]
     judge = load_face_judge(faces, packs)
     text, looks = judges_there(judge, models)
-    others = [] if strangers is None else read(strangers)
+    others, styled = ([] if place is None else read(place) for place in (strangers, style))
     prompts = [prompt] * len(drawn) if prompt else []
     found = measure(
-        drawn, read(references), judge, prompts=prompts, text=text, looks=looks, strangers=others
+        drawn, read(references), judge, prompts=prompts, text=text, looks=looks, strangers=others,
+        style=styled,
     )  # fmt: skip
     say(in_words(found))
 

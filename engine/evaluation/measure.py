@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import LikenessError
 from .backends import FaceJudge, LookJudge, MiniatureJudge, Pictures, TextJudge
-from .metrics import nearest_correlation, similarity_to_references, unit
+from .metrics import distances_within, nearest_correlation, similarity_to_references, unit
 
 CAVEAT = (
     "A picture that copies the pose, light or expression of a reference scores higher than the same face "
@@ -30,6 +30,8 @@ class Measures:
     text: np.ndarray | None = None
     text_judge: str = ""
     look: dict[str, np.ndarray] | None = None  # by judge: cosine to the references as whole pictures
+    style: dict[str, np.ndarray] | None = None  # by judge: cosine to pictures of the style
+    diversity: dict[str, np.ndarray] | None = None  # by judge: mean distance (1 - cosine) to the others
 
     @property
     def mean_identity(self) -> float:
@@ -57,14 +59,20 @@ def measure(
     text: TextJudge | None = None,
     looks: Sequence[LookJudge] = (),
     strangers: Pictures = (),
+    style: Pictures = (),
 ) -> Measures:
     """Scores of pictures; `prompts` one per picture with the class word in them, or none.
 
-    `strangers`: pictures of other people of the kind, to see what chance looks like.
+    `strangers`: pictures of other people of the kind, to see what chance looks like; `style`: pictures of the
+    style that was asked for. How much pictures differ is said where all have one prompt.
     """
     if prompts and len(prompts) != len(pictures):
         raise LikenessError(
             f"{len(prompts)} prompts for {len(pictures)} pictures; give one for each, or none"
+        )
+    if len(style) and not looks:
+        raise LikenessError(
+            "nobody here can judge a style; put CLIP or DINOv2 into models/likeness/, or leave the style out"
         )
     known, there = faces.faces(references)
     if not there.any():
@@ -80,6 +88,7 @@ def measure(
     if not strangers and isinstance(faces, MiniatureJudge):
         strangers = faces.strangers()
     can_read = text is not None and bool(prompts)
+    alike = len(pictures) > 1 and len(set(prompts)) <= 1
     return Measures(
         judge=faces.name,
         identity=identity,
@@ -90,6 +99,8 @@ def measure(
         text=text.text(pictures, prompts) if text is not None and can_read else None,
         text_judge=text.name if text is not None and can_read else "",
         look={judge.name: _look(judge, pictures, references) for judge in looks} or None,
+        style={judge.name: style_similarity(judge, pictures, style) for judge in looks if len(style)} or None,
+        diversity={judge.name: distances_within(judge.look(pictures)) for judge in looks if alike} or None,
     )
 
 
@@ -131,6 +142,10 @@ def _rest_in_words(found: Measures) -> list[str]:
         lines.append(f"{what}; worst is picture {int(found.text.argmin()) + 1} with {found.text.min():.2f}.")
     for name, values in (found.look or {}).items():
         lines.append(f"As whole pictures they are {values.mean():.2f} like the references ({name}).")
+    for name, values in (found.style or {}).items():
+        lines.append(f"They are {values.mean():.2f} like the pictures of the style ({name}).")
+    for name, values in (found.diversity or {}).items():
+        lines.append(f"Among each other they differ by {values.mean():.2f}; 0 is one picture ({name}).")
     copies = [str(number + 1) for number in np.flatnonzero(found.memorisation >= COPY)]
     if copies:
         lines.append(f"Picture {', '.join(copies)} looks like a copy of a reference.")

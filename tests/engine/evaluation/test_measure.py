@@ -81,6 +81,23 @@ def test_a_style_is_known_from_other_peoples_pictures(judge: MiniatureJudge):
     assert (right > wrong).mean() > 0.8
 
 
+def test_style_and_variety_are_told_where_they_can_be(judge: MiniatureJudge):
+    drawn = [portrait.pixels for portrait in portraits(range(100_000, 100_004), style="sketch")]
+    sketches = [portrait.pixels for portrait in portraits(range(100_020, 100_024), style="sketch")]
+    found = measure(drawn, REFERENCES, judge, looks=[judge], style=sketches)
+    name = judge.name
+    assert found.style[name].tolist() == style_similarity(judge, drawn, sketches).tolist()
+    told = in_words(found)
+    assert "like the pictures of the style" in told and "Among each other they differ by" in told
+    same = measure(drawn[:1] * 3, REFERENCES, judge, looks=[judge])
+    assert np.allclose(same.diversity[name], 0, atol=1e-6) and found.diversity[name].min() > 0.05
+    one = measure(drawn[:1], REFERENCES, judge, looks=[judge])
+    mixed = measure(drawn, REFERENCES, judge, looks=[judge], prompts=PROMPTS[:4])
+    assert one.diversity is None and mixed.diversity is None and one.style is None
+    with pytest.raises(LikenessError, match="put CLIP or DINOv2 into"):
+        measure(drawn, REFERENCES, judge, style=sketches)
+
+
 def test_hair_is_known_again_on_its_own(judge: MiniatureJudge):
     plain = {"hat": "none", "style": "photo"}
     pairs = []
@@ -129,6 +146,8 @@ def test_the_command_line_measures_folders_and_files(tmp_path: Path, capsys):
     )
     told = capsys.readouterr().out
     assert "in 1 of 1 pictures" in told and "the same person" in told and "is seen" in told
+    assert main(["measure", str(tmp_path / "drawn"), *options, "--style", str(tmp_path / "own")]) == 0
+    assert "like the pictures of the style" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
     assert main(["measure", str(tmp_path / "empty"), *options]) == 2
     assert "holds no pictures" in capsys.readouterr().err
