@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable
 
+from .bench import Arm
 from .table import Cell, Plan
 
 MARGIN = 1.25  # a cell may take so many times what its like took
+DRAWING = 0.2  # of a cell that trains, what one that only draws takes
 CLOSING = 45.0  # seconds kept for the program's start, before the first cell, and for writing the report
 
 
@@ -25,12 +27,12 @@ class Pace:
         """Seconds that the cell may take.
 
         That is the most that its arm took so far, or any arm with the same training: who comes first trains
-        for both. An arm that never was there may take as much as the dearest, times its own `cost`.
+        for both. An arm that never was there may take what the dearest did, in proportion to their `cost`.
         """
         arm, name = cell.arm, cell.experiment.name
         if any((known.experiment.name, known.arm.name) == (name, arm.name) for known, _ in self._seen):
             return max(seconds for known, seconds in self._seen if _alike(known, cell))
-        return arm.cost * max((seconds / known.arm.cost for known, seconds in self._seen), default=0.0)
+        return _cost(arm) * max((seconds / _cost(known.arm) for known, seconds in self._seen), default=0.0)
 
     def too_late(self, cell: Cell) -> str:
         """Why the cell is not to begin any more; "" where it may."""
@@ -40,6 +42,10 @@ class Pace:
         if plan.within is not None and gone + MARGIN * self.expected(cell) > plan.within * 60 - CLOSING:
             return f"it did not fit into {plan.within:g} minutes"
         return ""
+
+
+def _cost(arm: Arm) -> float:
+    return arm.cost * (1.0 if arm.trains else DRAWING)
 
 
 def _alike(known: Cell, cell: Cell) -> bool:

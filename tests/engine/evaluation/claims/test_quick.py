@@ -109,6 +109,16 @@ def test_an_arm_that_says_it_is_dear_is_not_begun_late(tmp_path: Path):
     assert clock.time == 480 and rows[-1].found.people == 1
 
 
+def test_where_drawing_alone_takes_minutes_no_training_is_begun(tmp_path: Path):
+    """The first cell only draws; a training takes five times as long, and was never timed."""
+    clock = Clock()
+    paper = Paper("a", clock, method=1000, base=150)
+    paper.arms = (paper.arms[1], replace(paper.arms[0], method="textual-inversion"))
+    _, rows = quick([paper], tmp_path, clock)
+    assert clock.time == 300 and {name for name, _ in paper.begun} == {"base"}
+    assert rows[0].missing == "it did not fit into 15 minutes"
+
+
 def test_the_four_methods_come_first_in_the_real_quick_run():
     plan = Plan(people=2, quick=True)
     chosen = [experiment(name) for name in EXPERIMENTS]
