@@ -63,7 +63,7 @@ def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
     told = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
     if len(reasons) == 1:
         told = missing[0].missing
-    onward = " The same command goes on with them." if plan.within or plan.minutes else ""
+    onward = " The same command goes on with what did not fit." if plan.within or plan.minutes else ""
     return [f"{_times(len(missing), 'claim')} not measured ({told}).{onward}"]
 
 

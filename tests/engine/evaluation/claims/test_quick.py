@@ -81,7 +81,7 @@ def test_every_papers_first_comparison_comes_before_any_second_one(tmp_path: Pat
     for told in (text, page):
         assert "This was a quick run: headline arms only, one seed per prompt." in told
         assert "The 95 % intervals are" in told and "in the median and" in told
-        assert "4 claims on 2 people" in told and "The same command goes on with them." in told
+        assert "4 claims on 2 people" in told and "The same command goes on with what did not fit." in told
         assert "from fewer than 3 people: these only resample pictures" in told
     assert "method is more than other: not measured, it did not fit into 15 minutes" in text
 
