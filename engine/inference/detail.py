@@ -3,8 +3,9 @@ anew.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..config import TOKEN
 from ..data.faces import AROUND, Face, face_of_mask
-from ..data.masks import HALF, Mask, pieces
+from ..data.masks import HALF, Mask, grown, pieces
 from ..errors import LikenessError
 from ..networks.shown import Shown
 from .generate import generate
@@ -26,9 +27,8 @@ from .restore import (
     Pixels,
     Restoration,
     cut_plainly,
-    face_square,
-    moved_inside,
     restore_picture,
+    square_inside,
     to_pixels,
     to_shades,
 )
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 DENOISE = 0.4  # share of the schedule: enough for skin and eyes, too little for another pose
 SEAM = 0.08  # of a region's square: half the width over which what was drawn again fades into the picture
-AROUND_HEAD = 1.2  # of the square around a face: how much a model sees around a head with its hair
+AROUND_FOUND = 1.2  # of the square around a face: how much a model sees around a region that was found
 
 
 @dataclass(kw_only=True)
@@ -118,15 +118,16 @@ def drawn_in_regions(
         base, prompts, seed=seed, people=people, artifacts=_present(artifacts, late, prompts),
         refocus=replace(refocus, focuses=early, on_regions=found.__setitem__) if early else None, **how,
     )  # fmt: skip
-    known = [_with_region(focus, [group[n] for group in found.values()], pictures.shape[1:3])
-             for n, focus in enumerate(early)]  # fmt: skip
+    placed = [_with_region(focus, [group[n] for group in found.values()], pictures.shape[1:3])
+              for n, focus in enumerate(early)]  # fmt: skip
     again = Detailer(
         base=base, prompt=prompts[0], artifacts=artifacts, people=people,
         **{part.name: how[part.name] for part in fields(Detailer) if part.name in how},
     )  # fmt: skip
     return regions_redrawn(
-        pictures, prompts, seed, [*known, *late], again, heads=refocus.heads, known=refocus.known, told=told
-    )
+        pictures, prompts, seed, [*placed, *late], again, heads=refocus.heads, known=refocus.known, told=told,
+        found=[new for old, new in zip(early, placed) if old.region is None],
+    )  # fmt: skip
 
 
 def _check_tries(refocus: Refocusing) -> None:
@@ -167,22 +168,15 @@ def _with_region(focus: Focus, found: Sequence[Focus], size: tuple[int, int]) ->
 
 @dataclass(frozen=True)
 class _Place:
-    """What of a picture is drawn again: a mask (H, W), or without one the head in the face's box."""
+    """What of a picture is drawn again, and how much around it is cut out, as `Restoration` counts it."""
 
     face: Face
-    drawn: Mask | None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of `Restoration`: around a region nothing wider is cut out than its own square."""
-        if self.drawn is None:
-            return {"around": AROUND_HEAD, "both": True}
-        return {"around": 1 / AROUND, "feather": SEAM}
+    drawn: Mask | None  # (H, W); without it the head in the face's box, as a parser outlines it
+    around: float
 
     def square(self, size: tuple[int, int]) -> NDArray[np.float64]:
         """The corners of what is cut out of a picture (H, W)."""
-        quad = face_square(self.face, self.options["around"])
-        return quad if self.drawn is None else moved_inside(quad, size)
+        return square_inside(self.face, self.around, size)
 
 
 def regions_redrawn(
@@ -192,6 +186,7 @@ def regions_redrawn(
     focuses: Sequence[Focus],
     detailer: Detailer,
     *,
+    found: Collection[Focus] = (),
     heads: Heads | None = None,
     known: Mapping[str, Known] | None = None,
     told: Callable[[str], None] = log.info,
@@ -202,13 +197,13 @@ def regions_redrawn(
     then, by the concepts that are in it: on a canvas larger than that, two people keep each other's faces
     from being finished. Outside the regions nothing changes, and towards their rims less and less, but for
     those on the picture's own border. Styles that frame pictures frame a region too: there the rim keeps the
-    one picture that was drawn. `heads` finds those that have no region; `known`: who a word is to be like,
-    of which the most similar of a focus's `tries` is kept.
+    one picture that was drawn. Around regions that were `found` more is seen. `heads` finds those that have
+    no region; `known`: who a word is to be like, of which the most similar of a focus's `tries` is kept.
     """
     made, wished = pictures.copy(), [focus for focus in focuses if focus.redraw]
     if not wished:
         return made
-    places = _places(pictures, wished, heads)
+    places = _places(pictures, wished, found, heads)
     inside = {focus.inside for focus in wished if focus.inside}
     size = (made.shape[1], made.shape[2])
     for focus in wished:
@@ -226,7 +221,7 @@ def regions_redrawn(
 
 
 def _places(
-    pictures: NDArray[np.uint8], focuses: Sequence[Focus], heads: Heads | None
+    pictures: NDArray[np.uint8], focuses: Sequence[Focus], found: Collection[Focus], heads: Heads | None
 ) -> dict[Focus, dict[int, _Place]]:
     """Where, by the pictures' numbers, each focus is drawn again; nowhere in a picture without a region."""
     places: dict[Focus, dict[int, _Place]] = {focus: {} for focus in focuses}
@@ -238,14 +233,15 @@ def _places(
             for number in range(len(pictures) if whole else 0):
                 region = regions[number % len(regions)].cpu().numpy()
                 if (region >= HALF).any():
-                    places[focus][number] = _Place(face_of_mask(region), region)
+                    around = AROUND_FOUND if focus in found else 1 / AROUND  # else just the square around it
+                    places[focus][number] = _Place(face_of_mask(region), region, around)
     if not wanting:
         return places
     if heads is None:
         raise LikenessError(f"nobody looks for {wanting[0].token} here; give a half, a box or a mask")
     for number, mask in enumerate(heads(pictures)):
-        for focus, face in zip(wanting, _heads_apart(mask, len(wanting))):
-            places[focus][number] = _Place(face, None)
+        for focus, head in zip(wanting, _heads_apart(mask, len(wanting))):
+            places[focus][number] = _Place(face_of_mask(head), None, AROUND_FOUND)
     for focus in wanting:
         without = len(pictures) - len(places[focus])
         if without:
@@ -254,13 +250,13 @@ def _places(
     return places
 
 
-def _heads_apart(mask: Mask, most: int) -> list[Face]:
-    """The largest heads of a mask (H, W), at most so many, from left to right."""
+def _heads_apart(mask: Mask, most: int) -> list[Mask]:
+    """The largest heads of a mask (H, W), at most so many, each by itself, from left to right."""
     numbers, count = pieces(mask >= HALF)
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     largest = np.argsort(-sizes, kind="stable")[:most]
-    faces = [face_of_mask((numbers == 1 + head).astype(np.float32)) for head in largest]
-    return sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+    heads = [(numbers == 1 + head).astype(np.float32) for head in largest]
+    return sorted(heads, key=lambda head: float(np.nonzero(head)[1].mean()))
 
 
 def _of_prompt(
@@ -316,7 +312,15 @@ def _redrawn(
     shades: NDArray[np.uint8], place: _Place, draw: Detailer, heads: Heads | None
 ) -> NDArray[np.uint8]:
     """A picture (H, W, 3) with the square around a place drawn again, inside the place only."""
-    options = Restoration(side=draw.side, match_colours=False, gate="off", **place.options)
-    parse = None if heads is None or place.drawn is not None else lambda crop: heads(crop[None])[0]
+    options = Restoration(
+        side=draw.side, around=place.around, match_colours=False, gate="off", plain=True,
+        both=place.drawn is None, feather=Restoration.feather if place.drawn is None else SEAM,
+    )  # fmt: skip
+    parse = None if heads is None or place.drawn is not None else partial(_outlined, heads, options)
     done = restore_picture(to_pixels(shades), [place.face], draw, options, parse=parse, drawn=place.drawn)
     return to_shades(done.pixels)
+
+
+def _outlined(heads: Heads, options: Restoration, crop: NDArray[np.uint8]) -> Mask:
+    """The head of a crop (S, S, 3) and its rim: an edge that is soft inwards has to begin outside a head."""
+    return grown(heads(crop[None])[0], round(2 * options.feather * len(crop)))

@@ -55,6 +55,7 @@ class Restoration:
     feather: float = 0.04  # width of the soft edge, as a share of the crop's side
     match_colours: bool = True  # tones stay the picture's
     both: bool = False  # what is put back is outlined by the new face too, whose hair may reach further
+    plain: bool = False  # an upright square cut out as it is, inside the picture; masks always are
     gate: str = "blend"  # what happens where the likeness drops: blend, reject or off
     allowed_drop: float = 0.05  # of the cosine to the references
 
@@ -223,11 +224,12 @@ def _patch(
     drawn: Mask | None, size: tuple[int, int],
 ) -> _Patch:  # fmt: skip
     quad, side = face_square(face, options.around), options.side
-    if drawn is None:
-        crop = cut_out(shades, quad, side, side // 2).pixels  # averaged first where the face is larger
+    shut = None
+    if options.plain or drawn is not None:
+        quad = square_inside(face, options.around, shades.shape[:2])
+        crop, shut = cut_plainly(shades, quad, side), _inner_sides(quad, shades.shape[:2])
     else:
-        quad = moved_inside(quad, shades.shape[:2])
-        crop = cut_plainly(shades, quad, side)
+        crop = cut_out(shades, quad, side, side // 2).pixels  # averaged first where the face is larger
     original = to_pixels(crop)
     restored = restore(original)
     if restored.shape != original.shape:
@@ -237,18 +239,24 @@ def _patch(
     inside = _where(crop, parse, drawn, quad)
     if options.both and drawn is None and parse is not None:
         inside = np.maximum(inside, (parse(to_shades(restored)) >= HALF).astype(np.float32))
-    shut = None if drawn is None else _inner_sides(quad, shades.shape[:2])
     weights = _feathered(inside, options.feather * side, shut)
     if options.match_colours:
         restored = toned(restored, original, weights)
     return _placed(restored, weights, quad, size[0] / shades.shape[0], size, drawn)
 
 
-def moved_inside(quad: Points, size: tuple[int, int]) -> Points:
-    """An upright square moved to where it overhangs a picture (H, W) least: there is more to see there."""
-    low, high, ends = quad.min(0), quad.max(0), np.array(size[::-1]) - 0.5
-    fits = high - low <= ends + 0.5
-    return quad + np.where(fits, np.maximum(-0.5 - low, 0) - np.maximum(high - ends, 0), 0)
+def square_inside(face: Face, around: float, size: tuple[int, int]) -> Points:
+    """Corners (4, 2) of the upright square around a face's box that lies in a picture (H, W) where it can.
+
+    Not wider than the picture, unless the box is, and moved to where it overhangs least: what lies beyond is
+    made up, and a model draws best what it is shown whole.
+    """
+    middle, longer = (face.box[:2] + face.box[2:]) / 2 - 0.5, float((face.box[2:] - face.box[:2]).max())
+    half = min(AROUND * around * longer, max(longer, min(size))) / 2
+    ends = np.array(size[::-1]) - 0.5
+    moved = np.maximum(half - 0.5 - middle, 0) - np.maximum(middle + half - ends, 0)
+    middle = middle + np.where(2 * half <= ends + 0.5, moved, 0)
+    return middle + half * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
 
 
 def cut_plainly(shades: NDArray[np.uint8], quad: Points, side: int) -> NDArray[np.uint8]:
