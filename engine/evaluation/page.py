@@ -15,7 +15,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#111827;max-width:980px;margin:32px auto;padding:0 16px}
 h1{font-size:26px}h2{font-size:20px;margin-top:44px;border-top:1px solid #e5e7eb;padding-top:20px}
 h3{font-size:16px;margin-bottom:6px}p.quiet,td.quiet,figcaption{color:#6b7280}svg,img{max-width:100%}
-table{border-collapse:collapse;font-size:14px}
+table{border-collapse:collapse;font-size:14px;display:block;overflow-x:auto}
 td,th{padding:4px 10px;border-bottom:1px solid #e5e7eb;text-align:left;
 vertical-align:top}
 td.yes{color:#059669}td.no{color:#dc2626}td.number{text-align:right;white-space:nowrap}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 INKS = ("#1d4ed8", "#d97706", "#059669", "#dc2626", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#4b5563")
 GRID, QUIET, GOOD, BAD, OPEN = "#e5e7eb", "#6b7280", "#059669", "#dc2626", "#9ca3af"
-WIDTH, LABELS, LINE = 860, 330, 26  # pixels: of a plot, of the words beside bars, of one bar's line
+WIDTH, LABELS, LINE = 860, 390, 26  # pixels: of a plot, of the words beside bars, of one bar's line
+NAMES, NAME = 280, 17  # pixels: of the names beside a frontier, of one of their lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Bar:
 
 def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 420) -> str:
     """Both scores of each arm in one picture: the upper right is where one wants to be."""
-    left, right, top, bottom = 60, WIDTH - 20, 20, height - 46
+    height = max(height, NAME * len(points) + 66)
+    left, right, top, bottom = 60, WIDTH - NAMES, 20, height - 46
     x_low, x_high = _bounds([v for p in points for v in (p.x, *(p.x_range or ()))])
     y_low, y_high = _bounds([v for p in points for v in (p.y, *(p.y_range or ()))])
 
@@ -44,6 +46,7 @@ def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 42
         return bottom - (bottom - top) * (value - y_low) / (y_high - y_low)
 
     parts = [_frame(left, right, top, bottom, (x_low, x_high), (y_low, y_high), x_name, y_name)]
+    beside = apart([up(point.y) for point in points], NAME, bottom)
     for number, point in enumerate(points):
         ink, x, y = INKS[number % len(INKS)], across(point.x), up(point.y)
         if point.x_range:
@@ -51,9 +54,20 @@ def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 42
         if point.y_range:
             parts.append(_line(x, up(point.y_range[0]), x, up(point.y_range[1]), ink, 1.5))
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{ink}"/>')
-        end = x > (left + right) / 2
-        parts.append(_text(x + (-9 if end else 9), y - 8, point.name, ink, "end" if end else "start"))
+        parts.append(_line(x, y, right + 8, beside[number], ink, 0.5))
+        parts.append(_text(right + 12, beside[number] + 4, _short(point.name, 36), ink, "start"))
     return _svg(height, parts, f"{y_name} against {x_name}")
+
+
+def apart(wanted: Sequence[float], gap: float, most: float) -> list[float]:
+    """Places as near to the wanted ones as a gap between any two allows, none beyond `most`; same order."""
+    order = sorted(range(len(wanted)), key=lambda number: wanted[number])
+    places = dict(zip(order, sorted(wanted)))
+    for before, after in zip(order, order[1:]):
+        places[after] = max(places[after], places[before] + gap)
+    for after, before in zip(reversed(order), [None, *reversed(order)]):
+        places[after] = min(places[after], most if before is None else places[before] - gap)
+    return [places[number] for number in range(len(wanted))]
 
 
 def bars(entries: Sequence[Bar], name: str) -> str:

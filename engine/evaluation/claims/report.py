@@ -68,7 +68,7 @@ def _section(
     if missing:
         yield paragraph("Not measured: " + "; ".join(missing) + ".", quiet=True)
     found = [
-        Bar(name=f"{row.claim.method} − {row.claim.against}: {row.claim.metric}", value=row.found.difference,
+        Bar(name=f"{row.claim.metric}: {row.claim.method} − {row.claim.against}", value=row.found.difference,
             low=row.found.low, high=row.found.high, good=row.holds)
         for row in rows if row.found is not None
     ]  # fmt: skip

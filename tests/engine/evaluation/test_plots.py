@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from likeness_portraits.engine.evaluation.page import picture, table, write_page
-from likeness_portraits.engine.evaluation.plots import Bar, Point, _ticks, bars, frontier
+from likeness_portraits.engine.evaluation.plots import Bar, Point, _ticks, apart, bars, frontier
 
 
 def test_a_frontier_holds_every_point_higher_scores_further_up_and_right():
@@ -16,6 +16,21 @@ def test_a_frontier_holds_every_point_higher_scores_further_up_and_right():
     (x1, y1), (x2, y2) = [(float(node.get("cx")), float(node.get("cy"))) for node in circles]
     assert x1 < x2 and y1 > y2
     assert "a &lt; b" in plot
+
+
+def test_names_of_points_that_lie_together_can_still_be_read():
+    points = [Point(name=f"arm {number}", x=0.9, y=0.8 + number / 1000) for number in range(30)]
+    root = ET.fromstring(frontier(points, "prompt", "who"))
+    places = [float(node.get("y")) for node in root.iter() if (node.text or "").startswith("arm")]
+    assert len(places) == 30 and np.diff(sorted(places)).min() >= 16.8
+    assert 0 < min(places) and max(places) < float(root.get("viewBox").split()[3]) - 40
+
+
+def test_places_move_no_further_than_the_gap_asks():
+    assert apart([10, 50, 90], 17, 100) == [10, 50, 90]
+    assert apart([50, 10, 12], 17, 100) == [50, 10, 27]
+    assert apart([95, 100, 98], 10, 100) == [80, 100, 90]
+    assert apart([], 10, 100) == []
 
 
 def test_bars_show_intervals_around_zero_and_their_verdict():
