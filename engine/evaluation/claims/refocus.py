@@ -27,15 +27,17 @@ import numpy as np
 
 from ...artifact import Artifact
 from ...data.concepts import Concept, Picture
-from ...inference.detail import Detailer, regions_redrawn
-from ...inference.generate import generate
+from ...data.miniature_faces import MiniatureFaces
+from ...inference.detail import drawn_in_regions
 from ...inference.refocus_options import refocusing_of
+from ...inference.restore import Known, references_of
 from ...miniature import world
 from ...miniature.judges import Judges
 from ..metrics import attributes_kept, unit
 from ..people import HEAD, TOKEN, concept_of
 from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
 
+SEAM = "seam 2"  # how what is drawn again is put back; kept pictures from before it are not used
 GALLERY = 20  # people whom a face may be taken for
 LEARNING = {"steps": 300}  # of the words, as the baselines' own
 WHOLE = {"steps": 200, "masked_loss": False}  # as many pictures, those of the class included
@@ -66,10 +68,11 @@ class Refocus:
         _two("two people"),
         _two("two people, refocused", HALVES),
         _two("two people, regions found", ("<v0>=face", "<v1>=face")),
-        _two("two people, each drawn again", [f"{half};redraw=0.6" for half in HALVES]),
+        _two("two people, each drawn again", [f"{half};redraw=0.6;tries=3" for half in HALVES]),
         _two("two people, words only", [f"{half};scope=word" for half in HALVES], headline=False),
         _two("two people, words onward", [f"{half};scope=onward" for half in HALVES], headline=False),
         _two("two people, soft", [f"{half};mode=soft" for half in HALVES], headline=False),
+        _two("two people, each drawn again once", [f"{half};redraw=0.6" for half in HALVES], headline=False),
         _one("one person"),
         _one("one person, refocused", ("{}=face;inside=<v0>",)),
         _one("one person, word only", ("<v0>=face;scope=word",), headline=False),
@@ -99,7 +102,7 @@ class Refocus:
             margin=0.05,
         ),
         Claim(
-            claim="Drawn again in their regions, each by itself, they are recognised more often still",
+            claim="Each drawn again in their region, thrice at most, they are recognised more often still",
             method="two people, each drawn again", against="two people, refocused", metric="recognised",
         ),
         Claim(
@@ -153,7 +156,7 @@ def _together(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
     asked = wishes(bench.quick)
     prompts = [BOTH.format(world.STYLE_WORDS[w["style"]][0], world.SCENE_WORDS[w["scene"]]) for w in asked]
     seeds, width = range(1, len(prompts) + 1), 2 * bench.base.resolution
-    pictures = _drawn(bench, prompts, seeds, learned, arm.options["regions"], width)
+    pictures = _drawn(bench, prompts, seeds, learned, arm.options["regions"], width, pair)
     return judged(pictures, pair, asked, bench.judges)
 
 
@@ -260,20 +263,32 @@ def _alone(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
 
 def _drawn(
     bench: Bench, prompts: Sequence[str], seeds: Sequence[int], learned: Sequence[Artifact],
-    regions: Sequence[str], width: int | None = None,
+    regions: Sequence[str], width: int | None = None, people: Sequence[int] = (),
 ) -> np.ndarray:  # fmt: skip
+    """Pictures in which <v0>, <v1> … are `people`, whose example pictures what is drawn again is held to."""
     used = [digest_of_artifact(artifact) for artifact in learned]
     refocusing, artifacts = refocusing_of(regions, bench.base), [(artifact, 1.0) for artifact in learned]
+    again = any("redraw" in region for region in regions)
+    if refocusing is not None and any("tries" in region for region in regions):
+        refocusing = replace(refocusing, known=_known(people))
 
     def draw() -> np.ndarray:
-        pictures = generate(
+        return drawn_in_regions(
             bench.base, prompts, seed=list(seeds), artifacts=artifacts, refocus=refocusing,
             steps=bench.sampling_steps, width=width,
         )  # fmt: skip
-        again = Detailer(base=bench.base, prompt=prompts[0], artifacts=artifacts, steps=bench.sampling_steps)
-        focuses = [] if refocusing is None else refocusing.focuses
-        return regions_redrawn(pictures, prompts, seeds, focuses, again)
 
-    return bench.pictures(
-        [list(prompts), list(seeds), used, list(regions), width, bench.sampling_steps], draw
-    )
+    key = [list(prompts), list(seeds), used, list(regions), width, bench.sampling_steps]
+    return bench.pictures([*key, SEAM] if again else key, draw)
+
+
+def _known(people: Sequence[int]) -> dict[str, Known]:
+    """What somebody drawn again is held to: by the recogniser that trainings may use, not by the reporting
+    one."""
+    eyes = MiniatureFaces()
+    return {
+        f"<v{place}>": Known(
+            eyes, references_of(eyes, eyes, [one.pixels for one in concept_of(who).pictures])
+        )
+        for place, who in enumerate(people)
+    }
