@@ -64,6 +64,21 @@ def _manner() -> list[io.Input]:
     ]  # fmt: skip
 
 
+def _others() -> list[io.Input]:
+    """Further likenesses of the person, to be compared."""
+    return [
+        Likeness.Input(
+            "likeness_2", display_name="second likeness", optional=True,
+            tooltip="What another method or run learned of the same person under the same placeholder. "
+            "Connect it to compare: it gets rows and points of its own.",
+        ),
+        Likeness.Input(
+            "likeness_3", display_name="third likeness", optional=True,
+            tooltip="One more, likewise. Connect it to compare three.",
+        ),
+    ]  # fmt: skip
+
+
 class LikenessMeasure(io.ComfyNode):
     """Scores of pictures against the person's own."""
 
@@ -139,8 +154,9 @@ class LikenessGrid(io.ComfyNode):
             node_id="LikenessGrid",
             display_name="Draw a Grid with Scores",
             category=CATEGORY,
-            description="Draws a likeness in several prompts, strengths and seeds, scores every picture, and "
-            "saves a report with the frontier of identity and prompt to the output folder.",
+            description="Draws a likeness, or several to compare, in several prompts, strengths and seeds, "
+            "scores every picture, and saves a report with the frontier of identity and prompt to the output "
+            "folder.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the likeness was learned on."),
                 io.Clip.Input("clip", tooltip="That model's CLIP."),
@@ -162,10 +178,13 @@ class LikenessGrid(io.ComfyNode):
                     tooltip="What was learned. Leave it unconnected to judge MODEL and CLIP as they come.",
                 ),
                 *_manner(),
+                *_others(),
             ],
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="All pictures with their scores."),
-                io.Image.Output(display_name="pictures", tooltip="By prompt, then strength, then seed."),
+                io.Image.Output(
+                    display_name="pictures", tooltip="By prompt, then likeness, then strength, then seed."
+                ),
                 io.String.Output(
                     display_name="report", tooltip="The scores in plain words and the report's path."
                 ),
@@ -177,7 +196,7 @@ class LikenessGrid(io.ComfyNode):
     def execute(
         cls, model, clip, vae, concept: ConceptSpec, prompts: str, strengths: str, seed: int, seeds: int,
         faces: str, name: str, likeness=None, negative: str = "", steps: int = 25, cfg: float = 5.0,
-        size: int = 512,
+        size: int = 512, likeness_2=None, likeness_3=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge import grid as drawing
         from ..engine.comfy_bridge.pictures import image_of
@@ -185,17 +204,23 @@ class LikenessGrid(io.ComfyNode):
         from ..engine.evaluation.measure import in_words
 
         lines, levels = judged.lines_of(prompts), judged.numbers_of(strengths)
-        judged.check_size(len(lines), len(levels), seeds)
+        learned = [one for one in (likeness, likeness_2, likeness_3) if one is not None]
+        names = judged.names_of(
+            [one.method for one in learned], [[token.token for token in one.tokens] for one in learned]
+        )
+        variants = max(1, len(learned)) * len(levels)
+        judged.check_size(len(lines), variants, seeds)
         target, columns = drawing.report_file(name), range(seed, seed + seeds)
         how = drawing.Drawing(
             steps=steps, cfg=cfg, sampler="euler", scheduler="simple", width=size, height=size,
             negative=negative,
         )  # fmt: skip
-        pictures = drawing.draw_grid((model, clip, vae), likeness, lines, columns, levels, how)
-        spoken = [line for line in lines for _ in range(len(levels) * seeds)]
+        pictures = drawing.draw_grid((model, clip, vae), learned or [None], lines, columns, levels, how)
+        spoken = [line for line in lines for _ in range(variants * seeds)]
         found = _measured(pictures, concept, faces, spoken)
         grid = judged.Grid(
-            prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found
+            prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found,
+            likenesses=names or [""],
         )  # fmt: skip
         written = judged.write_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])

@@ -1,4 +1,4 @@
-"""Drawing one likeness in many prompts, seeds and strengths; where measuring finds models and writes."""
+"""Drawing likenesses in many prompts, seeds and strengths; where measuring finds models and writes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,24 +53,28 @@ def report_file(name: str) -> Path:
 
 
 def draw_grid(
-    loaded: tuple[Any, Any, Any], artifact: Artifact | None, prompts: Sequence[str], seeds: Sequence[int],
-    strengths: Sequence[float], how: Drawing,
+    loaded: tuple[Any, Any, Any], artifacts: Sequence[Artifact | None], prompts: Sequence[str],
+    seeds: Sequence[int], strengths: Sequence[float], how: Drawing,
 ) -> list[np.ndarray]:  # fmt: skip
-    """Pictures (H, W, 3) uint8, by prompt, then by strength, then by seed.
+    """Pictures (H, W, 3) uint8, by prompt, then by artifact, by strength and by seed.
 
-    Each is the one that KSampler gives with that seed. Without an artifact, MODEL and CLIP draw as they are.
+    Each is the one that KSampler gives with that seed. For None MODEL and CLIP draw as they are.
     """
-    total = len(prompts) * len(strengths) * len(seeds)
+    variants = [(place, strength) for place in range(len(artifacts)) for strength in strengths]
+    total = len(prompts) * len(variants) * len(seeds)
     bar, drawn = comfy.utils.ProgressBar(total), {}
-    for strength in strengths:  # outermost: weights are patched once per strength
-        painter = _painter(loaded, artifact, strength, how)
+    for place, strength in variants:  # outermost: weights are patched once for each
+        painter = _painter(loaded, artifacts[place], strength, how)
         for number, prompt in enumerate(prompts):
             paint = painter(prompt)
             for seed in seeds:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                drawn[number, strength, seed] = paint(seed)
+                drawn[number, place, strength, seed] = paint(seed)
                 bar.update(1)
-    return [drawn[n, strength, seed] for n in range(len(prompts)) for strength in strengths for seed in seeds]
+    return [
+        drawn[number, place, strength, seed]
+        for number in range(len(prompts)) for place, strength in variants for seed in seeds
+    ]  # fmt: skip
 
 
 def _painter(

@@ -1,4 +1,4 @@
-"""A grid of one likeness over prompts, strengths and seeds: its sheet and its report with the frontier."""
+"""A grid of likenesses over prompts, strengths and seeds: its sheet and its report with the frontier."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,30 @@ MOST = 256  # pictures of one grid
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What was drawn, by prompt, then by strength, then by seed, and how it was judged."""
+    """What was drawn, by prompt, then by likeness, by strength and by seed, and how it was judged."""
 
     prompts: Sequence[str]
     strengths: Sequence[float]
     seeds: Sequence[int]
     pictures: Sequence[np.ndarray]  # (H, W, 3) uint8
     measures: Measures
+    likenesses: Sequence[str] = ("",)  # names of those that are compared; a single one needs none
+
+    @property
+    def variants(self) -> list[tuple[str, float]]:
+        """Likeness and strength of the rows of each prompt."""
+        return [(name, strength) for name in self.likenesses for strength in self.strengths]
 
     def places(self) -> Iterator[tuple[int, int, slice]]:
-        """Prompt number, strength number, and where the pictures of both are."""
-        for row in range(len(self.prompts) * len(self.strengths)):
+        """Prompt number, variant number, and where the pictures of both are."""
+        for row in range(len(self.prompts) * len(self.variants)):
             start = row * len(self.seeds)
-            yield *divmod(row, len(self.strengths)), slice(start, start + len(self.seeds))
+            yield *divmod(row, len(self.variants)), slice(start, start + len(self.seeds))
+
+    def label(self, variant: int) -> str:
+        """The row in words."""
+        name, strength = self.variants[variant]
+        return f"{name}, strength {strength:g}" if name else f"strength {strength:g}"
 
 
 def lines_of(text: str) -> list[str]:
@@ -51,25 +62,41 @@ def numbers_of(text: str) -> list[float]:
     return strengths
 
 
-def check_size(prompts: int, strengths: int, seeds: int) -> None:
-    """Raises where a grid would take hours by mistake."""
-    if prompts * strengths * seeds > MOST:
+def names_of(methods: Sequence[str], placeholders: Sequence[Sequence[str]]) -> list[str]:
+    """Names for likenesses by what learned them, numbered where two are alike; one alone needs none.
+
+    LikenessError where they are not called by the same placeholders: a prompt would mean only some of them.
+    """
+    if any(set(those) != set(placeholders[0]) for those in placeholders):
+        told = "; ".join(", ".join(those) or "none" for those in placeholders)
         raise LikenessError(
-            f"{prompts} prompts x {strengths} strengths x {seeds} seeds are more than {MOST} pictures; "
+            f"the likenesses have different placeholders ({told}); learn them under the same ones to compare"
+        )
+    if len(methods) < 2:
+        return [""] * len(methods)
+    numbers = [methods[:place].count(method) + 1 for place, method in enumerate(methods)]
+    return [method if number == 1 else f"{method} {number}" for method, number in zip(methods, numbers)]
+
+
+def check_size(prompts: int, variants: int, seeds: int) -> None:
+    """Raises where a grid would take hours by mistake; a variant is a likeness at a strength."""
+    if prompts * variants * seeds > MOST:
+        raise LikenessError(
+            f"{prompts} prompts x {variants} strengths x {seeds} seeds are more than {MOST} pictures; "
             "take fewer"
         )
 
 
 def sheet(grid: Grid) -> np.ndarray:
-    """All pictures with their scores under them, a row per prompt and strength: (H, W, 3) uint8."""
+    """All pictures with their scores under them, a row per prompt, likeness and strength: (H, W, 3) uint8."""
     rows = [
         Row(
-            label=grid.prompts[prompt], detail=f"strength {grid.strengths[strength]:g}",
+            label=grid.prompts[prompt], detail=grid.label(variant),
             pictures=list(grid.pictures[own]),
             notes=[_note(grid.measures, number) for number in range(own.start, own.stop)],
-            rule_above=prompt > 0 and strength == 0,
+            rule_above=prompt > 0 and variant == 0,
         )
-        for prompt, strength, own in grid.places()
+        for prompt, variant, own in grid.places()
     ]  # fmt: skip
     found = grid.measures
     title = f"identity {found.mean_identity:.2f}"
@@ -80,21 +107,21 @@ def sheet(grid: Grid) -> np.ndarray:
 
 
 def write_report(path: Path, grid: Grid, title: str) -> Path:
-    """One HTML file: what the scores say, the frontier over strengths, every picture with its scores."""
+    """One HTML file: what the scores say, the frontier over likenesses and strengths, all pictures."""
     parts = [paragraph(line) for line in in_words(grid.measures).splitlines()[:-1]]
     parts.append(paragraph(CAVEAT, quiet=True))
     points = _points(grid)
     if points:
         parts += [heading("Identity and prompt by strength"), frontier(points, "prompt", "identity")]
     parts.append(heading("By prompt and strength"))
-    parts.append(table(("prompt", "strength", "identity", "faces found", "prompt score"), _lines(grid)))
+    named = ("likeness",) if any(grid.likenesses) else ()
+    columns = ("prompt", *named, "strength", "identity", "faces found", "prompt score")
+    parts.append(table(columns, _lines(grid)))
     parts.append(heading("Pictures"))
-    for prompt, strength, own in grid.places():
+    for prompt, variant, own in grid.places():
         strip = np.concatenate(list(grid.pictures[own]), axis=1)
         scores = "   ".join(_note(grid.measures, number) for number in range(own.start, own.stop))
-        parts.append(
-            picture(strip, f"{grid.prompts[prompt]} · strength {grid.strengths[strength]:g} · {scores}")
-        )
+        parts.append(picture(strip, f"{grid.prompts[prompt]} · {grid.label(variant)} · {scores}"))
     return write_page(path, title, parts)
 
 
@@ -109,25 +136,28 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _lines(grid: Grid) -> list[tuple[object, ...]]:
     lines = []
-    for prompt, strength, own in grid.places():
+    for prompt, variant, own in grid.places():
+        name, strength = grid.variants[variant]
         who = _mean(grid.measures.identity[own])
         what = "" if grid.measures.text is None else float(grid.measures.text[own].mean())
         lines.append(
-            (grid.prompts[prompt], f"{grid.strengths[strength]:g}", "" if who is None else who,
+            (grid.prompts[prompt], *([name] if name else []), f"{strength:g}", "" if who is None else who,
              f"{int(grid.measures.detected[own].sum())} of {len(grid.seeds)}", what)
         )  # fmt: skip
     return lines
 
 
 def _points(grid: Grid) -> list[Point]:
-    """One point per strength: the means over all its pictures."""
+    """One point per likeness and strength: the means over all its pictures."""
     if grid.measures.text is None:
         return []
-    shape = (len(grid.prompts), len(grid.strengths), len(grid.seeds))
+    shape = (len(grid.prompts), len(grid.variants), len(grid.seeds))
     who, what = grid.measures.identity.reshape(shape), grid.measures.text.reshape(shape)
     points = []
-    for number, strength in enumerate(grid.strengths):
+    for number, (name, strength) in enumerate(grid.variants):
         identity = _mean(who[:, number])
         if identity is not None:
-            points.append(Point(name=f"{strength:g}", x=float(what[:, number].mean()), y=identity))
+            points.append(
+                Point(name=f"{name} {strength:g}".lstrip(), x=float(what[:, number].mean()), y=identity)
+            )
     return points

@@ -93,6 +93,28 @@ def test_a_grid_draws_what_ksampler_draws_and_saves_its_report(server: Server):
     assert shown["grid"]["images"]
 
 
+def test_two_likenesses_are_drawn_and_scored_side_by_side(server: Server):
+    base = {name: ["base", place] for place, name in enumerate(("model", "clip", "vae"))}
+    few = {
+        "concept": ["concept", 0], "preset": "automatic", "steps": 2, "vectors": 0, "seed": 0,
+        "masked": "as the preset says", "preview_every": 0, "preview_prompt": "",
+    }  # fmt: skip
+    words = node("LikenessTrainTextualInversion", **base, **few, learning_rate=0.01)
+    heard = node("LikenessTrainCustomDiffusion", **base, **few, learning_rate=0.0, prior="no")
+    drawn = node(
+        "LikenessGrid", **base, concept=["concept", 0], prompts=PROMPTS[0], strengths="1", seed=3, seeds=1,
+        faces="miniature", name="two", steps=4, size=128, likeness=["words", 0], likeness_2=["heard", 0],
+        likeness_3=["words", 0],
+    )  # fmt: skip
+    keep = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 1]}}
+    shown = server.run(graph(words=words, heard=heard, grid=drawn, keep=keep))
+    first, second, third = (server.picture(file) for file in shown["keep"]["images"])
+    assert np.array_equal(first, third) and not np.array_equal(first, second)
+    report = (server.base / "output" / "two.html").read_text("utf-8")
+    for name in ("textual-inversion", "custom-diffusion", "textual-inversion 2"):
+        assert f"{name}, strength 1" in report and f"<td>{name}</td>" in report
+
+
 def sampled(model: list) -> dict[str, Any]:
     """KSampler on the second prompt with the grid's last seed."""
     return {

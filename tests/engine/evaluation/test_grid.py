@@ -11,6 +11,7 @@ from likeness_portraits.engine.evaluation.grid import (
     _points,
     check_size,
     lines_of,
+    names_of,
     numbers_of,
     sheet,
     write_report,
@@ -57,6 +58,27 @@ def test_the_report_holds_every_picture_and_score(tmp_path: Path, text: bool):
 def test_the_sheet_has_a_row_per_prompt_and_strength():
     drawn = sheet(grid())
     assert drawn.dtype == np.uint8 and drawn.shape[0] > 4 * 176
+
+
+def test_two_likenesses_have_rows_and_points_of_their_own(tmp_path: Path):
+    one = grid()
+    both = Grid(prompts=["a <v0>"], strengths=one.strengths, seeds=one.seeds, pictures=one.pictures,
+                measures=one.measures, likenesses=["words", "lora"])  # fmt: skip
+    assert [(prompt, both.label(variant), own.start) for prompt, variant, own in both.places()] == [
+        (0, "words, strength 0.5", 0), (0, "words, strength 1", 3),
+        (0, "lora, strength 0.5", 6), (0, "lora, strength 1", 9),
+    ]  # fmt: skip
+    assert [point.name for point in _points(both)] == ["words 0.5", "words 1", "lora 0.5", "lora 1"]
+    page = write_report(tmp_path / "grid.html", both, "two").read_text("utf-8")
+    assert "<th>likeness</th>" in page and "<td>lora</td>" in page and "lora, strength 0.5" in page
+    assert "<th>likeness</th>" not in write_report(tmp_path / "one.html", one, "one").read_text("utf-8")
+
+
+def test_likenesses_are_called_by_what_learned_them_and_must_share_their_placeholders():
+    assert names_of([], []) == [] and names_of(["a"], [["<v0>"]]) == [""]
+    assert names_of(["a", "b", "a"], [["<v0>"]] * 3) == ["a", "b", "a 2"]
+    with pytest.raises(LikenessError, match="different placeholders .<v0>; <v1>."):
+        names_of(["a", "b"], [["<v0>"], ["<v1>"]])
 
 
 def test_prompts_come_one_per_line_and_strengths_with_commas():
