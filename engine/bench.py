@@ -56,8 +56,10 @@ def measure_claims(
     """
     for name in names:
         one_of("experiment", name, EXPERIMENTS)
-    if publish is not None and (quick or plan.get("tuning")):
-        raise LikenessError("only a full run on the reporting people is published; leave out --publish")
+    if publish is not None and (quick or names or plan.get("tuning")):
+        raise LikenessError(
+            "only a full run of all experiments on the reporting people is published; leave out --publish"
+        )
     chosen = [experiment(name) for name in names or EXPERIMENTS]
     if only_table:
         people = people or len(world.REPORTING_SEEDS)

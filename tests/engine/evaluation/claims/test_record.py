@@ -96,8 +96,11 @@ def test_one_command_puts_a_run_into_readme_and_record(tmp_path: Path, capsys: p
     assert not (out / "artifacts").exists()
 
 
-def test_a_quick_run_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    options = ["bench", "claims", "--quick", "--only-table", "--out", str(tmp_path / "claims")]
+@pytest.mark.parametrize("option", [["--quick"], ["--tuning"], ["--method", "broken"]])
+def test_a_part_of_the_run_is_not_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+):
+    options = ["bench", "claims", *option, "--only-table", "--out", str(tmp_path / "claims")]
     assert main([*options, "--publish", str(checkout(tmp_path))]) != 0
     assert "leave out --publish" in capsys.readouterr().err
 
