@@ -11,7 +11,7 @@ from .errors import LikenessError
 from .evaluation.card import gates, measure
 from .evaluation.claims import EXPERIMENTS, experiment
 from .evaluation.claims.bench import Bench
-from .evaluation.claims.record import published
+from .evaluation.claims.record import check_checkout, published
 from .evaluation.claims.run import QUICK_MINUTES, QUICK_PEOPLE, run_claims
 from .evaluation.claims.sweep import Sweep, run_sweep, values_of
 from .evaluation.claims.table import Plan
@@ -60,6 +60,8 @@ def measure_claims(
         raise LikenessError(
             "only a full run of all experiments on the reporting people is published; leave out --publish"
         )
+    if publish is not None:
+        check_checkout(publish)  # before hours of measuring
     chosen = [experiment(name) for name in names or EXPERIMENTS]
     if only_table:
         people = people or len(world.REPORTING_SEEDS)

@@ -11,13 +11,24 @@ RECORD = Path("engine/evaluation/record/claims.json")  # in a checkout
 BEGIN, END = "<!-- claims: `likeness bench claims --publish` writes from here -->", "<!-- to here -->"
 
 
-def published(out: Path, checkout: Path) -> None:
-    """Keeps the record of the run in `out` in the checkout, and shows it in the checkout's README."""
-    record, readme = out / "record.json", checkout / "README.md"
+def check_checkout(checkout: Path) -> str:
+    """The README of the checkout; LikenessError where there is none with a place for the table."""
+    readme = checkout / "README.md"
     if not readme.is_file():
         raise LikenessError(f"there is no README.md in {checkout}; name the project's checkout")
-    text = with_table(readme.read_text("utf-8"), as_markdown(json.loads(record.read_text("utf-8"))))
-    for file, content in ((checkout / RECORD, record.read_text("utf-8")), (readme, text)):
+    text = readme.read_text("utf-8")
+    with_table(text, "")
+    return text
+
+
+def published(out: Path, checkout: Path) -> None:
+    """Keeps the record of the run in `out` in the checkout, and shows it in the checkout's README."""
+    kept = (out / "record.json").read_text("utf-8")
+    record = json.loads(kept)
+    if not record["rows"]:
+        raise LikenessError(f"nothing was measured in {out}; name the folder of a run")
+    text = with_table(check_checkout(checkout), as_markdown(record))
+    for file, content in ((checkout / RECORD, kept), (checkout / "README.md", text)):
         with write_atomically(file) as temporary:
             temporary.write_text(content, "utf-8")
 

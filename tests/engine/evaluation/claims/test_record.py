@@ -105,6 +105,19 @@ def test_a_part_of_the_run_is_not_published(
     assert "leave out --publish" in capsys.readouterr().err
 
 
+def test_where_nothing_can_be_published_is_said_at_once_and_an_empty_run_wipes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ["bench", "claims", "--out", str(tmp_path / "claims"), "--publish"]
+    assert main([*options, str(tmp_path / "nowhere")]) == 2  # without --only-table: it would measure first
+    assert "there is no README.md" in capsys.readouterr().err and not (tmp_path / "claims" / "cells").exists()
+    folder = checkout(tmp_path)
+    before = (folder / "README.md").read_bytes()
+    assert main([*options, str(folder), "--only-table"]) == 2
+    assert "nothing was measured" in capsys.readouterr().err
+    assert (folder / "README.md").read_bytes() == before and not (folder / RECORD).exists()
+
+
 @pytest.mark.parametrize("text", ["no marks", f"{BEGIN} only", f"{BEGIN} {END} {BEGIN} {END}"])
 def test_a_readme_without_the_marks_is_left_alone(text: str):
     with pytest.raises(LikenessError, match="once each"):
