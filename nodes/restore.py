@@ -21,8 +21,8 @@ FACES = [
     ),
     io.Int.Input(
         "number", display_name="which face", default=ALL_FACES, min=ALL_FACES, max=31, step=1,
-        tooltip="-1 takes all faces; 0, 1, 2 … go from the largest to the smallest. Change it when only one "
-        "of several people is meant.",
+        tooltip="-1 takes all faces; 0, 1, 2 … go from the largest to the smallest, or through the masks of "
+        "each picture. Change it when only one of several people is meant.",
     ),
 ]
 BLENDING = [
@@ -71,8 +71,8 @@ OPTIONAL = [
     ),
     io.Mask.Input(
         "masks", display_name="masks", optional=True,
-        tooltip="White on the face, one mask per picture; needed only when found by my mask. Nothing outside "
-        "changes.",
+        tooltip="White on the face, one mask per picture; needed only when found by my mask. Or as many for "
+        "each, such as the regions of Draw with Refocused Words. Nothing outside changes.",
     ),
     io.UpscaleModel.Input(
         "background", display_name="background", optional=True,

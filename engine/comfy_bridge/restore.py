@@ -1,7 +1,7 @@
 """Restoring and enlarging IMAGE batches: ComfyUI's folders, models, device, bar and cancel button."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from ..config import ConceptSpec
 from ..data.concepts import load_concept
 from ..errors import LikenessError
-from ..inference.onlookers import Onlookers, call_onlookers
+from ..inference.onlookers import MASK, Onlookers, call_onlookers
 from ..inference.restore import (
     Person,
     Pixels,
@@ -94,10 +94,10 @@ def restored_faces(
     """Every picture of IMAGE (B, H, W, C) with its faces restored, in its background enlarged by a model."""
     if not len(images):
         raise LikenessError("there are no pictures in the batch; connect a node that gives some")
-    if faces.masks is not None and len(faces.masks) != len(images):
-        raise LikenessError(
-            f"there are {len(images)} pictures but {len(faces.masks)} masks; connect one mask per picture"
-        )
+    several = faces.found_by == MASK and faces.masks is not None and len(faces.masks) > len(images)
+    masks = _masks_of_each(faces.masks, len(images), options.number if several else None)
+    if several:
+        options = replace(options, number=None)  # it has chosen among the masks
     onlookers = call_onlookers(
         faces.found_by, faces.judged_by, part=faces.part, device=_device(), models=folder("likeness"),
         packs=Path(folder_paths.models_dir) / "insightface",
@@ -107,9 +107,10 @@ def restored_faces(
     told, made, shown = _watched(len(images)), [], []
     for number, image in enumerate(images, start=1):
         pixels = image[..., :3].detach().cpu().float().numpy()
-        drawn = None if faces.masks is None else faces.masks[number - 1].detach().cpu().float().numpy()
         canvas = None if background is None else _enlarged(pixels, background)
-        done = _one(pixels, onlookers, drawn, restore, options, person, canvas, f"picture {number}")
+        done = _one(
+            pixels, onlookers, masks[number - 1], restore, options, person, canvas, f"picture {number}"
+        )
         made.append(done)
         shown.append(side_by_side(pixels, done.pixels))
         told(number)
@@ -124,14 +125,42 @@ def restored_faces(
     )
 
 
+def _masks_of_each(masks: torch.Tensor | None, pictures: int, number: int | None) -> list[list[np.ndarray]]:
+    """Each picture's masks (H, W): one, or as many as there are for each, or the chosen one of those."""
+    if masks is None:
+        return [[] for _ in range(pictures)]
+    each, over = divmod(len(masks), pictures)
+    if over or not each:
+        raise LikenessError(
+            f"there are {pictures} pictures but {len(masks)} masks; connect one mask per picture, or equally "
+            "many for each"
+        )
+    if number is not None and number >= each:
+        raise LikenessError(
+            f"there are {each} masks for each picture, but face number {number} is wanted; choose 0 to "
+            f"{each - 1}, or -1 for all"
+        )
+    drawn = masks.detach().cpu().float().numpy().reshape(pictures, each, *masks.shape[-2:])
+    return [list(own if number is None else own[number : number + 1]) for own in drawn]
+
+
 def _one(
-    pixels: Pixels, onlookers: Onlookers, drawn: np.ndarray | None, restore: Restore, options: Restoration,
-    person: Person | None, canvas: Pixels | None, name: str,
+    pixels: Pixels, onlookers: Onlookers, masks: Sequence[np.ndarray], restore: Restore,
+    options: Restoration, person: Person | None, canvas: Pixels | None, name: str,
 ) -> Restored:  # fmt: skip
-    found = onlookers.faces(to_shades(pixels), drawn)
-    return restore_picture(
-        pixels, found, restore, options, parse=onlookers.parse, person=person, canvas=canvas,
-        drawn=drawn if onlookers.eyes is None else None, name=name,
+    """A picture with its faces restored, or, where nobody looks for them, what each of its masks marks."""
+    given: list[np.ndarray | None] = [None] if onlookers.eyes is not None else list(masks) or [None]
+    made: list[Restored] = []
+    for drawn in given:
+        done = restore_picture(
+            pixels, onlookers.faces(to_shades(pixels), drawn), restore, options, parse=onlookers.parse,
+            person=person, canvas=canvas, drawn=drawn, name=name,
+        )  # fmt: skip
+        made.append(done)
+        pixels, canvas = (done.pixels, None) if canvas is None else (pixels, done.pixels)
+    return Restored(
+        made[-1].pixels, np.maximum.reduce([done.mask for done in made]),
+        tuple(outcome for done in made for outcome in done.outcomes), "\n".join(done.report for done in made),
     )  # fmt: skip
 
 

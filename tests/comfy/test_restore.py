@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from likeness_portraits.engine.config import BaseSpec
-from likeness_portraits.engine.inference.detail import Detailer
+from likeness_portraits.engine.inference.detail import Detailer, regions_redrawn
 from likeness_portraits.engine.inference.onlookers import call_onlookers
+from likeness_portraits.engine.inference.refocus import Focus
 from likeness_portraits.engine.inference.restore import (
     Restoration,
     restore_picture,
@@ -119,6 +120,54 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
     assert shown["finish"]["text"] == [ours.report]
     both = server.picture(shown["finish"]["images"][0])
     assert psnr(both, side_by_side(picture, ours.pixels)) >= 40
+
+
+def regions_of_a_wide_picture() -> dict[str, Any]:
+    """A grey picture (128, 256), and its left and its right half as two masks."""
+    nodes: dict[str, Any] = {
+        "wide": node("EmptyImage", width=256, height=128, batch_size=1, color=0x7F7F7F),
+        "none": node("SolidMask", value=0.0, width=256, height=128),
+        "half": node("SolidMask", value=1.0, width=128, height=128),
+        "batch": node("ImageBatch", image1=["left image", 0], image2=["right image", 0]),
+        "masks": node("ImageToMask", image=["batch", 0], channel="red"),
+    }
+    for name, x in (("left", 0), ("right", 128)):
+        nodes[name] = node("MaskComposite", destination=["none", 0], source=["half", 0], x=x, y=0,
+                           operation="add")  # fmt: skip
+        nodes[f"{name} image"] = node("MaskToImage", mask=[name, 0])
+    return nodes
+
+
+def region_again(number: int) -> dict[str, Any]:
+    return node(
+        "LikenessDetailFace", images=["wide", 0], model=["base", 0], positive=["words", 0],
+        negative=["nothing", 0], vae=["base", 2], masks=["masks", 0], denoise=0.5, steps=8, cfg=5.0,
+        sampler_name="euler", scheduler="simple", seed=7, size=128, around=1.5, part="head",
+        **{**FACES, "found_by": "my mask", "number": number, "feather": 0.08, "match_colours": False},
+    )  # fmt: skip
+
+
+def test_one_of_a_pictures_regions_is_drawn_again_as_the_command_line_does(server: Server):
+    words = {
+        "words": node("CLIPTextEncode", clip=["base", 1], text=PROMPT),
+        "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
+        **regions_of_a_wide_picture(),
+    }
+    shown = server.run(graph(finish=region_again(1), **words))
+    theirs = server.picture(shown["show"]["images"][0])
+    before = np.full((1, 128, 256, 3), 127, np.uint8)
+    ours = regions_redrawn(
+        before, [PROMPT], [7],
+        [Focus(token="woman", region=(0.5, 0.0, 0.5, 1.0), redraw=0.5, scope="word")],
+        Detailer(base=load_base(BaseSpec()), prompt=PROMPT, steps=8),
+    )[0]  # fmt: skip
+    assert (theirs[:, :128] == 127).all() and (theirs[:, 160:] != 127).any(-1).mean() > 0.9
+    assert psnr(ours, theirs) >= 40
+    (report,) = shown["finish"]["text"]
+    assert report.startswith("picture 1, face from (128, 0) to (256, 128): restored")
+    assert "there are 2 masks for each picture, but face number 2 is wanted; choose 0 to 1, or -1" in failure(
+        server, graph(finish=region_again(2), **words)
+    )
 
 
 def test_a_restorer_that_ruins_the_face_is_rejected_and_the_node_says_so(server: Server, files: Path):

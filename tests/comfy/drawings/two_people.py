@@ -1,8 +1,9 @@
-"""workflows/two-people.json: two people learned apart, in one picture, without and with refocusing."""
+"""workflows/two-people.json: two people learned apart, in one picture: plainly, in regions, drawn again."""
 
 from . import SAMPLING, Nodes
 
 PROMPT = "a photo of <v0> and <v1>, on a beach"
+ALONE = "a photo of {}, on a beach"
 NOTE = """## Two people who stay two
 
 1. Two made-up people of the **Miniature**, four pictures each. Nothing is downloaded.
@@ -12,8 +13,12 @@ NOTE = """## Two people who stay two
    it.
 4. **Refocus a Word** keeps `<v0>` in the left half and `<v1>` in the right. Its *region* can also be a mask,
    or be found while drawing (*find by face*).
+5. **Redraw Faces** twice, once for each of the *regions* (*which face* 0 and 1): the model knows square
+   portraits, and on a wide canvas faces often stay unfinished. Each region is drawn again by itself, from a
+   prompt that names one person.
 
-Above: without. Below: with regions, same prompt and seed. On the right, where each word looked.
+Above: without. In the middle: with regions, same prompt and seed. Below: each region drawn again. Under the
+samplers, where each word looked.
 
 ### Your own people
 
@@ -21,6 +26,12 @@ Use *Load a Likeness* for two that you have learned under different placeholders
 the Miniature's place. A LoRA of a person changes the whole picture; people learned as words (Textual
 Inversion, PersonaMagic) stay apart best."""
 PICTURES = {"pictures": 4}
+DRAWN = {**SAMPLING, "seed": 11}
+DOWN = {"direction": "down", "spacing_width": 4}
+AGAIN = {
+    "found_by": "my mask", "denoise": 0.6, "steps": 25, "cfg": 5.0, "seed": 11,
+    "control_after_generate": "fixed", "size": 128, "feather": 0.08, "gate": "off",
+}  # fmt: skip
 
 # fmt: off
 NODES: Nodes = {
@@ -42,15 +53,24 @@ NODES: Nodes = {
              {"text": PROMPT, "token": "<v0>", "width": 0.5}),
     "right": ("LikenessRefocus", (1500, 680), (340, 520), "Right",
               {"text": PROMPT, "token": "<v1>", "left": 0.5, "width": 0.5}),
-    "before": ("KSampler", (1890, 60), (300, 270), "Without regions", SAMPLING),
-    "after": ("LikenessRefocusedSampler", (1890, 400), (300, 350), "With regions", SAMPLING),
+    "before": ("KSampler", (1890, 60), (300, 270), "Without regions", DRAWN),
+    "after": ("LikenessRefocusedSampler", (1890, 400), (300, 350), "With regions", DRAWN),
     "before_picture": ("VAEDecode", (2240, 60), (200, 60), "", {}),
     "after_picture": ("VAEDecode", (2240, 400), (200, 60), "", {}),
-    "both": ("ImageStitch", (2240, 180), (260, 150), "", {"direction": "down", "spacing_width": 4}),
-    "large": ("ImageScaleBy", (2240, 520), (260, 90), "", {"upscale_method": "lanczos", "scale_by": 3.0}),
-    "show": ("PreviewImage", (2550, 60), (560, 600), "Without and with", {}),
-    "looked": ("PreviewImage", (2550, 720), (560, 380), "Where each word looked", {}),
-    "keep": ("SaveImage", (2240, 720), (280, 330), "", {"filename_prefix": "likeness/two-people"}),
+    "both": ("ImageStitch", (2240, 180), (260, 150), "", DOWN),
+    "left_prompt": (
+        "CLIPTextEncode", (2560, 60), (340, 100), "Prompt of the left", {"text": ALONE.format("<v0>")},
+    ),
+    "right_prompt": (
+        "CLIPTextEncode", (2950, 60), (340, 100), "Prompt of the right", {"text": ALONE.format("<v1>")},
+    ),
+    "left_again": ("LikenessDetailFace", (2560, 220), (340, 720), "Left again", {**AGAIN, "number": 0}),
+    "right_again": ("LikenessDetailFace", (2950, 220), (340, 720), "Right again", {**AGAIN, "number": 1}),
+    "all": ("ImageStitch", (3340, 60), (260, 150), "", DOWN),
+    "large": ("ImageScaleBy", (3340, 270), (260, 90), "", {"upscale_method": "lanczos", "scale_by": 3.0}),
+    "keep": ("SaveImage", (3340, 420), (280, 330), "", {"filename_prefix": "likeness/two-people"}),
+    "show": ("PreviewImage", (3650, 60), (560, 860), "Plainly, in regions, drawn again", {}),
+    "looked": ("PreviewImage", (1890, 810), (560, 380), "Where each word looked", {}),
 }
 # fmt: on
 LINKS = """
@@ -68,14 +88,23 @@ latent.LATENT>before.latent_image right.MODEL>after.model right.CONDITIONING>aft
 nothing.CONDITIONING>after.negative latent.LATENT>after.latent base.VAE>after.vae
 before.LATENT>before_picture.samples base.VAE>before_picture.vae
 after.LATENT>after_picture.samples base.VAE>after_picture.vae
-before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2 both.IMAGE>large.image
-large.IMAGE>show.images after.attention>looked.images after_picture.IMAGE>keep.images
+before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2 after.attention>looked.images
+apply_2.CLIP>left_prompt.clip apply_2.CLIP>right_prompt.clip
+after_picture.IMAGE>left_again.images apply_2.MODEL>left_again.model base.VAE>left_again.vae
+left_prompt.CONDITIONING>left_again.positive nothing.CONDITIONING>left_again.negative
+after.regions>left_again.masks
+left_again.pictures>right_again.images apply_2.MODEL>right_again.model base.VAE>right_again.vae
+right_prompt.CONDITIONING>right_again.positive nothing.CONDITIONING>right_again.negative
+after.regions>right_again.masks
+both.IMAGE>all.image1 right_again.pictures>all.image2 all.IMAGE>large.image
+large.IMAGE>show.images right_again.pictures>keep.images
 """
 GROUPS = [
     ("1  A model and two people", (-20, -10, 340, 570)),
     ("2  Learn each", (340, -10, 740, 1190)),
     ("3  Use both", (1090, -10, 380, 920)),
     ("4  A region for each word", (1480, -10, 380, 1230)),
-    ("5  Draw without and with regions", (1870, -10, 1260, 1130)),
+    ("5  Draw without and with regions", (1870, -10, 650, 1220)),
+    ("6  Draw each region again, by itself", (2540, -10, 1690, 1000)),
 ]
-SHOWN = "Without and with"  # the node whose picture is the thumbnail
+SHOWN = "Plainly, in regions, drawn again"  # the node whose picture is the thumbnail
