@@ -122,6 +122,7 @@ class MasterWeaverSettings:
                           "editing_learning_rate": 2e-4, "editing_attention": True, "schedule": "cosine",
                           "warmup_steps": 10, "batch_size": 8, "gradient_accumulation": 1,
                           "ema_decay": 0.97, "workers": 0, "latent_cache": 20_000, "background_every": 3,
+                          "edited_faces": False,  # hair is who somebody is there; theirs has other colours
                           "subjects": ("man", "woman"), "edit_templates": MINIATURE_EDIT_TEMPLATES,
                           "edits": MINIATURE_EDITS},
         }  # fmt: skip
