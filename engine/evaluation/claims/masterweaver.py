@@ -127,7 +127,8 @@ class MasterWeaver:
         ),
         Claim(
             claim="… nor of the face, hair aside, within 5 points",
-            method="with edited faces", against="masterweaver", metric="face", better="not lower", margin=0.05,
+            method="with edited faces", against="masterweaver", metric="face", better="not lower",
+            margin=0.05,
         ),
     )  # fmt: skip
 
