@@ -20,7 +20,7 @@ from ..data.masks import HALF, Mask, grown, pieces
 from ..errors import LikenessError
 from ..networks.shown import Shown
 from .generate import generate
-from .refocus import Focus, fitted, own_prompt_of
+from .refocus import Focus, Region, fitted, own_prompt_of
 from .refocused import Heads, Refocusing
 from .restore import (
     Known,
@@ -227,14 +227,14 @@ def _places(
     places: dict[Focus, dict[int, _Place]] = {focus: {} for focus in focuses}
     wanting = [focus for focus in focuses if focus.region is None]
     for focus in focuses:
-        if focus.region is not None:
-            whole = isinstance(focus.region, tuple) or bool(focus.region.any())
-            regions = fitted(focus.region, pictures.shape[1:3], len(pictures), focus.token) if whole else []
-            for number in range(len(pictures) if whole else 0):
-                region = regions[number % len(regions)].cpu().numpy()
-                if (region >= HALF).any():
-                    around = AROUND_FOUND if focus in found else 1 / AROUND  # else just the square around it
-                    places[focus][number] = _Place(face_of_mask(region), region, around)
+        if focus.region is None or (focus in found and not _somewhere(focus.region)):
+            continue
+        regions = fitted(focus.region, pictures.shape[1:3], len(pictures), focus.token).cpu().numpy()
+        around = AROUND_FOUND if focus in found else 1 / AROUND  # else just the square around it
+        for number in range(len(pictures)):
+            region = regions[number % len(regions)]
+            if (region >= HALF).any():
+                places[focus][number] = _Place(face_of_mask(region), region, around)
     if not wanting:
         return places
     if heads is None:
@@ -248,6 +248,10 @@ def _places(
             log.warning("no head was found for %s in %d of %d pictures: they stay as they were drawn",
                         focus.token, without, len(pictures))  # fmt: skip
     return places
+
+
+def _somewhere(region: Region) -> bool:
+    return isinstance(region, tuple) or bool(region.any())
 
 
 def _heads_apart(mask: Mask, most: int) -> list[Mask]:

@@ -170,6 +170,10 @@ def test_what_cannot_be_drawn_again_is_told():
         focus = focus_of("man=face;only=redraw;redraw=0.5;inside=<v0>")
         regions_redrawn(np.zeros((1, 64, 64, 3), np.uint8), ["a man"], [1], [focus], Scribe(
             base=tiny_base(), prompt="-"))  # fmt: skip
+    with pytest.raises(LikenessError, match="the region for man is empty; paint where it should be"):
+        empty = Focus(token="man", region=torch.zeros(1, 64, 64), redraw=0.5)
+        regions_redrawn(np.zeros((1, 64, 64, 3), np.uint8), ["a man"], [1], [empty], Scribe(
+            base=tiny_base(), prompt="-"))  # fmt: skip
     with pytest.raises(LikenessError, match="redraw=1.5 is no share of the schedule; use 0.4 to 0.7"):
         focus_of("<v0>=left;redraw=1.5")
 
