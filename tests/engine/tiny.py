@@ -59,6 +59,7 @@ QUICK = {  # settings that make each method a matter of a second
         "identity_learning_rate": 2e-2,
         "editing_learning_rate": 2e-2,
         "editing_every": 1,
+        "edited_faces": True,
         "batch_size": 2,
         "image_encoder": "miniature",
     },
