@@ -233,7 +233,14 @@ def _places(
         around = AROUND_FOUND if focus in found else 1 / AROUND  # else just the square around it
         for number in range(len(pictures)):
             region = regions[number % len(regions)]
-            if (region >= HALF).any():
+            if (
+                focus in found
+                and focus.find_by == "face"
+                and not _holds_a_head(region, pictures[number], heads)
+            ):
+                log.warning("%s stays as it was drawn in a picture: no head lies in the region found for it",
+                            focus.token)  # fmt: skip
+            elif (region >= HALF).any():
                 places[focus][number] = _Place(face_of_mask(region), region, around)
     if not wanting:
         return places
@@ -248,6 +255,14 @@ def _places(
             log.warning("no head was found for %s in %d of %d pictures: they stay as they were drawn",
                         focus.token, without, len(pictures))  # fmt: skip
     return places
+
+
+def _holds_a_head(region: Mask, pixels: NDArray[np.uint8], heads: Heads | None) -> bool:
+    """Whether most of some head of a finished picture lies in a region (H, W): scraps of one do not do."""
+    if heads is None:
+        return True
+    numbers, count = pieces(heads(pixels[None])[0] >= HALF)
+    return any((region[numbers == 1 + head] >= HALF).mean() > HALF for head in range(count))
 
 
 def _somewhere(region: Region) -> bool:

@@ -254,6 +254,21 @@ def test_without_a_head_in_the_finished_picture_it_stays_and_that_is_said(
     assert "no head was found for bob in 2 of 2 pictures: they stay as they were drawn" in caplog.text
 
 
+def test_a_scrap_of_a_head_that_was_found_as_a_region_is_not_drawn_again(
+    scribe: Scribe, caplog: pytest.LogCaptureFixture
+):
+    before = pictures(scribe)
+    marks = torch.from_numpy(head_on_the_right(before))
+    scrap = marks.clone()
+    scrap[:, : 3 * scrap.shape[1] // 5] = 0
+    for region, drawn in ((marks, 2), (scrap, 0)):
+        ASKED.clear()
+        focus = Focus(token="<v0>", region=region, find_by="face", redraw=0.5)
+        regions_redrawn(before, PROMPTS, SEEDS, [focus], scribe, found=[focus], heads=head_on_the_right)
+        assert len(ASKED) == drawn
+    assert "<v0> stays as it was drawn in a picture: no head lies in the region found for it" in caplog.text
+
+
 def test_concepts_of_others_are_not_there_in_a_regions_drawing_again(scribe: Scribe):
     style = replace(person("<s>", 9), tokens=())
     scribe.artifacts = [(person("<v0>", 1), 1.0), (person("<v1>", 2), 1.0), (style, 0.5)]
