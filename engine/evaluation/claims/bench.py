@@ -53,9 +53,7 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)  # for the experiment's own `measure`
     headline: bool = True  # False: an ablation, left out of --quick
     also: tuple[str, ...] = ()  # methods that measuring it trains beside its own, such as a plug-in's host
-    cost: float = (
-        1.0  # times what other arms take at most, where it takes much longer: for a quick run's plan
-    )
+    cost: float = 1.0  # for a quick run's plan: of what other arms take at most, where it takes much longer
 
     @property
     def trains(self) -> tuple[str, ...]:
