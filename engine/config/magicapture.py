@@ -135,7 +135,7 @@ class MagiCaptureSettings:
                           "unet_learning_rate": 4e-3, "text_encoder_learning_rate": 1e-3,
                           "token_learning_rate": 5e-3, "schedule": "cosine", "batch_size": 6, "rank": 8,
                           "weight_decay": 0.0, "unet_strength": 1.0, "text_encoder_strength": 1.0,
-                          "vectors": 2, "min_snr_gamma": 5.0, "identity_weight": 0.5,
+                          "vectors": 2, "min_snr_gamma": 5.0, "identity_weight": 0.25,
                           "identity_on_subject": False, "identity_timestep_share": 0.6,
                           "templates": ("a photo of {}", "a portrait photo of {}"),
                           "style_templates": ("a {} of a man", "a {} of a woman", "a {} of a person"),
