@@ -28,7 +28,7 @@ from .bench import Arm, Bench, Claim, Metrics, digest_of_somebody
 
 # what all arms share, settled by what a busy CPU had time for
 ALIKE = {"identity_steps": 0, "editing_steps": 120, "editing_learning_rate": 5e-4}
-RECONSTRUCTION = {"background_weight": 0.0, "editing_weight": 0.0}
+RECONSTRUCTION: dict[str, Any] = {"background_weight": 0.0, "editing_weight": 0.0}
 STRONG = 0.2  # the editing loss's gradient on the ID encoder is then as large as reconstruction's
 REFERENCE = 1  # which of somebody's example pictures the adapter sees
 EDIT_SEEDS = (1, 2)

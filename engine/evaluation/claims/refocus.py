@@ -12,9 +12,9 @@ A person alone has the metrics of evaluation.portraits, and is learned as people
 along: from whole pictures of one occasion, place and clothes the same in all four, by a method that changes
 the network. Which one was chosen on tuning people: words alone bring nothing along here (Textual Inversion,
 one person: leakage 0.08 against the base's 0.00); a LoRA does, but obeys prompts as well (three people:
-leakage 0.75, refocused 0.19; prompts 0.93 both ways); Custom Diffusion that learns too fast, at four times the
-rate that a sweep chose since, does and obeys worse (0.94, refocused 0.33; prompts 0.64, refocused 0.88), so
-that both can be held back.
+leakage 0.75, refocused 0.19; prompts 0.93 both ways); Custom Diffusion that learns too fast, at four times
+the rate that a sweep chose since, does and obeys worse (0.94, refocused 0.33; prompts 0.64, refocused 0.88),
+so that both can be held back.
 All by the reporting recogniser, which no training uses. Each person stands in two pairs, so that intervals
 over pairs are somewhat too narrow.
 """
