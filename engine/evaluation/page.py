@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from PIL import Image
 
 from ..files import write_atomically
 
+MARKS: Mapping[object, str] = {True: "✓", False: "✗", None: "○"}  # yes, no, undecided
+KINDS: Mapping[object, str] = {True: "yes", False: "no", None: "quiet"}  # their classes in the page
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#111827;max-width:980px;margin:32px auto;padding:0 16px}
 h1{font-size:26px}h2{font-size:20px;margin-top:44px;border-top:1px solid #e5e7eb;padding-top:20px}
@@ -45,15 +47,16 @@ def paragraph(text: str, quiet: bool = False) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Cells are texts; a number is set right with three decimals, True and False become ✓ and ✗."""
+    """Cells are texts; a number is set right with three decimals; True, False and None become
+    `MARKS`."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     lines = ["<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows]
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def _cell(cell: object) -> str:
-    if isinstance(cell, bool):
-        return f'<td class="{"yes" if cell else "no"}">{"✓" if cell else "✗"}</td>'
+    if cell is None or isinstance(cell, bool):
+        return f'<td class="{KINDS[cell]}">{MARKS[cell]}</td>'
     if isinstance(cell, float):
         return f'<td class="number">{cell:.3f}</td>'
     return f"<td>{html.escape(str(cell))}</td>"

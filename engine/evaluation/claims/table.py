@@ -95,8 +95,9 @@ class Row:
     missing: str = ""  # why nothing was found
 
     @property
-    def holds(self) -> bool:
-        return self.found is not None and holds(self.claim, self.found)
+    def holds(self) -> bool | None:
+        """Whether it holds; None: undecided, or nothing was measured."""
+        return None if self.found is None else holds(self.claim, self.found)
 
     def plain(self) -> dict[str, Any]:
         """The row as `claims.json` has it."""
@@ -110,14 +111,16 @@ class Row:
         }  # fmt: skip
 
 
-def holds(claim: Claim, found: Comparison) -> bool:
-    """Whether the whole interval lies on the claim's side."""
-    return {
-        "higher": found.low > 0,
-        "lower": found.high < 0,
-        "not lower": found.low >= -claim.margin,
-        "not higher": found.high <= claim.margin,
+def holds(claim: Claim, found: Comparison) -> bool | None:
+    """True: the whole interval lies on the claim's side; False: all of it on the other; None: undecided."""
+    low, high, margin = found.low, found.high, claim.margin
+    for_it, against_it = {
+        "higher": (low > 0, high < 0),
+        "lower": (high < 0, low > 0),
+        "not lower": (low >= -margin, high < -margin),
+        "not higher": (high <= margin, low > margin),
     }[claim.better]
+    return True if for_it else False if against_it else None
 
 
 def table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Row]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..page import MARKS
 from .statistics import ENOUGH_PEOPLE
 from .table import Plan, Row
 
@@ -16,9 +17,12 @@ def sentences(rows: Sequence[Row], plan: Plan) -> list[str]:
     """How many claims hold, on how many people, how wide the intervals are, and what is missing why."""
     found = [row for row in rows if row.found is not None]
     kind = "tuning people (not for reporting)" if plan.tuning else "people that no network has seen"
-    holding = sum(row.holds for row in found)
+    holding, contradicted = (sum(row.holds is told for row in found) for told in (True, False))
     trainings = "one training" if plan.seeds == 1 else f"{plan.seeds} trainings"
-    told = [f"{holding} of {len(found)} measured claims hold on {kind}: {_people(found)}, {trainings} each."]
+    told = [
+        f"{holding} of {len(found)} measured claims hold on {kind}, {contradicted} are contradicted, "
+        f"{len(found) - holding - contradicted} undecided: {_people(found)}, {trainings} each."
+    ]
     if plan.quick:
         told.append("This was a quick run: headline arms only, one seed per prompt.")
     return told + _widths(found) + _missing(rows, plan)
@@ -88,7 +92,7 @@ def _line(row: Row) -> str:
     if found is None:
         return f"·  {claim.claim}: not measured, {row.missing}"
     return (
-        f"{'✓' if row.holds else '✗'}  {claim.claim}: {claim.metric} {found.value:.3f} against "
+        f"{MARKS[row.holds]}  {claim.claim}: {claim.metric} {found.value:.3f} against "
         f"{found.other:.3f}, difference {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], "
         f"{_times(found.people, 'person', 'people')}"
     )
@@ -119,7 +123,7 @@ def record_of(rows: Sequence[Row], plan: Plan, command: str, instrument: str) ->
 
 
 def as_markdown(record: Record) -> str:
-    """The record for people: one table per experiment, ✓ where a claim holds."""
+    """The record for people: one table per experiment, a mark where a claim holds or is contradicted."""
     parts = [f"`{record['command']}`, Miniature `{record['miniature']}`. " + " ".join(record["words"])]
     for name in dict.fromkeys(row["experiment"] for row in record["rows"]):
         own = [row for row in record["rows"] if row["experiment"] == name]
@@ -145,7 +149,7 @@ def _markdown_row(row: Mapping[str, Any]) -> list[str]:
     numbers = [f"{row['value']:.3f}", f"{row['other']:.3f}", f"{row['difference']:+.3f}"]
     interval = f"{row['low']:+.3f} … {row['high']:+.3f}"
     words = [row[key] for key in ("claim", "method", "against", "metric")]
-    return ["✓" if row["holds"] else "✗", *words, *numbers, interval, str(row["people"])]
+    return [MARKS[row["holds"]], *words, *numbers, interval, str(row["people"])]
 
 
 def _cells(cells: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ class Lengths:
 
 def test_the_table_says_what_holds_and_leaves_out_what_was_not_measured(tmp_path: Path):
     rows = run_claims([Lengths()], Plan(people=4), Bench(tmp_path))
-    assert [row.holds for row in rows] == [True, False, False] and rows[2].found is None
+    assert [row.holds for row in rows] == [True, False, None] and rows[2].found is None
     told = json.loads((tmp_path / "claims.json").read_text())
     assert [list(row) for row in told] == [COLUMNS] * 2
     assert told[0]["difference"] == pytest.approx(1.0) and told[0]["holds"] is True
@@ -130,11 +130,31 @@ def test_a_run_out_of_time_reports_what_it_has(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("better", "margin", "expected"),
-    [("higher", 0, False), ("lower", 0, False), ("not lower", 0.2, True), ("not lower", 0.05, False),
-     ("not higher", 0.4, True), ("not higher", 0.2, False)],
+    [("higher", 0, None), ("lower", 0, None), ("not lower", 0.2, True), ("not lower", 0.05, None),
+     ("not higher", 0.4, True), ("not higher", 0.2, None)],
 )  # fmt: skip
-def test_a_claim_holds_when_its_whole_interval_is_on_its_side(better: str, margin: float, expected: bool):
-    found = Comparison(value=0, other=0, difference=0.1, low=-0.1, high=0.3, people=5)
+def test_a_claim_holds_when_its_whole_interval_is_on_its_side(
+    better: str, margin: float, expected: bool | None
+):
+    judged(better, margin, (-0.1, 0.3), expected)
+
+
+@pytest.mark.parametrize(
+    ("better", "margin", "interval", "expected"),
+    [("higher", 0, (0.1, 0.3), True), ("higher", 0, (-0.3, -0.1), False), ("higher", 0, (0, 0), None),
+     ("lower", 0, (0.1, 0.3), False), ("lower", 0, (-0.3, -0.1), True), ("lower", 0, (0, 0), None),
+     ("not lower", 0.2, (-0.5, -0.3), False), ("not higher", 0.2, (0.3, 0.5), False),
+     ("not lower", 0.2, (-0.5, -0.1), None), ("not higher", 0.2, (0.1, 0.5), None)],
+)  # fmt: skip
+def test_a_claim_is_contradicted_when_its_whole_interval_is_on_the_other_side(
+    better: str, margin: float, interval: tuple[float, float], expected: bool | None
+):
+    judged(better, margin, interval, expected)
+
+
+def judged(better: str, margin: float, interval: tuple[float, float], expected: bool | None) -> None:
+    low, high = interval
+    found = Comparison(value=0, other=0, difference=(low + high) / 2, low=low, high=high, people=5)
     claim = Claim(claim="c", method="a", against="b", metric="m", better=better, margin=margin)
     assert holds(claim, found) is expected
 
