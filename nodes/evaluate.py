@@ -79,6 +79,22 @@ def _others() -> list[io.Input]:
     ]  # fmt: skip
 
 
+def _part() -> list[io.Input]:
+    """A part that was asked for, and where it is in the pictures."""
+    return [
+        Concept.Input(
+            "component", display_name="component", optional=True,
+            tooltip="A part that was asked for, such as somebody's hair: its own pictures with masks, from "
+            "Describe a Concept. Connect it to see how like it the pictures show it.",
+        ),
+        io.Mask.Input(
+            "component_masks", display_name="component masks", optional=True,
+            tooltip="White where that part is in the measured pictures, one mask per picture, from Mask "
+            "Parts of a Face or Mask by Words. Connect it together with component.",
+        ),
+    ]  # fmt: skip
+
+
 class LikenessMeasure(io.ComfyNode):
     """Scores of pictures against the person's own."""
 
@@ -113,6 +129,7 @@ class LikenessMeasure(io.ComfyNode):
                     tooltip="Pictures of a style, by anybody and of anything. Connect some where a style was "
                     "asked for, to see how near it is.",
                 ),
+                *_part(),
             ],
             outputs=[
                 io.Float.Output(
@@ -131,8 +148,9 @@ class LikenessMeasure(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, concept: ConceptSpec, faces: str, prompt: str, strangers=None, style=None
-    ) -> io.NodeOutput:
+        cls, images, concept: ConceptSpec, faces: str, prompt: str, strangers=None, style=None,
+        component: ConceptSpec | None = None, component_masks=None,
+    ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import pictures_of
         from ..engine.evaluation.measure import in_words
 
@@ -140,7 +158,8 @@ class LikenessMeasure(io.ComfyNode):
         pictures = pictures_of(images)
         prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
         others, styled = ([] if some is None else pictures_of(some) for some in (strangers, style))
-        found = _measured(pictures, concept, faces, prompts, others, styled)
+        part = _component(component, component_masks)
+        found = _measured(pictures, concept, faces, prompts, others, styled, *part)
         report = in_words(found)
         return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
 
@@ -228,7 +247,24 @@ class LikenessGrid(io.ComfyNode):
         return io.NodeOutput(sheet, image_of(pictures), report, ui=ui.PreviewImage(sheet, cls=cls))
 
 
-def _measured(pictures, concept: ConceptSpec, faces: str, prompts: list[str], strangers=(), style=()):
+def _component(component: ConceptSpec | None, masks):
+    """A component's pictures and where it is in those to be measured, or neither."""
+    from ..engine.comfy_bridge.pictures import masks_of_tensor
+    from ..engine.data.concepts import load_concept
+    from ..engine.errors import LikenessError
+
+    if component is None and masks is None:
+        return (), ()
+    if component is None or masks is None:
+        missing = "component" if component is None else "component masks"
+        raise LikenessError(f"{missing} is not connected; connect component and component masks, or neither")
+    return load_concept(component).pictures, masks_of_tensor(masks)
+
+
+def _measured(
+    pictures, concept: ConceptSpec, faces: str, prompts: list[str], strangers=(), style=(), component=(),
+    component_masks=(),
+):  # fmt: skip
     """Measures with whatever judges are on this machine: CLIP and DINOv2 where their files are."""
     from ..engine.comfy_bridge.grid import helpers_folder, packs_folder
     from ..engine.data.concepts import load_concept
@@ -242,4 +278,5 @@ def _measured(pictures, concept: ConceptSpec, faces: str, prompts: list[str], st
     return measure(
         pictures, [picture.pixels for picture in known.pictures], judge,
         prompts=spoken, text=text, looks=looks, strangers=strangers, style=style,
+        component=component, component_masks=component_masks,
     )  # fmt: skip

@@ -25,6 +25,11 @@ def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
 
 
+def masks_of_tensor(masks: torch.Tensor) -> list[np.ndarray]:
+    """MASK (B, H, W) or (H, W) as arrays (H, W) float32 in [0, 1]."""
+    return [mask.detach().cpu().float().clamp(0, 1).numpy() for mask in masks.reshape(-1, *masks.shape[-2:])]
+
+
 def concept_on_disk(spec: ConceptSpec, images: torch.Tensor, masks: torch.Tensor | None) -> ConceptSpec:
     """Writes IMAGE and MASK, without loss, into a concept folder named after its content; `spec` with it."""
     pixels = pictures_of(images)
@@ -44,7 +49,7 @@ def advice_on(spec: ConceptSpec) -> str:
 
 def _masks_for(pixels: Sequence[np.ndarray], masks: torch.Tensor) -> list[np.ndarray]:
     """One mask (H, W) in [0, 1] per picture, or a sentence that says what is wrong with them."""
-    found = [mask.detach().cpu().float().clamp(0, 1).numpy() for mask in masks.reshape(-1, *masks.shape[-2:])]
+    found = masks_of_tensor(masks)
     if len(found) != len(pixels):
         raise LikenessError(
             f"there are {len(pixels)} pictures but {len(found)} masks; connect one mask per picture"

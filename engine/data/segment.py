@@ -25,6 +25,9 @@ BACK_ENDS = {  # name -> (module in segmenters, what it is for)
     "miniature": ("miniature", "pictures of the Miniature's world, without any download"),
 }
 TRACE = 0.25  # a soft mask that nowhere reaches this has found nothing
+# of the share of a picture that a part usually has: on fourteen bald heads the Miniature's parser marked up
+# to 23 pixels as hair, where hair has 1200 and more
+SPECK = 0.02
 
 OnPicture = Callable[[int, int, str], None]  # done, total, the picture's name
 
@@ -64,14 +67,11 @@ def find_mask(
     chosen: somebody picked the back end for the picture, so that its doubt about the picture is an error too.
     """
     found = segmenter(pixels, [*request.words, *request.but_not])
-    count = len(request.words)
-    level = request.refine.level
-    mask = union(found.masks[:count])
-    if mask.max() < (TRACE if level is None else level):
+    mask = _marked(found, request)
+    if mask is None:
         raise _nothing(found, request.words, name)
     if chosen and found.doubt:
         raise LikenessError(f"{name} {found.doubt}")
-    mask = request.refine(without(mask, found.masks[count:]))
     if not mask.any():
         raise LikenessError(
             f"nothing is left of the mask of {name}; exclude less, grow it or lower the level"
@@ -93,6 +93,38 @@ def find_masks(
         if on_picture is not None:
             on_picture(number, len(names), name)
     return masks
+
+
+def find_parts(
+    segmenter: Segmenter,
+    pictures: Iterable[NDArray[np.uint8]],
+    request: Request,
+    names: Sequence[str],
+    known: Sequence[Mask] = (),
+) -> list[Mask]:
+    """As `find_masks`, for pictures in which a part may be missing: its mask (H, W) is empty there.
+
+    known: masks of the part in other pictures, beside which a speck is told from the part.
+    """
+    masks = []
+    least = SPECK * float(np.median([mask.mean() for mask in known])) if known else 0.0
+    for pixels, name in zip(pictures, names):
+        found = segmenter(pixels, [*request.words, *request.but_not])
+        if found.doubt:
+            raise LikenessError(f"{name} {found.doubt}")
+        mask = _marked(found, request)
+        missing = mask is None or mask.mean() < least
+        masks.append(np.zeros(pixels.shape[:2], np.float32) if missing else mask)
+    return masks
+
+
+def _marked(found: Found, request: Request) -> Mask | None:
+    """The mask (H, W) of what was asked for; None where none of the words was found."""
+    count, level = len(request.words), request.refine.level
+    mask = union(found.masks[:count])
+    if mask.max() < (TRACE if level is None else level):
+        return None
+    return request.refine(without(mask, found.masks[count:]))
 
 
 def _nothing(found: Found, words: Sequence[str], name: str) -> LikenessError:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.concepts import Picture
 from ..errors import LikenessError
 from .backends import FaceJudge, LookJudge, MiniatureJudge, Pictures, TextJudge
 from .metrics import distances_within, nearest_correlation, similarity_to_references, unit
@@ -32,6 +33,7 @@ class Measures:
     look: dict[str, np.ndarray] | None = None  # by judge: cosine to the references as whole pictures
     style: dict[str, np.ndarray] | None = None  # by judge: cosine to pictures of the style
     diversity: dict[str, np.ndarray] | None = None  # by judge: mean distance (1 - cosine) to the others
+    component: dict[str, np.ndarray] | None = None  # by judge: cosine of a part to others; NaN without it
 
     @property
     def mean_identity(self) -> float:
@@ -60,11 +62,15 @@ def measure(
     looks: Sequence[LookJudge] = (),
     strangers: Pictures = (),
     style: Pictures = (),
+    component: Sequence[Picture] = (),
+    component_masks: Sequence[np.ndarray] = (),
 ) -> Measures:
     """Scores of pictures; `prompts` one per picture with the class word in them, or none.
 
     `strangers`: pictures of other people of the kind, to see what chance looks like; `style`: pictures of the
-    style that was asked for. How much pictures differ is said where all have one prompt.
+    style that was asked for; `component`: pictures of a part that was asked for, masked, with
+    `component_masks` (H, W) in [0, 1], which mark that part in each of `pictures`, or nothing where it is
+    missing. How much pictures differ is said where all have one prompt.
     """
     if prompts and len(prompts) != len(pictures):
         raise LikenessError(
@@ -74,6 +80,7 @@ def measure(
         raise LikenessError(
             "nobody here can judge a style; put CLIP or DINOv2 into models/likeness/, or leave the style out"
         )
+    _check_component(pictures, component, component_masks, looks)
     known, there = faces.faces(references)
     if not there.any():
         raise LikenessError(
@@ -101,6 +108,7 @@ def measure(
         look={judge.name: _look(judge, pictures, references) for judge in looks} or None,
         style={judge.name: style_similarity(judge, pictures, style) for judge in looks if len(style)} or None,
         diversity={judge.name: distances_within(judge.look(pictures)) for judge in looks if alike} or None,
+        component=_component(pictures, component, component_masks, looks),
     )
 
 
@@ -144,12 +152,21 @@ def _rest_in_words(found: Measures) -> list[str]:
         lines.append(f"As whole pictures they are {values.mean():.2f} like the references ({name}).")
     for name, values in (found.style or {}).items():
         lines.append(f"They are {values.mean():.2f} like the pictures of the style ({name}).")
+    lines += [_component_in_words(values, name) for name, values in (found.component or {}).items()]
     for name, values in (found.diversity or {}).items():
         lines.append(f"Among each other they differ by {values.mean():.2f}; 0 is one picture ({name}).")
     copies = [str(number + 1) for number in np.flatnonzero(found.memorisation >= COPY)]
     if copies:
         lines.append(f"Picture {', '.join(copies)} looks like a copy of a reference.")
     return lines
+
+
+def _component_in_words(values: np.ndarray, name: str) -> str:
+    there = values[~np.isnan(values)]
+    where = f"found in {len(there)} of {len(values)} pictures"
+    if not len(there):
+        return f"The component was {where}; how like it is cannot be told."
+    return f"The component was {where} and is {there.mean():.2f} like its own pictures there ({name})."
 
 
 def _own(known: np.ndarray) -> float | None:
@@ -178,6 +195,56 @@ def style_similarity(judge: LookJudge, pictures: Pictures, style: Pictures) -> n
     return _look(judge, pictures, style)
 
 
+def _check_component(
+    pictures: Pictures,
+    component: Sequence[Picture],
+    masks: Sequence[np.ndarray],
+    looks: Sequence[LookJudge],
+) -> None:
+    """Raises where a component cannot be measured as it was given."""
+    if not len(component) and not len(masks):
+        return
+    if not len(component):
+        raise LikenessError(
+            "masks of a component were given, but no pictures of it to compare with; give both or neither"
+        )
+    if not looks:
+        raise LikenessError(
+            "nobody here can judge a component; put CLIP or DINOv2 into models/likeness/, or leave the "
+            "component out"
+        )
+    bare = next((picture.name for picture in component if picture.mask is None), None)
+    if bare is not None:
+        raise LikenessError(
+            f"picture {bare} of the component has no mask; mark the component in each of its pictures"
+        )
+    if len(masks) != len(pictures):
+        raise LikenessError(
+            f"{len(masks)} masks of the component for {len(pictures)} pictures; give one for each, empty "
+            "where the component is missing"
+        )
+    for number, (pixels, mask) in enumerate(zip(pictures, masks), start=1):
+        if mask.shape != pixels.shape[:2]:
+            raise LikenessError(
+                f"the component's mask {number} is {mask.shape[1]} x {mask.shape[0]} pixels, but its picture "
+                f"is {pixels.shape[1]} x {pixels.shape[0]}; make both one size"
+            )
+
+
+def _component(
+    pictures: Pictures,
+    component: Sequence[Picture],
+    masks: Sequence[np.ndarray],
+    looks: Sequence[LookJudge],
+) -> dict[str, np.ndarray] | None:
+    """Component fidelity (N,) by judge, None where no component was given."""
+    known = [(picture.pixels, picture.mask) for picture in component if picture.mask is not None]
+    if not known:
+        return None
+    shown, marked = zip(*known)
+    return {judge.name: part_similarity(judge, pictures, masks, shown, marked) for judge in looks}
+
+
 def part_similarity(
     judge: LookJudge, pictures: Pictures, masks: Pictures, known: Pictures, known_masks: Pictures
 ) -> np.ndarray:
@@ -187,7 +254,7 @@ def part_similarity(
     """
     references = [cut for cut in map(cut_out, known, known_masks) if cut is not None]
     if not references:
-        raise LikenessError("no mask of the reference pictures marks anything; mark the part white")
+        raise LikenessError("no mask of the component's pictures marks anything; mark the part white")
     cuts = [cut_out(pixels, mask) for pixels, mask in zip(pictures, masks)]
     found = np.full(len(cuts), np.nan)
     there = [number for number, cut in enumerate(cuts) if cut is not None]

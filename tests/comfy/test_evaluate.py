@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.data.concepts import Picture
+from likeness_portraits.engine.data.segment import Request, find_masks, load_segmenter
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
 from likeness_portraits.engine.evaluation.measure import CAVEAT, in_words, measure
 from likeness_portraits.engine.miniature import world
@@ -48,6 +50,47 @@ def test_the_node_says_what_the_engine_measures(server: Server):
     assert shown["else_"]["text"] == [in_words(measure(others, own, judge, looks=[judge]))]
     assert "the same person" in shown["same"]["text"][0] and "copy" in shown["same"]["text"][0]
     assert shown["same"]["text"][0].endswith(CAVEAT)
+
+
+def hair(pictures: list) -> dict[str, Any]:
+    """Masks of the hair in the Miniature's pictures."""
+    return node(
+        "LikenessParseFace", images=pictures, parts="hair", but_not="",
+        pictures_are="the Miniature's pictures", soft=False, level=0.5, grow=0, feather=0.0,
+        fill_holes=False, keep_largest=False, invert=False,
+    )  # fmt: skip
+
+
+def test_the_node_scores_a_component_by_masks_and_wants_both_or_neither(server: Server):
+    parts = {
+        "own": hair(["base", 3]),
+        "theirs": hair(["other", 3]),
+        "component": node(
+            "LikenessConcept", images=["other", 3], class_word="hair", token="<v1>", role="component",
+            masks=["theirs", 0],
+        ),
+    }  # fmt: skip
+    whole, alone, bare = measuring(["base", 3]), measuring(["base", 3]), measuring(["base", 3])
+    whole["inputs"] |= {"component": ["component", 0], "component_masks": ["own", 0]}
+    shown = server.run(graph(**parts, whole=whole))
+    judge, finder = MiniatureJudge(), load_segmenter("miniature")
+    own, others = (
+        [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[person], count)]
+        for person, count in ((PERSON, 4), (STRANGER, 2))
+    )
+    own_masks, masks = (
+        find_masks(finder, pixels, Request(words=("hair",)), list("abcd")) for pixels in (own, others)
+    )
+    component = [Picture(str(number), *pair) for number, pair in enumerate(zip(others, masks))]
+    known = measure(own, own, judge, looks=[judge], component=component, component_masks=own_masks)
+    assert shown["whole"]["text"] == [in_words(known)]
+    assert "The component was found in 4 of 4 pictures" in shown["whole"]["text"][0]
+    alone["inputs"] |= {"component": ["component", 0]}
+    bare["inputs"] |= {"component_masks": ["own", 0]}
+    for lacking, prompt in (("component masks", alone), ("component", bare)):
+        entry = server.wait(server.queue(graph(**parts, whole=prompt)))
+        told = [message for name, message in entry["status"]["messages"] if name == "execution_error"]
+        assert told[0]["exception_message"].strip().startswith(f"{lacking} is not connected; connect")
 
 
 def test_a_missing_face_pack_is_named_with_its_folder(server: Server):

@@ -14,6 +14,7 @@ from likeness_portraits.engine.data.masks import Refinement, overlap
 from likeness_portraits.engine.data.segment import (
     Request,
     find_masks,
+    find_parts,
     load_segmenter,
     mask_folder,
     words_of,
@@ -75,6 +76,31 @@ def test_any_of_the_words_is_marked_and_none_of_the_others():
     assert mask[:2].all() and mask[2:, :4].all() and not mask[2:, 4:].any()
     (mask,) = find_masks(brightness, [picture], Request(words=("dark",), but_not=("red",)), ["a"])
     assert not mask[:2].any() and mask[2:, :4].all()
+
+
+def test_a_part_that_is_missing_has_an_empty_mask_and_specks_are_no_part(parser: Segmenter):
+    def shown(seed: int) -> list[world.Portrait]:
+        who = world.sample_identity(seed)
+        return [world.render(who, world.sample_context(n, hat="none", style="photo")) for n in range(2)]
+
+    bald = [seed for seed in world.TUNING_SEEDS if world.sample_identity(seed).hair_style == "bald"]
+    hairy = [seed for seed in world.TUNING_SEEDS[:3] if seed not in bald]
+    pictures = [portrait.pixels for seed in (*hairy, *bald) for portrait in shown(seed)]
+    true = [portrait.mask(("hair",)) for seed in hairy for portrait in shown(seed)]
+    names = [str(number) for number in range(len(pictures))]
+    found = find_parts(parser, pictures, Request(words=("hair",)), names, true)
+    there = len(true)
+    assert all(overlap(mask, drawn) > 0.8 for mask, drawn in zip(found, true))
+    assert len(found) > there and not any(mask.any() for mask in found[there:])
+    assert all(mask.shape == (128, 128) for mask in found)
+    raw = find_parts(parser, pictures[there:], Request(words=("hair",)), names)
+    assert any(mask.any() for mask in raw)  # nothing to compare with: every find counts
+
+
+def test_a_picture_of_another_world_is_refused_and_not_taken_for_one_without_the_part(parser: Segmenter):
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    with pytest.raises(LikenessError, match="holiday.png is no picture of the Miniature's world"):
+        find_parts(parser, [noise], Request(words=("hair",)), ["holiday.png"])
 
 
 def test_masks_stay_soft_where_that_is_wanted():

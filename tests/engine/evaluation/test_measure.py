@@ -1,5 +1,7 @@
 """Measuring in plain words, on real renders where the right answer is known."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 from PIL import Image
 
 from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.data.concepts import Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
+from likeness_portraits.engine.evaluation.claims.magictailor import donor, hair_of, with_hair_of
 from likeness_portraits.engine.evaluation.measure import (
     CAVEAT,
     cut_out,
@@ -133,6 +137,114 @@ def test_a_part_that_is_not_there_has_no_score_and_references_need_one(judge: Mi
     assert np.isnan(found[0]) and found[1] > 0
     with pytest.raises(LikenessError, match="marks anything"):
         part_similarity(judge, REFERENCES[:1], [everything], REFERENCES[:1], [nothing])
+
+
+HAIR = hair_of(donor(PERSON))
+NOTHING = np.zeros((128, 128), np.float32)
+
+
+def in_plain_pictures(who: world.Identity, count: int) -> list[world.Portrait]:
+    """Somebody as photographed, bareheaded."""
+    return [world.render(who, world.sample_context(seed, hat="none", style="photo")) for seed in range(count)]
+
+
+def test_pictures_with_somebodys_hair_are_more_like_it_than_pictures_with_ones_own(judge: MiniatureJudge):
+    scores = []
+    for who in (with_hair_of(PERSON, donor(PERSON)), world.sample_identity(PERSON)):
+        shown = in_plain_pictures(who, 4)
+        found = measure(
+            [portrait.pixels for portrait in shown], REFERENCES, judge, looks=[judge],
+            component=HAIR.pictures, component_masks=[portrait.mask(("hair",)) for portrait in shown],
+        )  # fmt: skip
+        assert list(found.component) == [judge.name]
+        scores.append(found.component[judge.name])
+        told = f"The component was found in 4 of 4 pictures and is {scores[-1].mean():.2f} like its own"
+        assert told in in_words(found)
+    theirs, own = scores
+    assert (theirs > own + 0.1).all()
+
+
+def test_a_picture_without_the_component_is_counted_and_not_scored(judge: MiniatureJudge):
+    shown = in_plain_pictures(world.sample_identity(PERSON), 3)
+    pictures = [portrait.pixels for portrait in shown]
+    masks = [shown[0].mask(("hair",)), NOTHING, shown[2].mask(("hair",))]
+    rest = {"looks": [judge], "component": HAIR.pictures}
+    found = measure(pictures, REFERENCES, judge, **rest, component_masks=masks)
+    values = found.component[judge.name]
+    assert np.isnan(values).tolist() == [False, True, False]
+    mean = (values[0] + values[2]) / 2
+    assert f"The component was found in 2 of 3 pictures and is {mean:.2f} like" in in_words(found)
+    missing = measure(pictures, REFERENCES, judge, **rest, component_masks=[NOTHING] * 3)
+    assert np.isnan(missing.component[judge.name]).all()
+    assert "found in 0 of 3 pictures; how like it is cannot be told" in in_words(missing)
+    without = measure(pictures, REFERENCES, judge, looks=[judge])
+    assert without.component is None and "component" not in in_words(without)
+
+
+def test_a_component_needs_a_judge_masks_of_its_own_and_one_for_each_picture(judge: MiniatureJudge):
+    pictures, masks = REFERENCES[:2], [np.ones((128, 128), np.float32)] * 2
+
+    def refused(why: str, **given: object) -> None:
+        asked = {"looks": [judge], "component": HAIR.pictures, "component_masks": masks, **given}
+        with pytest.raises(LikenessError, match=why):
+            measure(pictures, REFERENCES, judge, **asked)
+
+    refused("nobody here can judge a component; put CLIP or DINOv2 into", looks=[])
+    bare = (HAIR.pictures[0], replace(HAIR.pictures[1], name="fringe", mask=None))
+    refused("picture fringe of the component has no mask; mark", component=bare)
+    refused("1 masks of the component for 2 pictures; give one for each", component_masks=masks[:1])
+    refused("0 masks of the component for 2 pictures", component_masks=[])
+    refused("no pictures of it to compare with", component=())
+    small = [masks[0], np.ones((64, 32), np.float32)]
+    refused("mask 2 is 32 x 64 pixels, but its picture is 128 x 128", component_masks=small)
+    empty = [Picture("bald", REFERENCES[0], NOTHING)]
+    refused("no mask of the component's pictures marks anything", component=empty)
+
+
+def test_the_command_line_finds_a_component_in_pictures_and_scores_it(tmp_path: Path, capsys):
+    bald = next(seed for seed in world.TUNING_SEEDS[10:] if world.sample_identity(seed).hair_style == "bald")
+    theirs = with_hair_of(PERSON, donor(PERSON))
+    sets = {
+        "references": REFERENCES,
+        "theirs": [portrait.pixels for portrait in in_plain_pictures(theirs, 3)],
+        "own": [portrait.pixels for portrait in in_plain_pictures(world.sample_identity(PERSON), 3)],
+        "bald": [portrait.pixels for portrait in in_plain_pictures(world.sample_identity(bald), 2)],
+        "noise": [np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)],
+    }
+    for name, pictures in sets.items():
+        (tmp_path / name).mkdir()
+        for number, pixels in enumerate(pictures):
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    hair = write_concept(tmp_path / "hair", HAIR)
+
+    def told(*shown: str, more: tuple[str, ...] = ()) -> tuple[int, str]:
+        folders = [str(tmp_path / name) for name in shown]
+        options = ["-r", str(tmp_path / "references"), "--faces", "miniature", "--component", str(hair)]
+        status = main(["measure", *folders, *options, *more])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    def score(name: str) -> float:
+        status, text = told(name)
+        assert status == 0 and "The component was found in 3 of 3 pictures and is " in text
+        return float(text.split("3 of 3 pictures and is ")[1].split()[0])
+
+    assert score("theirs") > score("own") + 0.1
+    status, text = told("bald", "own")
+    assert status == 0 and "The component was found in 3 of 5 pictures" in text
+    status, text = told("noise")
+    assert status == 2 and "noise/0.png" in text and "choose another, such as clipseg" in text
+    status, text = told("own", more=("--backend", "clipsegg"))
+    assert status == 2 and "did you mean 'clipseg'" in text
+    described = json.loads((hair / "concept.json").read_text("utf-8"))
+    (hair / "concept.json").write_text(json.dumps(described | {"class_word": "hare"}), "utf-8")
+    status, text = told("own")
+    assert status == 2 and "knows no 'hare'" in text
+    (hair / "concept.json").write_text(json.dumps(described), "utf-8")
+    for mask in (hair / "masks").iterdir():
+        mask.unlink()
+    status, text = told("own")
+    assert status == 2 and "picture 0 of the component has no mask" in text
 
 
 def test_the_command_line_measures_folders_and_files(tmp_path: Path, capsys):
