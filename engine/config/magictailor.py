@@ -45,8 +45,9 @@ class MagicTailorSettings:
     momentum_tokens: bool = False  # the teacher has slow words too, not only a slow LoRA
     area_normalised: bool = False  # the worst concept is sought per masked area, so that small ones count
     selection_temperature: float | None = None  # above 0: bad concepts share a step; None: only the worst
-    shared_timestep: bool = False  # one noise level for all pictures of a step, so that losses compare
+    shared_timestep: bool = False  # all concepts' pictures have the same noise levels, so that losses compare
     joint_share: float = 0.0  # how often a prompt names all concepts: "<v0> with <v1>"
+    component_margin: float = 0.0  # of the short side: components are learned so far past their masks' edges
     smooth_masks: bool = True  # masks shrink by averaging; false: by picking single pixels (reference)
     whole_pictures: bool = False  # no cropping: the short side is scaled (reference); needs equal proportions
     templates: tuple[str, ...] = ("a photo of {}",)
@@ -60,7 +61,7 @@ class MagicTailorSettings:
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("degradation", self.degradation, DEGRADATIONS)
         with_gap("templates", self.templates)
-        for name in ("momentum", "joint_share", "colour_jitter"):
+        for name in ("momentum", "joint_share", "colour_jitter", "component_margin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise LikenessError(f"'{name}' is {getattr(self, name)}; it is a share, 0 to 1")
         if self.warm_up_steps + self.balance_steps == 0:
@@ -77,6 +78,7 @@ class MagicTailorSettings:
             "miniature": {"warm_up_steps": 80, "balance_steps": 120, "warm_up_learning_rate": 2e-3,
                           "balance_learning_rate": 1e-3, "token_learning_rate": 5e-3, "batch_size": 4,
                           "rank": 8, "alpha": 8.0, "weight_decay": 0.0, "vectors": 4, "joint_share": 0.5,
-                          "intensity": 1.0},
+                          "intensity": 1.0, "attention_weight": 0.05, "component_margin": 0.0625,
+                          "area_normalised": True, "shared_timestep": True},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

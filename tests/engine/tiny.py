@@ -74,6 +74,10 @@ QUICK = {  # settings that make each method a matter of a second
         "token_learning_rate": 1e-3,
         "vectors": 1,
         "joint_share": 0.0,
+        "attention_weight": 0.01,
+        "component_margin": 0.0,
+        "area_normalised": False,
+        "shared_timestep": False,
     },
     "magicapture": {
         "inversion_steps": 2,

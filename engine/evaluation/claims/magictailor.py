@@ -43,6 +43,8 @@ class MagicTailor:
         _arm("masked out", degradation="mask out"),
         _arm("fixed degradation", degradation="fixed"),
         _arm("without joint prompts", joint_share=0.0),
+        _arm("without margin", component_margin=0.0),
+        _arm("compared as published", area_normalised=False, shared_timestep=False),
     )
     claims = (
         Claim(
@@ -60,6 +62,14 @@ class MagicTailor:
         Claim(
             claim="… and more than with DreamBooth-LoRA under a masked loss",
             method="magictailor", against="dreambooth-lora, masked", metric="identity",
+        ),
+        Claim(
+            claim="The rest stays the person's own, more than with Textual Inversion",
+            method="magictailor", against="textual-inversion", metric="subject",
+        ),
+        Claim(
+            claim="… and more than with DreamBooth-LoRA under a masked loss",
+            method="magictailor", against="dreambooth-lora, masked", metric="subject",
         ),
         Claim(
             claim="Nothing but the component leaks from its pictures, against DreamBooth-LoRA",
@@ -93,6 +103,14 @@ class MagicTailor:
         Claim(
             claim="Our addition: prompts that name both bring the component out",
             method="magictailor", against="without joint prompts", metric="component",
+        ),
+        Claim(
+            claim="Our addition: a component learned past its edges makes the person recognised",
+            method="magictailor", against="without margin", metric="identity",
+        ),
+        Claim(
+            claim="Our addition: concepts compared per area and at equal noise make the person recognised",
+            method="magictailor", against="compared as published", metric="identity",
         ),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -44,6 +45,7 @@ from .base import Load, Method
 log = logging.getLogger(__name__)
 
 WARM_UP, SWITCH, BALANCE = "warm-up", "switch", "balance"
+MARGIN_STRENGTH = 0.5  # of the mask within a component's margin, so a quarter of the squared error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +234,10 @@ class MagicTailor(Method):
         outside = torch.randn(pixels.shape, generator=generator)
         posterior = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        count = 1 if self.settings.shared_timestep else len(indices)
-        timesteps = torch.randint(self.base.timesteps, (count,), generator=generator).expand(len(indices))
+        timesteps = torch.randint(self.base.timesteps, (len(indices),), generator=generator)
+        if self.settings.shared_timestep:  # one for every concept's first picture, one for every second
+            timesteps = timesteps[places_within(owners)]
+        masks = self._with_margin(masks, owners)
         return TailorBatch(
             pixels=pixels, masks=masks, prompts=prompts, concepts=owners, prior=self.examples.prior[indices],
             indices=indices, noise=noise, posterior=posterior, timesteps=timesteps, outside=outside,
@@ -251,6 +255,15 @@ class MagicTailor(Method):
         if self.settings.flip and torch.rand(1, generator=generator) < 0.5:
             return mirrored(pixels), mirrored(masks), True
         return pixels, masks, False
+
+    def _with_margin(self, masks: Tensor, owners: Tensor) -> Tensor:
+        """Masks (B, 1, H, W), those of components at half strength a little past their edges too: a loss that
+        sees nothing but hair does not say where hair ends, and long hair that turns short stays long."""
+        margin = round(self.settings.component_margin * min(masks.shape[-2:]))
+        if not margin:
+            return masks
+        wider = masks.maximum(grown(masks, margin) * MARGIN_STRENGTH)
+        return wider.where((owners > 0).view(-1, 1, 1, 1), masks)
 
     # ---------------------------------------------------------------------------------------------- losses
 
@@ -389,6 +402,16 @@ class MagicTailor(Method):
                 self._places[prompt, token] = [place[1] for place in places if place[2] == token]
             found[row, self._places[prompt, token]] = 1.0
         return found
+
+
+def grown(masks: Tensor, pixels: int) -> Tensor:
+    """Masks (B, 1, H, W) that reach so many pixels further in every direction."""
+    return F.max_pool2d(masks, 2 * pixels + 1, stride=1, padding=pixels)
+
+
+def places_within(owners: Tensor) -> Tensor:
+    """How many earlier rows have the same owner: owners (B,) -> (B,)."""
+    return (owners[:, None] == owners).tril(-1).sum(1)
 
 
 def in_parts(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:

@@ -65,6 +65,10 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def masks_of(concept: Concept) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(picture.mask)[None] for picture in concept.pictures])
+
+
 def both(folder: Path, name: str = "both", **changes: Any) -> Job:
     concepts = [
         {"folder": str(folder / "person"), "token": "<v0>"},
@@ -202,9 +206,23 @@ def test_joint_prompts_name_everybody_and_attention_still_looks_at_the_own_word(
         assert positions.argmax(1).tolist() == [4, 4, 4, 6, 6] and positions.sum() == 5
 
 
-def test_one_noise_level_for_all_pictures_when_asked(base, folder):
+def test_concepts_are_compared_at_the_same_noise_levels_when_asked(base, folder):
     with Learner(base, folder, shared_timestep=True) as method:
-        assert len(set(method.batch(method.phases()[0], 0).timesteps.tolist())) == 1
+        batch = method.batch(method.phases()[0], 0)
+        assert batch.concepts.tolist() == [0, 0, 0, 1, 1]  # unequal counts: the third has a level of its own
+        person, hair = batch.timesteps[:3].tolist(), batch.timesteps[3:].tolist()
+        assert hair == person[:2] and len(set(person)) == 3
+
+
+@pytest.mark.parametrize("margin, pixels", [(0.0, 0), (2 / SIZE, 2)])
+def test_a_component_is_learned_a_little_past_its_edges_and_the_person_is_not(base, folder, margin, pixels):
+    with Learner(base, folder, flip=False, component_margin=margin) as method:
+        person, hair = method.batch(method.phases()[0], 0).masks.split([3, 2])
+        assert torch.equal(person, masks_of(PERSON)) and torch.equal(hair == 1, masks_of(HAIR) == 1)
+        around = torch.zeros(SIZE, SIZE)
+        around[: 8 + pixels, 8 - pixels : 24 + pixels] = 0.5
+        around[:8, 8:24] = 1
+        assert torch.equal(hair, around.expand(2, 1, -1, -1))
 
 
 def test_inside_the_masks_pixels_stay_and_mask_out_is_grey(base, folder):
