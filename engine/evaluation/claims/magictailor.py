@@ -169,10 +169,11 @@ def donor(person: int) -> int:
 
 
 def with_hair_of(person: int, other: int) -> world.Identity:
-    """The person with everything about the hair of the other."""
-    hair = world.sample_identity(other)
+    """The person with everything about the hair of the other; beard and brows keep the person's colour."""
+    mine, hair = world.sample_identity(person), world.sample_identity(other)
     names = (*HAIR, "hair_rgb", "hair_volume", "parting", "fringe")
-    return replace(world.sample_identity(person), **{name: getattr(hair, name) for name in names})
+    taken = {name: getattr(hair, name) for name in names}
+    return replace(mine, beard_rgb=mine.facial_hair_rgb, **taken)
 
 
 def rendered(who: world.Identity) -> list[world.Portrait]:

@@ -118,7 +118,7 @@ def _draw_head(canvas: Canvas, who: Identity) -> None:
 
 
 def _draw_beard(canvas: Canvas, who: Identity) -> None:
-    colour, mouth, width = shade(who.hair_rgb, 0.9), who.mouth_height, who.mouth_width
+    colour, mouth, width = shade(who.facial_hair_rgb, 0.9), who.mouth_height, who.mouth_width
     if who.beard == "full":
         outline = _face_outline(who, 0.03)
         below = outline[outline[:, 1] > 0.06]
@@ -148,7 +148,7 @@ def _draw_beard(canvas: Canvas, who: Identity) -> None:
 def _draw_eyes(canvas: Canvas, who: Identity) -> None:
     expression, size, y = canvas.context.expression, who.eye_size, who.eye_height
     openness = {"surprised": 1.0, "smiling": 0.68, "sad": 0.7, "neutral": 0.8}[expression]
-    brow_colour = mix(shade(who.hair_rgb, 0.7), (40, 28, 24), 0.3)
+    brow_colour = mix(shade(who.facial_hair_rgb, 0.7), (40, 28, 24), 0.3)
     raised = {"surprised": 0.09, "sad": 0.03}.get(expression, 0.0)
     for side in (-1, 1):
         x, tilt = side * who.eye_spacing, side * who.eye_tilt

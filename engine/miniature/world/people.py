@@ -91,6 +91,12 @@ class Identity:
     mouth_height: float
     lips: float
     seed: int
+    beard_rgb: Colour | None = None  # of beard and brows; None: the hair's, as everybody has it from birth
+
+    @property
+    def facial_hair_rgb(self) -> Colour:
+        """The colour that beard and brows are drawn with."""
+        return self.beard_rgb or self.hair_rgb
 
 
 @dataclass(frozen=True, kw_only=True)
