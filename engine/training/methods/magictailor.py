@@ -263,7 +263,7 @@ class MagicTailor(Method):
         if not margin:
             return masks
         wider = masks.maximum(grown(masks, margin) * MARGIN_STRENGTH)
-        return wider.where((owners > 0).view(-1, 1, 1, 1), masks)
+        return wider.where(components(self.concepts)[owners].view(-1, 1, 1, 1), masks)
 
     # ---------------------------------------------------------------------------------------------- losses
 
@@ -402,6 +402,12 @@ class MagicTailor(Method):
                 self._places[prompt, token] = [place[1] for place in places if place[2] == token]
             found[row, self._places[prompt, token]] = 1.0
         return found
+
+
+def components(concepts: Sequence[Concept]) -> Tensor:
+    """Which concepts are components (A,): those that say so; where none does, all after the first."""
+    said = [concept.role == "component" for concept in concepts]
+    return torch.tensor(said if any(said) else [number > 0 for number in range(len(concepts))])
 
 
 def grown(masks: Tensor, pixels: int) -> Tensor:

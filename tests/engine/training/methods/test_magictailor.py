@@ -29,6 +29,7 @@ from likeness_portraits.engine.training.methods.magictailor import (
     WARM_UP,
     MagicTailor,
     TailorBatch,
+    components,
     short_side_scaled,
     whole_examples,
 )
@@ -223,6 +224,12 @@ def test_a_component_is_learned_a_little_past_its_edges_and_the_person_is_not(ba
         around[: 8 + pixels, 8 - pixels : 24 + pixels] = 0.5
         around[:8, 8:24] = 1
         assert torch.equal(hair, around.expand(2, 1, -1, -1))
+
+
+def test_components_are_known_by_their_role_in_any_order_and_else_by_coming_later():
+    assert components([PERSON, HAIR]).tolist() == [False, True]
+    assert components([HAIR, PERSON]).tolist() == [True, False]
+    assert components([PERSON, replace(HAIR, role="subject")]).tolist() == [False, True]
 
 
 def test_inside_the_masks_pixels_stay_and_mask_out_is_grey(base, folder):
