@@ -25,6 +25,13 @@ def comfy_checkouts() -> list[Path]:
     return [folder for folder in folders if (folder / "main.py").is_file()]
 
 
+def kit_folder() -> Path | None:
+    """The folder of trained networks and photographs that the `real` tests run on, where it is."""
+    named = os.environ.get("LIKENESS_KIT")
+    folder = Path(named).expanduser() if named else ROOT.parent / "shared" / "kit"
+    return folder if (folder / "yunet_as_scrfd.onnx").is_file() else None
+
+
 def has_gpu() -> bool:
     import torch
 
@@ -38,9 +45,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = "no ComfyUI here: set COMFYUI_PATH to a checkout (its folder holds main.py)"
         for item in needing_comfy:
             item.add_marker(pytest.mark.skip(reason=reason))
+    needing_kit = [item for item in items if item.get_closest_marker("real")]
+    if needing_kit and kit_folder() is None:
+        reason = "no trained networks and photographs here: set LIKENESS_KIT to the kit's folder"
+        for item in needing_kit:
+            item.add_marker(pytest.mark.skip(reason=reason))
     if needing_gpu and not has_gpu():
         for item in needing_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def kit() -> Path:
+    """Trained networks and photographs; for tests marked `real`."""
+    folder = kit_folder()
+    if folder is None:
+        pytest.skip("no trained networks and photographs here: set LIKENESS_KIT to the kit's folder")
+    return folder
 
 
 @pytest.fixture(scope="session")
