@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Files: whole or not at all when we write, one sentence for whatever is wrong with them when we read."""
 
 import errno
 import os
@@ -28,6 +28,29 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> LikenessError:
     """What to tell the user when `path` could not be written."""
     reason = _REMEDIES.get(error.errno or 0) or f"{error.strerror or error}; choose another folder"
     return LikenessError(f"cannot write {os.fspath(path)}: {reason}")
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], otherwise: str) -> Iterator[None]:
+    """The door for a file that anybody may have written: whatever goes wrong behind it becomes one sentence.
+
+    `otherwise` goes on from the file's name where nothing better is known: "is damaged; get it again". Few
+    errors are told apart by type: decoders raise what they like, from IndexError to RecursionError.
+    """
+    try:
+        yield
+    except LikenessError:
+        raise
+    except FileNotFoundError as error:
+        raise LikenessError(f"{path} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise LikenessError(f"{path} is a folder; give a file") from error
+    except PermissionError as error:
+        raise LikenessError(f"{path} may not be read; change its permissions") from error
+    except MemoryError as error:
+        raise LikenessError(f"{path} does not fit into memory; choose a smaller one") from error
+    except Exception as error:
+        raise LikenessError(f"{path} {otherwise}") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

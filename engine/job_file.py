@@ -1,6 +1,7 @@
 """Jobs as people write them: YAML files, command-line options and the method's own settings, put together."""
 
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -9,24 +10,18 @@ from typing import Any
 
 import yaml
 
-from .config import METHODS, BaseSpec, ConceptSpec, Job, read, settings_for
+from .config import METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
 from .data.concepts import assets_in, load_concept
 from .errors import LikenessError
-from .files import check_room
+from .files import check_room, reading
 
 PARTS = ("vae", "clip", "tokenizer")  # of a base, that may be given beside it
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A config file's mapping."""
-    try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise LikenessError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where is not None else ""
-        raise LikenessError(f"{path} is not valid YAML{line}; mend it there") from error
+    with reading(path, "is not valid YAML; mend it there"):
+        content = from_yaml(Path(path).read_text("utf-8"), path)
     if not isinstance(content, Mapping):
         raise LikenessError(f"{path} holds no settings; write lines such as 'output: me.safetensors'")
     return dict(content)
@@ -40,8 +35,8 @@ def to_yaml(job: Job) -> str:
 def value_of(text: str) -> Any:
     """What a value typed on the command line means: 300, 1e-4, true, null, [a, b] or plain text."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return from_yaml(text, "it")
+    except LikenessError:
         return text
 
 
@@ -54,6 +49,10 @@ def build_job(
 ) -> Job:
     """The job that results when options go before the config file, which goes before the preset."""
     plain = {**config, **options}
+    chosen = plain.get("settings")
+    chosen = {} if chosen is None else chosen
+    if not isinstance(chosen, Mapping):
+        raise LikenessError("'settings' in the config file must be a mapping, such as {steps: 300}")
     named = plain.setdefault("method", method)
     if named != method:
         raise LikenessError(
@@ -63,14 +62,10 @@ def build_job(
     if plain["base"] is None:
         del plain["base"]
     plain["concepts"] = _concepts(plain.get("concepts"))
-    known = {**(plain.get("settings") or {}), **settings}
-    if not plain["concepts"] and not known.get("shards"):
+    if not plain["concepts"] and not {**chosen, **settings}.get("shards"):
         raise LikenessError("nothing to learn from; give a folder that holds the pictures")
     if not plain.get("output"):
         raise LikenessError("no place to write to; give --output NAME.safetensors")
-    chosen = plain.get("settings") or {}
-    if not isinstance(chosen, Mapping):
-        raise LikenessError("'settings' in the config file must be a mapping, such as {steps: 300}")
     start = _starting_point(method, plain.get("base"), preset)
     plain["settings"] = {**start, **chosen, **settings}
     return Job.from_json(plain)
@@ -117,7 +112,7 @@ def check_job(job: Job) -> None:
     for concept in job.concepts:
         load_concept(concept)
     here = job.base.kind != "hub"
-    if here and job.base.path is not None and not Path(job.base.path).expanduser().exists():
+    if here and job.base.path is not None and not Path(os.path.expanduser(job.base.path)).exists():
         raise LikenessError(
             f"{job.base.path} does not exist; give a checkpoint, a diffusers folder or 'miniature'"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, read
+from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, from_yaml, read
 from ..engine.errors import LikenessError
 from .types import CATEGORY, Concept, Likeness
 
@@ -189,16 +189,11 @@ def learn(
 
 def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
     """The preset, changed by the widgets, then by the text field."""
-    import yaml
-
     from ..engine.comfy_bridge.weights import family_of
 
     if preset == AUTOMATIC:
         preset = "miniature" if family_of(model) == "miniature" else "default"
-    try:
-        typed = yaml.safe_load(more) or {}
-    except yaml.YAMLError as error:
-        raise LikenessError(f"'more settings' is not in name: value lines ({error}); mend it") from error
+    typed = from_yaml(more, "'more settings'") or {}
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
     kind = METHODS[method]

@@ -9,8 +9,9 @@ from ..errors import LikenessError, nearest
 def one_of(what: str, value: object, valid: Iterable[str]) -> None:
     """Refuses a value that is none of `valid`, naming the nearest; `what` says of what kind it is."""
     if value not in list(valid):
-        hint = nearest(str(value), valid) or f"; valid are {', '.join(valid)}"
-        raise LikenessError(f"unknown {what} '{value}'{hint}")
+        shown = str(value)[:120]
+        hint = nearest(shown, valid) or f"; valid are {', '.join(valid)}"
+        raise LikenessError(f"unknown {what} '{shown}'{hint}")
 
 
 def at_least(settings: Any, least: float, *names: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import LikenessError
 from .checks import above_zero, at_least, one_of
 from .methods import METHODS, settings_for
+from .plain import check_plain, from_json
 from .reading import convert, known_keys, read
 from .specs import BaseSpec, ConceptSpec
 
@@ -75,12 +76,10 @@ class Job:
     def from_json(cls, source: str | Mapping[str, Any]) -> "Job":
         """Reads what `to_json` wrote, or a hand-written config; unknown keys are errors."""
         if isinstance(source, str):
-            try:
-                source = json.loads(source)
-            except json.JSONDecodeError as error:
-                raise LikenessError(f"the job is not valid JSON: {error}; mend it there") from error
+            source = from_json(source, "the job")
         if not isinstance(source, Mapping):
             raise LikenessError('a job must be a mapping of keys to values, such as {"method": ...}')
+        check_plain(source, "the job")
         plain = dict(source)
         method = plain.get("method")
         if "method" not in plain:

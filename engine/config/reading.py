@@ -9,8 +9,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from ..errors import LikenessError, nearest
+from .plain import check_text
 
 T = TypeVar("T")
+SHOWN = 120  # characters of a wrong value
 
 
 def read(kind: type[T], source: Mapping[str, Any], where: str) -> T:
@@ -33,7 +35,7 @@ def known_keys(kind: type, source: Mapping[str, Any], where: str) -> Mapping[str
     for key in source:
         if key not in valid:
             hint = nearest(str(key), valid) or f"; valid are {', '.join(valid)}"
-            raise LikenessError(f"unknown setting '{key}' in {where}{hint}")
+            raise LikenessError(f"unknown setting '{str(key)[:SHOWN]}' in {where}{hint}")
     return source
 
 
@@ -54,6 +56,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             return tuple(convert(item, typing.get_args(hint)[0], where) for item in value)
     elif hint is bool or hint is str:
         if isinstance(value, hint):
+            if isinstance(value, str):
+                check_text(value, where)
             return value
     elif hint in (int, float) and not isinstance(value, bool):
         try:
@@ -62,7 +66,16 @@ def convert(value: Any, hint: Any, where: str) -> Any:
                 return value if isinstance(value, hint) else hint(number)
         except (TypeError, ValueError, OverflowError):
             pass
-    raise LikenessError(f"{where} must be {_in_words(hint)}, not {json.dumps(value, default=str)}")
+    raise LikenessError(f"{where} must be {_in_words(hint)}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """The value as it was written, cut where it is long."""
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, loops
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _in_words(hint: Any) -> str:

@@ -1,5 +1,6 @@
 """What a training starts from: a base model, and concepts as folders of pictures."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class BaseSpec:
 
         `vae`, `clip` and `tokenizer` stand in place of a checkpoint's own.
         """
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # unlike Path's own, it takes no offence at ~nobody
         kind = "diffusers" if path.is_dir() else "checkpoint"
         if text == "miniature":
             kind = text

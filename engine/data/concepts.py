@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config import ROLES, TOKEN, ConceptSpec
+from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json
 from ..errors import LikenessError, nearest
-from ..files import make_folder, unused_name, write_error
+from ..files import make_folder, reading, unused_name, write_error
 from .pictures import pictures_in, read_mask, read_picture, to_mask_image
 
 DESCRIPTION = "concept.json"
@@ -68,6 +68,7 @@ def load_concept(
             f"{folder} does not say what it shows; give a class word such as 'woman', "
             f'or write {{"class_word": "woman"}} into {folder / DESCRIPTION}'
         )
+    check_text(class_word, "the class word")
     return Concept(
         token=_valid_token(token or described.get("token") or "<v0>", folder),
         class_word=class_word,
@@ -187,10 +188,8 @@ def _read_description(folder: Path) -> dict[str, str]:
     path = folder / DESCRIPTION
     if not path.exists():
         return {}
-    try:
-        described = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise LikenessError(f"{path} is not readable JSON; mend or delete it") from error
+    with reading(path, "is not readable JSON; mend or delete it"):
+        described = from_json(path.read_text("utf-8"), path)
     if not isinstance(described, dict):
         raise LikenessError(f'{path} must look like {{"class_word": "woman"}}; mend or delete it')
     for key, value in described.items():

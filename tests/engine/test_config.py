@@ -15,6 +15,7 @@ from likeness_portraits.engine.config import (
     settings_for,
 )
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.job_file import build_job, read_yaml, value_of
 
 PLAIN = {"method": "dreambooth-lora", "concepts": [{"folder": "anna"}], "output": "anna.safetensors"}
 
@@ -74,6 +75,48 @@ def test_what_is_wrong_is_said_in_one_sentence(change, message):
         Job.from_json({**PLAIN, **change})
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{above}'] * 10)}]\n" for above, name in zip("abcdefg", "bcdefgh")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 2000, "job.yaml is not valid YAML"),
+        ("seed: [1\n", "job.yaml is not valid YAML in line 2"),
+        ('seed: !!int "x"', "job.yaml is not valid YAML"),
+        ('seed: !!float ""', "job.yaml is not valid YAML"),
+        ('seed: !!timestamp "x"', "job.yaml is not valid YAML"),
+        ("seed: " + "9" * 5000, "job.yaml is not valid YAML"),
+        ("seed: 0x" + "f" * 5000, "job.yaml holds a number of more than 64 bits"),
+        ("settings: [1]", "'settings' in the config file must be a mapping"),
+        ("settings: {templates: &a [*a]}", "job.yaml is nested more than 64 levels deep"),
+        ("settings: " + "[" * 80 + "]" * 80, "job.yaml is nested more than 64 levels deep"),
+        (BOMB, "job.yaml unfolds to more than 1,000,000 values"),
+        (r'preview_prompt: "\ud800"', "job.yaml holds a character that is none"),
+        (r'output: "a\0.safetensors"', "job.yaml holds a character that is none"),
+        ("settings: {1: 2}", "unknown setting '1' in settings"),
+        ("preview_prompt: {2020-01-01: 1}", "job.preview_prompt must be text, not a dict"),
+        ("concepts: [{folder: {a: 1}}]", 'job.concepts.folder must be text, not {"a": 1}'),
+        ("base: ~nobody-of-that-name/sd15.safetensors\nsettings: {step: 1}", "unknown setting 'step'"),
+    ],
+)
+def test_a_strangers_job_file_ends_in_one_sentence(tmp_path, text, message):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    typed = {"concepts": ["anna"], "output": "a.safetensors"}
+    with pytest.raises(LikenessError) as caught:
+        build_job("dreambooth-lora", read_yaml(path), {k: v for k, v in typed.items() if k not in text}, {})
+    assert str(caught.value).startswith((message, f"{tmp_path}/{message}"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["[" * 2000, '!!int "x"', "&a [*a]"])
+def test_what_is_typed_on_the_command_line_and_is_no_yaml_is_text(text):
+    assert value_of(text) == text
 
 
 def test_text_that_is_no_job_is_refused():

@@ -149,7 +149,26 @@ def test_the_digest_sees_pixels_masks_and_words(tmp_path: Path):
             r"no pictures in .*faces \(1 other file in it\)",
         ),
         (lambda f: save_pictures(f, "a.jpg", "a.png"), r"a\.jpg and a\.png have the same name"),
-        (lambda f: (f.mkdir(), (f / "concept.json").write_text("{")), r"concept\.json is not readable JSON"),
+        (
+            lambda f: (f.mkdir(), (f / "concept.json").write_text("{")),
+            r"concept\.json is not valid JSON in line 1",
+        ),
+        (
+            lambda f: (f.mkdir(), (f / "concept.json").write_text("[" * 100_000)),
+            r"json is not valid JSON; mend",
+        ),
+        (
+            lambda f: (f.mkdir(), (f / "concept.json").write_text("[" * 80 + "]" * 80)),
+            r"json is nested more than",
+        ),
+        (
+            lambda f: (f.mkdir(), (f / "concept.json").write_bytes(b"\xff\xfe\xfa")),
+            r"json is not readable JSON",
+        ),
+        (
+            lambda f: (f.mkdir(), (f / "concept.json").write_text(r'{"class_word": "\ud800"}')),
+            r"json holds a character that is none",
+        ),
         (lambda f: (f.mkdir(), (f / "concept.json").write_text("[]")), r"concept\.json must look like"),
         (
             lambda f: (f.mkdir(), (f / "concept.json").write_text(json.dumps({"clas_word": "x"}))),
