@@ -1,36 +1,76 @@
-"""Reads pictures and masks of any kind cameras and paint programs write, as plain RGB and plain coverage."""
+"""Reads pictures and masks of any kind cameras and paint programs write, as plain sRGB and plain coverage."""
 
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import LikenessError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".dib",
+    ".tif", ".tiff", ".jp2", ".tga", ".ppm", ".pgm",
+)  # fmt: skip
+HEIC = (".heic", ".heif", ".hif")  # only where pillow-heif is installed
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+FILMS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 SHORTEST_SIDE = 32  # pixels; less than this shows nobody
+ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose several frames are a film, not one picture in sizes
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+HOW_FOR_HEIC = "save them as JPEG, or run `pip install pillow-heif`"
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture as it was read: pixels (H, W, 3) uint8; the file's own size (height, width) may be larger.
+
+    `remarks`: what was guessed or left out while reading, in sentences that go on from the file's name.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    remarks: tuple[str, ...] = ()
 
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
-    """The picture as (H, W, 3) uint8: upright, transparency over white, 16 bit and CMYK converted."""
-    with _opened(path) as image:
-        pixels = np.asarray(_to_rgb(_upright(image)), dtype=np.uint8)
-    height, width = pixels.shape[:2]
-    if min(height, width) < SHORTEST_SIDE:
+    """The picture as (H, W, 3) uint8 sRGB: upright, transparency over white, 16 bit and CMYK converted."""
+    return read_photograph(path).pixels
+
+
+def read_photograph(path: str | os.PathLike[str], shorter: int | None = None) -> Photograph:
+    """The picture as `read_picture` gives it, and what is to be said of it.
+
+    shorter: pixels on the shorter side that are enough; a larger picture is made smaller, and JPEG files are
+    decoded smaller at once.
+    """
+    with _opened(path, shorter) as (image, size, remarks):
+        upright = _upright(image)
+        size = size if upright.size == image.size else size[::-1]
+        rgb, doubt = _to_rgb(upright)
+        if shorter is not None and min(rgb.size) > shorter:
+            scale = shorter / min(rgb.size)
+            smaller = (round(rgb.width * scale), round(rgb.height * scale))
+            rgb = rgb.resize(smaller, Image.Resampling.LANCZOS)
+        pixels = np.asarray(rgb, dtype=np.uint8)
+    if min(size) < SHORTEST_SIDE:
         raise LikenessError(
-            f"{path} is only {width} x {height} pixels; "
+            f"{path} is only {size[1]} x {size[0]} pixels; "
             f"use a picture of at least {SHORTEST_SIDE} pixels on its shorter side"
         )
-    return pixels
+    return Photograph(pixels, size, (*remarks, *doubt))
 
 
 def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> np.ndarray:
     """The mask as (H, W) float32 in [0, 1]; `size` is the (height, width) of the picture it belongs to."""
-    with _opened(path) as image:
+    with _opened(path, None) as (image, _, _):
         grey = _to_grey(_upright(image))
     if grey.shape != tuple(size):
         raise LikenessError(
@@ -48,15 +88,23 @@ def to_mask_image(mask: np.ndarray) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """The decoded image; every way in which a file can be unreadable becomes one sentence."""
+def _opened(
+    path: str | os.PathLike[str], shorter: int | None
+) -> Iterator[tuple[Image.Image, tuple[int, int], tuple[str, ...]]]:
+    """The decoded image, the file's (height, width) and remarks; what is unreadable becomes one sentence."""
     remedy = "save it again as PNG or JPEG, or remove it from the folder"
+    if Path(path).suffix.lower() in HEIC and not reads_heic():
+        raise LikenessError(f"{path} is HEIC, which is not read here; {HOW_FOR_HEIC}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with _decodable(path) as image:
+                size, frames = (image.height, image.width), getattr(image, "n_frames", 1)
+                if shorter is not None:
+                    image.draft(None, (shorter, shorter))
                 image.load()
-                yield image
+                film = image.format in ANIMATED and frames > 1
+                yield image, size, ((f"is a film of {frames} frames; its first is used",) if film else ())
     except FileNotFoundError as error:
         raise LikenessError(f"{path} does not exist; check the path") from error
     except UnidentifiedImageError as error:
@@ -65,8 +113,41 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise LikenessError(f"{path} has too many pixels; make it smaller than 8000 x 8000") from error
     except PermissionError as error:
         raise LikenessError(f"{path} may not be read; change its permissions") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # Pillow's decoders
         raise LikenessError(f"{path} is damaged or cut short; {remedy}") from error
+
+
+def _decodable(path: str | os.PathLike[str]) -> Image.Image:
+    """The file as Pillow opens it; a PNG with more text in it than Pillow allows, without that text."""
+    try:
+        return Image.open(path)
+    except ValueError as error:
+        if not any(limit in str(error) for limit in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")):
+            raise
+        return Image.open(BytesIO(_without_text(Path(path).read_bytes())))
+
+
+def _without_text(png: bytes) -> bytes:
+    """A PNG file's bytes without its text: each part is its length, its kind, its content and a checksum."""
+    kept, place = [png[:8]], 8
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        end = place + length + 12
+        if png[place + 4 : place + 8] not in TEXT_CHUNKS:
+            kept.append(png[place:end])
+        place = end
+    return b"".join(kept)
+
+
+@cache
+def reads_heic() -> bool:
+    """Whether HEIC can be read: pillow-heif, where it is installed, is told to Pillow."""
+    try:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -74,21 +155,51 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image as sRGB, and what is to be said of its colours."""
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_wide_to_bytes(image), "L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        return Image.fromarray(_wide_to_bytes(image), "L").convert("RGB"), ()
+    layer = image.convert("RGBA") if _has_alpha(image) else image
+    colours, doubt = _to_srgb(layer, image.info.get("icc_profile"))
+    if not _has_alpha(image):
+        return colours, doubt
+    white = Image.new("RGB", layer.size, (255, 255, 255))
+    return Image.composite(colours, white, layer.getchannel("A")), doubt
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image's colours (any alpha is left) as sRGB, and what is to be said where its profile is no use."""
+    if not icc:
+        return image.convert("RGB"), ()
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        if "srgb" in (profile.profile.profile_description or "").lower():
+            return image.convert("RGB"), ()
+        space = profile.profile.xcolor_space.strip()
+        plain = image if image.mode == {"GRAY": "L", "CMYK": "CMYK"}.get(space) else image.convert("RGB")
+        if space == "GRAY" and plain.mode != "L":
+            plain = plain.convert("L")
+        found = ImageCms.profileToProfile(
+            plain, profile, ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )  # fmt: skip
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError):  # ImportError: built without
+        return image.convert("RGB"), (
+            "has a colour profile that cannot be used; its colours are taken for sRGB",
+        )
+    return found or image.convert("RGB"), ()
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:
     """(H, W) float32 in [0, 1]; transparent is outside."""
     if image.mode.startswith(("I", "F")):
         return _wide_to_bytes(image).astype(np.float32) / 255
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         layer = image.convert("RGBA")
         black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, layer)
@@ -105,10 +216,16 @@ def _wide_to_bytes(image: Image.Image) -> np.ndarray:
     return np.round(values.clip(0, full) / full * 255).astype(np.uint8)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file's name says that it is a picture that can be read here."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or suffix in HEIC and reads_heic()
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The picture files directly inside a folder, in the order of their names; hidden files are left out."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if is_picture(path) and not path.name.startswith(".") and path.is_file()
     )
