@@ -189,9 +189,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tuple[
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )  # fmt: skip
     except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError):  # ImportError: built without
-        return image.convert("RGB"), (
-            "has a colour profile that cannot be used; its colours are taken for sRGB",
-        )
+        return image.convert("RGB"), ("has a colour profile that cannot be used; it is taken for sRGB",)
     return found or image.convert("RGB"), ()
 
 
