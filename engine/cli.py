@@ -11,7 +11,22 @@ import typer
 from typer import Option
 from typer.main import get_command
 
-from .commands import bench, draw, files, learn, look  # noqa: F401 (each enters its commands)
+from .commands import (  # noqa: F401 (each enters its commands, in the order that help shows)
+    bench,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    import_files,
+    info,
+    interval,
+    masks,
+    measure,
+    restore,
+    shards,
+    train,
+)
 from .commands.apps import INTERRUPTED, USER_MISTAKE, app
 from .console import Interrupted, note, say
 from .errors import LikenessError, nearest

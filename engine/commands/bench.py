@@ -1,4 +1,4 @@
-"""`likeness bench …` and `likeness demo`: what the project claims, measured."""
+"""`likeness bench …`: what the project claims, measured."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from ..config import METHODS
-from ..console import ConsoleObserver, note, say
+from ..console import note, say
 from ..files import check_room, write_atomically
-from .apps import INTERRUPTED, app, bench_app
+from .apps import bench_app
 
 if TYPE_CHECKING:
     pass
@@ -139,26 +138,3 @@ def bench_sweep(
     record = measure_sweep(out, method, values, quick, people=people, seeds=seeds, minutes=minutes or None)
     say(json.dumps(record, indent=1))
     return 0
-
-
-@app.command()
-def demo(
-    method: Annotated[str, Option(help=f"One of {', '.join(METHODS)}.")] = "dreambooth-lora",
-    seed: Annotated[int, Option(min=0, help="Which person, and everything random.")] = 0,
-    out: Annotated[
-        Path, Option("--out", "-o", help="Folder for the report, the sheet and the concept file.")
-    ] = Path("likeness-demo"),
-    rounds: Annotated[int, Option(min=1, help="Seeds per test prompt; more are more certain.")] = 2,
-) -> int:
-    """Learn a person nobody has seen from four pictures and draw them in new scenes; no download, no GPU."""
-    from ..config import one_of
-
-    one_of("method", method, METHODS)
-    check_room(out / "report.json")
-    from ..demo import run_demo
-
-    observer = ConsoleObserver(f"learning ({method})")
-    report = run_demo(method, seed, out, observer, rounds)
-    say(json.dumps(report, indent=2))
-    note(f"look at {out / 'sheet.png'}")
-    return INTERRUPTED if observer.interrupt.pressed else 0

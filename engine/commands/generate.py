@@ -1,4 +1,4 @@
-"""`likeness generate` and `likeness restore`: pictures with what was learned."""
+"""`likeness generate`: pictures with what was learned."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from ..console import meter, note, save_picture, say
-from ..errors import LikenessError, nearest
+from ..errors import LikenessError
 from .apps import app
 from .base_parts import BaseParts
+from .concepts import check_placeholders, with_strength
 from .options import grouped
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ def generate(
     finish: Finish,
 ) -> int:
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
-    artifacts = [_with_strength(text) for text in drawing.concept or []]
-    _check_placeholders(prompts, [artifact for artifact, _ in artifacts])
+    artifacts = [with_strength(text) for text in drawing.concept or []]
+    check_placeholders(prompts, [artifact for artifact, _ in artifacts])
     wanted = [(prompt, drawing.seed + number) for prompt in prompts for number in range(drawing.count)]
     single = drawing.out.suffix.lower() == ".png"
     if single and len(wanted) > 1:
@@ -224,89 +225,3 @@ def _finished(pictures: Iterable[Any], prompts: Sequence[str], finish: "Finisher
     for line in [*(report for _, report in made), *finish.remarks()]:
         note(line)
     return [done for done, _ in made]
-
-
-@app.command()
-@grouped
-def restore(
-    pictures: Annotated[list[Path], Argument(metavar="PICTURE...", help="Pictures with faces in them.")],
-    *,
-    using: Annotated[
-        str,
-        Option(
-            "--with",
-            help="redraw, or a restorer's file; then settings: ;faces=auraface;gate=reject;enlarge=FILE.",
-        ),
-    ] = "redraw",
-    prompt: Annotated[str, Option(help="For redraw: what the faces are, with the placeholder.")] = "",
-    concept: Annotated[
-        list[str] | None, Option(help="For redraw: concept file, or FILE:STRENGTH; repeat for several.")
-    ] = None,
-    base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
-    parts: BaseParts,
-    negative: Annotated[str, Option(help="For redraw: what should not be there.")] = "",
-    references: Annotated[
-        Path | None, Option(help="Folder of pictures of who must stay recognisable.")
-    ] = None,
-    mask: Annotated[
-        Path | None, Option(help="With ;faces=mask: a picture, white on the face; nothing else changes.")
-    ] = None,
-    models: Annotated[Path | None, Option(help="Folder of helper models, ComfyUI's models/likeness.")] = None,
-    device: Annotated[str, Option(help="Where a restorer runs: cpu or cuda.")] = "cpu",
-    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
-        "likeness-restored"
-    ),
-) -> int:
-    """Restore faces, or draw them again with a concept, and take back what would cost the likeness."""
-    from ..data.pictures import read_mask, read_picture
-    from ..inference.restore_options import finisher, wish_of
-
-    wish = wish_of(using)
-    single = out.suffix.lower() == ".png"
-    if single and len(pictures) > 1:
-        raise LikenessError(f"{out} is one file, but there are {len(pictures)} pictures; give a folder")
-    loaded = None
-    artifacts = [_with_strength(text) for text in concept or []]
-    if wish.redraws:
-        from ..training.base_model import load_base
-
-        _check_placeholders([prompt], [artifact for artifact, _ in artifacts])
-        loaded = load_base(parts.spec(base))
-    finish = finisher(
-        wish, loaded, prompt=prompt, negative=negative, artifacts=artifacts, references=references,
-        models=models, device=device,
-    )  # fmt: skip
-    for path in pictures:
-        pixels = read_picture(path)
-        drawn = None if mask is None else read_mask(mask, (pixels.shape[0], pixels.shape[1]))
-        done, restored = finish(pixels, drawn=drawn, name=str(path))
-        note(restored.report)
-        about = {"restored with": using, "prompt": prompt, "report": restored.report}
-        say(str(save_picture(out if single else out / f"{path.stem}.png", done, about)))
-    for line in finish.remarks():
-        note(line)
-    return 0
-
-
-def _with_strength(text: str) -> "tuple[Artifact, float]":
-    """`me.safetensors` or `me.safetensors:0.8`."""
-    from ..artifact import Artifact
-
-    path, _, strength = text.rpartition(":")
-    try:
-        factor = float(strength)
-    except ValueError:
-        return Artifact.load(text), 1.0
-    return (Artifact.load(path), factor) if path else (Artifact.load(text), 1.0)
-
-
-def _check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> None:
-    from ..artifact import placeholders
-    from ..config import TOKEN
-
-    known = placeholders(artifacts)
-    for prompt in prompts:
-        for word in TOKEN.findall(prompt):
-            if word not in known:
-                hint = nearest(word, known) or "; give its file with --concept"
-                raise LikenessError(f"the prompt uses {word}, which no given concept defines{hint}")

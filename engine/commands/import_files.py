@@ -1,6 +1,5 @@
-"""`likeness info`, `export` and `import`: concept files, ours and those of other tools."""
+"""`likeness import`: other tools' files as a concept file."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,67 +12,6 @@ from .apps import app
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
-
-
-@app.command()
-def info(
-    paths: Annotated[list[Path], Argument(metavar="FILE...", help="Concept files or concept folders.")],
-    as_json: Annotated[bool, Option("--json", help="As JSON, one object per line.")] = False,
-) -> None:
-    """Show what concept files and concept folders hold."""
-    for path in paths:
-        facts = _folder_facts(path) if path.is_dir() else _file_facts(path)
-        if as_json:
-            say(json.dumps(facts))
-        else:
-            width = max(map(len, facts))
-            for name, value in facts.items():
-                text = value if isinstance(value, str) else json.dumps(value)
-                say(f"{name.replace('_', ' '):<{width}}  {text}")
-            say()
-
-
-def _file_facts(path: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from ..artifact import read_metadata
-
-    facts = read_metadata(path)
-    return {"file": str(path), **facts, "tokens": [asdict(token) for token in facts["tokens"]]}
-
-
-def _folder_facts(path: Path) -> dict[str, Any]:
-    from ..data.concepts import digest, load_concept
-
-    concept = load_concept(path)
-    sizes = sorted({f"{picture.pixels.shape[1]}x{picture.pixels.shape[0]}" for picture in concept.pictures})
-    masks = sum(picture.mask is not None for picture in concept.pictures)
-    about = {"token": concept.token, "class_word": concept.class_word, "role": concept.role}
-    counted = {"pictures": len(concept.pictures), "masks": masks, "sizes": sizes}
-    return {"folder": str(path), **about, **counted, "digest": digest([concept])}
-
-
-@app.command()
-def export(
-    file: Annotated[Path, Argument(help="A concept file.")],
-    out: Annotated[Path, Option("--out", "-o", help="Folder for the files.")] = Path("."),
-    name: Annotated[
-        str | None, Option(help="Name of the LoRA file; by default <the concept's>-stock.")
-    ] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace files that are there.")] = False,
-    numbered: Annotated[
-        bool, Option("--numbered", help="One file as MagiCapture's and cloneofsimo's own code reads it.")
-    ] = False,
-) -> None:
-    """Write a stock LoRA and embedding that ComfyUI's own nodes, A1111-style tools and diffusers load."""
-    from ..artifact import Artifact, export_numbered, export_stock
-
-    if numbered:
-        path = out / f"{name or f'{file.stem}-numbered'}.safetensors"
-        say(str(export_numbered(Artifact.load(file), path, overwrite=overwrite)))
-        return
-    for path in export_stock(Artifact.load(file), out, name or f"{file.stem}-stock", overwrite=overwrite):
-        say(str(path))
 
 
 @app.command("import")

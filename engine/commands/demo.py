@@ -1,0 +1,38 @@
+"""`likeness demo`: the main job on the embedded Miniature."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from ..config import METHODS
+from ..console import ConsoleObserver, note, say
+from ..files import check_room
+from .apps import INTERRUPTED, app
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def demo(
+    method: Annotated[str, Option(help=f"One of {', '.join(METHODS)}.")] = "dreambooth-lora",
+    seed: Annotated[int, Option(min=0, help="Which person, and everything random.")] = 0,
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder for the report, the sheet and the concept file.")
+    ] = Path("likeness-demo"),
+    rounds: Annotated[int, Option(min=1, help="Seeds per test prompt; more are more certain.")] = 2,
+) -> int:
+    """Learn a person nobody has seen from four pictures and draw them in new scenes; no download, no GPU."""
+    from ..config import one_of
+
+    one_of("method", method, METHODS)
+    check_room(out / "report.json")
+    from ..demo import run_demo
+
+    observer = ConsoleObserver(f"learning ({method})")
+    report = run_demo(method, seed, out, observer, rounds)
+    say(json.dumps(report, indent=2))
+    note(f"look at {out / 'sheet.png'}")
+    return INTERRUPTED if observer.interrupt.pressed else 0

@@ -1,0 +1,35 @@
+"""`likeness export`: a concept file as other tools read it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from ..console import say
+from .apps import app
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def export(
+    file: Annotated[Path, Argument(help="A concept file.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the files.")] = Path("."),
+    name: Annotated[
+        str | None, Option(help="Name of the LoRA file; by default <the concept's>-stock.")
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace files that are there.")] = False,
+    numbered: Annotated[
+        bool, Option("--numbered", help="One file as MagiCapture's and cloneofsimo's own code reads it.")
+    ] = False,
+) -> None:
+    """Write a stock LoRA and embedding that ComfyUI's own nodes, A1111-style tools and diffusers load."""
+    from ..artifact import Artifact, export_numbered, export_stock
+
+    if numbered:
+        path = out / f"{name or f'{file.stem}-numbered'}.safetensors"
+        say(str(export_numbered(Artifact.load(file), path, overwrite=overwrite)))
+        return
+    for path in export_stock(Artifact.load(file), out, name or f"{file.stem}-stock", overwrite=overwrite):
+        say(str(path))

@@ -1,0 +1,78 @@
+"""`likeness restore`: faces of finished pictures, redrawn or restored."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from ..console import note, save_picture, say
+from ..errors import LikenessError
+from .apps import app
+from .base_parts import BaseParts
+from .concepts import check_placeholders, with_strength
+from .options import grouped
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+@grouped
+def restore(
+    pictures: Annotated[list[Path], Argument(metavar="PICTURE...", help="Pictures with faces in them.")],
+    *,
+    using: Annotated[
+        str,
+        Option(
+            "--with",
+            help="redraw, or a restorer's file; then settings: ;faces=auraface;gate=reject;enlarge=FILE.",
+        ),
+    ] = "redraw",
+    prompt: Annotated[str, Option(help="For redraw: what the faces are, with the placeholder.")] = "",
+    concept: Annotated[
+        list[str] | None, Option(help="For redraw: concept file, or FILE:STRENGTH; repeat for several.")
+    ] = None,
+    base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
+    parts: BaseParts,
+    negative: Annotated[str, Option(help="For redraw: what should not be there.")] = "",
+    references: Annotated[
+        Path | None, Option(help="Folder of pictures of who must stay recognisable.")
+    ] = None,
+    mask: Annotated[
+        Path | None, Option(help="With ;faces=mask: a picture, white on the face; nothing else changes.")
+    ] = None,
+    models: Annotated[Path | None, Option(help="Folder of helper models, ComfyUI's models/likeness.")] = None,
+    device: Annotated[str, Option(help="Where a restorer runs: cpu or cuda.")] = "cpu",
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+        "likeness-restored"
+    ),
+) -> int:
+    """Restore faces, or draw them again with a concept, and take back what would cost the likeness."""
+    from ..data.pictures import read_mask, read_picture
+    from ..inference.restore_options import finisher, wish_of
+
+    wish = wish_of(using)
+    single = out.suffix.lower() == ".png"
+    if single and len(pictures) > 1:
+        raise LikenessError(f"{out} is one file, but there are {len(pictures)} pictures; give a folder")
+    loaded = None
+    artifacts = [with_strength(text) for text in concept or []]
+    if wish.redraws:
+        from ..training.base_model import load_base
+
+        check_placeholders([prompt], [artifact for artifact, _ in artifacts])
+        loaded = load_base(parts.spec(base))
+    finish = finisher(
+        wish, loaded, prompt=prompt, negative=negative, artifacts=artifacts, references=references,
+        models=models, device=device,
+    )  # fmt: skip
+    for path in pictures:
+        pixels = read_picture(path)
+        drawn = None if mask is None else read_mask(mask, (pixels.shape[0], pixels.shape[1]))
+        done, restored = finish(pixels, drawn=drawn, name=str(path))
+        note(restored.report)
+        about = {"restored with": using, "prompt": prompt, "report": restored.report}
+        say(str(save_picture(out if single else out / f"{path.stem}.png", done, about)))
+    for line in finish.remarks():
+        note(line)
+    return 0
