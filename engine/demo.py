@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifact import Artifact
+from .bases.base import load_base
 from .config import ConceptSpec, Job
 from .console import meter
 from .data.concepts import write_concept
@@ -17,7 +18,6 @@ from .evaluation.sheet import Row, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
 from .miniature.judges import load_judges
-from .training.base_model import load_base
 from .training.launch import train
 
 if TYPE_CHECKING:

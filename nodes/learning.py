@@ -205,11 +205,11 @@ def _train(
     concepts: tuple[ConceptSpec, ...], run: Mapping[str, Any],
 ) -> Path | None:  # fmt: skip
     """Writes the artifact and returns its path; nothing where it was stopped before the first step."""
+    from ..engine.bases.loaders.graph import base_from_graph
     from ..engine.comfy_bridge import run as graph
     from ..engine.comfy_bridge.folders import temporary_folder
     from ..engine.comfy_bridge.identity import digest_of, people_in
     from ..engine.comfy_bridge.weights import take_weights
-    from ..engine.training.graph_base import base_from_graph
     from ..engine.training.launch import Stopped, train
 
     job = Job(

@@ -122,7 +122,7 @@ class LikenessLoad(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import find
-        from ..engine.inference.id_adapter import read_adapter
+        from ..engine.identity.adapter import read_adapter
 
         likeness = read_adapter(find(name, "likeness"))  # or any other likeness
         return io.NodeOutput(likeness, " ".join(token.token for token in likeness.tokens))

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 Concept = io.Custom("LIKENESS_CONCEPT")  # engine.config.ConceptSpec: a folder of pictures and what it shows
 Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
-Identity = io.Custom("LIKENESS_IDENTITY")  # engine.networks.shown.Identity: a person seen in pictures
+Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.Identity: a person seen in pictures
 
 CATEGORY = "Likeness"
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them

@@ -23,29 +23,35 @@ PACKAGE = "likeness_portraits"
 BASICS = {
     "engine.errors",
     "engine.files",
+    "engine.devices",
     "engine.version",
     "engine.config",
     "engine.artifact",
-    "engine.networks",
+    "engine.staged",
 }
 MIDDLE = BASICS | {"engine.data", "engine.miniature"}
-ALL_BUT_COMFY = MIDDLE | {"engine.training", "engine.inference", "engine.evaluation"}
+BASED = MIDDLE | {"engine.bases", "engine.identity"}
+ALL_BUT_COMFY = BASED | {"engine.training", "engine.inference", "engine.evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"nodes"},
     "engine.errors": set(),
+    "engine.devices": set(),
     "engine.files": {"engine.errors"},
     "engine.version": set(),
-    "engine.config": {"engine.errors", "engine.networks.stages"},
+    "engine.config": {"engine.errors", "engine.staged.stages"},
     "engine.artifact": BASICS,
-    "engine.networks": BASICS,
+    "engine.staged": BASICS | {"engine.bases"},
     "engine.data": MIDDLE,
+    "engine.data.shard_sources": MIDDLE | {"engine.identity.references"},
     "engine.miniature": MIDDLE,
-    "engine.miniature.making.id_adapter": MIDDLE | {"engine.training"},  # made as a user would make one
-    "engine.miniature.make": MIDDLE | {"engine.evaluation"},  # the maker prints the scores of what it made
-    "engine.training": MIDDLE,
-    "engine.training.launch": MIDDLE | {"engine.training", "engine.job_file"},  # also a program
-    "engine.inference": MIDDLE,
-    "engine.comfy_bridge": MIDDLE | {"engine.inference"},
+    "engine.miniature.making.id_adapter": BASED | {"engine.training"},  # made as a user would make one
+    "engine.miniature.make": MIDDLE | {"engine.bench"},  # the maker prints the scores of what it made
+    "engine.bases": MIDDLE | {"engine.identity.conditioning"},
+    "engine.identity": BASED,
+    "engine.training": BASED,
+    "engine.training.launch": BASED | {"engine.training", "engine.job_file"},  # also a program
+    "engine.inference": BASED,
+    "engine.comfy_bridge": BASED | {"engine.inference"},
     "engine.evaluation": ALL_BUT_COMFY,
     "engine.console": {"engine.errors", "engine.files", "engine.training"},
     "engine.job_file": MIDDLE,
@@ -66,18 +72,24 @@ ONLY_IN: dict[str, set[str]] = {
     "nodes": set(),  # ComfyUI's own nodes.py
     "comfy_api": {"nodes"},
     "diffusers": {
+        "engine.bases",
         "engine.training",
-        "engine.inference.generate",
+        "engine.bench.plain_loops",
         "engine.miniature.make",
         "engine.miniature.making",
     },
     "peft": {
         "engine.training",
-        "engine.inference.generate",
+        "engine.bench.plain_loops",
         "engine.miniature.make",
         "engine.miniature.making",
     },
-    "accelerate": {"engine.training", "engine.miniature.make", "engine.miniature.making"},
+    "accelerate": {
+        "engine.training",
+        "engine.bench.plain_loops",
+        "engine.miniature.make",
+        "engine.miniature.making",
+    },
     "insightface": {"engine.data.faces"},
     "typer": {"engine.cli", "engine.commands"},
 }

@@ -61,7 +61,7 @@ def export_stock(
 
 def export_numbered(artifact: Artifact, path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
     """Writes the one file that MagiCapture's and cloneofsimo's code read: LoRA and words together."""
-    from ..networks import cloneofsimo
+    from . import cloneofsimo
 
     path = Path(path)
     if path.exists() and not overwrite:
@@ -105,7 +105,7 @@ def import_file(
 
 def _numbered(path: Path, tensors: "Mapping[str, Tensor]", class_word: str) -> Artifact:
     """A file of MagiCapture's code; a placeholder with "style" in its name is the style's."""
-    from ..networks import cloneofsimo
+    from . import cloneofsimo
 
     lora, rows = cloneofsimo.read(tensors, path)
     tokens = [

@@ -18,7 +18,12 @@ import torch
 
 from ..artifact import Artifact
 from ..data.faces import load_faces
-from ..data.references import (
+from ..data.segmenters.face_parts import load as load_parser
+from ..errors import LikenessError
+from ..identity.adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter
+from ..identity.attention import present_in
+from ..identity.conditioning import IdAdapter, Identity, Shown, check_fit
+from ..identity.references import (
     ImageTower,
     OfPhotographs,
     OfTheMiniature,
@@ -26,17 +31,6 @@ from ..data.references import (
     miniature_tower,
     references_of,
 )
-from ..data.segmenters.face_parts import load as load_parser
-from ..errors import LikenessError
-from ..inference.id_adapter import (
-    check_count,
-    encode_identity,
-    factors_of,
-    id_adapter,
-    miniature_adapter,
-)
-from ..networks.id_attention import present_in
-from ..networks.shown import IdAdapter, Identity, Shown, check_fit
 from .folders import folder
 from .pictures import image_of, pictures_of
 from .weights import FAMILIES

@@ -16,14 +16,14 @@ import safetensors.torch
 import torch
 
 from ..artifact import Artifact
+from ..bases.clip_features import clip_pixels
 from ..data.concepts import Concept
 from ..data.examples import examples_of
 from ..errors import LikenessError
 from ..files import write_atomically
-from ..inference.staged_embedding import KIND, adjusted, check_used, check_width, staged_words
-from ..networks.clip_features import clip_pixels
-from ..networks.staged import StagedWords
-from ..networks.staged_text import Places, with_bypass
+from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_words
+from ..staged.text import Places, with_bypass
+from ..staged.words import StagedWords
 from .folders import temporary_folder
 from .weights import FAMILIES
 from .words import spell_placeholders, with_rows

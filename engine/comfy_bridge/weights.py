@@ -13,9 +13,9 @@ import comfy.utils
 import torch
 
 from ..artifact import ENCODERS
+from ..bases.loaders.graph_weights import BaseWeights, TextTower
 from ..errors import LikenessError
 from ..miniature import model as miniature
-from ..networks.weights import BaseWeights, TextTower
 from .miniature import MiniatureModel
 
 FAMILIES = {  # ComfyUI's kinds of model that can be learned on

@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 
 from ..artifact import Artifact, export_stock
+from ..bases.text.token_tables import diff_patch
 from ..errors import LikenessError
 from ..files import write_atomically
-from ..networks.token_tables import diff_patch
 from .folders import inside, temporary_folder
 from .weights import FAMILIES
 

@@ -30,7 +30,7 @@ def bench_miniature(
     ),
 ) -> int:
     """Compute the Miniature's card again from its weights: every network's score on held-out people."""
-    from ..bench import draw_sheets, measure_miniature
+    from ..bench.run import draw_sheets, measure_miniature
 
     if sheets is not None:
         draw_sheets(sheets, keep)
@@ -58,7 +58,7 @@ def bench_speed(
 ) -> int:
     """Time each method's step against the network passes it cannot avoid, and diffusers' plain loops."""
     check_room(out)
-    from ..evaluation.speed import measure_speed, timed_methods
+    from ..bench.speed import measure_speed, timed_methods
 
     rows = measure_speed(arch, method or timed_methods(), steps, precision, resolution, note)
     with write_atomically(out) as temporary:
@@ -105,7 +105,7 @@ def bench_claims(
 ) -> int:
     """Measure the papers' claims on people no network has seen; the same command goes on where it was."""
     check_room(out / "claims.json")
-    from ..bench import measure_claims
+    from ..bench.run import measure_claims
 
     rows = measure_claims(
         out, method or [], people, quick, minutes=minutes or None, only_table=only_table, publish=publish,
@@ -133,7 +133,7 @@ def bench_sweep(
 ) -> int:
     """Try combinations of settings on the people that settings are chosen on, and record what they gave."""
     check_room(out / "sweep.json")
-    from ..bench import measure_sweep
+    from ..bench.run import measure_sweep
 
     record = measure_sweep(out, method, values, quick, people=people, seeds=seeds, minutes=minutes or None)
     say(json.dumps(record, indent=1))

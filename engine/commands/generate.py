@@ -16,9 +16,9 @@ from .options import grouped
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
+    from ..bases.base import BaseModel
+    from ..identity.conditioning import Shown
     from ..inference.restore_options import Finisher
-    from ..networks.shown import Shown
-    from ..training.base_model import BaseModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class People:
         """Everybody, as the adapter knows them."""
         if not self.identity:
             return []
-        from ..inference.id_pictures import Look, people_of
+        from ..identity.pictures import Look, people_of
 
         look = Look(
             adapter=self.adapter, image_encoder=self.image_encoder, faces=self.faces, models=self.models,
@@ -144,8 +144,8 @@ def generate(
         raise LikenessError(
             f"{drawing.out} is one file, but {len(wanted)} pictures are to be drawn; give a folder"
         )
+    from ..bases.base import load_base
     from ..inference.restore_options import finisher, wish_of
-    from ..training.base_model import load_base
 
     wish = None if finish.restore is None else wish_of(finish.restore)
     base = load_base(parts.spec(drawing.base))

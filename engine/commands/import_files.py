@@ -56,8 +56,8 @@ def _imported(
     all_words: bool,
 ) -> "Artifact":
     from ..artifact import import_file, merge
-    from ..inference.id_adapter import import_released, is_released
-    from ..inference.staged_embedding import import_reference, is_reference_mapper
+    from ..identity.adapter import import_released, is_released
+    from ..staged.embedding import import_reference, is_reference_mapper
 
     if len(files) == 1 and is_released(files[0]):
         return import_released(files[0])

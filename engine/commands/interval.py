@@ -27,9 +27,9 @@ def interval(
     out: Annotated[Path | None, Option("--out", "-o", help="Draw the curve to this PNG.")] = None,
 ) -> int:
     """Find the timesteps at which a base sees the subject, for PersonaMagic's --interval."""
+    from ..bases.base import load_base
     from ..data.concepts import load_concept
     from ..evaluation.loss_plot import plot_losses
-    from ..training.base_model import load_base
     from ..training.interval import measure_overlap
 
     concept = load_concept(folder, class_word=class_word)

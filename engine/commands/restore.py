@@ -58,7 +58,7 @@ def restore(
     loaded = None
     artifacts = [with_strength(text) for text in concept or []]
     if wish.redraws:
-        from ..training.base_model import load_base
+        from ..bases.base import load_base
 
         check_placeholders([prompt], [artifact for artifact, _ in artifacts])
         loaded = load_base(parts.spec(base))

@@ -14,7 +14,7 @@ from .apps import INTERRUPTED, train_app
 from .base_parts import CLIP, TOKENIZER, VAE
 
 if TYPE_CHECKING:
-    from ..networks.shown import Shown
+    from ..identity.conditioning import Shown
 
 
 def _train(method: str, preset: str | None, config: Path | None, print_config: bool, **options: Any) -> int:
@@ -68,7 +68,7 @@ def _people_on(job: Any) -> "list[Shown]":
     texts = [text for text in job.on if shows_people(text)]
     if not texts:
         return []
-    from ..inference.id_pictures import people_on
+    from ..identity.pictures import people_on
 
     return people_on(texts, [concept.folder for concept in job.concepts])
 

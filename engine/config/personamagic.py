@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import LikenessError
-from ..networks.stages import StagePlan, check_interval
+from ..staged.stages import StagePlan, check_interval
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 

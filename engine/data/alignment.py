@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..networks.moving import sent
+from ..devices import sent
 from .masks import Mask, blurred
 
 Points = NDArray[np.float64]  # (N, 2) as x, y in pixels of the picture

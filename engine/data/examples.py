@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..devices import sent
 from ..errors import LikenessError
-from ..networks.moving import sent
 from .concepts import Concept
 from .ragged import joined
 

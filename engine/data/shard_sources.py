@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LikenessError
+from ..identity.references import LEAST
 from ..miniature import world
 from ..miniature.judges import load_judge, to_tensor
 from ..miniature.model import RESOLUTION
 from .alignment import ffhq_aligned
 from .identity_examples import square
 from .pictures import pictures_in, read_picture
-from .references import LEAST
 from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
 from .shards import ShardFace, ShardSample, jpeg
 

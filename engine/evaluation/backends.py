@@ -14,13 +14,13 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
+from ..bases.clip_features import MEAN as CLIP_MEAN
+from ..bases.clip_features import SPREAD as CLIP_SPREAD
 from ..data.faces import PACKS, Face, load_faces
 from ..data.helpers import CLIP, DINOV2, Helper, default_models
 from ..errors import LikenessError
 from ..miniature import world
 from ..miniature.judges import load_judges
-from ..networks.clip_features import MEAN as CLIP_MEAN
-from ..networks.clip_features import SPREAD as CLIP_SPREAD
 from .metrics import unit
 from .people import asked_in, fitted
 from .portraits import PortraitJudges

@@ -16,8 +16,8 @@ from .metrics import accuracy_by_attribute, attributes_kept, similarity_to_refer
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
+    from ..bases.base import BaseModel
     from ..miniature.judges import Judges
-    from ..training.base_model import BaseModel
 
 Steps = Callable[[int, int], None]
 
@@ -110,8 +110,8 @@ def evaluate_person(
     artifact: "Artifact", concept: "Concept", rounds: int = 2, on_step: Steps | None = None
 ) -> dict[str, Any]:
     """Means over all test prompts: with the concept, and with the base's own class word instead."""
+    from ..bases.base import load_base
     from ..miniature.judges import load_judges
-    from ..training.base_model import load_base
 
     if artifact.base_family != "miniature" or not artifact.tokens:
         raise LikenessError(

@@ -18,7 +18,7 @@ from ..config import TOKEN
 from ..data.faces import AROUND, Face, face_of_mask
 from ..data.masks import HALF, Mask, grown, pieces
 from ..errors import LikenessError
-from ..networks.shown import Shown
+from ..identity.conditioning import Shown
 from .generate import generate
 from .refocus import Focus, Region, fitted, own_prompt_of
 from .refocused import Heads, Refocusing
@@ -34,7 +34,7 @@ from .restore import (
 )
 
 if TYPE_CHECKING:
-    from ..training.base_model import BaseModel
+    from ..bases.base import BaseModel
 
 log = logging.getLogger(__name__)
 

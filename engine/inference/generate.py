@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from ..artifact import Artifact
+from ..artifact.lora import adaptable, merged
+from ..bases.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
+from ..bases.text.token_tables import changed
 from ..config import TOKEN
 from ..errors import LikenessError
-from ..networks.lora import adaptable, merged
-from ..networks.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
-from ..networks.shown import Shown, showing
-from ..networks.staged import StagedModel, StagedWords, with_class_word
-from ..networks.token_tables import changed
-from .id_adapter import KIND as ID_ADAPTER
-from .id_adapter import carried
+from ..identity.adapter import KIND as ID_ADAPTER
+from ..identity.adapter import carried
+from ..identity.conditioning import Shown, showing
+from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_words
+from ..staged.words import StagedModel, StagedWords, with_class_word
 from .refocused import Refocusing
-from .staged_embedding import KIND, adjusted, check_used, check_width, staged_words
 
 if TYPE_CHECKING:
-    from ..training.base_model import BaseModel, Rows
+    from ..bases.base import BaseModel, Rows
 
 log = logging.getLogger(__name__)
 

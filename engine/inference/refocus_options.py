@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..bases.sampling import to_bytes
+from ..config.typed import typed
 from ..data.pictures import read_picture
 from ..data.segment import Request, find_mask, load_segmenter
 from ..errors import LikenessError, nearest
 from ..files import make_folder
-from ..networks.sampling import to_bytes
 from .refocus import FINDERS, Focus, Look, Region, heat_maps
 from .refocused import Heads, OnMaps, Refocusing
 from .restore_options import known_of
-from .typed import typed
 
 if TYPE_CHECKING:
-    from ..training.base_model import BaseModel
+    from ..bases.base import BaseModel
 
 HALVES: dict[str, Region] = {
     "left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 0.5, 1.0),

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bases.grids import grid_of
+from ..bases.sampling import Denoiser
 from ..errors import LikenessError
-from ..networks.grids import grid_of
-from ..networks.sampling import Denoiser
-from ..networks.staged import StagedModel
-from ..networks.staged_text import TextStates
+from ..staged.text import TextStates
+from ..staged.words import StagedModel
 from .refocus import (
     Focus,
     LogMasks,
@@ -33,7 +33,7 @@ from .refocus import (
 from .restore import Known
 
 if TYPE_CHECKING:
-    from ..training.base_model import BaseModel, Rows
+    from ..bases.base import BaseModel, Rows
 
 
 class RegionsFound(Exception):

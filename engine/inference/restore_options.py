@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..config.typed import typed
 from ..data.masks import Mask
 from ..data.pictures import pictures_in, read_picture
 from ..errors import LikenessError, nearest
@@ -16,11 +17,10 @@ from .detail import Detailer
 from .onlookers import MASK, MINIATURE, Onlookers, call_onlookers
 from .restore import Known, Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
 from .restorers import SUFFIXES, load_restorer, load_upscaler
-from .typed import typed
 from .upscale import upscaled
 
 if TYPE_CHECKING:
-    from ..training.base_model import BaseModel
+    from ..bases.base import BaseModel
 
 REDRAW = "redraw"
 # where nobody says: what a model sees around a face, and that its tones and outlines may be new

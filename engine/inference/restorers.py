@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..artifact.inert_pickle import read_without_running
 from ..errors import LikenessError, nearest
-from ..networks.inert_pickle import read_without_running
 
 log = logging.getLogger(__name__)
 

@@ -129,7 +129,7 @@ class Workshop:
         id_adapter.make(self.work / "id_adapter", place, self.scale, people)
 
     def card(self) -> None:
-        from ..evaluation.card import gates, measure
+        from ..bench.card import gates, measure
 
         scores = measure(people=min(50, self.people), drawn=min(96, 2 * self.people))
         (model.WEIGHTS / "card.json").write_text(json.dumps(scores, indent=1) + "\n")
@@ -138,15 +138,15 @@ class Workshop:
             log.info("%s", gate)
 
     def learnability(self) -> None:
-        from ..evaluation.learnability import measure_learnability
+        from ..bench.learnability import measure_learnability
 
         found = measure_learnability(self.work / "bench", on_cell=lambda *seen: log.info("%s %s", *seen))
         file = model.WEIGHTS / "card.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"learnability": found}, indent=1) + "\n")
 
     def sheets(self) -> None:
-        from ..evaluation.claims.bench import Bench
-        from ..evaluation.gallery import write_sheets
+        from ..bench.claims.bench import Bench
+        from ..bench.gallery import write_sheets
 
         write_sheets(self.work / "sheets", Bench(self.work / "bench"))
 

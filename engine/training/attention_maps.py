@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import LikenessError
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from ..bases.base import BaseModel
 
 
 @dataclass(frozen=True)

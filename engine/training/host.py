@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ..artifact import Artifact, read_metadata
+from ..artifact.lora import adaptable, merged
+from ..bases.base import BaseModel
+from ..bases.text.token_tables import changed
 from ..config import Job
 from ..errors import LikenessError
-from ..networks.lora import adaptable, merged
-from ..networks.shown import Shown, attached, unchanged
-from ..networks.token_tables import changed
-from .base_model import BaseModel
+from ..identity.conditioning import Shown, attached, unchanged
 
 ADAPTER = "id_adapter"
 MINIATURE = "miniature"  # instead of a file: the adapter that comes with it

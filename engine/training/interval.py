@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bases.base import BaseModel
 from ..data.concepts import Concept
 from ..data.examples import examples_of, generator_for
 from ..errors import LikenessError
 from .attention_maps import CrossAttention, cross_attention_layers, recorded
-from .base_model import BaseModel
 from .methods.personamagic import class_rows
 
 PROMPT = "a photo of a {}"

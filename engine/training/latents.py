@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bases.base import BaseModel
 from ..data.augment import mirrored
 from ..data.examples import Batch
 from ..data.ragged import Ragged, buckets_of
-from .base_model import BaseModel
 
 AT_ONCE = 8  # pictures that are read together
 

@@ -18,13 +18,13 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
+from ..bases.base import BaseModel, load_base
 from ..config import Job
 from ..data.concepts import Concept, digest, load_concept
 from ..data.ragged import buckets_of, told
 from ..errors import LikenessError
 from ..files import make_folder
-from ..networks.shown import Shown
-from .base_model import BaseModel, load_base
+from ..identity.conditioning import Shown
 from .checkpoint import Checkpoints
 from .faster import arranged, check_backend
 from .host import check_people, hosted

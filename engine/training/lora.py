@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import lora as kohya
-from .base_model import BaseModel
+from ..artifact import lora as kohya
+from ..bases.base import BaseModel
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention of a U-Net
 TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.2")  # what else is in a U-Net's attention blocks

@@ -14,10 +14,10 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from ..bases.base import BaseModel
 from ..config import Job, Phase
 from ..errors import LikenessError
 from .attention_maps import recorded
-from .base_model import BaseModel
 from .methods.base import AT_ONCE, Method
 from .probe import META, hollow, peak_of
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .base_model import BaseModel, Rows
+from ..bases.base import BaseModel, Rows
 
 
 class TokenRows(nn.Module):

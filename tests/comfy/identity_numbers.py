@@ -29,14 +29,14 @@ import torch  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact  # noqa: E402
+from likeness_portraits.engine.bases.base import load_base  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.adapter_training import tower_folder  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode, image_tower  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
-from likeness_portraits.engine.data.references import clip_tower  # noqa: E402
-from likeness_portraits.engine.networks.id_attention import LayerHook  # noqa: E402
-from likeness_portraits.engine.networks.shown import Shown, showing  # noqa: E402
-from likeness_portraits.engine.training.base_model import load_base  # noqa: E402
+from likeness_portraits.engine.identity.attention import LayerHook  # noqa: E402
+from likeness_portraits.engine.identity.conditioning import Shown, showing  # noqa: E402
+from likeness_portraits.engine.identity.references import clip_tower  # noqa: E402
 
 RANDOM = torch.Generator().manual_seed(0)
 NOISY = torch.randn(4, 4, 16, 16, generator=RANDOM)

@@ -29,6 +29,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
+from likeness_portraits.engine.bases.base import load_base  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import refocus as bridge  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
@@ -39,7 +40,6 @@ from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.inference.generate import generate  # noqa: E402
 from likeness_portraits.engine.inference.refocus import Focus, box_region  # noqa: E402
 from likeness_portraits.engine.inference.refocused import Refocusing  # noqa: E402
-from likeness_portraits.engine.training.base_model import load_base  # noqa: E402
 from likeness_portraits.tests.engine.tiny import staged_person  # noqa: E402
 
 LEFT, RIGHT, ALL = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)

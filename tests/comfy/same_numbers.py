@@ -57,15 +57,15 @@ START = seconds_to_start()  # before anything of the engine is imported
 
 from tiny_models import tiny_model  # noqa: E402
 
+from likeness_portraits.engine.artifact.lora import adaptable  # noqa: E402
+from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
+from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import with_rows  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
-from likeness_portraits.engine.networks.lora import adaptable  # noqa: E402
 from likeness_portraits.engine.training import lora  # noqa: E402
-from likeness_portraits.engine.training.base_model import BaseModel, load_base  # noqa: E402
-from likeness_portraits.engine.training.graph_base import base_from_graph  # noqa: E402
 
 PROMPTS = ["a photo of a smiling man, wearing a red hoodie, on a beach", "", "a sketch of a woman"]
 RANDOM = torch.Generator().manual_seed(0)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.identity.attention import IdAttention
+from likeness_portraits.engine.identity.encoder import IdEncoder
+from likeness_portraits.engine.identity.files import adapter_tensors
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.engine.networks.id_attention import IdAttention
-from likeness_portraits.engine.networks.id_encoder import IdEncoder
-from likeness_portraits.engine.networks.id_files import adapter_tensors
-from likeness_portraits.engine.training.base_model import load_base
 from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 from likeness_portraits.tests.comfy.test_staged import learning

@@ -19,7 +19,7 @@ from likeness_portraits.tests.comfy.test_components import (
     drawn,
     node,
 )
-from likeness_portraits.tests.engine.test_magicapture_files import sd_file
+from likeness_portraits.tests.engine.artifact.test_magicapture_files import sd_file
 
 pytestmark = pytest.mark.comfy
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.inference.detail import Detailer, regions_redrawn
 from likeness_portraits.engine.inference.onlookers import call_onlookers
@@ -19,7 +20,6 @@ from likeness_portraits.engine.inference.restore import (
     to_shades,
 )
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.engine.training.base_model import load_base
 from likeness_portraits.tests.comfy.graphs import node
 from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
 

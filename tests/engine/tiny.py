@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from likeness_portraits.engine.artifact import ENCODERS, Artifact, Token
+from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bases.loaders.single_file import padded
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
-from likeness_portraits.engine.networks.mapper import Mapper
-from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
-from likeness_portraits.engine.training.single_file import padded
+from likeness_portraits.engine.staged.mapper import Mapper
 
 SIZE = 32  # pixels
 SCHEDULE = {

@@ -123,7 +123,7 @@ def _segformer(folder: Path, device: str, side: int) -> FaceParser:
 
 
 def _bisenet(folder: Path, device: str, side: int) -> FaceParser:
-    from ...networks.bisenet import BiSeNet
+    from .bisenet import BiSeNet
 
     path = next(folder / name for name in BISENET.needs[0] if (folder / name).is_file())
     try:

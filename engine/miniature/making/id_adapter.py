@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...artifact import Artifact
+from ...bases.base import BaseModel, load_base
 from ...config import BaseSpec, Job, MasterWeaverSettings
 from ...data.identity_examples import masked, resized
-from ...data.references import ImageTower, miniature_tower
 from ...data.shard_sources import context_of, rendered
 from ...data.shards import INDEX, ShardSample, decoded, find_shards, write_shards
-from ...networks.id_attention import IdAttention, cross_layers
-from ...networks.id_encoder import IdEncoder
-from ...networks.id_files import adapter_tensors
-from ...training.base_model import BaseModel, load_base
+from ...identity.attention import IdAttention, cross_layers
+from ...identity.encoder import IdEncoder
+from ...identity.files import adapter_tensors
+from ...identity.references import ImageTower, miniature_tower
 from ...training.launch import train
 from ...training.observer import Logged
 from .. import model, world

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...artifact import Artifact, Token
+from ...bases.base import BaseModel, Rows, Tokens
+from ...bases.loaders.folder import FAMILIES
+from ...bases.sampling import sample, seeded_noise, to_bytes
+from ...bases.text.chunks import evened
 from ...config import Job, Phase
 from ...data.augment import mirrored
 from ...data.buckets import bucketed_examples, one_bucket, sizes_of
@@ -18,10 +22,6 @@ from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, examples_of, generator_for, shuffled
 from ...data.ragged import buckets_of
 from ...errors import LikenessError
-from ...networks.chunks import evened
-from ...networks.sampling import sample, seeded_noise, to_bytes
-from ..base_model import BaseModel, Rows, Tokens
-from ..base_parts import FAMILIES
 from ..latents import AT_ONCE, Moments
 from ..observer import Progress
 

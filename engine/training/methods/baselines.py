@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...bases.base import BaseModel, Rows
 from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
 from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.ragged import buckets_of, put, together
 from .. import lora
-from ..base_model import BaseModel, Rows
 from ..class_pictures import ClassPictures
 from ..latents import Moments
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error

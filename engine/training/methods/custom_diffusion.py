@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...artifact import lora as kohya
+from ...bases.base import BaseModel
 from ...config import CustomDiffusionSettings, Job, Phase
 from ...data.concepts import Concept
-from ...networks import lora as kohya
-from ..base_model import BaseModel
 from ..tokens import TokenRows, initial_rows
 from .base import single_phase
 from .baselines import BesidePrior

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...artifact import Artifact
+from ...bases.base import BaseModel, Rows
 from ...config import Job, MagiCaptureSettings, Phase
 from ...data.augment import jittered, mirrored
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.masks import HALF, Refinement
 from ...data.segment import Request, find_mask, load_segmenter
+from ...devices import sent
 from ...errors import LikenessError
-from ...networks.moving import sent
 from .. import lora
 from ..attention_maps import mask_layers, recorded
-from ..base_model import BaseModel, Rows
 from ..capture_losses import (
     COMPOSED,
     STYLE,
@@ -41,7 +41,7 @@ from ..capture_losses import (
     words_present,
 )
 from ..class_pictures import ClassPictures
-from ..identity import Identity, find_judge
+from ..identity_loss import Identity, find_judge
 from ..losses import mean_where
 from ..observer import Progress
 from ..optimiser import schedule

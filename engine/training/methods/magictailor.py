@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...artifact import Artifact
+from ...bases.base import BaseModel, Rows
 from ...config import Job, MagicTailorSettings, Phase
 from ...data.augment import KINDS, jittered, mirrored
 from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...devices import sent
 from ...errors import LikenessError
-from ...networks.moving import sent
 from .. import lora
 from ..attention_maps import mask_layers, recorded
-from ..base_model import BaseModel, Rows
 from ..component_losses import (
     attention_in_mask,
     attention_to,

@@ -18,6 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...bases.base import BaseModel
+from ...bases.sampling import sample, seeded_noise, to_bytes
+from ...bases.text.chunks import evened
 from ...config import Job, MasterWeaverSettings, Phase
 from ...data.concepts import Concept
 from ...data.examples import Batch, generator_for, mixed_seed
@@ -32,16 +35,14 @@ from ...data.identity_examples import (
     sample_of,
     target,
 )
-from ...data.references import ImageTower, clip_tower, miniature_tower
 from ...data.shards import Lanes, ShardSample, Tally
+from ...devices import sent
 from ...errors import LikenessError
-from ...networks.chunks import evened
-from ...networks.id_attention import IdAttention, IdHooks, Person, text_features
-from ...networks.id_encoder import IdEncoder
-from ...networks.id_files import adapter_networks, adapter_tensors
-from ...networks.identified import Identified
-from ...networks.moving import sent
-from ...networks.sampling import sample, seeded_noise, to_bytes
+from ...identity.attention import IdAttention, IdHooks, Person, text_features
+from ...identity.denoiser import Identified
+from ...identity.encoder import IdEncoder
+from ...identity.files import adapter_networks, adapter_tensors
+from ...identity.references import ImageTower, clip_tower, miniature_tower
 from ..adapter_losses import (
     at_side,
     background_difference,
@@ -50,7 +51,6 @@ from ..adapter_losses import (
     partners,
 )
 from ..attention_maps import mask_layers
-from ..base_model import BaseModel
 from ..losses import squared_error
 from ..momentum import Momentum
 from .base import PREVIEW_GUIDANCE, PREVIEW_STEPS, Method, Progress

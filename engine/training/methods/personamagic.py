@@ -11,19 +11,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...bases.base import BaseModel, Tokens
+from ...bases.clip_features import image_features, load_tower, read_features
+from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...config import Job, PersonaMagicSettings, Phase
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples
 from ...data.pictures import read_picture
+from ...devices import sent
 from ...errors import LikenessError
-from ...networks.clip_features import image_features, load_tower, read_features
-from ...networks.mapper import Mapper
-from ...networks.moving import sent
-from ...networks.sampling import sample, seeded_noise, to_bytes
-from ...networks.staged import StagedModel, StagedWords
-from ...networks.staged_text import Places, TextStates, cross_value_layers, encode, split_values
-from ...networks.stages import StagePlan
-from ..base_model import BaseModel, Tokens
+from ...staged.mapper import Mapper
+from ...staged.stages import StagePlan
+from ...staged.text import Places, TextStates, cross_value_layers, encode, split_values
+from ...staged.words import StagedModel, StagedWords
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
 from .base import Load, Method, Progress, single_phase
 

@@ -13,8 +13,8 @@ from likeness_portraits.engine.data.helpers import BISENET, CLIPSEG
 from likeness_portraits.engine.data.segment import load_segmenter
 from likeness_portraits.engine.data.segmenters import clipseg, face_parts, grounded
 from likeness_portraits.engine.data.segmenters.base import network_input
+from likeness_portraits.engine.data.segmenters.bisenet import BiSeNet
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.networks.bisenet import BiSeNet
 from likeness_portraits.tests.engine.data import helpers_made as made
 from likeness_portraits.tests.golden.goldens import Golden
 

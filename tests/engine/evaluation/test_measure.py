@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likeness_portraits.engine.bench.claims.magictailor import donor, hair_of, with_hair_of
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
-from likeness_portraits.engine.evaluation.claims.magictailor import donor, hair_of, with_hair_of
 from likeness_portraits.engine.evaluation.measure import (
     CAVEAT,
     cut_out,

@@ -12,10 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact, Token
+from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.faces import Face
 from likeness_portraits.engine.data.masks import grown
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.identity.attention import IdAttention
+from likeness_portraits.engine.identity.conditioning import IdAdapter, Identity, Shown
+from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.inference.detail import (
     Detailer,
     _people_at,
@@ -28,10 +32,6 @@ from likeness_portraits.engine.inference.refocus_options import focus_of
 from likeness_portraits.engine.inference.refocused import Refocusing
 from likeness_portraits.engine.inference.restore import Known, Person, Pixels, to_pixels
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.engine.networks.id_attention import IdAttention
-from likeness_portraits.engine.networks.id_encoder import IdEncoder
-from likeness_portraits.engine.networks.shown import IdAdapter, Identity, Shown
-from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.tests.engine.tiny import tiny_base
 
 PROMPTS, SEEDS = ("a photo of <v0> and <v1>, on a beach", "a sketch of <v0> and <v1>"), (3, 4)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact, Token
+from likeness_portraits.engine.bases.sampling import to_bytes
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.networks.sampling import to_bytes
 from likeness_portraits.tests.engine.tiny import tiny_base
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"

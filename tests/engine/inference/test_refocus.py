@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from likeness_portraits.engine.artifact import Artifact, Token
+from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.grids import grid_of
+from likeness_portraits.engine.bases.text.chunks import repeated
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference import refocus, refocused
@@ -34,9 +37,6 @@ from likeness_portraits.engine.inference.refocus import (
 )
 from likeness_portraits.engine.inference.refocus_options import focus_of, refocusing_of
 from likeness_portraits.engine.inference.refocused import Refocusing
-from likeness_portraits.engine.networks.chunks import repeated
-from likeness_portraits.engine.networks.grids import grid_of
-from likeness_portraits.engine.training.base_model import BaseModel, load_base
 from likeness_portraits.tests.engine.tiny import staged_person, tiny_base
 
 LEFT, RIGHT, ALL = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)

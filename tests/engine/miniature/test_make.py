@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from likeness_portraits.engine.evaluation.card import gates
+from likeness_portraits.engine.bench.card import gates
 from likeness_portraits.engine.miniature import make, model
 
 STAGES = [

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.inference.id_adapter import miniature_adapter
+from likeness_portraits.engine.identity.adapter import miniature_adapter
 from likeness_portraits.engine.miniature import model
 from likeness_portraits.engine.miniature.making import autoencoder, dataset, id_adapter, judges
 from likeness_portraits.engine.miniature.making.fitting import (

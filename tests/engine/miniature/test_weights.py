@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from likeness_portraits.engine.evaluation import card
+from likeness_portraits.engine.bench import card
 from likeness_portraits.engine.miniature import judges, model, world
 
 
@@ -41,9 +41,9 @@ def test_the_card_belongs_to_these_weights(shipped):
 
 def test_loading_and_drawing_are_quick(shipped):
     """Processor time on one thread: what else the machine does hardly changes it."""
+    from likeness_portraits.engine.bases.base import load_base
     from likeness_portraits.engine.config import BaseSpec
     from likeness_portraits.engine.inference.generate import generate
-    from likeness_portraits.engine.training.base_model import load_base
 
     assert shipped["seconds"]["loading"] <= 1 and shipped["seconds"]["picture"] <= 2
     base = load_base(BaseSpec())  # libraries are loaded now
@@ -67,16 +67,16 @@ def test_weights_are_finite_half_precision(name: str):
 
 
 def test_the_autoencoder_is_as_good_as_the_card_says(shipped, renders):
+    from likeness_portraits.engine.bases.base import load_base
     from likeness_portraits.engine.config import BaseSpec
-    from likeness_portraits.engine.training.base_model import load_base
 
     found = card.autoencoder_scores(load_base(BaseSpec()), renders)
     assert found["face_psnr"] == pytest.approx(shipped["autoencoder"]["face_psnr"], abs=1.0)
 
 
 def test_latents_are_standard_under_sds_scale(renders):
+    from likeness_portraits.engine.bases.base import load_base
     from likeness_portraits.engine.config import BaseSpec
-    from likeness_portraits.engine.training.base_model import load_base
 
     latents = load_base(BaseSpec()).encode_pixels(judges.to_tensor(renders.pixels[:16]))
     assert abs(float(latents.mean())) < 0.2 and 0.8 < float(latents.std()) < 1.2

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeness_portraits.engine.training.base_model import BaseModel
+from likeness_portraits.engine.bases.base import BaseModel
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
           "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}  # fmt: skip

@@ -123,7 +123,7 @@ def test_a_round_holds_as_many_items_of_each_kind_as_the_references():
 
 
 def test_the_clean_latents_behind_noisy_ones_are_the_references():
-    from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
+    from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
 
     class Schedule(BaseModel):
         def __init__(self) -> None:

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.identity.attention import IdAttention
+from likeness_portraits.engine.identity.conditioning import IdAdapter, Identity, Shown, showing
+from likeness_portraits.engine.identity.encoder import IdEncoder
+from likeness_portraits.engine.identity.files import adapter_tensors
+from likeness_portraits.engine.identity.pictures import Look, people_of, people_on
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.inference.id_pictures import Look, people_of, people_on
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.engine.networks.id_attention import IdAttention
-from likeness_portraits.engine.networks.id_encoder import IdEncoder
-from likeness_portraits.engine.networks.id_files import adapter_tensors
-from likeness_portraits.engine.networks.shown import IdAdapter, Identity, Shown, showing
-from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.engine.training.host import hosted
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class

@@ -1,6 +1,6 @@
 import torch
 
-from likeness_portraits.engine.networks.lora import adaptable, merged
+from likeness_portraits.engine.artifact.lora import adaptable, merged
 from likeness_portraits.engine.training import lora
 from likeness_portraits.tests.engine.tiny import tiny_base
 

@@ -10,10 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.base_model import BaseModel, load_base
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.memory import Estimate, Measures, estimate, rungs
 from likeness_portraits.engine.training.methods import method_class

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.config import METHODS
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.training.base_model import BaseModel
 from likeness_portraits.engine.training.launch import Stopped, train
 from likeness_portraits.engine.training.methods import CLASSES
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import BaseModel
+from likeness_portraits.engine.bases.text.chunks import repeated
 from likeness_portraits.engine.config import PersonaMagicSettings
 from likeness_portraits.engine.data.concepts import Picture, load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.inference.staged_embedding import adjusted, staged_words
-from likeness_portraits.engine.networks.chunks import repeated
-from likeness_portraits.engine.training.base_model import BaseModel
+from likeness_portraits.engine.staged.embedding import adjusted, staged_words
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods.personamagic import (
     PersonaMagic,
@@ -263,7 +263,7 @@ def test_sdxls_bypass_moves_the_states_of_the_last_layer_but_one_at_its_words_al
     base = tiny_base(family="sdxl")
     widths = {name: encoder.config.hidden_size for name, encoder in base.text_encoders.items()}
     words = staged_words(staged_person("<v0>", widths, "sdxl"))
-    from likeness_portraits.engine.networks.staged import StagedModel
+    from likeness_portraits.engine.staged.words import StagedModel
 
     found = StagedModel(base, ["a photo of <v0> on a beach"], {}, [words]).states(600)
     vectors, bypass = words.at(words.plan.at(600).timestep)
@@ -284,7 +284,7 @@ def test_sdxls_bypass_moves_the_states_of_the_last_layer_but_one_at_its_words_al
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_a_staged_prompt_may_be_long_and_begin_a_chunk_with_its_words(family):
     """The class word fits into the first chunk, the two learned words go on to the second."""
-    from likeness_portraits.engine.networks.staged import StagedModel
+    from likeness_portraits.engine.staged.words import StagedModel
 
     base = tiny_base(family=family)
     widths = {name: encoder.config.hidden_size for name, encoder in base.text_encoders.items()}
@@ -373,7 +373,7 @@ def test_prompts_and_bases_that_do_not_fit_are_told(folder, base):
     wide = {**artifact.tensors, "word.clip_l": torch.zeros(64)}
     with pytest.raises(LikenessError, match="incomplete or damaged"):
         generate(base, ["<v0>"], artifacts=[(replace(artifact, tensors=wide), 1.0)])
-    from likeness_portraits.engine.networks.mapper import Mapper
+    from likeness_portraits.engine.staged.mapper import Mapper
 
     other = Mapper(text_widths={"clip_l": 64}, image_width=0, anchors=10, hidden=16).state_dict()
     wide |= {f"mapper.{name}": weight for name, weight in other.items()}

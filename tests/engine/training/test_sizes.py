@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import load_base
+from likeness_portraits.engine.bases.loaders.random_base import random_base
 from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.base_model import load_base
 from likeness_portraits.engine.training.faster import compilable
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method, checked_size
 from likeness_portraits.engine.training.observer import Silent
-from likeness_portraits.engine.training.random_base import random_base
 from likeness_portraits.tests.engine.tiny import QUICK, tiny_base, tiny_job, write_person
 
 SHAPES = ((60, 40), (40, 60), (50, 50), (90, 60), (64, 32))  # pictures' heights and widths

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.training import lora
-from likeness_portraits.engine.training.base_model import load_base
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.tokens import TokenRows, initial_rows
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from likeness_portraits.engine.config import ConceptSpec, Job
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.training.checkpoint import Checkpoints
-from likeness_portraits.engine.training.identity import Identity, miniature_features
+from likeness_portraits.engine.training.identity_loss import Identity, miniature_features
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
 from likeness_portraits.engine.config import Job, MagiCaptureSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training import lora
-from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
 from likeness_portraits.engine.training.capture_losses import COMPOSED, STYLE, SUBJECT
 from likeness_portraits.engine.training.checkpoint import Checkpoints
-from likeness_portraits.engine.training.identity import FaceJudge, Identity
+from likeness_portraits.engine.training.identity_loss import FaceJudge, Identity
 from likeness_portraits.engine.training.launch import _accelerator, _forget, train
 from likeness_portraits.engine.training.methods.magicapture import (
     INVERSION,

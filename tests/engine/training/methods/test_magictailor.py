@@ -13,13 +13,13 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.artifact.other_tools import to_kohya
+from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bench.speed import allocated, measure_speed
 from likeness_portraits.engine.config import Job, MagicTailorSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.evaluation.speed import allocated, measure_speed
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training import lora
-from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.component_losses import masked_mean_error
 from likeness_portraits.engine.training.launch import _accelerator, _forget, train

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
 from likeness_portraits.engine.config import EDIT_TEMPLATES, EDITS, Job, MasterWeaverSettings, Phase
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.shard_sources import rendered
 from likeness_portraits.engine.data.shards import write_shards
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.networks.id_attention import IdAttention
-from likeness_portraits.engine.networks.id_encoder import IdEncoder
+from likeness_portraits.engine.identity.attention import IdAttention
+from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.training.adapter_losses import (
     background_difference,
     editing_direction,
     mixed_identities,
     partners,
 )
-from likeness_portraits.engine.training.base_model import BaseModel, noise_schedule
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.losses import squared_error
 from likeness_portraits.engine.training.methods.masterweaver import AdapterBatch, MasterWeaver

@@ -1,0 +1,240 @@
+"""What a base model consists of before it is one: networks, tokenizers, noise schedule, and family traits."""
+
+import gc
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import LikenessError
+
+SD_SCHEDULE = {  # of SD 1.x, SD 2.x and SDXL alike
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
+LAST_ALPHA = 4.8973451890853435e-08  # of a zero-terminal-SNR schedule: ComfyUI's, for 0 divides nothing
+
+
+@dataclass(frozen=True)
+class Family:
+    """What models of a family share and their weights do not tell."""
+
+    name: str  # as people call it
+    encoders: tuple[str, ...]  # in the order in which their states stand side by side
+    latent_scale: float
+    sample_size: int  # side of the latents it was trained with
+
+
+FAMILIES = {
+    "sd1": Family("SD 1.x", ("clip_l",), 0.18215, 64),
+    "sd2": Family("SD 2.x", ("clip_h",), 0.18215, 64),
+    "sdxl": Family("SDXL", ("clip_l", "clip_g"), 0.13025, 128),
+}
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, or 'miniature'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A base model's parts, in fp32 on the CPU."""
+
+    family: str  # a key of FAMILIES
+    unet: Any  # diffusers' UNet2DConditionModel
+    vae: Any  # diffusers' AutoencoderKL
+    text_encoders: Mapping[str, Any]  # transformers' CLIPTextModel, or …WithProjection where it is pooled
+    tokenizers: Mapping[str, Any]
+    alphas_cumprod: Tensor  # (T,) float64
+    prediction_type: str = "epsilon"
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side that the U-Net was trained with."""
+        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def import_networks() -> None:
+    """Imports the libraries that networks are made of, while Python's collector rests.
+
+    They make some hundred thousand objects that all stay: looking through them again and again takes a sixth
+    of the seconds until a first step.
+    """
+    working = gc.isenabled()
+    gc.disable()
+    try:
+        from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401
+        from transformers import CLIPTextModel  # noqa: F401
+    finally:
+        if working:
+            gc.enable()
+
+
+def noise_schedule(config: Mapping[str, Any]) -> Tensor:
+    """alphas_cumprod (T,) in float64 from a diffusers scheduler's config."""
+    count, kind = config["num_train_timesteps"], config["beta_schedule"]
+    start, end = config["beta_start"], config["beta_end"]
+    if kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+    elif kind == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float64)
+    else:
+        raise LikenessError(f"this base's noise schedule '{kind}' is not supported; use {KNOWN}")
+    alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+    return zero_terminal_snr(alphas_cumprod) if config.get("rescale_betas_zero_snr") else alphas_cumprod
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """The schedule (T,) stretched until no signal is left at its end (Lin et al. 2023, alg. 1)."""
+    signal = alphas_cumprod.sqrt()
+    stretched = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    return torch.cat([stretched[:-1].square(), alphas_cumprod.new_tensor([LAST_ALPHA])])
+
+
+# ------------------------------------------------------------------------------------------ diffusers folders
+
+
+def read_folder(path: Path) -> Parts:
+    """A diffusers folder of the SD 1.x, SD 2.x or SDXL family; nothing is downloaded."""
+    from diffusers import UNet2DConditionModel
+
+    check_folder(path)
+    unet = _part(UNet2DConditionModel, path / "unet").float()
+    schedule = _json(path / "scheduler" / "scheduler_config.json")
+    if schedule.get("trained_betas") is not None:
+        raise LikenessError(
+            f"{path} has a noise schedule of its own making, which we cannot follow; use {KNOWN}"
+        )
+    family = family_of_unet(unet.config)
+    encoders, tokenizers = read_text_folder(path, family)
+    return Parts(
+        family=family,
+        unet=unet,
+        vae=read_vae_folder(path / "vae"),
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        alphas_cumprod=noise_schedule(schedule),
+        prediction_type=checked_prediction(schedule.get("prediction_type", "epsilon"), path),
+    )
+
+
+def read_vae_folder(path: Path) -> Any:
+    """The autoencoder of a diffusers folder."""
+    from diffusers import AutoencoderKL
+
+    return _part(AutoencoderKL, path).float()
+
+
+def read_text_folder(path: Path, family: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The text encoders and tokenizers that a family listens to, out of a diffusers folder."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    encoders, tokenizers = {}, {}
+    for number, name in enumerate(FAMILIES[family].encoders):
+        ending = f"_{number + 1}" if number else ""
+        for kind in ("text_encoder", "tokenizer"):
+            if not (path / f"{kind}{ending}").is_dir():
+                raise LikenessError(
+                    f"{path} has no {kind}{ending} folder, which an {FAMILIES[family].name} model needs; get "
+                    "the whole model"
+                )
+        pooled = name == "clip_g"
+        model = CLIPTextModelWithProjection if pooled else CLIPTextModel
+        encoders[name] = _part(model, path / f"text_encoder{ending}").float()
+        tokenizers[name] = _part(CLIPTokenizer, path / f"tokenizer{ending}")
+    return encoders, tokenizers
+
+
+def family_of_unet(config: Any) -> str:
+    """The family of a diffusers U-Net's config: SDXL is told of sizes, SD 2.x projects with linear layers."""
+    if config.addition_embed_type == "text_time":
+        return "sdxl"
+    return "sd2" if config.use_linear_projection else "sd1"
+
+
+def checked_prediction(kind: str, where: object) -> str:
+    if kind not in ("epsilon", "v_prediction"):
+        raise LikenessError(f"{where} predicts '{kind}', neither noise nor velocity; use {KNOWN}")
+    return kind
+
+
+def check_folder(path: Path) -> None:
+    """Raises LikenessError, which says what the folder is instead, unless it is a model we can train on."""
+    parts = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    index = _json(path / "model_index.json") if (path / "model_index.json").is_file() else {}
+    named = str(index.get("_class_name", "a transformer")).removesuffix("Pipeline")
+    if "transformer" in parts:
+        raise unsupported(path, f"a diffusion transformer ({named})", "such models have no U-Net to learn on")
+    if "prior" in parts or "decoder" in parts:
+        raise unsupported(
+            path, f"a model of several stages ({named})", "there is no single U-Net to learn on"
+        )
+    if "unet" in parts and "text_encoder_2" in parts and "text_encoder" not in parts:
+        raise refiner(path)
+    missing = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} - parts
+    if missing:
+        raise LikenessError(
+            f"{path} is not a diffusers model: it has no {sorted(missing)[0]} folder; choose the folder with "
+            "model_index.json in it"
+        )
+    config = _json(path / "unet" / "config.json")
+    if config.get("in_channels", 4) != 4:
+        raise inpainting(path, config["in_channels"])
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise quantised(path, f"its U-Net is quantised by {method}")
+    embedded = config.get("addition_embed_type")
+    if embedded not in (None, "text_time") or config.get("class_embed_type") is not None:
+        raise unsupported(path, f"a model with conditions of another kind ({named})", "we only know text")
+
+
+def _part(kind: Any, path: Path) -> Any:
+    """One part of a diffusers folder, from its full-precision files or else those in fp16."""
+    first: Exception | None = None
+    for variant in ({}, {"variant": "fp16"}):
+        options = variant if "Tokenizer" not in kind.__name__ else {}
+        try:
+            return kind.from_pretrained(path, local_files_only=True, **options)
+        except Exception as error:  # safetensors, torch, diffusers and transformers each raise their own
+            first = first or error
+    reason = str(first).strip().splitlines()[0]
+    raise LikenessError(f"cannot read {path}: {reason}; get that folder again") from first
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise LikenessError(f"{path} cannot be read ({error}); get it again") from error
+
+
+# --------------------------------------------------------------------------------------------------- refusals
+
+
+def unsupported(path: object, what: str, reason: str) -> LikenessError:
+    return LikenessError(f"{path} is {what}, which cannot be learned on: {reason}; choose {KNOWN}")
+
+
+def inpainting(path: object, channels: int) -> LikenessError:
+    return unsupported(
+        path,
+        f"an inpainting or editing model (its U-Net reads {channels} channels instead of 4)",
+        "it expects a mask and a second picture beside the noise",
+    )
+
+
+def refiner(path: object) -> LikenessError:
+    return unsupported(
+        path,
+        "the SDXL refiner",
+        "it only finishes what the SDXL base began; learn on the SDXL base and refine after",
+    )
+
+
+def quantised(path: object, what: str) -> LikenessError:
+    return LikenessError(
+        f"{path} is quantised and cannot be learned on ({what}); get it in fp16, bf16, fp32 or plain fp8"
+    )

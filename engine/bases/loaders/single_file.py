@@ -1,0 +1,373 @@
+"""Reads single-file checkpoints of SD 1.x, SD 2.x and SDXL: sizes from shapes, names by diffusers."""
+
+import copy
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config import BaseSpec
+from ...errors import LikenessError
+from .checkpoint_file import UNET, VAE, Stored, check_kind, read_tensors
+from .folder import FAMILIES, SD_SCHEDULE, Parts, checked_prediction, noise_schedule, read_text_folder
+from .folder import read_vae_folder as vae_of_folder
+
+log = logging.getLogger(__name__)
+
+TEXT = {  # where each text encoder lies, by family: OpenAI's layout ends in text_model, OpenCLIP's in model
+    "sd1": {"clip_l": ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")},
+    "sd2": {"clip_h": ("cond_stage_model.model.", "conditioner.embedders.0.model.")},
+    "sdxl": {
+        "clip_l": ("conditioner.embedders.0.transformer.text_model.",),
+        "clip_g": ("conditioner.embedders.1.model.",),
+    },
+}
+SD1_HEADS = 8  # of every attention layer of the U-Net
+HEAD_WIDTH = 64  # of the attention layers of SD 2.x, SDXL and all text encoders
+TIME_WIDTH = 256  # of each of SDXL's six size numbers
+VELOCITY_SPREAD = 0.09  # of one bias; SD 2.x models that predict velocity have more (as ComfyUI tells them)
+SPREAD_KEY = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
+
+
+def read_single_file(path: Path, spec: BaseSpec) -> Parts:
+    """The networks of a checkpoint; what it lacks is taken from where the spec says."""
+    stored = read_tensors(path)
+    state = stored.tensors
+    check_kind(path, state)
+    family = family_of(state)
+    try:
+        unet = _build_unet(state, family)
+        vae = _vae(path, state, family, spec.vae)
+        encoders, tokenizers = _text(path, state, family, spec)
+    except (RuntimeError, KeyError, IndexError, ValueError, StopIteration) as error:
+        reason = (str(error).strip() or "parts are missing").splitlines()[0]
+        name = FAMILIES[family].name
+        raise LikenessError(f"{path} is not a whole {name} checkpoint ({reason}); get it again") from error
+    prediction = _prediction(path, stored, family)
+    if family == "sd2" and prediction == "v_prediction":
+        unet.register_to_config(sample_size=96)
+    zero_snr = "ztsnr" in state
+    return Parts(
+        family=family,
+        unet=unet,
+        vae=vae,
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        alphas_cumprod=noise_schedule({**SD_SCHEDULE, "rescale_betas_zero_snr": zero_snr}),
+        prediction_type=prediction,
+    )
+
+
+def family_of(state: Mapping[str, Tensor]) -> str:
+    """The family of an LDM U-Net: SDXL is told of sizes, SD 2.x projects with linear layers."""
+    if UNET + "label_emb.0.0.weight" in state:
+        return "sdxl"
+    proj = next((value for key, value in state.items() if key.endswith("1.proj_in.weight")), None)
+    return "sd2" if proj is not None and proj.ndim == 2 else "sd1"
+
+
+def _prediction(path: Path, stored: Stored, family: str) -> str:
+    """What the U-Net predicts: as the file says, or as its numbers tell."""
+    told = stored.metadata.get("modelspec.prediction_type")
+    if told:
+        return checked_prediction({"v": "v_prediction"}.get(told, told), path)
+    if "v_pred" in stored.tensors:
+        return "v_prediction"
+    bias = stored.tensors.get(SPREAD_KEY)
+    if family == "sd2" and bias is not None and bias.float().std(correction=0) > VELOCITY_SPREAD:
+        return "v_prediction"
+    return "epsilon"
+
+
+# ------------------------------------------------------------------------------------------------------ U-Net
+
+
+def _build_unet(state: Mapping[str, Tensor], family: str) -> Any:
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    own = {key: value for key, value in state.items() if key.startswith(UNET)}
+    config = unet_config({key[len(UNET) :]: value for key, value in own.items()}, family)
+    unet = empty(UNet2DConditionModel, config)
+    unet.load_state_dict(in_full(convert_ldm_unet_checkpoint(own, unet.config)), assign=True)
+    return unet
+
+
+def unet_config(state: Mapping[str, Tensor], family: str = "sd1") -> dict[str, Any]:
+    """Arguments of diffusers' U-Net class, read off the shapes of an LDM U-Net's weights."""
+    channels: list[int] = []
+    depths: list[int] = []
+    layers = 0
+    fresh = True  # the next residual block begins a level
+    for number in range(1, 1 + max(_numbers(state, "input_blocks."))):
+        if f"input_blocks.{number}.0.op.weight" in state:
+            fresh = True
+            continue
+        if fresh:
+            channels.append(state[f"input_blocks.{number}.0.out_layers.3.weight"].shape[0])
+            depths.append(len(_numbers(state, f"input_blocks.{number}.1.transformer_blocks.")))
+            fresh = False
+        layers += len(channels) == 1
+    context = next(value for key, value in state.items() if key.endswith("attn2.to_k.weight"))
+    proj = next(value for key, value in state.items() if key.endswith("1.proj_in.weight"))
+    heads = SD1_HEADS if family == "sd1" else [max(1, width // HEAD_WIDTH) for width in channels]
+    config = {
+        "sample_size": FAMILIES[family].sample_size,
+        "in_channels": state["input_blocks.0.0.weight"].shape[1],
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "cross_attention_dim": context.shape[1],
+        "attention_head_dim": heads,  # diffusers' name for the number of heads
+        "use_linear_projection": proj.ndim == 2,
+        **level_config(depths),
+    }
+    if family == "sdxl":
+        config |= size_config(state["label_emb.0.0.weight"].shape[1])
+    return config
+
+
+def level_config(depths: Sequence[int]) -> dict[str, Any]:
+    """diffusers' words for levels with so many transformer layers each; 0: without attention."""
+    return {
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
+        "transformer_layers_per_block": [max(1, depth) for depth in depths],
+    }
+
+
+def size_config(width: int) -> dict[str, Any]:
+    """diffusers' words for a U-Net that reads a pooled text vector and six sizes: `width` numbers in all."""
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": TIME_WIDTH,
+        "projection_class_embeddings_input_dim": width,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- VAE
+
+
+def _vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None) -> Any:
+    """The checkpoint's autoencoder, or the one named in its stead."""
+    if named is not None:
+        place = Path(named).expanduser()
+        if place.is_dir():
+            return vae_of_folder(place / "vae" if (place / "vae").is_dir() else place)
+        if not place.is_file():
+            raise LikenessError(f"there is no VAE at {place}; give a VAE file, a checkpoint or a folder")
+        path, state = place, read_tensors(place).tensors
+    own = {key.removeprefix(VAE): value for key, value in state.items()
+           if key.startswith((VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv."))}  # fmt: skip
+    if "decoder.up_blocks.0.resnets.0.conv1.weight" in own:
+        raise LikenessError(f"{path} is a VAE in diffusers' layout; give the folder with its config.json")
+    if "encoder.conv_in.weight" not in own or "quant_conv.weight" not in own:
+        raise LikenessError(
+            f"{path} holds no VAE; name one with the base's 'vae' (--vae): a VAE file, another checkpoint or "
+            "a diffusers folder"
+        )
+    return _build_vae(own, family)
+
+
+def _build_vae(own: Mapping[str, Tensor], family: str) -> Any:
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    levels = range(1 + max(_numbers(own, "encoder.down.")))
+    channels = [own[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
+    config = {
+        "block_out_channels": channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "layers_per_block": 1 + max(_numbers(own, "encoder.down.0.block.")),
+        "latent_channels": own["quant_conv.weight"].shape[0] // 2,
+        "sample_size": FAMILIES[family].sample_size * 2 ** (len(channels) - 1),
+        "scaling_factor": FAMILIES[family].latent_scale,
+    }
+    vae = empty(AutoencoderKL, config)
+    vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(own), vae.config)), assign=True)
+    return vae
+
+
+# ------------------------------------------------------------------------------------------------------- text
+
+
+def _text(
+    path: Path, state: Mapping[str, Tensor], family: str, spec: BaseSpec
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Text encoders and tokenizers by name: the checkpoint's, or those named in their stead."""
+    if spec.clip is not None:
+        place = Path(spec.clip).expanduser()
+        if place.is_dir():
+            return read_text_folder(place, family)
+        if not place.is_file():
+            raise LikenessError(f"there are no text encoders at {place}; give a checkpoint or a folder")
+        path, state = place, read_tensors(place).tensors
+    own = {name: _text_state(state, prefixes) for name, prefixes in TEXT[family].items()}
+    missing = [name for name, weights in own.items() if not weights]
+    if missing:
+        raise LikenessError(
+            f"{path} holds no text encoder ({', '.join(missing)}), without which prompts mean nothing; name "
+            f"one with the base's 'clip' (--clip): another {FAMILIES[family].name} checkpoint or a diffusers "
+            "folder"
+        )
+    words = read_tokenizer(path, spec.tokenizer)
+    encoders = {name: _build_text_encoder(name, weights, words) for name, weights in own.items()}
+    return encoders, {name: padded(words, name) for name in own}
+
+
+def _text_state(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
+    for prefix in prefixes:
+        found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        if found:
+            return found
+    return {}
+
+
+def read_tokenizer(path: Path, folder: str | None) -> Any:
+    """CLIP's tokenizer, which checkpoints lack: from the folder named, or from where one usually lies."""
+    from transformers import CLIPTokenizer
+
+    places = (
+        [Path(folder).expanduser()]
+        if folder
+        else [place for place in _usual_places(path) if _has_words(place)]
+    )
+    if not places:
+        raise LikenessError(
+            f"{path.name} has no tokenizer in it, as all single-file checkpoints; name the folder of CLIP's "
+            "(vocab.json and merges.txt) with the base's 'tokenizer' (--tokenizer), or set COMFYUI_PATH: "
+            "ComfyUI has one"
+        )
+    if not _has_words(places[0]):
+        raise LikenessError(f"{places[0]} holds no CLIP tokenizer; give the folder with its vocab.json")
+    try:
+        return CLIPTokenizer.from_pretrained(places[0], local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LikenessError(f"the tokenizer in {places[0]} is damaged; get it again") from error
+
+
+def _usual_places(path: Path) -> list[Path]:
+    """Beside the checkpoint, in ComfyUI, in the hub's local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    places = [path.parent / "tokenizer"]
+    if os.environ.get("COMFYUI_PATH"):
+        places.append(Path(os.environ["COMFYUI_PATH"]).expanduser() / "comfy" / "sd1_tokenizer")
+    cached = try_to_load_from_cache(CLIP_ON_THE_HUB, "vocab.json")
+    return [*places, Path(cached).parent] if isinstance(cached, str) else places
+
+
+def _has_words(place: Path) -> bool:
+    return (place / "vocab.json").exists() or (place / "tokenizer.json").exists()
+
+
+def padded(tokenizer: Any, encoder: str) -> Any:
+    """A copy of the tokenizer that fills prompts up as this encoder was trained: CLIP-L by its end."""
+    own = copy.deepcopy(tokenizer)
+    own.pad_token = own.eos_token if encoder == "clip_l" else own.convert_ids_to_tokens(0)
+    return own
+
+
+def _build_text_encoder(name: str, own: Mapping[str, Tensor], tokenizer: Any) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    weights = {key.removeprefix("text_model."): value for key, value in own.items()
+               if not key.endswith("position_ids")}  # fmt: skip
+    if name != "clip_l":
+        weights = from_open_clip(weights, drop_last=name == "clip_h")
+    vocabulary, width = weights["embeddings.token_embedding.weight"].shape
+    if len(tokenizer) != vocabulary:
+        raise LikenessError(
+            f"the tokenizer knows {len(tokenizer)} words, the checkpoint {vocabulary}; give its own tokenizer"
+        )
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=1 + max(_numbers(weights, "encoder.layers.")),
+        num_attention_heads=max(1, width // HEAD_WIDTH),
+        max_position_embeddings=weights["embeddings.position_embedding.weight"].shape[0],
+        hidden_act="quick_gelu" if name == "clip_l" else "gelu",
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id if name == "clip_l" else 0,
+    )
+    pooled = name == "clip_g"
+    if pooled:
+        config.projection_dim = weights["text_projection.weight"].shape[0]
+    else:
+        weights = {key: value for key, value in weights.items() if not key.startswith("text_projection")}
+    with torch.random.fork_rng(devices=[]):
+        encoder = (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config)
+    load_text(encoder, in_full(weights))
+    return encoder
+
+
+def load_text(encoder: Any, weights: Mapping[str, Tensor]) -> None:
+    """Loads weights named without `text_model.`, wherever this version of transformers has that level."""
+    prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())
+    named = {
+        f"text_model.{key}" if prefixed and not key.startswith("text_projection") else key: value
+        for key, value in weights.items()
+    }
+    encoder.load_state_dict(named)
+
+
+OPEN_CLIP = (  # OpenCLIP's names to transformers', in this order
+    ("transformer.resblocks.", "encoder.layers."),
+    ("positional_embedding", "embeddings.position_embedding.weight"),
+    ("token_embedding.weight", "embeddings.token_embedding.weight"),
+    ("ln_final.", "final_layer_norm."),
+    (".ln_1.", ".layer_norm1."),
+    (".ln_2.", ".layer_norm2."),
+    (".attn.out_proj.", ".self_attn.out_proj."),
+    (".mlp.c_fc.", ".mlp.fc1."),
+    (".mlp.c_proj.", ".mlp.fc2."),
+)
+
+
+def from_open_clip(state: Mapping[str, Tensor], drop_last: bool) -> dict[str, Tensor]:
+    """An OpenCLIP text tower under transformers' names; `drop_last`: SD 2.x never hears the last layer."""
+    last = max(_numbers(state, "transformer.resblocks."))
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key in ("logit_scale", "attn_mask") or (
+            drop_last and key.startswith(f"transformer.resblocks.{last}.")
+        ):
+            continue
+        if key == "text_projection":
+            found["text_projection.weight"] = value.T.contiguous()
+            continue
+        for theirs, ours in OPEN_CLIP:
+            key = key.replace(theirs, ours)
+        if ".attn.in_proj_" in key:
+            for part, rows in zip(("q_proj", "k_proj", "v_proj"), value.chunk(3)):
+                found[key.replace(".attn.in_proj_", f".self_attn.{part}.")] = rows.contiguous()
+        else:
+            found[key] = value
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- shared
+
+
+def empty(kind: Any, config: Mapping[str, Any]) -> Any:
+    """A diffusers network without weights, which cost neither memory nor random numbers."""
+    with torch.device("meta"):
+        return kind.from_config(dict(config))
+
+
+def in_full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in fp32; every plain floating-point number fits there exactly."""
+    return {name: weight.float() for name, weight in weights.items()}
+
+
+def _numbers(state: Mapping[str, Tensor], prefix: str) -> set[int]:
+    """The numbers that follow a prefix in the keys."""
+    return {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}

@@ -1,0 +1,246 @@
+"""The Miniature's card: the scores of the shipped weights on people that no network has seen."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..config import BaseSpec
+from ..inference.generate import generate
+from ..miniature import judges as judging
+from ..miniature import model, world
+
+if TYPE_CHECKING:
+    from ..bases.base import BaseModel
+    from ..miniature.judges import Judges
+
+FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
+PICTURES_EACH = 6
+
+
+@dataclass(frozen=True)
+class Renders:
+    """Real pictures: pixels (N, S, S, 3), labels (N, S, S), person (N,), captions and true attributes."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    person: np.ndarray
+    captions: list[str]
+    truths: list[dict[str, str]]
+
+
+def render_people(people: range) -> Renders:
+    """`PICTURES_EACH` pictures of each person in contexts of their own."""
+    pixels, labels, person, captions, truths = [], [], [], [], []
+    for seed in people:
+        identity = world.sample_identity(seed)
+        for number in range(PICTURES_EACH):
+            context = world.sample_context(seed * PICTURES_EACH + number)
+            portrait = world.render(identity, context)
+            pixels.append(portrait.pixels)
+            labels.append(portrait.labels)
+            person.append(seed)
+            captions.append(world.caption(identity, context))
+            truths.append(world.attributes(identity, context))
+    return Renders(np.stack(pixels), np.stack(labels), np.asarray(person), captions, truths)
+
+
+def decibels(squared_error: float) -> float:
+    """Peak signal-to-noise ratio of a mean squared error on pixels in [0, 1]."""
+    return round(-10 * float(np.log10(squared_error)), 2)
+
+
+def autoencoder_scores(base: "BaseModel", renders: Renders) -> dict[str, float]:
+    """PSNR of encoded and decoded renders, over the whole picture and inside the face."""
+    pixels = judging.to_tensor(renders.pixels)
+    with torch.no_grad():
+        decoded = torch.cat([base.decode(base.encode_pixels(part)).clamp(-1, 1) for part in pixels.split(16)])
+    error = ((decoded - pixels) / 2).square().mean(1).numpy()
+    return {
+        "psnr": decibels(error.mean()),
+        "face_psnr": decibels(error[np.isin(renders.labels, FACE)].mean()),
+    }
+
+
+def recogniser_scores(vectors: np.ndarray, person: np.ndarray) -> dict[str, float]:
+    """AUC, true-accept rate at 1 % false-accept, mean cosines; vectors (N, D) of unit length, person (N,)."""
+    first, second = np.triu_indices(len(person), 1)
+    cosine, same = (vectors @ vectors.T)[first, second], person[first] == person[second]
+    genuine, strangers = cosine[same], np.sort(cosine[~same])
+    threshold = strangers[int(0.99 * len(strangers))]
+    return {
+        "auc": round(float(np.searchsorted(strangers, genuine).mean() / len(strangers)), 4),
+        "tar_at_1_far": round(float((genuine > threshold).mean()), 4),
+        "same_person": round(float(genuine.mean()), 4),
+        "strangers": round(float(strangers.mean()), 4),
+    }
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of the two recognisers' cosines over all pairs of pictures."""
+    upper = np.triu_indices(len(first), 1)
+    return round(float(np.corrcoef((first @ first.T)[upper], (second @ second.T)[upper])[0, 1]), 4)
+
+
+def parser_score(judges: "Judges", renders: Renders) -> float:
+    """Mean intersection over union of all parts."""
+    found = np.concatenate([judges.parse(part) for part in np.array_split(renders.pixels, 10)])
+    overlaps = [
+        ((found == part) & (renders.labels == part)).sum()
+        / ((found == part) | (renders.labels == part)).sum()
+        for part in range(len(world.PARTS))
+    ]
+    return round(float(np.mean(overlaps)), 4)
+
+
+def reading_accuracy(
+    judges: "Judges", pictures: np.ndarray, truths: list[dict[str, str]]
+) -> dict[str, float]:
+    """By attribute, the share of pictures in which the reader sees what was asked for."""
+    read = judges.read(pictures)
+    return {
+        name: round(
+            float(np.mean([seen == truth[name] for seen, truth in zip(values, truths, strict=True)])), 3
+        )
+        for name, values in read.items()
+    }
+
+
+def retrieval_scores(people: range, visible: bool = False) -> dict[str, float]:
+    """By attribute, how often the true caption beats all captions in which that attribute alone differs.
+
+    With `visible`, attributes that cannot be seen in a picture (eyes behind sunglasses) are not asked for.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from ..miniature.making.clip import Pair, retrieval
+
+    text_encoder = CLIPTextModel(CLIPTextConfig(**model.text_config()))
+    text_encoder.load_state_dict(model.state_dict("text_encoder"))
+    pair = Pair(text_encoder).eval()
+    pair.load_state_dict(model.state_dict("image_encoder"))
+    return retrieval(pair, people, visible=visible)
+
+
+def timing(repeats: int = 3) -> dict[str, float]:
+    """Processor seconds to load the base, and to draw a picture at 25 steps: the best of `repeats`.
+
+    Imports are not counted. On one thread these are the seconds that pass where nothing else runs.
+    """
+    from ..bases.base import load_base
+
+    def best(action: Callable[[], object]) -> float:
+        times = []
+        for _ in range(repeats):
+            began = time.process_time()
+            action()
+            times.append(time.process_time() - began)
+        return round(min(times), 2)
+
+    base = load_base(BaseSpec())
+    return {
+        "loading": best(lambda: load_base(BaseSpec())),
+        "picture": best(lambda: generate(base, ["a photo of a smiling woman, on a beach"], seed=1)),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def digests() -> dict[str, str]:
+    """A short hash of every network's file: shows that the card was measured on these very weights."""
+    files = {name: model.weights_file(name) for name in model.NETWORKS}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items()}
+
+
+def measure(people: int = 50, drawn: int = 96) -> dict[str, Any]:
+    """All scores: `people` held-out people for the judges, `drawn` captions for the diffusion model.
+
+    Only `learnability` takes longer than a few minutes (`evaluation.learnability`); it stays as recorded.
+    """
+    from ..bases.base import load_base
+    from ..miniature.judges import load_judges
+
+    base, judges, held_out = load_base(BaseSpec()), load_judges(), world.REPORTING_SEEDS[:people]
+    renders = render_people(held_out)
+    first, second = judges.embed(renders.pixels), judges.embed_reporting(renders.pixels)
+    asked = np.linspace(0, len(renders.captions) - 1, drawn).astype(int)
+    captions, truths = [renders.captions[k] for k in asked], [renders.truths[k] for k in asked]
+    pictures = generate(base, captions, seed=list(range(drawn)))
+    files = [model.weights_file(name) for name in model.NETWORKS]
+    return {
+        "autoencoder": autoencoder_scores(base, renders),
+        "clip": {
+            "retrieval": retrieval_scores(held_out),
+            "retrieval_visible": retrieval_scores(held_out, visible=True),
+        },
+        "unet": {
+            "accuracy": reading_accuracy(judges, pictures, truths),
+            "ceiling": reading_accuracy(judges, renders.pixels[asked], truths),
+            "pictures": drawn,
+        },
+        "recogniser": recogniser_scores(first, renders.person),
+        "reporting_recogniser": recogniser_scores(second, renders.person),
+        "recognisers_agree": agreement(first, second),
+        "reader": reading_accuracy(judges, renders.pixels, renders.truths),
+        "parser": {"mean_iou": parser_score(judges, renders)},
+        "learnability": model.card().get("learnability") if (model.WEIGHTS / "card.json").exists() else None,
+        "seconds": timing(),
+        "size_mb": round(sum(file.stat().st_size for file in files if file.exists()) / 1e6, 2),
+        "fingerprint": model.fingerprint(),
+        "digests": digests(),
+    }
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A figure of the card and what it should be: at least `wanted`, or at most it."""
+
+    figure: str
+    value: float | None
+    wanted: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value <= self.wanted if self.at_most else self.value >= self.wanted
+
+    def __str__(self) -> str:
+        sign = "at most" if self.at_most else "at least"
+        return f"{'met   ' if self.met else 'MISSED'}  {self.figure}: {self.value} ({sign} {self.wanted})"
+
+
+DRAWN_GATES = {
+    **dict.fromkeys(("style", "scene", "gender"), 0.95),
+    **dict.fromkeys(("hat", "glasses", "clothes"), 0.85),
+    **dict.fromkeys(("hair_colour", "clothes_colour", "expression"), 0.70),
+}
+
+
+def gates(card: Mapping[str, Any]) -> list[Gate]:
+    """What the Miniature should reach, figure by figure."""
+    found = [Gate("face PSNR, dB", card["autoencoder"]["face_psnr"], 24)]
+    found += [Gate(f"retrieval, {name}", share, 0.95) for name, share in card["clip"]["retrieval"].items()]
+    found += [Gate(f"drawn, {k}", card["unet"]["accuracy"][k], wanted) for k, wanted in DRAWN_GATES.items()]
+    for name in ("recogniser", "reporting_recogniser"):
+        wanted = {"auc": 0.98, "tar_at_1_far": 0.90, "same_person": 0.7}
+        found += [Gate(f"{name}, {key}", card[name][key], least) for key, least in wanted.items()]
+        found.append(Gate(f"{name}, strangers", card[name]["strangers"], 0.15, at_most=True))
+    found.append(Gate("parser, mean IoU", card["parser"]["mean_iou"], 0.85))
+    learned = card.get("learnability") or {}
+    lora = learned.get("methods", {}).get("dreambooth-lora", {})
+    inversion = learned.get("methods", {}).get("textual-inversion", {})
+    found += [
+        Gate("learned, identity", learned.get("identity"), 0.55),
+        Gate("learned, scene loss", learned.get("scene_loss"), 0.10, at_most=True),
+        Gate("learned, CPU seconds", lora.get("cpu_seconds"), 180, at_most=True),  # 90 on each of two cores
+        Gate("Textual Inversion, low end of the gain", inversion.get("gain", {}).get("low"), 0.05),
+    ]
+    found.append(Gate("size, MB", card["size_mb"], 30, at_most=True))
+    found.append(Gate("loading, s", card.get("seconds", {}).get("loading"), 1, at_most=True))
+    found.append(Gate("a picture, s", card.get("seconds", {}).get("picture"), 2, at_most=True))
+    return found

@@ -1,0 +1,299 @@
+"""What a step costs: each method's, the network passes it cannot avoid, and diffusers' plain loops.
+
+Step and passes alternate within one run, so that whatever else the machine does slows both alike.
+"""
+
+import copy
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ..bases.base import BaseModel, load_base
+from ..bases.loaders.random_base import random_base
+from ..config import METHODS, BaseSpec, Job
+from ..data.concepts import Concept, Picture, load_concept, write_concept
+from ..errors import LikenessError
+from ..identity.attention import Person
+from ..training.checkpoint import Checkpoints
+from ..training.launch import _accelerator, _forget
+from ..training.memory import bytes_of, core_pass
+from ..training.methods import method_class
+from ..training.methods.base import Method
+from ..training.methods.masterweaver import EDITING, AdapterBatch
+from ..training.observer import Silent
+from ..training.trainer import Trainer
+from .plain_loops import dreambooth_lora, textual_inversion
+
+WARM_UP = 3  # steps that are not counted: kernels are chosen, memory is allocated
+PICTURES = 4  # of each concept
+PLAIN = {"textual-inversion": textual_inversion, "dreambooth-lora": dreambooth_lora}
+STEPS: Mapping[str, tuple[str, ...]] = {  # the settings that hold a method's steps, phase by phase
+    "magictailor": ("warm_up_steps", "balance_steps"),
+    "magicapture": ("inversion_steps", "tuning_steps"),
+    "masterweaver": ("identity_steps", "editing_steps"),
+}
+PARTNERS = {"magictailor": "component", "magicapture": "style"}  # the second concept's role
+QUICK: Mapping[str, Mapping[str, Any]] = {  # what would take long before the first step, or need files
+    "dreambooth-lora": {"prior_pictures": 4, "prior_steps": 1},
+    "custom-diffusion": {"prior_pictures": 4, "prior_steps": 1},
+    "personamagic": {"image_encoder": "none"},
+    "magicapture": {"identity": "none"},
+    # every step alike, with both comparisons, on pictures at hand: threads of their own read shards meanwhile
+    "masterweaver": {"image_encoder": "miniature", "editing_every": 1, "background_every": 1,
+                     "gradient_accumulation": 1},
+}  # fmt: skip
+
+
+def measure_speed(
+    arch: str,
+    methods: list[str],
+    steps: int,
+    precision: str,
+    resolution: int | None,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """A row for each method and phase, and for each plain loop: milliseconds, their floor and peak bytes."""
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise LikenessError(f"'{unknown[0]}' cannot be timed; choose from {', '.join(timed_methods())}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base = load_base(BaseSpec()) if arch == "miniature" else random_base(arch, device)
+    rows = []
+    for method in methods:
+        with TemporaryDirectory() as folder:
+            job = speed_job(method, base, Path(folder), steps, precision, resolution)
+            rows += _measure_method(job, base, arch, say)
+            if method in PLAIN:
+                rows.append(_measure_plain(job, base, arch, steps, device))
+                say(_line(rows[-1]))
+    return rows
+
+
+def timed_methods() -> list[str]:
+    return list(METHODS)
+
+
+def speed_job(
+    method: str, base: BaseModel, folder: Path, steps: int, precision: str, resolution: int | None
+) -> Job:
+    """A job on pictures of noise, with the preset that fits the base."""
+    side, random = resolution or base.resolution, np.random.default_rng(0)
+    mask = np.zeros((side, side), np.float32)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    concepts = []
+    for number, role in enumerate(["subject", *PARTNERS.get(method, "").split()]):
+        pictures = tuple(
+            Picture(str(i), random.integers(0, 255, (side, side, 3), dtype=np.uint8), mask)
+            for i in range(PICTURES)
+        )
+        write_concept(folder / role, Concept(f"<v{number}>", "woman", role, pictures))
+        concepts.append({"folder": str(folder / role), "token": f"<v{number}>"})
+    preset = vars(METHODS[method].preset("miniature" if base.family == "miniature" else "default"))
+    each = {name: WARM_UP + steps for name in STEPS.get(method, ("steps",))}
+    settings = {**preset, **QUICK.get(method, {}), **each}
+    device = "auto" if torch.cuda.is_available() else "cpu"
+    plain = {
+        "method": method,
+        "concepts": concepts,
+        "output": str(folder / "x.safetensors"),
+        "device": device,
+    }
+    return Job.from_json({**plain, "settings": settings, "precision": precision, "resolution": resolution})
+
+
+class Alternating:
+    """An observer that times each step, and after it the passes that the step could not avoid."""
+
+    def __init__(self, method: Method, clock: Callable[[], float], autocast: Callable[[], Any]) -> None:
+        self.method = method
+        self.clock = clock
+        self.autocast = autocast  # both sides compute in the job's precision
+        self.times: dict[str, list[tuple[float, float]]] = {}  # by phase: seconds of step and passes
+        self._phases = {phase.name: phase for phase in method.phases()}
+        self._left = clock()
+
+    def on_step(self, progress: Any, losses: Mapping[str, float]) -> None:
+        step = self.clock() - self._left
+        began = self.clock()
+        phase = self._phases[progress.phase]
+        batch = self.method.batch(phase, progress.phase_step - 1)
+        prompts = [*batch.prompts, *getattr(batch, "open_prompts", ())]
+        began = self.clock()
+        with self.autocast():
+            if isinstance(batch, AdapterBatch):
+                adapter_pass(self.method, batch, progress.phase == EDITING)
+            else:
+                core_pass(self.method, phase, prompts=prompts)
+        self.times.setdefault(progress.phase, []).append((step, self.clock() - began))
+        self._left = self.clock()
+
+    def on_preview(self, progress: Any, image: np.ndarray) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def adapter_pass(method: Any, batch: AdapterBatch, editing: bool) -> None:
+    """The passes that a step of MasterWeaver cannot avoid, there and back: towers, identity, U-Net and its
+    second look at everybody mixed; while editing is learned, the texts' branches of student and teacher."""
+    base = method.base
+    batch = batch.to(base.device)  # pyright: ignore[reportAssignmentType]
+    features, rows = method._features(batch)
+    tokens = method.tokens(method.encoder, features, rows)
+    with torch.no_grad():
+        context = base.encode_text(batch.prompts)
+    if not method.settings.latent_cache:
+        base.encode_moments(batch.pixels)
+    with method._hooks.reading(Person(method.attention(tokens))):
+        prediction = base.predict(batch.noise, batch.timesteps, context)
+    with torch.no_grad(), method._hooks.reading(Person(method.attention(tokens))):
+        base.predict(batch.noise, batch.timesteps, context)
+    loss = prediction.float().square().mean()
+    if editing:
+        both = torch.cat([context, context])
+        student = method._text_branches(batch.edit_noise, batch.edit_timesteps, both, tokens)
+        with torch.no_grad():
+            nobody = method._nobody(len(tokens))
+            method._text_branches(batch.edit_noise, batch.edit_timesteps, both, nobody)
+        loss = loss + torch.stack([branch.float().mean() for branch in student.values()]).sum()
+    loss.backward()
+    for weight in method.parameters():
+        weight.grad = None
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds: by the wall once a GPU is done, or of this process alone on a CPU that others use too."""
+    if device.type != "cuda":
+        return time.process_time
+
+    def now() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+def _measure_method(job: Job, base: BaseModel, arch: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    watch, peak, device = _timed_run(job, base, count=False)
+    if device.type == "cpu":  # counting slows steps down
+        once = dict.fromkeys(STEPS.get(job.method, ("steps",)), 1)
+        _, peak, _ = _timed_run(replace(job, settings=replace(job.settings, **once)), base, count=True)
+    rows = []
+    for phase, times in watch.times.items():
+        step, floor = (1000 * statistics.median(side) for side in zip(*times[WARM_UP:]))
+        name = job.method if len(watch.times) == 1 else f"{job.method}, {phase}"
+        rows.append(_row(name, arch, job, device, step, floor, peak, len(times) - WARM_UP))
+        say(_line(rows[-1]))
+    return rows
+
+
+def _timed_run(job: Job, base: BaseModel, count: bool) -> tuple[Any, int, torch.device]:
+    concepts = [load_concept(concept) for concept in job.concepts]
+    accelerator, home = _accelerator(job), base.device
+    with torch.random.fork_rng():
+        method: Method = method_class(job.method)(job, base, concepts)
+        try:
+            device = accelerator.device
+            method.to(device)
+            watch = Silent() if count else Alternating(method, clock_of(device), accelerator.autocast)
+            trainer = Trainer(method, job, accelerator, watch, Checkpoints(job, "speed"))
+            with accelerator.autocast():
+                method.prepare(trainer.check)
+            peak = _peak(device, base, trainer.run, count)
+        finally:
+            method.close()
+            base.to(home)
+            _forget(accelerator)
+    return watch, peak, device
+
+
+def _peak(device: torch.device, base: BaseModel, work: Callable[[], object], count: bool) -> int:
+    """Does the work; the most bytes that lay on the device meanwhile."""
+    gc.collect()
+    if device.type != "cuda" and not count:
+        work()
+        return 0
+    if device.type != "cuda":
+        return bytes_of([base]) + allocated(work)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def allocated(work: Callable[[], object]) -> int:
+    """Does the work; the most bytes that PyTorch gave out on the CPU meanwhile, beside those of before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return int(np.cumsum([size for _, size in changes]).max(initial=0))
+
+
+def _measure_plain(job: Job, base: BaseModel, arch: str, steps: int, device: torch.device) -> dict[str, Any]:
+    """diffusers' loop on a copy of the base, with the same batches and rank."""
+    settings, side = job.settings, job.resolution or base.resolution
+    own = copy.deepcopy(base).to(device)
+    pixels = torch.rand(settings.batch_size, 3, side, side, device=device) * 2 - 1
+    if job.method == "textual-inversion":
+        step = textual_inversion(own, pixels)
+    else:
+        prior = torch.rand(settings.prior_batch_size, 3, side, side, device=device) * 2 - 1
+        step = dreambooth_lora(own, pixels, prior, settings.rank)
+    clock, times = clock_of(device), []
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16")
+
+    def run() -> None:
+        for _ in range(WARM_UP + steps):
+            began = clock()
+            with autocast:
+                step()
+            times.append(clock() - began)
+
+    peak = _peak(device, own, run, count=False)
+    taken = 1000 * statistics.median(times[WARM_UP:])
+    peak = peak or _peak(device, own, step, count=True)
+    return _row(f"diffusers: {job.method}", arch, job, device, taken, None, peak, steps)
+
+
+def _row(
+    name: str,
+    arch: str,
+    job: Job,
+    device: torch.device,
+    step: float,
+    floor: float | None,
+    peak: int,
+    steps: int,
+) -> dict[str, Any]:
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "method": name,
+        "base": arch,
+        "resolution": job.resolution,
+        "precision": job.precision,
+        "device": on,
+        "step_ms": round(step, 3),
+        "floor_ms": None if floor is None else round(floor, 3),
+        "ratio": None if floor is None else round(step / floor, 4),
+        "peak_bytes": peak,
+        "steps": steps,
+    }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    floor = (
+        "" if row["floor_ms"] is None else f", {row['ratio']:.2f} times its passes ({row['floor_ms']:.1f})"
+    )
+    peak = f", {row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else ""
+    return f"{row['method']} on {row['base']}: {row['step_ms']:.1f} ms a step{floor}{peak}"

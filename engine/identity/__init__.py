@@ -1,0 +1,1 @@
+"""The identity adapter, whole (MasterWeaver): encoder, attention, files, conditioning, reference pictures."""

@@ -1,0 +1,253 @@
+"""Somebody in a picture: what an identity adapter knows of them, how strongly, at which noise levels and in
+which region they are shown. Several can be shown at once, each with own tokens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bases.sampling import Denoiser
+from ..errors import LikenessError, nearest
+from ..staged.stages import LAST_TIMESTEP
+from .attention import IdAttention, KeysValues, Person, cross_layers, hooked, split_heads
+from .encoder import SLOTS, IdEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdAdapter:
+    """An adapter's networks, frozen, and what they were made for."""
+
+    encoder: IdEncoder
+    attention: IdAttention
+    family: str
+    image_encoder: str  # "miniature", or the name of a CLIP image tower
+    slots: int = SLOTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Somebody as an adapter knows them: tokens (1, n, D), and those of nobody for the unconditional pass."""
+
+    adapter: IdAdapter
+    tokens: Tensor
+    nobody: Tensor
+
+
+def check_fit(adapter: IdAdapter, family: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises unless the adapter is for this base; `shapes`: by layer name, those of its `to_k`."""
+    if adapter.family != family:
+        raise LikenessError(
+            f"this identity adapter was trained for {adapter.family}, but the model is {family}; "
+            "use an adapter or a model of the same kind"
+        )
+    own = {
+        key.removesuffix(".to_k_img.weight"): tuple(weight.shape)
+        for key, weight in adapter.attention.layer_weights().items()
+        if key.endswith("to_k_img.weight")
+    }
+    wrong = [name for name in own if own[name] != tuple(shapes.get(name, ()))]
+    if wrong or not own:
+        raise LikenessError(
+            f"this identity adapter was trained for another U-Net: its layer {(wrong or ['?'])[0]} does not "
+            "fit this model; use the base it was trained on"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An identity in a picture; `start` and `end` as ComfyUI counts them: 0 is pure noise, 1 the picture."""
+
+    identity: Identity
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    layers: Mapping[str, float] = field(default_factory=dict)  # factors by the beginnings of layers' names
+    region: Tensor | None = None  # (h, w) in [0, 1]: where they are; None: anywhere
+    among: tuple[bool, ...] | None = None  # in which of a run's pictures; None: in all
+    _known: dict[Any, Person] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise LikenessError(
+                f"the identity cannot last from {self.start:g} to {self.end:g}; give 0 to 1, the start first"
+            )
+        if self.region is not None and not self.region.any():
+            raise LikenessError("the identity's region marks nothing; paint where the person should be white")
+        names = self.identity.adapter.attention.names
+        for beginning in self.layers:
+            if not any(_begins(name, beginning) for name in names):
+                parts = {name.split(".attentions")[0] for name in names}
+                hint = nearest(beginning, parts) or f"; there are {sorted(parts)}"
+                raise LikenessError(f"the model has no layer '{beginning}'{hint}")
+
+    def at(self, timestep: float) -> bool:
+        """Whether they are there at a timestep; steps exactly on a boundary are."""
+        share = 1 - timestep / LAST_TIMESTEP
+        half = 0.5 / LAST_TIMESTEP
+        return self.weight != 0 and self.start - half <= share <= self.end + half
+
+    def in_pass(self, timesteps: Tensor) -> bool:
+        """Whether they are there in a pass whose samples share a timestep (B,); the device is asked for it
+        only where that is in question."""
+        if self.weight == 0 or (self.start == 0 and self.end == 1):
+            return self.weight != 0
+        return self.at(float(timesteps[0]))
+
+    def among_rows(self, pictures: Sequence[int], rows: int) -> tuple[bool | None, ...]:
+        """For each sample of a pass, a run's pictures last: them (True), nobody, or as it was (None)."""
+        there = [self.among is None or self.among[number] for number in pictures]
+        before = rows - len(there)  # without guidance none: nothing is ever folded into other rows
+        beside = there if before == len(there) else [True] * before
+        return (
+            *(False if shown else None for shown in beside),
+            *(True if shown else None for shown in there),
+        )
+
+    def who_at(self, timesteps: Tensor) -> tuple[bool | None, ...]:
+        """For each sample of a training pass, at its own timestep (B,): them (True), or as it was (None)."""
+        if self.start == 0 and self.end == 1:
+            return (True,) * len(timesteps)  # without asking the device
+        return tuple(True if self.at(timestep) else None for timestep in timesteps.tolist())
+
+    def person(self, who: tuple[bool | None, ...], heads: Mapping[str, int], like: Tensor) -> Person:
+        """For a pass whose samples show them (True), nobody, or are as they were (None), like `like`.
+
+        `heads` of each layer; what was made is kept for the following steps.
+        """
+        key = (who, like.device, like.dtype)
+        if key not in self._known:
+            region = None if self.region is None else self.region.to(like.device)[None, None]
+            keys_values, counts = self._keys_values(who, heads, like)
+            ready = like.dtype, like.device, len(who)
+            self._known[key] = Person(keys_values, region=region, counts=counts, ready_for=ready)
+        return self._known[key]
+
+    @torch.no_grad()
+    def _keys_values(
+        self, who: Sequence[bool | None], heads: Mapping[str, int], like: Tensor
+    ) -> tuple[KeysValues, Tensor | None]:
+        """The samples' keys, and values times the weight, split into heads, of layers that have a weight;
+        and what `Person` calls counts."""
+        identity, found = self.identity, {}
+        both = torch.cat([identity.nobody, identity.tokens])
+        tokens, often = each_once(both, identity.adapter.encoder.queries)
+        rows = torch.tensor([int(bool(state)) for state in who])
+        there = torch.tensor([float(state is not None) for state in who])[:, None, None]
+        for name, (keys, values) in identity.adapter.attention(tokens).items():
+            weight = self.weight * self._factor(name)
+            if weight != 0:
+                pair = (keys[rows].to(like), (weight * there * values[rows]).to(like))
+                found[name] = tuple(split_heads(part, heads[name], like).contiguous() for part in pair)
+        return found, None if often is None else often[rows, None, None].to(like)
+
+    def _factor(self, name: str) -> float:
+        """The factor of the longest beginning that fits."""
+        fitting = [beginning for beginning in self.layers if _begins(name, beginning)]
+        return self.layers[max(fitting, key=len)] if fitting else 1.0
+
+
+def each_once(tokens: Tensor, queries: int) -> tuple[Tensor, Tensor | None]:
+    """Tokens (B, S * queries, D) of slots, some of which may hold the same, with every slot that any of them
+    holds once, (B, n, D), and the logarithm of how often it holds it, (B, n).
+
+    Attention to them, with that added to its scores, is attention to all. Unchanged, with None, where it
+    would save nothing.
+    """
+    places = tokens.unflatten(1, (-1, queries))  # (B, S, queries, D)
+    kept: list[Tensor] = []
+    times = torch.zeros(len(tokens), 0)
+    for row, slots in enumerate(places):
+        for slot in slots:
+            same = [number for number, other in enumerate(kept) if torch.allclose(slot, other, atol=1e-6)]
+            if not same:
+                kept.append(slot)
+                times = torch.nn.functional.pad(times, (0, 1))
+            times[row, same[0] if same else -1] += 1
+    if len(kept) >= places.shape[1]:
+        return tokens, None
+    once = torch.cat(kept)[None].expand(len(tokens), -1, -1)
+    return once, times.log().repeat_interleave(queries, 1)
+
+
+def _begins(name: str, beginning: str) -> bool:
+    return f"{name}.".startswith(f"{beginning.rstrip('.')}.")
+
+
+class PeopleModel:
+    """A base model for sampling that shows people in the last samples of a pass, one for each of a run's
+    `pictures`, and nobody in those before."""
+
+    def __init__(
+        self,
+        inner: Denoiser,
+        reading: Callable[..., Any],  # IdHooks.reading
+        heads: Mapping[str, int],
+        shown: Sequence[Shown],
+        pictures: Sequence[int],
+    ) -> None:
+        self.alphas_cumprod: Tensor = inner.alphas_cumprod
+        self.prediction_type: str = inner.prediction_type
+        self.tail: int = inner.tail
+        self._inner, self._reading, self._heads = inner, reading, heads
+        self._shown, self._pictures = tuple(shown), pictures
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """As the inner model's."""
+        rows = len(noisy)
+        people = [
+            shown.person(shown.among_rows(self._pictures, rows), self._heads, noisy)
+            for shown in self._shown
+            if shown.in_pass(timesteps)
+        ]
+        with self._reading(*people):
+            return self._inner.predict(noisy, timesteps, context)
+
+
+Showing = Callable[
+    [Denoiser, Sequence[int]], Denoiser
+]  # a model of a run's pictures, as one that shows people
+
+
+@contextmanager
+def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
+    """Within, the base's U-Net can show these people; gives what makes a model of some pictures do so."""
+    if not shown:
+        yield unchanged
+        return
+    heads = _heads(base, shown)
+    with hooked(base.unet) as hooks:
+        yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)
+
+
+@contextmanager
+def attached(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
+    """Within, every pass of the base's U-Net shows these people, as something learned on them needs it; and
+    the same as `showing`, for models that draw meanwhile."""
+    if not shown:
+        yield unchanged
+        return
+    heads = _heads(base, shown)
+
+    def everybody(noisy: Tensor, timesteps: Tensor) -> list[Person]:
+        return [one.person(one.who_at(timesteps), heads, noisy) for one in shown]
+
+    with hooked(base.unet) as hooks, hooks.telling(everybody):
+        yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)
+
+
+def unchanged(model: Denoiser, pictures: Sequence[int]) -> Denoiser:
+    """What shows nobody."""
+    return model
+
+
+def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:
+    """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
+    layers = cross_layers(base.unet)
+    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
+    for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
+        check_fit(adapter, base.family, shapes)
+    return {name: int(layer.heads) for name, layer in layers.items()}

@@ -1,0 +1,41 @@
+"""A base that draws somebody: ID tokens on the rows that follow the prompt, nobody's on the others."""
+
+import torch
+from torch import Tensor
+
+from ..bases.sampling import Denoiser
+from .attention import IdAttention, IdHooks, Person
+
+
+class Identified:
+    """A `Denoiser` for `count` pictures of one person under classifier-free guidance.
+
+    Both sets of tokens are projected once for all steps: tokens and nobody (1, n, D).
+    """
+
+    def __init__(
+        self,
+        base: Denoiser,
+        hooks: IdHooks,  # of the base's U-Net
+        attention: IdAttention,
+        tokens: Tensor,
+        nobody: Tensor,
+        count: int,
+        scale: float = 1.0,
+    ) -> None:
+        self.alphas_cumprod, self.prediction_type = base.alphas_cumprod, base.prediction_type
+        self.tail = base.tail
+        self._base, self._hooks, self._count = base, hooks, count
+        somebody = attention(tokens.expand(count, -1, -1))
+        nothing = attention(nobody.expand(count, -1, -1))
+        both = {
+            name: (torch.cat([nothing[name][0], keys]), torch.cat([nothing[name][1], values]))
+            for name, (keys, values) in somebody.items()
+        }
+        self._alone, self._guided = Person(somebody, scale), Person(both, scale)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """(B, C, h, w) for B = count, or twice that with the unconditional half first."""
+        person = self._guided if len(noisy) == 2 * self._count else self._alone
+        with self._hooks.reading(person):
+            return self._base.predict(noisy, timesteps, context)

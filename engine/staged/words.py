@@ -1,0 +1,163 @@
+"""A concept whose words change with the noise level, and a base model that samples with it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bases.text.chunks import repeated, side_by_side
+from .mapper import Mapper
+from .stages import Stage, StagePlan
+from .text import Places, TextStates, cross_value_layers, encode, split_values
+
+Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedWords:
+    """Pseudo-words of one placeholder: their vectors at every noise level."""
+
+    token: str  # as typed in prompts: <v0>
+    class_word: str
+    mapper: Mapper
+    class_rows: Mapping[str, Tensor]  # (D,) by text encoder
+    norms: Mapping[str, float]  # of the pseudo-words' vectors, by text encoder
+    image: Tensor  # (W,) the feature of the picture that the person is drawn after
+    plan: StagePlan = field(default_factory=StagePlan)
+    fixed: float | None = None  # a single timestep for all stages; None: each its own
+    bypass: float = 1.0  # strength of what the picture adds; 0: values equal keys
+
+    @torch.no_grad()
+    def at(self, timestep: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Token vectors and bypass by text encoder, each (words, D)."""
+        device = self.mapper.input_layer.weight.device
+        when = torch.tensor([timestep if self.fixed is None else self.fixed], device=device)
+        rows = {name: row.to(device) for name, row in self.class_rows.items()}
+        vectors, bypass = self.mapper(when, rows, self.norms, self.image.to(device)[None])
+        return (
+            {name: row[0] for name, row in vectors.items()},
+            {name: row[0] * self.bypass for name, row in bypass.items()},
+        )
+
+
+def with_class_word(prompt: str, words: StagedWords) -> str:
+    """The prompt as it reads where the class word stands in for the placeholder."""
+    return prompt.replace(words.token, words.class_word)
+
+
+class StagedModel:
+    """A base model for sampling whose text states follow the noise level; otherwise as the base itself."""
+
+    def __init__(
+        self, base: Any, prompts: Sequence[str], rows: Rows, concepts: Sequence[StagedWords]
+    ) -> None:
+        self.alphas_cumprod: Tensor = base.alphas_cumprod
+        self.prediction_type: str = base.prediction_type
+        self.tail: int = base.tail
+        self._base = base
+        self._prompts = tuple(prompts)
+        self._rows = rows
+        self._concepts = tuple(concepts)
+        self._layers = cross_value_layers(base.unet)
+        self._length = self._common_length()
+        self._known: dict[tuple[Stage, ...], TextStates] = {}
+
+    def context(self) -> Tensor:
+        """Text states (N, T, D) of the first steps, for a sampler's bookkeeping."""
+        return self.states(len(self.alphas_cumprod) - 1).keys
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """As the base's; the last N samples of the context are replaced by what the prompts say now."""
+        states = self.states(int(timesteps[0]))
+        others = context[: len(context) - len(self._prompts)]
+        length = context.shape[1] - self.tail  # a multiple of our own, where another prompt is longer
+        keys = torch.cat([others, repeated(states.keys, length, self.tail).to(context.dtype)])
+        if states.values is states.keys:
+            return self._base.predict(noisy, timesteps, keys)
+        values = torch.cat([others[:, :length], repeated(states.values, length).to(context.dtype)])
+        with split_values(self._layers, values):
+            return self._base.predict(noisy, timesteps, keys)
+
+    def _common_length(self) -> int:
+        """How many text states all stages have, the pooled vector's apart: a multiple of what each needs."""
+        name, lengths = next(iter(self._base.text_encoders)), []
+        for spoken in product((True, False), repeat=len(self._concepts)):
+            prompts, rows = self._prompts, dict(self._rows)
+            for words, dynamic in zip(self._concepts, spoken):
+                if dynamic:
+                    rows[words.token] = {name: torch.zeros(words.mapper.words, 1)}
+                else:
+                    prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
+            lengths.append(self._base.tokenize(prompts, rows, name).ids.shape[1])
+        return math.lcm(*lengths)
+
+    def places_taken(self, timestep: int) -> dict[str, dict[str, Tensor]]:
+        """For each placeholder as many empty rows (n, 1), by text encoder, as it takes at a timestep."""
+        taken = {}
+        for words in self._concepts:
+            spoken = words.plan.at(timestep).timestep is not None
+            own = self._base.word_rows(words.class_word)
+            counts = {name: words.mapper.words if spoken else len(rows) for name, rows in own.items()}
+            taken[words.token] = {name: torch.zeros(count, 1) for name, count in counts.items()}
+        return taken
+
+    def states(self, timestep: int) -> TextStates:
+        """The prompts' text states at a timestep; every stage is encoded once, when it is first met."""
+        stages = tuple(words.plan.at(timestep) for words in self._concepts)
+        if stages not in self._known:
+            found = self._encode(stages)
+            keys = values = repeated(found.keys, self._length, self.tail)
+            if found.values is not found.keys:
+                values = repeated(found.values, self._length)
+            self._known[stages] = TextStates(keys, values)
+        return self._known[stages]
+
+    def _encode(self, stages: Sequence[Stage]) -> TextStates:
+        prompts = self._prompts
+        dynamic: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+        for words, stage in zip(self._concepts, stages):
+            if stage.timestep is None:
+                prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
+            else:
+                dynamic[words.token] = words.at(stage.timestep)
+        rows = {**self._rows, **{token: vectors for token, (vectors, _) in dynamic.items()}}
+        if not dynamic:
+            states = self._base.encode_text(prompts, self._rows)
+            return TextStates(states, states)
+        parts = []
+        for name, encoder in self._base.text_encoders.items():
+            tokens = self._base.tokenize(prompts, rows, name)
+            added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
+            here = {token: row[name] for token, row in rows.items()}
+            places = places_of(tokens, here, added, self._base.device)
+            ids, early = tokens.ids.to(self._base.device), self._base.pooled_width > 0
+            parts.append(encode(encoder, ids, places, penultimate=early))
+        keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
+        # the pooled vector has no room for what changes with the noise: it is the class word's
+        for words in self._concepts:
+            prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
+        pooled = self._base.pooled_rows(prompts).to(keys.dtype)
+        return TextStates(torch.cat([keys, pooled], 1), values)
+
+
+def places_of(
+    tokens: Any, vectors: Mapping[str, Tensor], bypass: Mapping[str, Tensor], device: torch.device
+) -> Places:
+    """Where tokenised prompts hold placeholders, and each one's vector (n, D) and bypass, if it has any."""
+    found = [vectors[name][number].to(device) for _, _, name, number in tokens.places]
+    added = [
+        bypass[name][number].to(device) if name in bypass else torch.zeros_like(found[index])
+        for index, (_, _, name, number) in enumerate(tokens.places)
+    ]
+    width = next(iter(vectors.values())).shape[-1]
+    none = torch.zeros(0, width, device=device)
+    return Places(
+        torch.tensor([place[0] for place in tokens.places], device=device, dtype=torch.long),
+        torch.tensor([place[1] for place in tokens.places], device=device, dtype=torch.long),
+        torch.stack(found) if found else none,
+        torch.stack(added) if added else none,
+    )

@@ -1,0 +1,61 @@
+"""Learnability: the order of runs, the figures by hand, and that a run is done only once."""
+
+import pytest
+
+from likeness_portraits.engine.bench import learnability
+from likeness_portraits.engine.miniature import model, world
+
+
+def cell(identity: float, scene: float, identity_base: float = 0.1) -> learnability.Cell:
+    return {
+        "identity": identity,
+        "identity_base": identity_base,
+        "identity_second": identity,
+        "identity_second_base": identity_base,
+        "scene": scene,
+        "scene_base": 1.0,
+        "prompt": 0.9,
+        "prompt_base": 1.0,
+        "seconds": 50.0,
+        "cpu_seconds": 40.0,
+    }
+
+
+def test_all_people_come_once_before_any_comes_twice():
+    cells = learnability.all_cells()
+    assert len(cells) == len(set(cells)) == 60
+    assert {person for _, person, _ in cells[:20]} == set(learnability.PEOPLE)
+    assert {seed for _, _, seed in cells[:20]} == {0}
+
+
+def test_it_is_measured_on_people_that_no_result_is_reported_on():
+    assert set(learnability.PEOPLE) <= set(world.TUNING_SEEDS)
+    assert not set(learnability.PEOPLE) & set(world.REPORTING_SEEDS)
+
+
+def test_a_person_counts_once_however_often_they_were_learned():
+    runs = {
+        ("dreambooth-lora", 1, 0): cell(0.2, 1.0),
+        ("dreambooth-lora", 1, 1): cell(0.4, 0.8),
+        ("dreambooth-lora", 2, 0): cell(0.9, 0.7),
+        ("dreambooth-lora", 3, 0): cell(0.9, 0.7),
+        ("textual-inversion", 1, 0): cell(0.5, 1.0),
+    }
+    found = learnability.summary(runs)
+    assert found["identity"] == pytest.approx((0.3 + 0.9 + 0.9) / 3, abs=1e-3)
+    assert found["scene_loss"] == pytest.approx((0.1 + 0.3 + 0.3) / 3, abs=1e-3)
+    assert found["textual_inversion_gain"] == pytest.approx(0.4)
+    lora = found["methods"]["dreambooth-lora"]
+    assert lora["people"] == 3 and lora["runs"] == 4
+    assert lora["identity"]["low"] < lora["identity"]["mean"] < lora["identity"]["high"]
+    assert found["fingerprint"] == model.fingerprint()
+
+
+def test_what_was_learned_and_measured_is_found_again(tmp_path):
+    runs, seen = [("textual-inversion", world.TUNING_SEEDS[0], 0)], []
+    first = learnability.measure_learnability(tmp_path, runs, lambda key, cell: seen.append(cell), steps=1)
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    second = learnability.measure_learnability(tmp_path, runs, lambda key, cell: seen.append(cell), steps=1)
+    assert first == second and seen[0] == seen[1]
+    assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    assert 0 <= seen[0]["scene"] <= 1 and seen[0]["seconds"] > 0

@@ -1,0 +1,141 @@
+"""The face recogniser: equal to onnxruntime on the same file, from every source, and differentiable."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training.arcface import load_arcface
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+WIDTHS = (8, 8, 12, 16, 16)  # stem and the four stages; the real ones are 64, 64, 128, 256, 512
+R50, R100 = (3, 4, 14, 3), (3, 13, 30, 3)
+
+
+class Residual(nn.Module):
+    """arcface_torch's block, with its names."""
+
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.conv1 = nn.Conv2d(inside, out, 3, 1, 1, bias=False)
+        self.bn2, self.prelu = nn.BatchNorm2d(out), nn.PReLU(out)
+        self.conv2 = nn.Conv2d(out, out, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.downsample = None
+        if stride > 1:
+            short = nn.Conv2d(inside, out, 1, stride, bias=False)
+            self.downsample = nn.Sequential(short, nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+
+class Reference(nn.Module):
+    """arcface_torch's network, narrow."""
+
+    def __init__(self, depths: tuple[int, ...], embedding: int = 24) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn1, self.prelu = nn.BatchNorm2d(WIDTHS[0]), nn.PReLU(WIDTHS[0])
+        for stage, depth in enumerate(depths):
+            inside, out = WIDTHS[stage], WIDTHS[stage + 1]
+            blocks = [Residual(inside if n == 0 else out, out, 2 if n == 0 else 1) for n in range(depth)]
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.bn2, self.fc = nn.BatchNorm2d(WIDTHS[-1]), nn.Linear(WIDTHS[-1] * 49, embedding)
+        self.features = nn.BatchNorm1d(embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prelu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.features(self.fc(torch.flatten(self.bn2(x), 1)))
+
+
+def reference(depths: tuple[int, ...]) -> Reference:
+    torch.manual_seed(0)
+    network = Reference(depths).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+                module.weight.uniform_(0.6, 1.2)
+                module.bias.normal_(0, 0.1)
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+            elif isinstance(module, nn.PReLU):
+                module.weight.uniform_(0.1, 0.4)
+    return network
+
+
+def exported(network: nn.Module, path: Path, folded: bool) -> Path:
+    torch.onnx.export(
+        network, (torch.randn(1, 3, 112, 112),), str(path), dynamo=False, input_names=["input.1"],
+        training=torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=folded, dynamic_axes={"input.1": {0: "batch"}},
+    )  # fmt: skip
+    return path
+
+
+def faces(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, 112, 112, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize(("depths", "number"), [(R50, 50), (R100, 100)])
+def test_an_onnx_recogniser_gives_what_onnxruntime_gives(depths, number, tmp_path):
+    path = exported(reference(depths), tmp_path / "net.onnx", folded=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"input.1": faces().numpy()})[0]
+    ours = load_arcface(path)
+    found = ours(faces()).numpy()
+    assert ours.depth == number and ours.width == 24
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_checkpoints_and_exports_of_one_network_are_one_network(tmp_path):
+    network = reference((1, 2, 1, 1))
+    with torch.no_grad():
+        expected = network(faces())
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "a.pth")
+    exports = [exported(network, tmp_path / f"{folded}.onnx", folded) for folded in (True, False)]
+    operations = [[node.op_type for node in onnx.load(path).graph.node] for path in exports]
+    assert operations[1].count("BatchNormalization") > operations[0].count("BatchNormalization")
+    for path in (*exports, tmp_path / "a.pth"):
+        torch.testing.assert_close(load_arcface(path)(faces()), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_reach_the_pixels_and_stop_at_the_weights(tmp_path):
+    torch.save(reference((1, 1, 1, 1)).state_dict(), tmp_path / "a.pth")
+    network, pixels = load_arcface(tmp_path / "a.pth"), faces().requires_grad_()
+    network(pixels).square().sum().backward()
+    assert pixels.grad is not None and pixels.grad.abs().max() > 0
+    assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_what_is_no_recogniser_is_refused_by_name(tmp_path):
+    with pytest.raises(LikenessError, match="no face recogniser at .*none.onnx; put w600k_r50.onnx"):
+        load_arcface(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(LikenessError, match=r"text.onnx is (damaged or no ONNX|no IResNet)"):
+        load_arcface(tmp_path / "text.onnx")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(LikenessError, match="other.pth is no IResNet"):
+        load_arcface(tmp_path / "other.pth")
+    small = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Conv2d(6, 6, 3, groups=6), nn.PReLU(6)).eval()
+    with pytest.raises(LikenessError, match="grouped convolutions; give w600k"):
+        load_arcface(exported(small, tmp_path / "small.onnx", folded=True))
+
+
+def test_a_pickle_that_would_run_something_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(LikenessError, match="cannot be read as a recogniser's weights"):
+        load_arcface(tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
