@@ -1,1 +1,1 @@
-"""Words that change with the noise level (PersonaMagic): stages, mapper, where they stand in a prompt, their files."""
+"""Words that change with the noise level (PersonaMagic): stages, mapper, places in a prompt, files."""
