@@ -48,7 +48,8 @@ def build_job(
     preset: str | None = None,
 ) -> Job:
     """The job that results when options go before the config file, which goes before the preset."""
-    plain = {**config, **options}
+    asked = {name: value for name, value in options.items() if name != "shards_from_web"}
+    plain = {**config, **asked}
     chosen = plain.get("settings")
     chosen = {} if chosen is None else chosen
     if not isinstance(chosen, Mapping):
@@ -68,7 +69,7 @@ def build_job(
         raise LikenessError("no place to write to; give --output NAME.safetensors")
     start = _starting_point(method, plain.get("base"), preset)
     plain["settings"] = {**start, **chosen, **settings}
-    return Job.from_json(plain)
+    return Job.from_json(plain, shards_from_web=bool(options.get("shards_from_web")))
 
 
 def _base(named: object, parts: Mapping[str, Any]) -> object:

@@ -197,7 +197,19 @@ def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], m
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
     kind = METHODS[method]
+    _check_no_files(kind, typed)
     return read(kind, {**asdict(kind.preset(preset)), **chosen, **typed}, "more settings")
+
+
+def _check_no_files(kind: type, typed: Mapping[Any, Any]) -> None:
+    """Refuses typed settings that name files: whoever shares a workflow would choose what is opened here."""
+    for name, words in getattr(kind, "FILES", {}).items():
+        if name in typed and typed[name] not in words:
+            other = f"; it may say {', '.join(words)}" if words else ""
+            raise LikenessError(
+                f"'more settings' says {name}, which names files: a workflow cannot, only the node's own "
+                f"inputs and `likeness train` can; remove that line{other}"
+            )
 
 
 def _train(

@@ -168,7 +168,11 @@ def _train_command(method: str) -> Callable[..., int]:
             metavar=str(getattr(field.type, "__name__", field.type)).upper(),
         )
         kinds[field.name] = Annotated[str | None, option]
-    flags = {"resume", "print_config", "mirror", "channels_last"}
+    if "shards" in kinds:
+        kinds["shards_from_web"] = Annotated[
+            bool, Option("--shards-from-web", help="Let --shards and --validation be addresses (https: …).")
+        ]
+    flags = {"resume", "print_config", "mirror", "channels_last", "shards_from_web"}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(

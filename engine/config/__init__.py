@@ -2,8 +2,9 @@
 
 The way of the data: plain values from YAML, JSON (`plain`), the command line or a node are read (`reading`)
 into a `Job` (`job`), which names a base and concepts (`specs`), a method (`methods`) and its settings (a
-module each; `prior` holds what two of them share). All of them check themselves (`checks`). The method then
-makes its `Phase`s (`phase`) out of the settings. Nothing here loads a library or touches a picture.
+module each; `prior` holds what two of them share). All of them check themselves (`checks`; `places`:
+where data may lie). The method then makes its `Phase`s (`phase`) out of the settings. Nothing here loads a
+library or touches a picture.
 """
 
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
@@ -22,6 +23,7 @@ from .masterweaver import (
 from .methods import METHODS, settings_for
 from .personamagic import MINIATURE_OPEN_PROMPTS, PersonaMagicSettings
 from .phase import SCHEDULES, Phase
+from .places import check_place, is_address
 from .plain import check_plain, check_text, from_json, from_yaml
 from .reading import convert, known_keys, read
 from .specs import BASE_KINDS, HUB_NAME, MODEL_FILES, ROLES, TOKEN, BaseSpec, ConceptSpec
@@ -32,7 +34,7 @@ __all__ = [
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "PRECISIONS",
     "ROLES", "SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
-    "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "check_plain",
-    "check_text", "chosen_preset", "convert", "from_json", "from_yaml", "known_keys", "one_of", "read",
-    "settings_for", "with_gap",
+    "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "check_place",
+    "check_plain", "check_text", "chosen_preset", "convert", "from_json", "from_yaml", "is_address",
+    "known_keys", "one_of", "read", "settings_for", "with_gap",
 ]  # fmt: skip

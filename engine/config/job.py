@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import LikenessError
 from .checks import above_zero, at_least, one_of
 from .methods import METHODS, settings_for
+from .places import check_place
 from .plain import check_plain, from_json
 from .reading import convert, known_keys, read
 from .specs import BaseSpec, ConceptSpec
@@ -41,6 +42,7 @@ class Job:
     resume: bool = False  # go on from the checkpoint beside the output, if there is one
     processes: int | None = None  # that must train together, so that none is missing unseen; None: any
     cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
+    shards_from_web: bool = False  # shards may be addresses; only a person says so, no file: not in the JSON
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
@@ -53,6 +55,9 @@ class Job:
             )
         if not self.concepts and not getattr(self.settings, "shards", None):
             raise LikenessError("a job needs at least one concept; give a folder with pictures")
+        for name in ("shards", "validation"):
+            if place := getattr(self.settings, name, None):
+                check_place(f"'{name}'", place, self.shards_from_web)
         tokens = [concept.token for concept in self.concepts]
         for token in tokens:
             if tokens.count(token) > 1:
@@ -70,17 +75,24 @@ class Job:
         return json.loads(self.to_json())
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        plain = asdict(self)
+        del plain["shards_from_web"]
+        return json.dumps(plain, indent=2)
 
     @classmethod
-    def from_json(cls, source: str | Mapping[str, Any]) -> "Job":
-        """Reads what `to_json` wrote, or a hand-written config; unknown keys are errors."""
+    def from_json(cls, source: str | Mapping[str, Any], *, shards_from_web: bool = False) -> "Job":
+        """Reads what `to_json` wrote, or a hand-written config; unknown keys are errors.
+
+        :param shards_from_web: that the person who runs it asked for this; the source cannot.
+        """
         if isinstance(source, str):
             source = from_json(source, "the job")
         if not isinstance(source, Mapping):
             raise LikenessError('a job must be a mapping of keys to values, such as {"method": ...}')
         check_plain(source, "the job")
         plain = dict(source)
+        if "shards_from_web" in plain:
+            raise LikenessError("'shards_from_web' is not for files; leave it out, type --shards-from-web")
         method = plain.get("method")
         if "method" not in plain:
             raise LikenessError(f"the job names no method; set 'method' to one of {', '.join(METHODS)}")
@@ -95,4 +107,4 @@ class Job:
                 raise LikenessError(f"'settings' must be a mapping of {method} settings")
             changed = known_keys(METHODS[str(method)], settings, "settings")
             start = read(METHODS[str(method)], {**asdict(start), **changed}, "settings")
-        return read(cls, {**plain, "settings": start}, "job")
+        return read(cls, {**plain, "settings": start, "shards_from_web": shards_from_web}, "job")

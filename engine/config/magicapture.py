@@ -1,10 +1,14 @@
 """MagiCapture's settings and presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import LikenessError
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
+
+PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,11 @@ class MagiCaptureSettings:
         "a good photo of the {subject} person in the style of {style}",
         "a good photo of a {subject} person in the style of {style}",
     )
+
+    # settings that name files, and what else they may say: a workflow's text may say only that
+    FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "identity": ("auto", "none", "features", *PACKS), "detector": PACKS,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         at_least(self, 0, "inversion_steps", "tuning_steps", "inversion_learning_rate", "unet_learning_rate",

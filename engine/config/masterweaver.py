@@ -1,6 +1,8 @@
 """MasterWeaver's settings and presets, and the edits that it learns to keep possible."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import LikenessError
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
@@ -83,6 +85,11 @@ class MasterWeaverSettings:
     subjects: tuple[str, ...] = ("man", "woman", "male", "female", "girl", "boy")
     edit_templates: tuple[str, ...] = EDIT_TEMPLATES  # {} becomes the subject, edited or not
     edits: tuple[str, ...] = EDITS  # {} becomes the subject
+
+    # settings that name files, and what else they may say: a workflow's text may say only that
+    FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "shards": (), "validation": (), "adapter": (), "image_encoder": ("auto", "miniature"),
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         at_least(self, 0, "identity_steps", "editing_steps", "identity_learning_rate", "warmup_steps",

@@ -12,10 +12,13 @@ and one of its threads and draws from shards of its own where there are enough o
 import io
 import json
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ..config import check_place, is_address
 from ..errors import LikenessError
 from ..files import make_folder, write_atomically
 from .examples import mixed_seed
@@ -33,6 +37,9 @@ log = logging.getLogger(__name__)
 INDEX = "shards.json"
 QUALITY = 95  # JPEG's, of pictures we write
 TRIES = 20  # other samples tried in place of one that cannot be read
+MOST_SHARDS = 1_000_000  # that a pattern may stand for
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
+_OPENING = threading.Lock()  # while webdataset's switch is turned, which is one for the whole process
 _FACE = re.compile(r"f(\d+)\.jpg")
 _UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError)
 
@@ -171,7 +178,8 @@ def write_shards(
         if first is None:
             break
         path, count = target / f"shard-{len(counts):06d}.tar", 0
-        with write_atomically(path) as temporary, TarWriter(str(temporary)) as writer:
+        # opened here: webdataset would take a folder's name such as pipe:x for a command
+        with write_atomically(path) as temporary, open(temporary, "wb") as file, TarWriter(file) as writer:
             for sample in chain([first], several):
                 writer.write(encoded(sample))
                 count, done = count + 1, done + 1
@@ -193,21 +201,24 @@ def _write_index(folder: Path, counts: Mapping[str, int]) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file (a path, or an address that webdataset opens) and how many samples it should hold."""
+    """A tar file (a full path, or an address that webdataset opens) and how many samples it should hold."""
 
     path: str
     count: int
 
 
-def find_shards(where: str) -> list[Shard]:
-    """The shards of a folder, or of a pattern with {000..099} in it; tars without an index are counted."""
-    paths = _expanded(where)
+def find_shards(where: str, web: bool = False) -> list[Shard]:
+    """The shards of a folder, or of a pattern with {000..099} in it; tars without an index are counted.
+
+    :param web: whether they may come from an address; a command (`pipe:`) is refused always.
+    """
+    paths = _expanded(where, web)
     counts = _index_of(paths)
     missing = [path for path in paths if Path(path).name not in counts]
-    if missing and _remote(missing[0]):
+    if missing and is_address(missing[0]):
         raise LikenessError(f"{missing[0]} has no {INDEX} beside it; write one where the shards lie")
     for path in missing:
-        counts[Path(path).name] = sum(1 for _ in _entries(path, Tally()))
+        counts[Path(path).name] = sum(1 for _ in entries(path, Tally()))
     found = [Shard(path, counts[Path(path).name]) for path in paths if counts[Path(path).name]]
     if not found:
         raise LikenessError(f"no samples in the shards of {where}; write them with `likeness shards`")
@@ -216,14 +227,18 @@ def find_shards(where: str) -> list[Shard]:
     return found
 
 
-def _expanded(where: str) -> list[str]:
-    from braceexpand import braceexpand
-
-    if not _remote(where) and Path(where).expanduser().is_dir():
-        paths = sorted(str(path) for path in Path(where).expanduser().glob("*.tar"))
+def _expanded(where: str, web: bool) -> list[str]:
+    """Full paths and addresses; what a pattern becomes is looked at again, for {pi,}pe: becomes pipe:."""
+    check_place("shards", where, web)
+    folder = Path(os.path.expanduser(where))
+    if not is_address(where) and folder.is_dir():
+        paths = sorted(str(path.absolute()) for path in folder.glob("*.tar"))
     else:
-        paths = list(braceexpand(where))
-    gone = [path for path in paths if not _remote(path) and not Path(path).is_file()]
+        paths = []
+        for path in _patterns(where):
+            check_place("shards", path, web)
+            paths.append(path if is_address(path) else os.path.abspath(os.path.expanduser(path)))
+    gone = [path for path in paths if not is_address(path) and not Path(path).is_file()]
     if not paths or gone:
         raise LikenessError(
             f"there are no shards at {gone[0] if gone else where}; write them with `likeness shards`"
@@ -231,20 +246,56 @@ def _expanded(where: str) -> list[str]:
     return paths
 
 
-def _remote(path: str) -> bool:
-    return "://" in path or path.startswith("pipe:")
+def _patterns(where: str) -> list[str]:
+    """What {000..099} and {a,b} in the text stand for."""
+    from braceexpand import UnbalancedBracesError, braceexpand
+
+    spans = (abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(where))
+    try:
+        few = all(span <= MOST_SHARDS for span in spans)
+        found = list(islice(braceexpand(where, escape=os.sep == "/"), MOST_SHARDS + 1)) if few else []
+    except (UnbalancedBracesError, ValueError) as error:
+        raise LikenessError(f"the pattern of shards '{where}' cannot be read ({error}); mend it") from error
+    if not few or len(found) > MOST_SHARDS:
+        raise LikenessError(f"the pattern '{where}' stands for over {MOST_SHARDS:,} shards; narrow it down")
+    return found
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The bytes of a file or of an address; only an address reaches webdataset's opener, commands barred."""
+    if not is_address(path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    check_place("shards", path, web=True)
+    from webdataset.gopen import gopen
+
+    switches: Any = import_module("webdataset.utils")
+    with _OPENING:
+        before, switches.enforce_security = switches.enforce_security, True
+        try:
+            stream = gopen(path)
+        finally:
+            switches.enforce_security = before
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # the fetching program's complaint has been met while reading
+            stream.close()
 
 
 def _index_of(paths: Sequence[str]) -> dict[str, int]:
     """Counts by file name from the index beside the first shard."""
-    from webdataset.gopen import gopen
-
-    head, _, _ = paths[0].rpartition("/")
-    beside = f"{head}/{INDEX}" if head else INDEX
-    if not _remote(beside) and not Path(beside).is_file():
+    beside = (
+        f"{paths[0].rpartition('/')[0]}/{INDEX}"
+        if is_address(paths[0])
+        else str(Path(paths[0]).with_name(INDEX))
+    )
+    if not is_address(beside) and not Path(beside).is_file():
         return {}
     try:
-        with gopen(beside) as stream:
+        with _opened(beside) as stream:
             return {name: int(count) for name, count in json.load(stream)["samples"].items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise LikenessError(f"{beside} is damaged; delete it, it is made again") from error
@@ -257,15 +308,20 @@ def _write_index_if_possible(folder: Path, counts: Mapping[str, int]) -> None:
         log.info("%s; the shards will be counted again next time", error)
 
 
-def _entries(path: str, tally: Tally) -> Iterator[dict[str, Any]]:
+def entries(path: str, tally: Tally) -> Iterator[dict[str, Any]]:
     """A tar's samples, undecoded, as far as it can be read."""
-    from webdataset.tariterators import tarfile_samples
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
     def note(error: Exception) -> bool:
         tally.shard(path, error)
         return True
 
-    yield from tarfile_samples([{"url": path}], handler=note)
+    try:
+        with _opened(path) as stream:
+            files = tar_file_expander([{"url": path, "stream": stream}], handler=note)
+            yield from group_by_keys(files, handler=note)
+    except (OSError, ValueError) as error:
+        note(error)
 
 
 class Lane:
@@ -309,7 +365,7 @@ class Lane:
     def _read(self, turn: int, place: int) -> dict[str, Any] | None:
         if turn != self._turn or place < self._place:
             self._stream, self._turn, self._place = (
-                _entries(self._shard(turn).path, self._tally), turn, 0,
+                entries(self._shard(turn).path, self._tally), turn, 0,
             )  # fmt: skip
         parts = None
         while self._place <= place:
@@ -323,7 +379,7 @@ class Lane:
         number = mixed_seed(*self._name, "instead", position, attempt)
         shard = self._shards[number % len(self._shards)]
         place = number // len(self._shards) % shard.count
-        for found, parts in enumerate(_entries(shard.path, self._tally)):
+        for found, parts in enumerate(entries(shard.path, self._tally)):
             if found == place:
                 return parts
         return None
@@ -333,9 +389,15 @@ class Lanes:
     """All lanes of a run: a process reads those it is asked for, in threads of its own ahead of need."""
 
     def __init__(
-        self, where: str, lanes: int, seed: int, workers: int = 0, tally: Tally | None = None
+        self,
+        where: str,
+        lanes: int,
+        seed: int,
+        workers: int = 0,
+        tally: Tally | None = None,
+        web: bool = False,
     ) -> None:
-        self.shards = find_shards(where)
+        self.shards = find_shards(where, web)
         self.tally = tally or Tally()
         self._lanes = [Lane(self.shards, number, lanes, seed, self.tally) for number in range(lanes)]
         self._workers = workers

@@ -272,6 +272,22 @@ def test_an_adapter_trained_in_the_graph_draws_somebody_at_once_and_is_the_comma
     assert max(apart) <= 1e-4
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("shards: 'pipe:touch CANARY; true /'", "shards"),
+        ("validation: 'pipe:touch CANARY; true /'", "validation"),
+        ("adapter: /etc/passwd", "adapter"),
+        ("image_encoder: https://example.invalid/tower", "image_encoder"),
+    ],
+)
+def test_more_settings_of_a_workflow_name_no_files_and_run_nothing(server: Server, line: str, name: str):
+    entry = server.wait(server.queue(training(more_settings=line, preview_every=1)))
+    failures = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    assert f"'more settings' says {name}, which names files" in failures[0]["exception_message"]
+    assert not list(server.base.glob("**/CANARY"))  # it would have been made where the server works
+
+
 def test_one_stage_goes_on_from_an_adapter_with_a_folder_of_pictures(server: Server, people: Path):
     place = server.base / "input" / "many"
     place.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ from ...bases.base import BaseModel, load_base
 from ...config import BaseSpec, Job, MasterWeaverSettings
 from ...data.identity_examples import masked, resized
 from ...data.shard_sources import context_of, rendered
-from ...data.shards import INDEX, ShardSample, decoded, find_shards, write_shards
+from ...data.shards import INDEX, ShardSample, Tally, decoded, entries, find_shards, write_shards
 from ...identity.attention import IdAttention, cross_layers
 from ...identity.encoder import IdEncoder
 from ...identity.files import adapter_tensors
@@ -77,10 +77,8 @@ def spoken(base: BaseModel, who: world.Identity, queries: int) -> Tensor:
 
 
 def samples_of(folder: Path) -> list[ShardSample]:
-    from webdataset.tariterators import tarfile_samples
-
-    paths = [{"url": shard.path} for shard in find_shards(str(folder))]
-    return [decoded(parts) for parts in tarfile_samples(paths)]
+    paths = [shard.path for shard in find_shards(str(folder))]
+    return [decoded(parts) for path in paths for parts in entries(path, Tally())]
 
 
 @torch.no_grad()

@@ -190,7 +190,10 @@ class MasterWeaver(Method):
         if self.settings.shards is not None:
             seed = mixed_seed(self.job.seed, phase.name) % 2**31
             chosen = self.settings
-            self._lanes = Lanes(chosen.shards or "", phase.batch_size, seed, chosen.workers, self.tally)
+            self._lanes = Lanes(
+                chosen.shards or "", phase.batch_size, seed, chosen.workers, self.tally,
+                web=self.job.shards_from_web,
+            )  # fmt: skip
         if phase.name == EDITING:
             self._teachers = [deepcopy(self.encoder).requires_grad_(False)]
 
@@ -506,7 +509,7 @@ class MasterWeaver(Method):
         if self.settings.shards is None:
             return super().preview(prompt, seed, check)
         where = self.settings.validation or self.settings.shards
-        lane = Lanes(where, 1, 0)
+        lane = Lanes(where, 1, 0, web=self.job.shards_from_web)
         people = [lane.samples(number, [0], lambda one, _: one)[0] for number in range(GRID_PEOPLE)]
         rows = []
         for one in people:
