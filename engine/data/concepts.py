@@ -3,7 +3,10 @@
 Our layout: `images/*.png`, `masks/<same stem>.png`, `concept.json` (class_word, role, token, notes). A folder
 with just pictures in it is read too, and so are the layouts of the reference implementations: `mask/` beside
 the pictures (PersonaMagic), plain instance and style folders (MagiCapture), `person_a+hair_a/0_person_a0.jpg`
-(MagicTailor).
+(MagicTailor), and those of other trainers (`layout`).
+
+A folder holds one concept. It holds several only where somebody asks for it: by MagicTailor's folder name, by
+`"concepts": "by number"` in concept.json, or with `several`; never by the names of files alone.
 """
 
 import hashlib
@@ -20,10 +23,12 @@ from PIL import Image
 from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json
 from ..errors import LikenessError, nearest
 from ..files import make_folder, reading, unused_name, write_error
-from .pictures import pictures_in, read_mask, read_picture, to_mask_image
+from .layout import DESCRIPTION, Layout, look_into
+from .pictures import read_mask, read_photograph, to_mask_image
 
-DESCRIPTION = "concept.json"
-KEYS = ("class_word", "role", "token", "notes")
+KEYS = ("class_word", "role", "token", "notes", "concepts")
+BY_NUMBER = "by number"  # what "concepts" may be in concept.json
+USABLE_SIDE = 1536  # pixels on a picture's shorter side: no base is learned at more
 _PAIR = re.compile(r"(?P<asset>\d+)_(?P<word>[^_]+)_.*")  # MagicTailor: 0_person_a0.jpg
 
 
@@ -34,6 +39,23 @@ class Picture:
     name: str
     pixels: np.ndarray
     mask: np.ndarray | None = None
+    original: tuple[int, int] | None = None  # the file's (height, width), where it was read smaller
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the file."""
+        return self.original or (self.pixels.shape[0], self.pixels.shape[1])
+
+    def within(self, shorter: int) -> "Picture":
+        """The picture at this many pixels on its shorter side at most, its mask alike."""
+        height, width = self.pixels.shape[:2]
+        if min(height, width) <= shorter:
+            return self
+        scale = shorter / min(height, width)
+        size = (round(width * scale), round(height * scale))
+        pixels = np.asarray(Image.fromarray(self.pixels).resize(size, Image.Resampling.LANCZOS))
+        mask = None if self.mask is None else _scaled(self.mask, (size[1], size[0]))
+        return Picture(self.name, pixels, mask, self.size)
 
 
 @dataclass(frozen=True)
@@ -45,6 +67,11 @@ class Concept:
     role: str
     pictures: tuple[Picture, ...]
     notes: str = ""
+    remarks: tuple[str, ...] = ()  # what was guessed or left out while reading it, a sentence each
+
+    def within(self, shorter: int) -> "Concept":
+        """The concept with pictures of this many pixels on their shorter side at most."""
+        return replace(self, pictures=tuple(picture.within(shorter) for picture in self.pictures))
 
 
 def load_concept(
@@ -69,54 +96,76 @@ def load_concept(
             f'or write {{"class_word": "woman"}} into {folder / DESCRIPTION}'
         )
     check_text(class_word, "the class word")
+    token = _valid_token(token or described.get("token") or "<v0>", folder)
+    role = _valid_role(role or described.get("role") or "subject", folder)
+    layout = look_into(folder)
+    pictures, remarks = _read_all(layout.pictures, layout.masks)
     return Concept(
-        token=_valid_token(token or described.get("token") or "<v0>", folder),
+        token=token,
         class_word=class_word,
-        role=_valid_role(role or described.get("role") or "subject", folder),
-        pictures=_read_pictures(folder),
+        role=role,
+        pictures=pictures,
         notes=described.get("notes", ""),
+        remarks=(*_perhaps_several(folder, layout.pictures), *layout.remarks, *remarks),
     )
 
 
 def load_pair(folder: str | Path) -> tuple[Concept, ...]:
     """Reads MagicTailor's folder of a subject and its components, one concept per asset: `<v0>`, `<v1>`, …"""
     folder = _existing_folder(folder)
-    assets: dict[int, list[Path]] = {}
-    words: dict[int, str] = {}
-    for path in pictures_in(folder):
+    layout = look_into(folder)
+    assets = _assets(layout)
+    said = ", ".join(f"{number} {word} ({len(paths)})" for number, (word, paths) in assets.items())
+    remarks = (f"{folder} holds {len(assets)} concepts by the numbers of its files: {said}", *layout.remarks)
+    first, *others = (_numbered(layout, assets, asset) for asset in assets)
+    return replace(first, remarks=(*remarks, *first.remarks)), *others
+
+
+def _assets(layout: Layout) -> dict[int, tuple[str, list[Path]]]:
+    """What MagicTailor's files call each number, and the pictures of it."""
+    found: dict[int, tuple[str, list[Path]]] = {}
+    for path in layout.pictures:
         match = _PAIR.fullmatch(path.stem)
         if match is None:
             raise LikenessError(
                 f"{path} is not named like 0_person_a0.jpg; rename it or make a folder per concept"
             )
-        assets.setdefault(int(match["asset"]), []).append(path)
-        word = words.setdefault(int(match["asset"]), match["word"])
+        word, paths = found.setdefault(int(match["asset"]), (match["word"], []))
+        paths.append(path)
         if word != match["word"]:
             raise LikenessError(
                 f"{path} calls concept number {match['asset']} {match['word']}, other pictures call it "
                 f"{word}; give each concept a number of its own, or one word"
             )
-    if not assets:
-        raise _no_pictures(folder)
-    return tuple(
-        Concept(
-            token=f"<v{asset}>",
-            class_word=words[asset],
-            role="subject" if asset == min(assets) else "component",
-            pictures=tuple(_read_one(path, _mask_folder(folder)) for path in assets[asset]),
-        )
-        for asset in sorted(assets)
-    )
+    return dict(sorted(found.items()))
 
 
-def assets_in(folder: str | Path) -> list[int]:
-    """The numbers of the concepts in MagicTailor's folder; none where the folder is something else."""
+def _numbered(layout: Layout, assets: Mapping[int, tuple[str, list[Path]]], asset: int) -> Concept:
+    """One of the concepts of MagicTailor's folder: only its pictures are decoded."""
+    word, paths = assets[asset]
+    pictures, remarks = _read_all(paths, layout.masks)
+    role = "subject" if asset == min(assets) else "component"
+    return Concept(f"<v{asset}>", word, role, pictures, remarks=tuple(remarks))
+
+
+def assets_in(folder: str | Path, several: bool = False) -> list[int]:
+    """The numbers of the concepts in a folder that is to be read as several; none where it is one concept.
+
+    It is where somebody says so (`several`, or concept.json), or where its name is MagicTailor's.
+    """
     folder = Path(folder)
-    if not folder.is_dir() or (folder / "images").is_dir() or (folder / DESCRIPTION).exists():
+    if not folder.is_dir():
         return []
-    matches = [_PAIR.fullmatch(path.stem) for path in pictures_in(folder)]
-    numbers = {int(match["asset"]) for match in matches if match is not None}
-    return sorted(numbers) if all(matches) and len(numbers) > 1 else []
+    asked = several or _read_description(folder).get("concepts") == BY_NUMBER
+    words = _words_by_number(look_into(folder).pictures) if asked or "+" in folder.name else {}
+    if not asked and not _is_named_for(folder.name, words):
+        return []
+    if len(words) < 2:
+        raise LikenessError(
+            f"{folder} is to be read as several concepts, but its files are not named so; name them like "
+            "0_person_a0.jpg and 1_hair_a0.jpg, a number and a word for each concept"
+        )
+    return sorted(words)
 
 
 def one_of_folder(source: ConceptSpec) -> Concept:
@@ -130,15 +179,52 @@ def one_of_folder(source: ConceptSpec) -> Concept:
     return load_concept(source)
 
 
+def _words_by_number(pictures: Sequence[Path]) -> dict[int, set[str]]:
+    """What the files call each number; nothing where not all of them are named like 0_person_a0.jpg."""
+    words: dict[int, set[str]] = {}
+    for path in pictures:
+        match = _PAIR.fullmatch(path.stem)
+        if match is None:
+            return {}
+        words.setdefault(int(match["asset"]), set()).add(match["word"])
+    return words
+
+
+def _is_named_for(name: str, words: Mapping[int, set[str]]) -> bool:
+    """Whether a folder's name is MagicTailor's for these concepts: person_k+hair_c for 0_person…, 1_hair…"""
+    parts = name.split("+")
+    return 1 < len(words) == len(parts) and all(
+        any(part == word or part.startswith(f"{word}_") for word in words[number])
+        for part, number in zip(parts, sorted(words))
+    )
+
+
+def _perhaps_several(folder: Path, pictures: Sequence[Path]) -> list[str]:
+    """A word on a folder read as one concept whose files look as if they were several."""
+    words = _words_by_number(pictures)
+    each = [next(iter(word)) for word in words.values() if len(word) == 1]
+    if len(words) < 2 or len(each) < len(words) or len(set(each)) < len(words):
+        return []
+    return [
+        f"{folder} is read as one concept, although its files are numbered for {', '.join(each)}; --several, "
+        f'or "concepts": "{BY_NUMBER}" in {DESCRIPTION}, reads several'
+    ]
+
+
 def _asset(folder: str, asset: int, told: Mapping[str, str]) -> Concept:
     """One concept of MagicTailor's folder; what is told goes before what the file names say."""
-    there = assets_in(folder)
+    layout = look_into(_existing_folder(folder))
+    there = sorted(_words_by_number(layout.pictures))
     if asset not in there:
         hint = (
             f"there are {', '.join(map(str, there))}" if there else "files must be named like 0_person_a0.jpg"
         )
         raise LikenessError(f"{folder} has no pictures of concept number {asset}; {hint}")
-    return replace(load_pair(folder)[there.index(asset)], **told)
+    found = _numbered(layout, _assets(layout), asset)
+    said = f"{folder}: number {asset} of its {len(there)} concepts, {found.class_word}, has "
+    said += f"{len(found.pictures)} pictures"
+    shared = layout.remarks if asset == there[0] else ()
+    return replace(found, remarks=(said, *shared, *found.remarks), **told)
 
 
 def write_concept(folder: str | Path, concept: Concept) -> Path:
@@ -198,6 +284,8 @@ def _read_description(folder: Path) -> dict[str, str]:
             raise LikenessError(f"{path} has an unknown key '{key}'{nearest(key, KEYS)}; known are {known}")
         if not isinstance(value, str):
             raise LikenessError(f"{path}: {key} must be text in quotation marks")
+    if described.get("concepts", BY_NUMBER) != BY_NUMBER:
+        raise LikenessError(f'{path}: "concepts" can only be "{BY_NUMBER}"; mend it or leave it out')
     return described
 
 
@@ -214,46 +302,23 @@ def _valid_token(token: str, folder: Path) -> str:
     return token
 
 
-def _read_pictures(folder: Path) -> tuple[Picture, ...]:
-    inner = folder / "images"
-    where = inner if inner.is_dir() else folder
-    paths = pictures_in(where)
-    if not paths:
-        raise _no_pictures(where)
-    _refuse_twins(paths)
-    return tuple(_read_one(path, _mask_folder(folder)) for path in paths)
-
-
-def _read_one(path: Path, masks: Path | None) -> Picture:
-    pixels = read_picture(path)
-    mask_path = _mask_of(path, masks)
-    return Picture(path.stem, pixels, None if mask_path is None else read_mask(mask_path, pixels.shape[:2]))
-
-
-def _mask_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in ("masks", "mask") if (folder / name).is_dir()), None)
-
-
-def _mask_of(picture: Path, masks: Path | None) -> Path | None:
-    if masks is None:
-        return None
-    same_stem = [path for path in pictures_in(masks) if path.stem == picture.stem]
-    return same_stem[0] if same_stem else None
-
-
-def _refuse_twins(paths: Sequence[Path]) -> None:
-    """Two pictures of one stem would share a mask and a file name."""
-    seen: dict[str, Path] = {}
+def _read_all(paths: Sequence[Path], masks: Mapping[Path, Path]) -> tuple[tuple[Picture, ...], list[str]]:
+    """The pictures with their masks, no larger than training can use, and remarks on reading them."""
+    pictures, remarks = [], []
     for path in paths:
-        other = seen.setdefault(path.stem, path)
-        if other is not path:
-            raise LikenessError(f"{other} and {path.name} have the same name; rename or remove one of them")
+        found = read_photograph(path, USABLE_SIDE)
+        remarks += [f"{path} {remark}" for remark in found.remarks]
+        mask = None if path not in masks else read_mask(masks[path], found.size)
+        seen = (found.pixels.shape[0], found.pixels.shape[1])
+        mask = mask if mask is None or mask.shape == seen else _scaled(mask, seen)
+        pictures.append(Picture(path.stem, found.pixels, mask, None if found.size == seen else found.size))
+    return tuple(pictures), remarks
 
 
-def _no_pictures(folder: Path) -> LikenessError:
-    others = sum(1 for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    found = f" ({others} other file{'s' * (others != 1)} in it)" if others else ""
-    return LikenessError(f"no pictures in {folder}{found}; put some .png, .jpg or .webp files there")
+def _scaled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (H, W) in [0, 1] at another, smaller size."""
+    image = Image.fromarray(mask.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BOX)
+    return np.array(image).clip(0, 1)
 
 
 def _fill(folder: Path, concept: Concept) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -53,7 +54,7 @@ def read_photograph(path: str | os.PathLike[str], shorter: int | None = None) ->
     """
     with _opened(path, shorter) as (image, size, remarks):
         upright = _upright(image)
-        size = size if upright.size == image.size else size[::-1]
+        size = size if upright.size == image.size else (size[1], size[0])
         rgb, doubt = _to_rgb(upright)
         if shorter is not None and min(rgb.size) > shorter:
             scale = shorter / min(rgb.size)
@@ -177,9 +178,10 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tuple[
         return image.convert("RGB"), ()
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(icc))
-        if "srgb" in (profile.profile.profile_description or "").lower():
+        about: Any = profile.profile
+        if "srgb" in (about.profile_description or "").lower():
             return image.convert("RGB"), ()
-        space = profile.profile.xcolor_space.strip()
+        space = about.xcolor_space.strip()
         plain = image if image.mode == {"GRAY": "L", "CMYK": "CMYK"}.get(space) else image.convert("RGB")
         if space == "GRAY" and plain.mode != "L":
             plain = plain.convert("L")

@@ -1,0 +1,249 @@
+"""What lies in a folder of pictures: the pictures, the masks that belong to them, and what is left out.
+
+Masks are known by their names: `masks/<name>.png` (ours), and `<name>-masklabel.png` (OneTrainer) or
+`<name>.mask.png` beside the pictures or under masks/. A folder `10_anna woman` inside (kohya) is gone into.
+Nothing is passed over unsaid: every file that is no picture, and every mask that belongs to none, is named.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import LikenessError
+from .pictures import FILMS, HEIC, HOW_FOR_HEIC, RAW, SUFFIXES, is_picture, pictures_in
+
+DESCRIPTION = "concept.json"
+MASK_FOLDERS = ("masks", "mask")
+NAMED = 12  # files that a remark names one by one; `Layout.left_out` has all
+_MASK = re.compile(r"(?P<of>.+)(?P<sure>[-_. ]masklabel|\.mask)|(?P<perhaps>.+)[-_ ]mask", re.IGNORECASE)
+_KOHYA = re.compile(r"(?P<repeats>\d+)_(?P<name>.+)")  # 10_anna woman
+_SIDECARS = (DESCRIPTION, "thumbs.db", "desktop.ini", "metadata.jsonl")  # nobody misses them
+_CAPTIONS = (".txt", ".caption")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder as it was understood; `remarks` say what was guessed or left out, a sentence each."""
+
+    folder: Path  # where the pictures lie: the folder itself, images/ or kohya's folder in it
+    pictures: tuple[Path, ...]
+    masks: Mapping[Path, Path] = field(default_factory=dict)  # by picture
+    left_out: tuple[Path, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def look_into(folder: Path) -> Layout:
+    """What a folder holds to learn from; LikenessError where there is nothing, or masks that fit nothing."""
+    where, remarks = _where(folder)
+    found = pictures_in(where)
+    beside, lost = _masks_beside(found)
+    pictures = [path for path in found if path not in beside and path not in lost]
+    if not pictures:
+        raise nothing_in(where)
+    _refuse_twins(pictures)
+    masks, strays, told = _masks_under(folder, where, pictures)
+    remarks += told
+    if not masks and not beside and any(map(is_picture, strays)):
+        raise _masks_of_nothing(strays, pictures[0])
+    if beside:
+        remarks.append(f"{where}: {_listed(sorted(beside))} taken for masks by their names, not for pictures")
+    for mask, picture in beside.items():
+        if picture in masks:
+            strays.append(mask)
+        else:
+            masks[picture] = mask
+    left_out = _left_out(where, {*pictures, *beside, *lost})
+    left_out += _left_out(folder, {where}) if where != folder else []
+    return Layout(
+        where,
+        tuple(pictures),
+        masks,
+        tuple(sorted({*left_out, *lost, *strays})),
+        (*remarks, *_stray_masks(lost), *_stray_masks(strays), *said_of(left_out)),
+    )
+
+
+def nothing_in(folder: Path) -> LikenessError:
+    """The sentence for a folder without pictures: what is there instead."""
+    left = _left_out(folder, set())
+    unread = [path for path in left if path.suffix.lower() in HEIC]
+    if unread:
+        return LikenessError(
+            f"no pictures in {folder} that can be read: {_listed(unread)} {_are(unread)} HEIC; {HOW_FOR_HEIC}"
+        )
+    deeper = [path for path in _folders(folder) if pictures_in(path)]
+    if deeper:
+        return LikenessError(
+            f"no pictures in {folder} itself; give the folder that holds them, such as {deeper[0]}"
+        )
+    found = f" ({len(left)} other file{'s' * (len(left) != 1)} in it)" if left else ""
+    return LikenessError(f"no pictures in {folder}{found}; put some .png, .jpg or .webp files there")
+
+
+def left_out_of(folder: Path) -> list[str]:
+    """What to say of a folder's files that are no pictures which can be read here."""
+    return said_of(_left_out(folder, set(pictures_in(folder))))
+
+
+def said_of(paths: Sequence[Path]) -> list[str]:
+    """A sentence for each kind of files that are left out, with what to do about it."""
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kinds.setdefault(_why_left_out(path), []).append(path)
+    return [
+        f"{some[0].parent}: left out {_listed(some)}{f' ({why})' if why else ''}"
+        for why, some in kinds.items()
+    ]
+
+
+def _why_left_out(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return "a folder with more pictures; give it by itself"
+    if suffix in HEIC:
+        return f"HEIC: {HOW_FOR_HEIC}"
+    if suffix in RAW:
+        return "raw files of cameras: save them as JPEG"
+    if suffix in FILMS:
+        return "films: save single frames of them as PNG"
+    if suffix in _CAPTIONS:
+        return "captions are not read: training prompts are made of templates"
+    return "beside images/, which is what is read" if suffix in SUFFIXES else "no pictures"
+
+
+# ---------------------------------------------------------------------------------------------- the pictures
+
+
+def _where(folder: Path) -> tuple[Path, list[str]]:
+    """The folder that holds the pictures, and what to say where it is not simply the one named."""
+    if (folder / "images").is_dir():
+        return folder / "images", []
+    if pictures_in(folder):
+        return folder, []
+    inner = {path: match for path in _folders(folder)
+             if (match := _KOHYA.fullmatch(path.name)) and pictures_in(path)}  # fmt: skip
+    if len(inner) > 1:
+        raise LikenessError(
+            f"{folder} holds several of kohya's folders ({_listed(list(inner))}); give each that is to be "
+            "learned as a folder of its own"
+        )
+    for path, match in inner.items():
+        repeats = match["repeats"]
+        return path, [
+            f"{folder}: read from {path.name}/, kohya's layout; its {repeats} repeats change nothing here: "
+            "the setting steps says how long is learned"
+        ]
+    return folder, []
+
+
+def _refuse_twins(paths: Sequence[Path]) -> None:
+    """Two pictures of one stem would share a mask and a file name."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise LikenessError(f"{other} and {path.name} have the same name; rename or remove one of them")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _left_out(folder: Path, known: set[Path]) -> list[Path]:
+    """What lies in a folder and is neither known nor of no consequence; folders where they hold pictures."""
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.name.lower() not in _SIDECARS
+    ]
+    deeper = [
+        path for path in _folders(folder)
+        if path.name not in (*MASK_FOLDERS, "images") and path not in known and pictures_in(path)
+    ]  # fmt: skip
+    return sorted([path for path in files if path not in known] + deeper)
+
+
+# ------------------------------------------------------------------------------------------------- the masks
+
+
+def _masks_beside(found: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """Masks among the pictures, each with its picture, and files that call themselves masks of nothing."""
+    named = {path: match for path in found if (match := _MASK.fullmatch(path.stem))}
+    pictures = _by_name(path for path in found if path not in named)
+    masks, lost = {}, []
+    for path, match in named.items():
+        picture = _named(pictures, match["of"] or match["perhaps"])
+        if picture is not None:
+            masks[path] = picture
+        elif match["sure"]:
+            lost.append(path)
+    return masks, lost
+
+
+def _masks_under(
+    folder: Path, where: Path, pictures: Sequence[Path]
+) -> tuple[dict[Path, Path], list[Path], list[str]]:
+    """Masks in a folder of their own by picture, those that belong to none, and remarks."""
+    places = dict.fromkeys(place / name for place in (folder, where) for name in MASK_FOLDERS)
+    there = [place for place in places if place.is_dir()]
+    if not there:
+        return {}, [], []
+    inside = there[0]
+    masks: dict[Path, Path] = {}
+    strays, names = [], _by_name(pictures)
+    for path in sorted(path for path in inside.iterdir() if path.is_file() and not path.name.startswith(".")):
+        match = _MASK.fullmatch(path.stem)
+        picture = _named(names, path.stem, *([match["of"] or match["perhaps"]] if match else []))
+        if picture is None or picture in masks or not is_picture(path):
+            strays.append(path)
+        else:
+            masks[picture] = path
+    unused = [f"{place} is left out: masks are read from {inside}" for place in there[1:]]
+    return masks, strays, unused
+
+
+def _masks_of_nothing(masks: Sequence[Path], picture: Path) -> LikenessError:
+    return LikenessError(
+        f"{masks[0].parent} holds {len(masks)} file{'s' * (len(masks) != 1)}, of which none belongs to a "
+        f"picture ({masks[0].name}, but {picture.name}); name each mask as its picture, or move the folder "
+        "away to learn without masks"
+    )
+
+
+def _by_name(pictures: Iterable[Path]) -> dict[str, Path]:
+    """Pictures by all that a mask may call them: `p0`, `p0.jpg`, and `p0` where the file is p0.jpg.png."""
+    names: dict[str, Path] = {}
+    for path in pictures:
+        inner = Path(path.stem)
+        shorter = [inner.stem] if inner.suffix.lower() in SUFFIXES else []
+        for name in (path.stem, path.name, *shorter):
+            names.setdefault(name, path)
+            names.setdefault(name.casefold(), path)
+    return names
+
+
+def _named(pictures: Mapping[str, Path], *names: str) -> Path | None:
+    for name in names:
+        if (found := pictures.get(name) or pictures.get(name.casefold())) is not None:
+            return found
+    return None
+
+
+def _stray_masks(paths: Sequence[Path]) -> list[str]:
+    if not paths:
+        return []
+    return [
+        f"{paths[0].parent}: left out {_listed(paths)}, which {'belong' if len(paths) > 1 else 'belongs'} to "
+        "no picture; name each mask as its picture"
+    ]
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    names = [path.name + "/" * path.is_dir() for path in paths]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _are(paths: Sequence[Path]) -> str:
+    return "are" if len(paths) > 1 else "is"
