@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..artifact.inert_folder import from_folder
 from ..errors import LikenessError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -37,7 +38,7 @@ def load_tower(folder: str | Path) -> Any:
             "openai/clip-vit-base-patch32 with its config.json and weights"
         )
     try:
-        tower = CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True)
+        tower = from_folder(CLIPVisionModelWithProjection, path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise LikenessError(
             f"{path} cannot be read as a CLIP image tower ({str(error).splitlines()[0]}); get it again"

@@ -68,6 +68,11 @@ def input_folder(name: str) -> Path:
     """A folder the user named: a full path, or one inside ComfyUI's input folder."""
     if not name.strip():
         raise LikenessError("no folder is named; type the folder that holds the pictures")
+    if name.strip().startswith(("\\\\", "//")):  # Windows would log in there with the user's name
+        raise LikenessError(
+            f"{name.strip()} lies on another machine, which a workflow may not call; give that share a drive "
+            "letter, or copy the folder here"
+        )
     return Path(folder_paths.get_input_directory()) / Path(name.strip()).expanduser()
 
 

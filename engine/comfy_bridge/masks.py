@@ -14,6 +14,7 @@ from PIL import Image
 from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provider_line, upright
 from ..data.masks import Mask
 from ..data.overlays import veiled, with_faces
+from ..data.pictures import open_image
 from ..data.segment import Request, find_masks, load_segmenter
 from ..data.segmenters.base import Segmenter
 from ..errors import LikenessError
@@ -121,7 +122,7 @@ def _painted(painted: str, pixels: np.ndarray, number: int) -> np.ndarray:
         raise LikenessError(f"the painted mask {path} is gone; {again}")
     height, width = pixels.shape[:2]
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.size != (width, height):  # known before anything is decoded
                 raise LikenessError(
                     f"the painted mask is {image.width} x {image.height} pixels, but picture {number} is "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -24,6 +24,9 @@ HEIC = (".heic", ".heif", ".hif")  # only where pillow-heif is installed
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
 FILMS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 SHORTEST_SIDE = 32  # pixels; less than this shows nobody
+FORMATS = (  # by content, whatever the name says; Pillow hands EPS to Ghostscript, which runs what is in it
+    "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "TGA", "PPM", "HEIF",
+)  # fmt: skip
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose several frames are a film, not one picture in sizes
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 HOW_FOR_HEIC = "save them as JPEG, or run `pip install pillow-heif`"
@@ -118,14 +121,20 @@ def _opened(
         raise LikenessError(f"{path} is damaged or cut short; {remedy}") from error
 
 
+def open_image(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """The file as Pillow opens it, if it is of one of `FORMATS`; nothing is decoded yet."""
+    Image.init()  # all that this Pillow knows
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def _decodable(path: str | os.PathLike[str]) -> Image.Image:
     """The file as Pillow opens it; a PNG with more text in it than Pillow allows, without that text."""
     try:
-        return Image.open(path)
+        return open_image(path)
     except ValueError as error:
         if not any(limit in str(error) for limit in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")):
             raise
-        return Image.open(BytesIO(_without_text(Path(path).read_bytes())))
+        return open_image(BytesIO(_without_text(Path(path).read_bytes())))
 
 
 def _without_text(png: bytes) -> bytes:

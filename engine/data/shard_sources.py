@@ -17,7 +17,7 @@ from ..miniature.judges import load_judge, to_tensor
 from ..miniature.model import RESOLUTION
 from .alignment import ffhq_aligned
 from .identity_examples import square
-from .pictures import pictures_in, read_picture
+from .pictures import open_image, pictures_in, read_picture
 from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
 from .shards import ShardFace, ShardSample, jpeg
 
@@ -144,7 +144,7 @@ def _reference_labels(path: Path) -> NDArray[np.uint8] | None:
     if not path.is_file():
         return None
     try:
-        return np.asarray(Image.open(path).convert("L"))
+        return np.asarray(open_image(path).convert("L"))
     except (OSError, SyntaxError, ValueError) as error:
         raise LikenessError(f"{path} is damaged") from error
 

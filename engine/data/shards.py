@@ -31,6 +31,7 @@ from ..config import check_place, is_address
 from ..errors import LikenessError
 from ..files import make_folder, write_atomically
 from .examples import mixed_seed
+from .pictures import open_image
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _face(parts: Mapping[str, Any], prefix: str) -> ShardFace:
     edits = sorted(name for name in parts if name.startswith(prefix + "aug"))
     return ShardFace(
         pixels=picture(parts[prefix + "jpg"]),
-        labels=None if labels is None else np.asarray(Image.open(io.BytesIO(labels)).convert("L")),
+        labels=None if labels is None else np.asarray(open_image(io.BytesIO(labels)).convert("L")),
         landmarks=None if landmarks is None else np.load(io.BytesIO(landmarks), allow_pickle=False),
         edited=tuple(parts[name] for name in edits),
     )
@@ -145,7 +146,7 @@ def _first_line(text: bytes) -> str:
 
 def picture(content: bytes) -> NDArray[np.uint8]:
     """An encoded picture as (H, W, 3)."""
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    return np.asarray(open_image(io.BytesIO(content)).convert("RGB"))
 
 
 def jpeg(pixels: NDArray[np.uint8]) -> bytes:
@@ -273,7 +274,7 @@ def _opened(path: str) -> Iterator[Any]:
 
     switches: Any = import_module("webdataset.utils")
     with _OPENING:
-        before, switches.enforce_security = switches.enforce_security, True
+        before, switches.enforce_security = getattr(switches, "enforce_security", False), True
         try:
             stream = gopen(path)
         finally:

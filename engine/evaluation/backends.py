@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
+from ..artifact.inert_folder import from_folder
 from ..bases.clip_features import MEAN as CLIP_MEAN
 from ..bases.clip_features import SPREAD as CLIP_SPREAD
 from ..data.faces import PACKS, Face, load_faces
@@ -204,7 +205,7 @@ def _features(output: Any) -> torch.Tensor:
 
 def _loaded(kind: Any, folder: Path) -> Any:
     try:
-        loaded = kind.from_pretrained(folder, local_files_only=True)
+        loaded = from_folder(kind, folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise LikenessError(f"{folder} cannot be read as {kind.__name__} ({reason}); get it again") from error

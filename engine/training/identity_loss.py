@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..artifact.inert_folder import from_folder
 from ..bases.base import BaseModel
 from ..data.alignment import ARCFACE_SIDE, Points, similarity, warped
 from ..data.faces import PACKS, default_root, find_pack, load_faces
@@ -216,7 +217,7 @@ def dino(folder: Path) -> FeatureJudge:
             f"{folder} holds no image model; get {DINOV2.source} ({DINOV2.licence}) and put its files there"
         )
     try:
-        tower = AutoModel.from_pretrained(folder, local_files_only=True)
+        tower = from_folder(AutoModel, folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise LikenessError(
             f"{folder} cannot be read ({str(error).splitlines()[0]}); get it again"

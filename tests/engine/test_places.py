@@ -2,6 +2,7 @@
 
 import http.server
 import importlib
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 import webdataset.utils
 import yaml
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
+from likeness_portraits.engine.bases.clip_features import load_tower
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job, MasterWeaverSettings
+from likeness_portraits.engine.data.pictures import read_picture
 from likeness_portraits.engine.data.shard_sources import rendered
-from likeness_portraits.engine.data.shards import INDEX, Lanes, find_shards, write_shards
+from likeness_portraits.engine.data.shards import INDEX, Lanes, find_shards, picture, write_shards
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training.identity_loss import dino
 
 GOPEN = importlib.import_module("webdataset.gopen")  # a function hides the module of its name
 COMMAND = "pipe:touch CANARY; true "
@@ -137,6 +142,54 @@ def test_webdatasets_own_lock_is_on_while_an_address_is_opened(
     assert keys == [Lanes(str(shards), 1, seed=0).samples(n, [0], lambda one, _: one.key) for n in range(4)]
     assert opened[0] == (f"{address}/{INDEX}", True) and all(locked for _, locked in opened)
     assert not webdataset.utils.enforce_security  # as it was, for others in this process
+
+
+def test_a_picture_that_is_postscript_is_not_handed_to_ghostscript(canary: Path, monkeypatch):
+    fake = Path("bin", "gs")
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent.absolute()), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for again
+    Path("me.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n")
+    with pytest.raises(LikenessError, match="is not a picture that can be read"):
+        read_picture("me.png")
+    with pytest.raises(UnidentifiedImageError):
+        picture(Path("me.png").read_bytes())
+    assert not canary.exists()
+    with pytest.raises(OSError), Image.open("me.png") as image:  # what Pillow alone would have done
+        image.load()
+    assert canary.exists()
+    canary.unlink()
+
+
+def folder_with(config: dict, **files: str) -> Path:
+    folder = Path("model")
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def test_modules_in_a_models_folder_are_not_imported_and_nobody_is_asked(canary: Path, monkeypatch):
+    folder = folder_with(
+        {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}},
+        own="open('CANARY', 'w')\nclass Own: ...",
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    with pytest.raises(LikenessError, match="cannot be read"):
+        dino(folder)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_models_folder_fetches_no_kernel_from_the_hub(inner: bool, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = {"attn_implementation": "stranger/kernel"}
+    folder = folder_with({"model_type": "dinov2", **({"backbone_config": asked} if inner else asked)})
+    for load in (dino, load_tower):
+        with pytest.raises(LikenessError, match="asks for code from the web"):
+            load(folder)
 
 
 def test_a_pattern_of_endless_shards_is_refused_at_once():

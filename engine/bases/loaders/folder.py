@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...artifact.inert_folder import from_folder
 from ...errors import LikenessError
 
 SD_SCHEDULE = {  # of SD 1.x, SD 2.x and SDXL alike
@@ -197,7 +198,9 @@ def _part(kind: Any, path: Path) -> Any:
     for variant in ({}, {"variant": "fp16"}):
         options = variant if "Tokenizer" not in kind.__name__ else {}
         try:
-            return kind.from_pretrained(path, local_files_only=True, **options)
+            return from_folder(kind, path, **options)
+        except LikenessError:
+            raise
         except Exception as error:  # safetensors, torch, diffusers and transformers each raise their own
             first = first or error
     reason = str(first).strip().splitlines()[0]

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ...artifact.inert_folder import from_folder
 from ...errors import LikenessError
 from ..helpers import Helper
 
@@ -45,7 +46,7 @@ def pretrained(network: Any, folder: Path, helper: Helper) -> Any:
     """The transformers class with its weights from a folder; files that are not of it are refused."""
     again = f"get the files again from {helper.source}"
     try:
-        model, told = network.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        model, told = from_folder(network, folder, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LikenessError(f"{folder} cannot be read as {network.__name__} ({reason}); {again}") from error
