@@ -189,10 +189,11 @@ def learn(
 
 def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
     """The preset, changed by the widgets, then by the text field."""
+    from ..engine.bases.families import FAMILIES
     from ..engine.comfy_bridge.weights import family_of
 
     if preset == AUTOMATIC:
-        preset = "miniature" if family_of(model) == "miniature" else "default"
+        preset = FAMILIES[family_of(model)].preset
     typed = from_yaml(more, "'more settings'") or {}
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
@@ -257,6 +258,6 @@ def _critic(job: Job, base: Any, observer: Any, every: int) -> Any:
         observer.on_curve(plot_losses(observer.likeness), in_words(looks))
 
     return critic_for(
-        job, every, packs=packs_folder(), models=helpers_folder(), miniature=base.family == "miniature",
+        job, every, packs=packs_folder(), models=helpers_folder(), miniature=base.traits.own_world,
         on_look=show,
     )  # fmt: skip

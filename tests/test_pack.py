@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.files": {"engine.errors"},
     "engine.version": set(),
     "engine.config": {"engine.errors", "engine.staged.stages"},
-    "engine.artifact": BASICS,
+    "engine.artifact": BASICS | {"engine.bases.families"},  # a file names its base
     "engine.staged": BASICS | {"engine.bases"},
     "engine.data": MIDDLE,
     "engine.data.shard_sources": MIDDLE | {"engine.identity.references"},

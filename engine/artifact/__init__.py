@@ -6,8 +6,6 @@ become artifacts too, and artifacts become such files (`other_tools`).
 """
 
 from .concept_file import (
-    ARCHITECTURES,
-    ENCODERS,
     FORMAT_VERSION,
     KINDS,
     Artifact,
@@ -19,6 +17,6 @@ from .concept_file import (
 from .other_tools import CLIP_WORDS, export_numbered, export_stock, import_file
 
 __all__ = [
-    "ARCHITECTURES", "CLIP_WORDS", "ENCODERS", "FORMAT_VERSION", "KINDS", "Artifact", "Token",
+    "CLIP_WORDS", "FORMAT_VERSION", "KINDS", "Artifact", "Token",
     "export_numbered", "export_stock", "import_file", "merge", "placeholders", "read_metadata",
 ]  # fmt: skip

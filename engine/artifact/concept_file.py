@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bases.families import FAMILIES
 from ..config import TOKEN as PLACEHOLDER
 from ..config import read
 from ..errors import LikenessError, nearest
@@ -26,21 +27,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
-ENCODERS = {  # the text encoders of each family, in ComfyUI's words, as keys of token rows
-    "miniature": ("clip_l",),
-    "sd1": ("clip_l",),
-    "sd2": ("clip_h",),
-    "sdxl": ("clip_l", "clip_g"),
-}
-ARCHITECTURES = {  # modelspec.architecture, which other tools sort files by
-    "miniature": "likeness-miniature",
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}
 LORA_KEY = re.compile(r"(lora_(?:unet|te|te1|te2)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
-_TOKEN_KEY = re.compile(r"token\.([^.]+)\.(clip_[lgh])")
-_TABLE_KEY = re.compile(r"table\.(clip_[lgh])")
+_TOKEN_KEY = re.compile(r"token\.([^.]+)\.(\w+)")
+_TABLE_KEY = re.compile(r"table\.(\w+)")
 _TEXT_FIELDS = ("kind", "method", "base_family", "base_fingerprint", "digest", "licence")
 _NUMBER_FIELDS = ("seed", "steps")
 
@@ -72,7 +61,7 @@ class Artifact:
     method: str
     tensors: "Mapping[str, Tensor]"
     tokens: tuple[Token, ...] = ()
-    base_family: str = "sd1"  # a key of ENCODERS
+    base_family: str = "sd1"  # a key of FAMILIES
     base_fingerprint: str = ""  # of the weights it was trained on; empty: unknown
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -84,8 +73,8 @@ class Artifact:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise LikenessError(f"unknown kind of concept file '{self.kind}'{nearest(self.kind, KINDS)}")
-        if self.base_family not in ENCODERS:
-            hint = nearest(self.base_family, ENCODERS)
+        if self.base_family not in FAMILIES:
+            hint = nearest(self.base_family, FAMILIES)
             raise LikenessError(f"unknown family of base models '{self.base_family}'{hint}")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -170,7 +159,7 @@ def placeholders(artifacts: Iterable[Artifact]) -> list[str]:
 
 def _architecture(artifact: Artifact) -> str:
     suffix = {"lora": "lora", "embedding": "textual-inversion"}.get(artifact.kind, artifact.kind)
-    return f"{ARCHITECTURES[artifact.base_family]}/{suffix}"
+    return f"{FAMILIES[artifact.base_family].architecture}/{suffix}"
 
 
 def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -216,7 +205,7 @@ def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     _check_lora(artifact.lora(), path)
     _check_tokens(artifact, path)
     for encoder, table in artifact.tables().items():
-        if table.ndim != 2 or encoder not in ENCODERS[artifact.base_family]:
+        if table.ndim != 2 or encoder not in FAMILIES[artifact.base_family].encoders:
             raise LikenessError(f"{path}: table.{encoder} fits no text encoder of its base; get it again")
 
 
@@ -243,7 +232,7 @@ def _check_tokens(artifact: Artifact, path: str | os.PathLike[str]) -> None:
         token = known.get(match[1])
         if token is None or rows.ndim != 2 or rows.shape[0] != token.vectors:
             raise LikenessError(f"{path}: the rows {key} do not fit their placeholder; get it again")
-        if match[2] not in ENCODERS[artifact.base_family]:
+        if match[2] not in FAMILIES[artifact.base_family].encoders:
             raise LikenessError(
                 f"{path}: {key} is no text encoder of a {artifact.base_family} base; get it again"
             )

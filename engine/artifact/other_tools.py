@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bases.families import FAMILIES, family_of_rows
 from ..errors import LikenessError
-from .concept_file import ARCHITECTURES, ENCODERS, LORA_KEY, Artifact, Token, check_tensors
+from .concept_file import LORA_KEY, Artifact, Token, check_tensors
 from .tensors import read_header, read_pickle, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _numbered(path: Path, tensors: "Mapping[str, Tensor]", class_word: str) -> A
         for name in sorted(rows)
     ]
     family = _family_of(lora, path)
-    (encoder,) = ENCODERS[family]
+    (encoder,) = FAMILIES[family].encoders
     words = {f"token.{token.name}.{encoder}": rows[name][None] for token, name in zip(tokens, sorted(rows))}
     artifact = Artifact(
         kind="lora", method="magicapture", tensors={**lora, **words}, base_family=family,
@@ -128,7 +129,7 @@ def _kohya_metadata(artifact: Artifact, lora: "Mapping[str, Tensor]") -> dict[st
     alphas = {float(tensor) for key, tensor in lora.items() if key.endswith(".alpha")}
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES[artifact.base_family]}/lora",
+        "modelspec.architecture": f"{FAMILIES[artifact.base_family].architecture}/lora",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_network_alpha": str(max(alphas, default=0.0)),
@@ -140,7 +141,7 @@ def _kohya_metadata(artifact: Artifact, lora: "Mapping[str, Tensor]") -> dict[st
 def _embedding_metadata(artifact: Artifact, token: Token) -> dict[str, str]:
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES[artifact.base_family]}/textual-inversion",
+        "modelspec.architecture": f"{FAMILIES[artifact.base_family].architecture}/textual-inversion",
         "modelspec.trigger_phrase": token.name,
     }
 
@@ -185,8 +186,7 @@ def _family_of(lora: "Mapping[str, Tensor]", path: Path) -> str:
     widths |= {
         tensor.shape[1] for key, tensor in lora.items() if "lora_te_" in key and "q_proj.lora_down" in key
     }
-    families = {128: "miniature", 768: "sd1", 1024: "sd2", 2048: "sdxl"}
-    found = {families[width] for width in widths if width in families}
+    found = {row.key for row in FAMILIES.values() if row.context_width in widths}
     if len(found) != 1:
         raise LikenessError(
             f"{path} does not fit SD 1.x, SD 2.x, SDXL or the Miniature; it is for another base"
@@ -247,10 +247,7 @@ def _whole_table(path: Path, tables: "Mapping[str, Tensor]", class_words: str, a
 
 def _embedding(path: Path, rows: "Mapping[str, Tensor]", token: str | None, class_word: str) -> Artifact:
     placeholder = token or f"<{re.sub(r'[^A-Za-z0-9_-]', '_', path.stem)}>"
-    width = rows["clip_l"].shape[-1] if "clip_l" in rows else 0
-    family = (
-        "sdxl" if "clip_g" in rows else "sd2" if "clip_h" in rows else "miniature" if width == 128 else "sd1"
-    )
+    family = family_of_rows({encoder: tensor.shape[-1] for encoder, tensor in rows.items()}).key
     learned = Token(token=placeholder, class_word=class_word, vectors=next(iter(rows.values())).shape[0])
     artifact = Artifact(
         kind="embedding",

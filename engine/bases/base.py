@@ -21,7 +21,8 @@ from ..config import TOKEN, BaseSpec
 from ..devices import sent
 from ..errors import LikenessError
 from ..identity.conditioning import Showing, unchanged
-from .loaders.folder import KNOWN, import_networks, noise_schedule, read_folder
+from .families import FAMILIES, KNOWN, MINIATURE, Family
+from .loaders.folder import import_networks, noise_schedule, read_folder
 from .loaders.single_file import read_single_file
 from .text.chunks import in_chunks, side_by_side
 
@@ -63,8 +64,7 @@ class BaseModel(nn.Module):
         family: str,
         resolution: int,
         prediction_type: str = "epsilon",
-        attention_side: int
-        | None = None,  # None: a quarter of the latents' side, as SD's upper levels have it
+        attention_side: int | None = None,  # None: the family's, else a quarter of the latents' side
         fingerprint: str | None = None,
     ) -> None:
         super().__init__()
@@ -85,7 +85,8 @@ class BaseModel(nn.Module):
         self._shares: dict[torch.device, Tensor] = {}  # the noise schedule (T,) where it was needed
         self._told_sizes: dict[Any, Tensor] = {}  # SDXL's (6,) by picture size, device and precision
         self.pooled_width = _pooled_width(unet.config)
-        self.attention_side = attention_side or resolution // self.pixels_per_latent // 4
+        upper = resolution // self.pixels_per_latent // 4  # SD's upper levels
+        self.attention_side = attention_side or self.traits.attention_side or upper
         self.fingerprint = fingerprint or weights_fingerprint(self)
         self.requires_grad_(False)
         self.eval()
@@ -93,6 +94,11 @@ class BaseModel(nn.Module):
     def train(self, mode: bool = True) -> "BaseModel":
         """Stays in evaluation mode whatever the method around it does."""
         return super().train(False)
+
+    @property
+    def traits(self) -> Family:
+        """What is known of its family."""
+        return FAMILIES[self.family]
 
     @property
     def device(self) -> torch.device:
@@ -454,9 +460,8 @@ def _load_miniature() -> BaseModel:
         text_encoders={"clip_l": text_encoder},
         tokenizers={"clip_l": miniature.tokenizer()},
         alphas_cumprod=noise_schedule(schedule),
-        family="miniature",
+        family=MINIATURE,
         resolution=miniature.RESOLUTION,
         prediction_type=schedule.get("prediction_type", "epsilon"),
-        attention_side=16,
         fingerprint=miniature.fingerprint(),
     )

@@ -97,7 +97,7 @@ def speed_job(
         )
         write_concept(folder / role, Concept(f"<v{number}>", "woman", role, pictures))
         concepts.append({"folder": str(folder / role), "token": f"<v{number}>"})
-    preset = vars(METHODS[method].preset("miniature" if base.family == "miniature" else "default"))
+    preset = vars(METHODS[method].preset(base.traits.preset))
     each = {name: WARM_UP + steps for name in STEPS.get(method, ("steps",))}
     settings = {**preset, **QUICK.get(method, {}), **each}
     device = "auto" if torch.cuda.is_available() else "cpu"

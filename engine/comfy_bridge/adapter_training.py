@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from ..artifact import Artifact
+from ..bases.families import FAMILIES
 from ..data.faces import load_faces
 from ..data.segmenters.face_parts import load as load_parser
 from ..data.shard_sources import photographs, portraits, reference_folder, rendered
@@ -44,7 +45,7 @@ def files_for(
 
     `named`: a folder of shards, of photographs, or in MasterWeaver's layout; empty: people of the Miniature.
     """
-    miniature = family_of(model) == "miniature"
+    miniature = FAMILIES[family_of(model)].own_world
     if not miniature and clip_vision is None:
         raise LikenessError(
             "an identity adapter looks at faces through a CLIP image tower; connect CLIP ViT-L/14 with Load "

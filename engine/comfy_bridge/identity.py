@@ -33,7 +33,7 @@ from ..identity.references import (
 )
 from .folders import folder
 from .pictures import image_of, pictures_of
-from .weights import FAMILIES
+from .weights import known_family
 
 KEY = "likeness.identity"  # of our wrappers
 
@@ -128,9 +128,9 @@ def apply_identity(
         raise LikenessError("an identity has one region, but the mask is a batch; connect a single mask")
     paths = _layer_paths(model)
     network = model.model.diffusion_model
-    config = type(model.model.model_config)
     shapes = {name: tuple(network.get_submodule(path).to_k.weight.shape) for name, path in paths.items()}
-    check_fit(identity.adapter, FAMILIES.get(config, config.__name__), shapes)
+    family = known_family(model) or type(model.model.model_config).__name__
+    check_fit(identity.adapter, family, shapes)
     region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
     shown = Shown(
         identity=identity, weight=weight, start=start, end=end, layers=factors_of(layers), region=region

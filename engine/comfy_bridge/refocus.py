@@ -15,6 +15,7 @@ import comfy.patcher_extension
 import numpy as np
 import torch
 
+from ..bases.families import FAMILIES
 from ..config import TOKEN
 from ..data.segment import load_segmenter
 from ..errors import LikenessError
@@ -40,7 +41,7 @@ from ..inference.refocused import RegionsFound
 from .pictures import pictures_of
 from .sampling import Sampling
 from .staged import PLACES, SPOKEN, VALUES
-from .weights import FAMILIES
+from .weights import known_family
 
 KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
 AIMS = "likeness_refocus"  # in a CONDITIONING entry: its aims, and where their words stand in it
@@ -144,10 +145,10 @@ def _looking(model: Any, vae: Any) -> Look | None:
     """Marks heads in what a step expects the picture to become; a tiny VAE (taesd) is enough."""
     if vae is None:
         return None
-    ours = FAMILIES.get(type(model.model.model_config)) == "miniature"
+    row = FAMILIES[known_family(model) or "sd1"]  # others are photographs too
 
     def look(clean: torch.Tensor) -> torch.Tensor:
-        segmenter = load_segmenter("miniature" if ours else "face-parts")
+        segmenter = load_segmenter(row.segmenter)
         pictures = pictures_of(vae.decode(model.model.process_latent_out(clean)))
         return torch.from_numpy(np.stack([marked(segmenter, pixels) for pixels in pictures])).to(clean)
 

@@ -25,7 +25,7 @@ from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_w
 from ..staged.text import Places, with_bypass
 from ..staged.words import StagedWords
 from .folders import temporary_folder
-from .weights import FAMILIES
+from .weights import known_family
 from .words import spell_placeholders, with_rows
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWo
         raise LikenessError(
             f"a likeness learned with {artifact.method} has no stages; use Apply a Likeness, a plain prompt"
         )
-    family = FAMILIES.get(type(model.model.model_config), artifact.base_family)
+    family = known_family(model, artifact.base_family)
     if family != artifact.base_family:
         raise LikenessError(
             f"this likeness was learned on {artifact.base_family}, but the MODEL is {family}; "

@@ -12,18 +12,17 @@ import comfy.supported_models
 import comfy.utils
 import torch
 
-from ..artifact import ENCODERS
+from ..bases.families import FAMILIES, MINIATURE
 from ..bases.loaders.graph_weights import BaseWeights, TextTower
 from ..errors import LikenessError
 from ..miniature import model as miniature
 from .miniature import MiniatureModel
 
-FAMILIES = {  # ComfyUI's kinds of model that can be learned on
-    MiniatureModel: "miniature",
-    comfy.supported_models.SD15: "sd1",
-    comfy.supported_models.SD20: "sd2",
-    comfy.supported_models.SDXL: "sdxl",
-}
+KINDS = {  # ComfyUI's kinds of model that can be learned on
+    MiniatureModel: MINIATURE,
+    **{getattr(comfy.supported_models, row.comfy_class): row.key
+       for row in FAMILIES.values() if row.comfy_class},
+}  # fmt: skip
 OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
     "SDXLRefiner": ("the SDXL refiner", "it only finishes what the SDXL base began; connect the SDXL base"),
     "SD21UnclipL": ("SD 2.x unCLIP", "it expects a picture beside the prompt; connect a plain SD 2.x"),
@@ -38,10 +37,7 @@ OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned
     ),
 }
 KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint or the Miniature"
-RESOLUTIONS = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels a side that a family was trained with
-
 SIZE_WIDTH = 256  # numbers that each of SDXL's six sizes becomes
-_DROPPED_LAYERS = {"sd2": 1}  # SD 2.x listens to the last layer but one; diffusers leaves the last one out
 _VAE_NAMES = (  # ComfyUI's names to diffusers', in this order
     (r"encoder\.down\.(\d+)\.block\.(\d+)", r"encoder.down_blocks.\1.resnets.\2"),
     (r"encoder\.down\.(\d+)\.downsample", r"encoder.down_blocks.\1.downsamplers.0"),
@@ -54,11 +50,16 @@ _VAE_NAMES = (  # ComfyUI's names to diffusers', in this order
 )
 
 
+def known_family(model: Any, otherwise: str | None = None) -> str | None:
+    """The MODEL's family, a key of `FAMILIES`, or `otherwise` for kinds that cannot be learned on."""
+    return KINDS.get(type(model.model.model_config), otherwise)
+
+
 def family_of(model: Any) -> str:
-    """One of the families: "miniature", "sd1", "sd2" or "sdxl"; other kinds of model are refused by name."""
+    """The MODEL's family, a key of `FAMILIES`; other kinds of model are refused by name."""
     kind = type(model.model.model_config)
-    if kind in FAMILIES:
-        return FAMILIES[kind]
+    if kind in KINDS:
+        return KINDS[kind]
     if kind.__name__ in OTHERS:
         what, why = OTHERS[kind.__name__]
         raise LikenessError(f"this MODEL is {what}, which cannot be learned on: {why}")
@@ -83,11 +84,11 @@ def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:
     unet_config = _unet_config(model.model.model_config.unet_config)
     scale = model.model.latent_format.scale_factor
     vae_config = _vae_config(vae_weights, scale)
-    untouched = family == "miniature" and not model.patches and not clip.patcher.patches
+    untouched = family == MINIATURE and not model.patches and not clip.patcher.patches
     return BaseWeights(
         family=family,
         prediction_type=_prediction_type(model),
-        resolution={**RESOLUTIONS, "miniature": miniature.vae_config()["sample_size"]}[family],
+        resolution=FAMILIES[family].largest_sample_size * 8,
         alphas_cumprod=_alphas_cumprod(model),
         unet_config=unet_config,
         unet=unet,
@@ -147,7 +148,7 @@ def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
         raise LikenessError(
             f"there is no {missing}: this checkpoint holds none; load one with Load {missing} and connect it"
         )
-    wanted = ENCODERS[family]
+    wanted = FAMILIES[family].encoders
     missing = [name for name in wanted if getattr(clip.cond_stage_model, name, None) is None]
     if missing:
         raise LikenessError(
@@ -234,10 +235,10 @@ def _vae_config(weights: Mapping[str, torch.Tensor], scale: float) -> dict[str, 
 def _text_towers(clip: Any, family: str) -> dict[str, TextTower]:
     if clip.layer_idx is not None and not (family == "sdxl" and clip.layer_idx == -2):  # SDXL's own
         raise LikenessError("CLIP Set Last Layer cannot be trained with; connect the checkpoint's CLIP")
-    dropped = _DROPPED_LAYERS.get(family, 0)
+    dropped = FAMILIES[family].unheard_layers
     return {
         name: _text_tower(clip, name, getattr(clip.cond_stage_model, name).transformer.text_model, dropped)
-        for name in ENCODERS[family]
+        for name in FAMILIES[family].encoders
     }
 
 

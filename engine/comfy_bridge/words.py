@@ -19,7 +19,7 @@ from ..bases.text.token_tables import diff_patch
 from ..errors import LikenessError
 from ..files import write_atomically
 from .folders import inside, temporary_folder
-from .weights import FAMILIES
+from .weights import known_family
 
 
 def apply(
@@ -30,7 +30,7 @@ def apply(
         nodes = {"staged_embedding": "Write a Staged Prompt", "id_adapter": "Read an Identity from Pictures"}
         node = nodes[artifact.kind]
         raise LikenessError(f"a {artifact.kind} cannot be applied to a model; use the node '{node}'")
-    family = FAMILIES.get(type(model.model.model_config), artifact.base_family)
+    family = known_family(model, artifact.base_family)
     if family != artifact.base_family:
         raise LikenessError(
             f"this likeness was learned on {artifact.base_family}, but the MODEL is {family}; "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..bases.families import FAMILIES
 from ..config import BaseSpec
 from ..data.concepts import Concept, Picture
 from ..errors import LikenessError
@@ -113,7 +114,7 @@ def evaluate_person(
     from ..bases.base import load_base
     from ..miniature.judges import load_judges
 
-    if artifact.base_family != "miniature" or not artifact.tokens:
+    if not FAMILIES[artifact.base_family].own_world or not artifact.tokens:
         raise LikenessError(
             "only concepts with a placeholder, learned on the Miniature, can be measured this way"
         )

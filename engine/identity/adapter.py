@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..artifact import Artifact
 from ..artifact.tensors import read_pickle
+from ..bases.families import FAMILIES
 from ..errors import LikenessError
 from ..miniature.model import WEIGHTS as MINIATURE_WEIGHTS
 from .attention import IdAttention
@@ -35,9 +36,7 @@ def id_adapter(artifact: Artifact) -> IdAdapter:
     extra = artifact.extra
     try:
         encoder, attention = adapter_networks(artifact.tensors, int(extra.get("head_width", HEAD_WIDTH)))
-        tower = extra.get("image_encoder") or (
-            "miniature" if artifact.base_family == "miniature" else RELEASED_TOWER
-        )
+        tower = extra.get("image_encoder") or (FAMILIES[artifact.base_family].image_tower or RELEASED_TOWER)
         return IdAdapter(
             encoder=encoder,
             attention=attention,

@@ -90,7 +90,7 @@ def _heads_in(base: "BaseModel") -> Heads:
 
     @cache
     def segmenter() -> Any:
-        return load_segmenter("miniature" if base.family == "miniature" else "face-parts")
+        return load_segmenter(base.traits.segmenter)
 
     def heads(pictures: np.ndarray) -> np.ndarray:
         return np.stack([marked(segmenter(), pixels) for pixels in pictures])

@@ -14,7 +14,7 @@ from ..data.masks import Mask
 from ..data.pictures import pictures_in, read_picture
 from ..errors import LikenessError, nearest
 from .detail import Detailer
-from .onlookers import MASK, MINIATURE, Onlookers, call_onlookers
+from .onlookers import MASK, Onlookers, call_onlookers
 from .restore import Known, Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
 from .restorers import SUFFIXES, load_restorer, load_upscaler
 from .upscale import upscaled
@@ -157,7 +157,7 @@ def known_of(folder: Path, base: "BaseModel | None", device: str = "cpu") -> Kno
 
 
 def _eyes_for(base: "BaseModel | None") -> str:
-    return MINIATURE if base is not None and base.family == "miniature" else "auraface"
+    return "auraface" if base is None else base.traits.face_judge
 
 
 def needs_mask(wish: Wish) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifact import ENCODERS, Artifact, Token
+from ..artifact import Artifact, Token
 from ..artifact.inert_pickle import read_without_running
+from ..bases.families import FAMILIES
 from ..errors import LikenessError
 from .mapper import Mapper
 from .stages import LAST_TIMESTEP, StagePlan
@@ -23,7 +24,9 @@ def staged_words(artifact: Artifact) -> StagedWords:
     """What the concept file of this kind holds, ready for prompts; the pictures' features are averaged."""
     try:
         (token,) = artifact.tokens
-        names = [name for name in ENCODERS[artifact.base_family] if f"word.{name}" in artifact.tensors]
+        names = [
+            name for name in FAMILIES[artifact.base_family].encoders if f"word.{name}" in artifact.tensors
+        ]
         rows = {name: artifact.tensors[f"word.{name}"].float() for name in names}
         weights = {
             key.removeprefix("mapper."): tensor.float()

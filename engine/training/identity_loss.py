@@ -161,7 +161,7 @@ def find_judge(
     identity: str, landmarks: str, detector: str, base: BaseModel, root: Path | None = None
 ) -> "nn.Module | None":
     """The judge that the settings ask for, or None for `none`; a missing file is named."""
-    small = base.family == "miniature"
+    small = base.traits.own_world
     if identity == "none":
         return None
     if identity == "features":

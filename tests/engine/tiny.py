@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from likeness_portraits.engine.artifact import ENCODERS, Artifact, Token
+from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.bases.loaders.single_file import padded
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
@@ -114,7 +115,7 @@ def tiny_base(
             sample_size=SIZE,
             scaling_factor=0.13025 if family == "sdxl" else 0.18215,
         )
-        encoders = {name: text_encoder(name, text_heads) for name in ENCODERS[family]}
+        encoders = {name: text_encoder(name, text_heads) for name in FAMILIES[family].encoders}
     return BaseModel(
         unet=unet,
         vae=vae,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import LikenessError
-from .folder import KNOWN, inpainting, quantised, refiner, unsupported
+from ..families import KNOWN
+from .folder import inpainting, quantised, refiner, unsupported
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ...artifact.inert_folder import from_folder
 from ...errors import LikenessError
+from ..families import FAMILIES, KNOWN
+from ..families import family_of_unet as row_of_unet
 
 SD_SCHEDULE = {  # of SD 1.x, SD 2.x and SDXL alike
     "num_train_timesteps": 1000,
@@ -20,24 +22,6 @@ SD_SCHEDULE = {  # of SD 1.x, SD 2.x and SDXL alike
     "beta_end": 0.012,
 }
 LAST_ALPHA = 4.8973451890853435e-08  # of a zero-terminal-SNR schedule: ComfyUI's, for 0 divides nothing
-
-
-@dataclass(frozen=True)
-class Family:
-    """What models of a family share and their weights do not tell."""
-
-    name: str  # as people call it
-    encoders: tuple[str, ...]  # in the order in which their states stand side by side
-    latent_scale: float
-    sample_size: int  # side of the latents it was trained with
-
-
-FAMILIES = {
-    "sd1": Family("SD 1.x", ("clip_l",), 0.18215, 64),
-    "sd2": Family("SD 2.x", ("clip_h",), 0.18215, 64),
-    "sdxl": Family("SDXL", ("clip_l", "clip_g"), 0.13025, 128),
-}
-KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, or 'miniature'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +134,9 @@ def read_text_folder(path: Path, family: str) -> tuple[dict[str, Any], dict[str,
 
 
 def family_of_unet(config: Any) -> str:
-    """The family of a diffusers U-Net's config: SDXL is told of sizes, SD 2.x projects with linear layers."""
-    if config.addition_embed_type == "text_time":
-        return "sdxl"
-    return "sd2" if config.use_linear_projection else "sd1"
+    """The family of a diffusers U-Net's config."""
+    told_sizes = config.addition_embed_type == "text_time"
+    return row_of_unet(told_sizes, bool(config.use_linear_projection)).key
 
 
 def checked_prediction(kind: str, where: object) -> str:

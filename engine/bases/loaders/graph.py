@@ -29,7 +29,6 @@ def base_from_graph(weights: BaseWeights) -> BaseModel:
         family=weights.family,
         resolution=weights.resolution,
         prediction_type=weights.prediction_type,
-        attention_side=16 if weights.family == "miniature" else None,
         fingerprint=weights.fingerprint,
     )
 

@@ -20,7 +20,7 @@ class TextTower:
 class BaseWeights:
     """U-Net, autoencoder and text encoders, fp32 copies that nobody else holds."""
 
-    family: str  # "miniature", "sd1", "sd2" or "sdxl"
+    family: str  # a key of FAMILIES
     prediction_type: str  # "epsilon" or "v_prediction"
     resolution: int  # pixels a side
     alphas_cumprod: Tensor  # (T,)

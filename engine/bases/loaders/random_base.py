@@ -7,27 +7,11 @@ import torch
 from ...errors import LikenessError, nearest
 from ...miniature import model as miniature
 from ..base import BaseModel
-from .folder import FAMILIES, SD_SCHEDULE, noise_schedule
+from ..families import FAMILIES
+from .folder import SD_SCHEDULE, noise_schedule
 from .single_file import padded
 
-SD15 = {"sample_size": 64, "cross_attention_dim": 768}  # the rest is what diffusers takes unasked
-SD2 = {
-    "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
-    "use_linear_projection": True,
-}  # fmt: skip
-SDXL = {
-    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True, "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "sd15": ("sd1", SD15),
-    "sd2": ("sd2", SD2),
-    "sdxl": ("sdxl", SDXL),
-}
+SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl"}  # families by the names that `bench` asks for
 VAE = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4,
@@ -44,22 +28,22 @@ def random_base(name: str, device: torch.device) -> BaseModel:
     """A base of this architecture, made on the device; it reads words with the Miniature's tokenizer."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    if name not in ARCHITECTURES:
-        hint = nearest(name, ARCHITECTURES) or f"; valid are miniature, {', '.join(ARCHITECTURES)}"
+    if name not in SIZED:
+        hint = nearest(name, SIZED) or f"; valid are miniature, {', '.join(SIZED)}"
         raise LikenessError(f"unknown architecture '{name}'{hint}")
-    family, config = ARCHITECTURES[name]
+    row = FAMILIES[SIZED[name]]
     with torch.device(device):
-        unet = UNet2DConditionModel(**config)
-        vae = AutoencoderKL(**VAE, scaling_factor=FAMILIES[family].latent_scale)
-        encoders = {encoder: _text_encoder(encoder) for encoder in FAMILIES[family].encoders}
+        unet = UNet2DConditionModel(**row.network)
+        vae = AutoencoderKL(**VAE, scaling_factor=row.latent_scale)
+        encoders = {encoder: _text_encoder(encoder) for encoder in row.encoders}
     return BaseModel(
         unet=unet,
         vae=vae,
         text_encoders=encoders,
         tokenizers={encoder: padded(miniature.tokenizer(), encoder) for encoder in encoders},
         alphas_cumprod=noise_schedule(SD_SCHEDULE),
-        family=family,
-        resolution=config["sample_size"] * 8,
+        family=row.key,
+        resolution=row.network["sample_size"] * 8,
         fingerprint="random",
     )
 

@@ -12,20 +12,13 @@ from torch import Tensor
 
 from ...config import BaseSpec
 from ...errors import LikenessError
+from ..families import FAMILIES, family_of_unet
 from .checkpoint_file import UNET, VAE, Stored, check_kind, read_tensors
-from .folder import FAMILIES, SD_SCHEDULE, Parts, checked_prediction, noise_schedule, read_text_folder
+from .folder import SD_SCHEDULE, Parts, checked_prediction, noise_schedule, read_text_folder
 from .folder import read_vae_folder as vae_of_folder
 
 log = logging.getLogger(__name__)
 
-TEXT = {  # where each text encoder lies, by family: OpenAI's layout ends in text_model, OpenCLIP's in model
-    "sd1": {"clip_l": ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")},
-    "sd2": {"clip_h": ("cond_stage_model.model.", "conditioner.embedders.0.model.")},
-    "sdxl": {
-        "clip_l": ("conditioner.embedders.0.transformer.text_model.",),
-        "clip_g": ("conditioner.embedders.1.model.",),
-    },
-}
 SD1_HEADS = 8  # of every attention layer of the U-Net
 HEAD_WIDTH = 64  # of the attention layers of SD 2.x, SDXL and all text encoders
 TIME_WIDTH = 256  # of each of SDXL's six size numbers
@@ -49,8 +42,9 @@ def read_single_file(path: Path, spec: BaseSpec) -> Parts:
         name = FAMILIES[family].name
         raise LikenessError(f"{path} is not a whole {name} checkpoint ({reason}); get it again") from error
     prediction = _prediction(path, stored, family)
-    if family == "sd2" and prediction == "v_prediction":
-        unet.register_to_config(sample_size=96)
+    other_size = FAMILIES[family].velocity_sample_size
+    if other_size and prediction == "v_prediction":
+        unet.register_to_config(sample_size=other_size)
     zero_snr = "ztsnr" in state
     return Parts(
         family=family,
@@ -64,11 +58,10 @@ def read_single_file(path: Path, spec: BaseSpec) -> Parts:
 
 
 def family_of(state: Mapping[str, Tensor]) -> str:
-    """The family of an LDM U-Net: SDXL is told of sizes, SD 2.x projects with linear layers."""
-    if UNET + "label_emb.0.0.weight" in state:
-        return "sdxl"
+    """The family of an LDM U-Net."""
     proj = next((value for key, value in state.items() if key.endswith("1.proj_in.weight")), None)
-    return "sd2" if proj is not None and proj.ndim == 2 else "sd1"
+    told_sizes = UNET + "label_emb.0.0.weight" in state
+    return family_of_unet(told_sizes, proj is not None and proj.ndim == 2).key
 
 
 def _prediction(path: Path, stored: Stored, family: str) -> str:
@@ -207,7 +200,7 @@ def _text(
         if not place.is_file():
             raise LikenessError(f"there are no text encoders at {place}; give a checkpoint or a folder")
         path, state = place, read_tensors(place).tensors
-    own = {name: _text_state(state, prefixes) for name, prefixes in TEXT[family].items()}
+    own = {name: _text_state(state, prefixes) for name, prefixes in FAMILIES[family].text_prefixes.items()}
     missing = [name for name, weights in own.items() if not weights]
     if missing:
         raise LikenessError(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact, Token
 from ...bases.base import BaseModel, Rows, Tokens
-from ...bases.loaders.folder import FAMILIES
 from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...bases.text.chunks import evened
 from ...config import Job, Phase
@@ -28,7 +27,7 @@ from ..observer import Progress
 __all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
 
 FULL_SIZE = 256  # pixels a side from which on a base is one that people own
-SIZES, SIZE_STEP = (256, 1536), 64  # pixels a side that such bases learn at
+SIZE_STEP = 64  # pixels: what their sides are multiples of
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 5.0
 
@@ -79,7 +78,7 @@ class Method(nn.Module, ABC):
                 f"{self.job.method} needs all pictures in one size and has no buckets; set buckets to false, "
                 "or leave it away"
             )
-        wanted = self.base.family != "miniature" if self.job.buckets is None else self.job.buckets
+        wanted = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
         if not wanted or not self.can_bucket or not self.concepts:
             return examples_of(self.concepts, self.size)
         return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
@@ -306,12 +305,12 @@ def checked_size(size: int, base: BaseModel) -> int:
     base.latent_shape(size, size)  # raises where the size does not fit
     if size == base.resolution:  # whatever it is, the base was trained with it
         return size
-    if base.family != "miniature" and base.resolution >= FULL_SIZE <= size:
-        low, high = SIZES
+    if base.traits.learned_sizes and base.resolution >= FULL_SIZE <= size:
+        low, high = base.traits.learned_sizes
         if size > high or size % SIZE_STEP:
             near = min(max(low, round(size / SIZE_STEP) * SIZE_STEP), high)
             raise LikenessError(
-                f"{FAMILIES[base.family].name} is not learned at {size} pixels a side; take a multiple of "
+                f"{base.traits.name} is not learned at {size} pixels a side; take a multiple of "
                 f"{SIZE_STEP} from {low} to {high}, such as {near}"
             )
     return size

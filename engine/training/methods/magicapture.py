@@ -559,7 +559,7 @@ def masked(concept: Concept, base: BaseModel, person: bool = True) -> Concept:
             f"mark {what}"
         )
     try:
-        segmenter = load_segmenter("miniature" if base.family == "miniature" else "face-parts")
+        segmenter = load_segmenter(base.traits.segmenter)
     except LikenessError as error:
         where = "the face" if concept.role == "subject" else "all but the face"
         raise LikenessError(

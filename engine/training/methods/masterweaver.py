@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel
+from ...bases.families import MINIATURE
 from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...bases.text.chunks import evened
 from ...config import Job, MasterWeaverSettings, Phase
@@ -597,7 +598,8 @@ def _without_replacement(words: Sequence[str], count: int, generator: torch.Gene
 
 def _tower(name: str, base: BaseModel) -> ImageTower:
     """The image tower of that name or folder."""
-    if name == "miniature" or (name == "auto" and base.family == "miniature"):
+    name = base.traits.image_tower or name if name == "auto" else name
+    if name == MINIATURE:
         return miniature_tower()
     if name == "auto":
         raise LikenessError(

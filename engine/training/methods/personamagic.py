@@ -85,7 +85,7 @@ class PersonaMagic(Method):
         if wanted != "auto":
             tower = load_tower(wanted)
             return self._of_each(lambda pixels: image_features(tower, pixels))
-        if self.base.family != "miniature":
+        if not self.base.traits.own_world:
             raise LikenessError(
                 "personamagic looks at the pictures through a CLIP image tower; connect a CLIP vision model, "
                 "give the folder of one as image_encoder, or 'none' to learn without"

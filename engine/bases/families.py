@@ -1,0 +1,115 @@
+"""The architectures that can be learned on, one row each: what is known of a family without weights.
+
+Artifacts, loaders, ComfyUI's bridge and the methods read these rows; a new architecture adds one. Nothing
+here needs PyTorch, for nodes read it while ComfyUI starts. Keys of `FAMILIES` and of encoders stand in files:
+they never change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MINIATURE = "miniature"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What models of a family share and their weights do not tell."""
+
+    key: str  # in files: `base_family`
+    name: str  # as people call it
+    architecture: str  # modelspec.architecture, which other tools sort files by
+    text_widths: Mapping[str, int]  # by encoder, in ComfyUI's words; their states stand side by side
+    latent_scale: float
+    sample_size: int  # side of the latents it was trained with
+    velocity_sample_size: int | None = None  # where those of its models that predict velocity differ
+
+    # how its files look
+    text_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a single file, by encoder
+    told_sizes: bool = False  # the U-Net reads a pooled vector and six sizes beside the text states
+    linear_projection: bool = False  # the U-Net's attention blocks begin and end with linear layers
+    unheard_layers: int = 0  # of the text encoder, at its end: diffusers leaves them out
+    network: Mapping[str, Any] = field(default_factory=dict)  # diffusers' config, where not its default
+    comfy_class: str | None = None  # in comfy.supported_models; None: a class of our own
+
+    # what it is learned with
+    attention_side: int | None = None  # where masks are compared with attention; None: by the latents' side
+    learned_sizes: tuple[int, int] | None = (256, 1536)  # pixels a side, multiples of 64; None: any that fits
+    buckets: bool = True  # pictures keep their proportions unless a job says otherwise
+    preset: str = "default"  # of every method's settings
+    segmenter: str = "face-parts"  # that finds faces in its pictures
+    face_judge: str = "auraface"  # that knows people in its pictures
+    image_tower: str | None = None  # that looks at faces for it without being asked; None: the user names one
+    own_world: bool = False  # its pictures are of a drawn world, whose people, parts and judges come with it
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(self.text_widths)
+
+    @property
+    def context_width(self) -> int:
+        """Numbers in one of the text states that the denoiser reads."""
+        return sum(self.text_widths.values())
+
+    @property
+    def largest_sample_size(self) -> int:
+        return max(self.sample_size, self.velocity_sample_size or 0)
+
+
+_ROWS = (
+    Family(
+        key="sd1", name="SD 1.x", architecture="stable-diffusion-v1", text_widths={"clip_l": 768},
+        latent_scale=0.18215, sample_size=64, comfy_class="SD15",
+        text_prefixes={"clip_l": ("cond_stage_model.transformer.text_model.",
+                                  "cond_stage_model.transformer.")},
+        network={"sample_size": 64, "cross_attention_dim": 768},
+    ),
+    Family(
+        key="sd2", name="SD 2.x", architecture="stable-diffusion-v2", text_widths={"clip_h": 1024},
+        latent_scale=0.18215, sample_size=64, velocity_sample_size=96, comfy_class="SD20",
+        text_prefixes={"clip_h": ("cond_stage_model.model.", "conditioner.embedders.0.model.")},
+        linear_projection=True, unheard_layers=1,
+        network={"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
+                 "use_linear_projection": True},
+    ),
+    Family(
+        key="sdxl", name="SDXL", architecture="stable-diffusion-xl-v1-base",
+        text_widths={"clip_l": 768, "clip_g": 1280},
+        latent_scale=0.13025, sample_size=128, comfy_class="SDXL",
+        text_prefixes={"clip_l": ("conditioner.embedders.0.transformer.text_model.",),
+                       "clip_g": ("conditioner.embedders.1.model.",)},
+        told_sizes=True, linear_projection=True,
+        network={
+            "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+            "use_linear_projection": True, "block_out_channels": [320, 640, 1280],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+    Family(
+        key=MINIATURE, name="the Miniature", architecture="likeness-miniature", text_widths={"clip_l": 128},
+        latent_scale=0.18215, sample_size=16, attention_side=16, learned_sizes=None, buckets=False,
+        preset=MINIATURE, segmenter=MINIATURE, face_judge=MINIATURE, image_tower=MINIATURE, own_world=True,
+    ),
+)  # fmt: skip
+FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, or 'miniature'"
+
+
+def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:
+    """The row of a checkpoint's U-Net: SDXL is told of sizes, SD 2.x projects with linear layers."""
+    rows = [row for row in FAMILIES.values() if row.comfy_class]  # those that come as checkpoints
+    if told_sizes:
+        return next(row for row in rows if row.told_sizes)
+    return next(row for row in rows if not row.told_sizes and row.linear_projection == linear_projection)
+
+
+def family_of_rows(widths: Mapping[str, int]) -> Family:
+    """The row that token vectors of these widths, by text encoder, were most likely made for."""
+    reading = [row for row in FAMILIES.values() if widths.keys() <= row.text_widths.keys()]
+    fitting = [
+        row for row in reading if all(row.text_widths[name] == width for name, width in widths.items())
+    ]
+    return min(fitting or reading or FAMILIES.values(), key=lambda row: len(row.encoders))
