@@ -1,11 +1,12 @@
 """Saying what to learn: pictures from the graph, or a folder of them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from comfy_api.latest import io, ui
 
 from ..engine.config import ROLES, ConceptSpec
-from .types import CATEGORY, Concept
+from .types import CATEGORY, Concept, single
 
 CLASS_WORD_TIP = (
     "What the pictures show, in one or two plain words the model knows: man, woman, dog, vase. Change it "
@@ -30,13 +31,14 @@ class LikenessConcept(io.ComfyNode):
             node_id="LikenessConcept",
             display_name="Describe a Concept",
             category=CATEGORY,
+            is_input_list=True,  # core's folder loaders give lists: all of one is one subject
             description="Bundles pictures of one subject with what they show, ready to be learned. Three "
             "to eight varied pictures are enough.",
             inputs=[
                 io.Image.Input(
                     "images", display_name="pictures",
-                    tooltip="Pictures of the one subject, as a batch. Choose varied poses, light and "
-                    "backgrounds.",
+                    tooltip="Pictures of the one subject: a batch, or a list of any sizes such as Load Image "
+                    "(from Folder) gives. Choose varied poses, light and backgrounds.",
                 ),
                 io.String.Input(
                     "class_word", display_name="class word", default="person",
@@ -52,16 +54,27 @@ class LikenessConcept(io.ComfyNode):
                     tooltip="White where the subject is, one mask per picture and of its size. Connect it "
                     "to keep the backgrounds out of what is learned.",
                 ),
+                io.String.Input(
+                    "captions", display_name="captions", optional=True, force_input=True,
+                    tooltip="What each picture shows, such as Load Image-Text (from Folder) gives. They are "
+                    "kept beside the pictures; today's methods learn with sentences of their own.",
+                ),
             ],
             outputs=[Concept.Output(display_name="concept", tooltip="Connect it to one of the Learn nodes.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, images, class_word: str, token: str, role: str, masks=None) -> io.NodeOutput:
+    def execute(
+        cls, images: list, class_word: list[str], token: list[str], role: list[str],
+        masks: list | None = None, captions: Sequence[str] = (),
+    ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import advice_on, concept_on_disk
 
-        spec = ConceptSpec(folder="", token=token, class_word=class_word, role=role)
-        concept = concept_on_disk(spec, images, masks)
+        spec = ConceptSpec(
+            folder="", token=single(token, "placeholder"), class_word=single(class_word, "class word"),
+            role=single(role, "role"),
+        )  # fmt: skip
+        concept = concept_on_disk(spec, images, masks, captions)
         return io.NodeOutput(concept, ui=ui.PreviewText(advice_on(concept)))
 
 

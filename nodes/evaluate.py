@@ -1,9 +1,11 @@
 """Judging what was drawn: scores in plain words, and grids of prompts, strengths and seeds."""
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, FACE_PACKS, Concept, Likeness
+from .types import CATEGORY, FACE_PACKS, Concept, Likeness, single
 
 
 def _judge() -> io.Input:
@@ -104,6 +106,7 @@ class LikenessMeasure(io.ComfyNode):
             node_id="LikenessMeasure",
             display_name="Measure a Likeness",
             category=CATEGORY,
+            is_input_list=True,  # a list of pictures is judged as a whole, as a batch is
             description="Says in numbers and plain words how much pictures look like the person, and whether "
             "they show what the prompt asked for.",
             inputs=[
@@ -148,18 +151,20 @@ class LikenessMeasure(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, concept: ConceptSpec, faces: str, prompt: str, strangers=None, style=None,
-        component: ConceptSpec | None = None, component_masks=None,
+        cls, images: list, concept: list[ConceptSpec], faces: list[str], prompt: list[str],
+        strangers: list | None = None, style: list | None = None,
+        component: Sequence[ConceptSpec | None] = (None,), component_masks: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import pictures_of
         from ..engine.evaluation.measure import in_words
 
-        prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
+        prompts = [line.strip() for text in prompt for line in text.splitlines() if line.strip()]
         pictures = pictures_of(images)
         prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
         others, styled = ([] if some is None else pictures_of(some) for some in (strangers, style))
-        part = _component(component, component_masks)
-        found = _measured(pictures, concept, faces, prompts, others, styled, *part)
+        part = _component(single(component, "component"), component_masks)
+        known, judge = single(concept, "concept"), single(faces, "faces judged by")
+        found = _measured(pictures, known, judge, prompts, others, styled, *part)
         report = in_words(found)
         return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
 

@@ -1,8 +1,10 @@
 """Drawing somebody from pictures of them, without learning: identity adapters such as MasterWeaver's."""
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, FACE_PACKS, NO_MODEL, Identity, Likeness
+from .types import CATEGORY, FACE_PACKS, NO_MODEL, Identity, Likeness, single
 
 
 class LikenessEncodeIdentity(io.ComfyNode):
@@ -14,6 +16,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
             node_id="LikenessEncodeIdentity",
             display_name="Read an Identity from Pictures",
             category=CATEGORY,
+            is_input_list=True,  # a folder's list of pictures is one person, not one each
             description="Looks at one to three pictures of a person through an identity adapter: finds the "
             "face, turns it upright, cuts it out. Nothing is learned, so it takes seconds.",
             inputs=[
@@ -63,13 +66,17 @@ class LikenessEncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, adapter=None, clip_vision=None, masks=None, keep: str = "face and hair",
-        pack: str = "auraface",
+        cls, images: list, adapter: Sequence = (None,), clip_vision: Sequence = (None,),
+        masks: list | None = None, keep: Sequence[str] = ("face and hair",),
+        pack: Sequence[str] = ("auraface",),
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.identity import encode
 
-        chosen = None if pack == NO_MODEL else pack
-        read = encode(adapter, images, clip_vision=clip_vision, masks=masks, pack=chosen, keep=keep)
+        found_by = single(pack, "found by")
+        read = encode(
+            single(adapter, "adapter"), images, clip_vision=single(clip_vision, "clip vision"), masks=masks,
+            pack=None if found_by == NO_MODEL else found_by, keep=single(keep, "keep"),
+        )  # fmt: skip
         return io.NodeOutput(*read, ui=ui.PreviewImage(read.references, cls=cls))
 
 

@@ -32,7 +32,7 @@ from ..identity.references import (
     references_of,
 )
 from .folders import folder
-from .pictures import image_of, pictures_of
+from .pictures import image_of, masks_of_tensor, pictures_of
 from .weights import known_family
 
 KEY = "likeness.identity"  # of our wrappers
@@ -47,14 +47,14 @@ class Encoded(NamedTuple):
 
 def encode(
     artifact: Artifact | None,
-    images: torch.Tensor,
+    images: torch.Tensor | Sequence[torch.Tensor],
     *,
     clip_vision: Any = None,
-    masks: torch.Tensor | None = None,
+    masks: torch.Tensor | Sequence[torch.Tensor] | None = None,
     pack: str | None = "auraface",
     keep: str = "face and hair",
 ) -> Encoded:
-    """The person in IMAGE (1 to 3, H, W, C); without an artifact by the Miniature's own adapter.
+    """The person in IMAGE (1 to 3, H, W, C) or a list of such; artifact None is the Miniature's adapter.
 
     MASK (B, H, W), where there is one, says what to keep; without a pack of face models it must be there.
     """
@@ -62,7 +62,7 @@ def encode(
     pictures = pictures_of(images)
     check_count(len(pictures), adapter.slots)
     names = [f"picture {number}" for number in range(1, len(pictures) + 1)]
-    drawn = None if masks is None else [mask.cpu().float().numpy() for mask in masks]
+    drawn = None if masks is None else masks_of_tensor(masks)
     if drawn is not None and len(drawn) != len(pictures):
         raise LikenessError(
             f"there are {len(pictures)} pictures but {len(drawn)} masks; connect one mask per picture"

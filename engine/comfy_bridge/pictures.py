@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -13,8 +14,13 @@ from ..errors import LikenessError
 from .folders import temporary_folder
 
 
-def pictures_of(images: torch.Tensor) -> list[np.ndarray]:
-    """IMAGE (B, H, W, C) in [0, 1] as B arrays (H, W, 3) uint8; grey becomes colour, transparency is left."""
+def pictures_of(images: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """IMAGE (B, H, W, C) in [0, 1] as B arrays (H, W, 3) uint8; grey becomes colour, transparency is left.
+
+    A list of such batches, each of its own size, gives the pictures of all of them.
+    """
+    if not isinstance(images, torch.Tensor):
+        return [picture for batch in images for picture in pictures_of(batch)]
     if images.shape[-1] < 3:
         images = images[..., :1].expand(-1, -1, -1, 3)
     return list((images[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
@@ -25,20 +31,39 @@ def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
 
 
-def masks_of_tensor(masks: torch.Tensor) -> list[np.ndarray]:
-    """MASK (B, H, W) or (H, W) as arrays (H, W) float32 in [0, 1]."""
+def masks_of_tensor(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """MASK (B, H, W) or (H, W), or a list of such, as arrays (H, W) float32 in [0, 1]."""
+    if not isinstance(masks, torch.Tensor):
+        return [mask for batch in masks for mask in masks_of_tensor(batch)]
     return [mask.detach().cpu().float().clamp(0, 1).numpy() for mask in masks.reshape(-1, *masks.shape[-2:])]
 
 
-def concept_on_disk(spec: ConceptSpec, images: torch.Tensor, masks: torch.Tensor | None) -> ConceptSpec:
-    """Writes IMAGE and MASK, without loss, into a concept folder named after its content; `spec` with it."""
+def concept_on_disk(
+    spec: ConceptSpec,
+    images: torch.Tensor | Sequence[torch.Tensor],
+    masks: torch.Tensor | Sequence[torch.Tensor] | None,
+    captions: Sequence[str] = (),
+) -> ConceptSpec:
+    """Writes IMAGE and MASK, without loss, into a concept folder named after its content; `spec` with it.
+
+    Captions, one per picture where there are any, are written beside the pictures.
+    """
     pixels = pictures_of(images)
     coverage = [None] * len(pixels) if masks is None else _masks_for(pixels, masks)
     pictures = tuple(Picture(f"{i:03d}", pixels[i], coverage[i]) for i in range(len(pixels)))
     concept = Concept(spec.token, spec.class_word or "", spec.role or "subject", pictures)
-    target = temporary_folder("concepts", digest([concept])[:16])
+    name = digest([concept])[:16]
+    if captions:
+        if len(captions) != len(pictures):
+            raise LikenessError(
+                f"there are {len(pictures)} pictures but {len(captions)} captions; connect one per picture"
+            )
+        name = sha256("\0".join((name, *captions)).encode()).hexdigest()[:16]
+    target = temporary_folder("concepts", name)
     if not target.exists():
         write_concept(target, concept)
+        for picture, caption in zip(pictures, captions):
+            (target / "images" / f"{picture.name}.txt").write_text(caption.strip() + "\n", "utf-8")
     return dataclasses.replace(spec, folder=str(target))
 
 
@@ -47,7 +72,9 @@ def advice_on(spec: ConceptSpec) -> str:
     return in_words(examine_pictures(load_concept(spec).pictures))
 
 
-def _masks_for(pixels: Sequence[np.ndarray], masks: torch.Tensor) -> list[np.ndarray]:
+def _masks_for(
+    pixels: Sequence[np.ndarray], masks: torch.Tensor | Sequence[torch.Tensor]
+) -> list[np.ndarray]:
     """One mask (H, W) in [0, 1] per picture, or a sentence that says what is wrong with them."""
     found = masks_of_tensor(masks)
     if len(found) != len(pixels):
