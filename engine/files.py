@@ -1,5 +1,6 @@
 """Files: whole or not at all when we write, one sentence for whatever is wrong with them when we read."""
 
+import codecs
 import errno
 import os
 import secrets
@@ -51,6 +52,23 @@ def reading(path: str | os.PathLike[str], otherwise: str) -> Iterator[None]:
         raise LikenessError(f"{path} does not fit into memory; choose a smaller one") from error
     except Exception as error:
         raise LikenessError(f"{path} {otherwise}") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file as editors and shells write it: UTF-8, with its mark or not, or UTF-16 (PowerShell 5)."""
+    raw = Path(path).read_bytes()
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif raw[1:2] == b"\0" or raw[:1] == b"\0":  # what is written here begins with a plain letter or bracket
+        encoding = "utf-16-le" if raw[1:2] == b"\0" else "utf-16-be"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise LikenessError(
+            f"{path} is neither UTF-8 nor UTF-16, perhaps Windows' own encoding; save it again as UTF-8"
+        ) from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

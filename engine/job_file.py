@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from .config import METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
-from .data.concepts import assets_in, load_concept
+from .data.concepts import Concept, assets_in, load_concept
 from .errors import LikenessError
-from .files import check_room, reading
+from .files import check_room, read_text, reading
 
 PARTS = ("vae", "clip", "tokenizer")  # of a base, that may be given beside it
 
@@ -21,7 +21,7 @@ PARTS = ("vae", "clip", "tokenizer")  # of a base, that may be given beside it
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A config file's mapping."""
     with reading(path, "is not valid YAML; mend it there"):
-        content = from_yaml(Path(path).read_text("utf-8"), path)
+        content = from_yaml(read_text(path), path)
     if not isinstance(content, Mapping):
         raise LikenessError(f"{path} holds no settings; write lines such as 'output: me.safetensors'")
     return dict(content)
@@ -83,13 +83,21 @@ def _base(named: object, parts: Mapping[str, Any]) -> object:
 
 
 def concepts_of(
-    folders: Sequence[str], tokens: Sequence[str], class_words: Sequence[str], roles: Sequence[str]
+    folders: Sequence[str],
+    tokens: Sequence[str],
+    class_words: Sequence[str],
+    roles: Sequence[str],
+    several: bool = False,
 ) -> list[dict[str, Any]]:
     """Concepts typed on the command line: the n-th token, class word and role belong to the n-th folder.
 
-    A single folder in MagicTailor's naming holds several concepts: they count as folders here.
+    A single folder that is to be read as several concepts (`data.concepts`) counts as so many folders here.
     """
-    assets = assets_in(folders[0]) if len(folders) == 1 else []
+    if several and len(folders) != 1:
+        raise LikenessError(
+            f"--several is for one folder that holds several concepts; {len(folders)} are given"
+        )
+    assets = assets_in(folders[0], several) if len(folders) == 1 else []
     folders = list(folders) * len(assets) if assets else folders
     for option, values in (("--token", tokens), ("--class-word", class_words), ("--role", roles)):
         if len(values) > len(folders):
@@ -108,16 +116,18 @@ def concepts_of(
     return concepts
 
 
-def check_job(job: Job) -> None:
-    """Raises early, before anything heavy is loaded, when pictures or places are not what they should be."""
-    for concept in job.concepts:
-        load_concept(concept)
+def check_job(job: Job) -> list[Concept]:
+    """The job's concepts, read once; raises early, before anything heavy is loaded, where pictures or places
+    are not what they should be.
+    """
+    concepts = [load_concept(concept) for concept in job.concepts]
     here = job.base.kind != "hub"
     if here and job.base.path is not None and not Path(os.path.expanduser(job.base.path)).exists():
         raise LikenessError(
             f"{job.base.path} does not exist; give a checkpoint, a diffusers folder or 'miniature'"
         )
     check_room(job.output)
+    return concepts
 
 
 def setting_help(kind: type) -> dict[str, str]:

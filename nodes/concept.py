@@ -74,8 +74,8 @@ class LikenessConcept(io.ComfyNode):
             folder="", token=single(token, "placeholder"), class_word=single(class_word, "class word"),
             role=single(role, "role"),
         )  # fmt: skip
-        concept = concept_on_disk(spec, images, masks, captions)
-        return io.NodeOutput(concept, ui=ui.PreviewText(advice_on(concept)))
+        spec, concept = concept_on_disk(spec, images, masks, captions)
+        return io.NodeOutput(spec, ui=ui.PreviewText(advice_on(concept)))
 
 
 class LikenessConceptFolder(io.ComfyNode):
@@ -128,7 +128,7 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
         concept = one_of_folder(wanted)
         spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
-        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(spec)))
+        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(concept)))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: str) -> str:

@@ -223,6 +223,7 @@ def _train(
     from ..engine.comfy_bridge.folders import temporary_folder
     from ..engine.comfy_bridge.identity import digest_of, people_in
     from ..engine.comfy_bridge.weights import take_weights
+    from ..engine.data.concepts import load_concept
     from ..engine.training.launch import Stopped, train
 
     job = Job(
@@ -238,14 +239,17 @@ def _train(
         base = base_from_graph(take_weights(*loaded))
         whole = job.to_json() + base.fingerprint + (digest_of(people) if people else "")
         job = replace(job, output=str(graph.run_file(whole)))
-        critic = _critic(job, base, observer, run.get("stop_by_likeness", 0))
+        read = [load_concept(concept) for concept in concepts]
+        critic = _critic(job, base, observer, run.get("stop_by_likeness", 0), read)
+        handed = iter(read)
+        del read  # `train` takes them over, and keeps no more of them than it needs
         try:
-            return train(job, observer, base, critic, people)
+            return train(job, observer, base, critic, people, handed)
         except Stopped:
             return None
 
 
-def _critic(job: Job, base: Any, observer: Any, every: int) -> Any:
+def _critic(job: Job, base: Any, observer: Any, every: int, read: Sequence[Any]) -> Any:
     """Who looks at the likeness meanwhile and shows its curve in the node; None where nobody asked."""
     if not every:
         return None
@@ -259,5 +263,5 @@ def _critic(job: Job, base: Any, observer: Any, every: int) -> Any:
 
     return critic_for(
         job, every, packs=packs_folder(), models=helpers_folder(), miniature=base.traits.own_world,
-        on_look=show,
+        concept=read[0] if read else None, on_look=show,
     )  # fmt: skip

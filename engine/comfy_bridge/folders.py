@@ -5,6 +5,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ..config import typed_path
 from ..errors import LikenessError
 
 FOLDER = "likeness"  # models/likeness: what was learned, and helper models
@@ -68,12 +69,13 @@ def input_folder(name: str) -> Path:
     """A folder the user named: a full path, or one inside ComfyUI's input folder."""
     if not name.strip():
         raise LikenessError("no folder is named; type the folder that holds the pictures")
-    if name.strip().startswith(("\\\\", "//")):  # Windows would log in there with the user's name
+    typed = typed_path(name)
+    if typed.startswith(("\\\\", "//")):  # Windows would log in there with the user's name
         raise LikenessError(
-            f"{name.strip()} lies on another machine, which a workflow may not call; give that share a drive "
+            f"{typed} lies on another machine, which a workflow may not call; give that share a drive "
             "letter, or copy the folder here"
         )
-    return Path(folder_paths.get_input_directory()) / Path(name.strip()).expanduser()
+    return Path(folder_paths.get_input_directory()) / typed
 
 
 def state_of(path: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..config import ConceptSpec
-from ..data.concepts import Concept, Picture, digest, load_concept, write_concept
+from ..data.concepts import Concept, Picture, digest, write_concept
 from ..data.quality import examine_pictures, in_words
 from ..errors import LikenessError
 from .folders import temporary_folder
@@ -43,10 +43,11 @@ def concept_on_disk(
     images: torch.Tensor | Sequence[torch.Tensor],
     masks: torch.Tensor | Sequence[torch.Tensor] | None,
     captions: Sequence[str] = (),
-) -> ConceptSpec:
+) -> tuple[ConceptSpec, Concept]:
     """Writes IMAGE and MASK, without loss, into a concept folder named after its content; `spec` with it.
 
-    Captions, one per picture where there are any, are written beside the pictures.
+    Captions, one per picture where there are any, are written beside the pictures. Beside the specification
+    comes what was written, so that nobody need read it again.
     """
     pixels = pictures_of(images)
     coverage = [None] * len(pixels) if masks is None else _masks_for(pixels, masks)
@@ -64,12 +65,12 @@ def concept_on_disk(
         write_concept(target, concept)
         for picture, caption in zip(pictures, captions):
             (target / "images" / f"{picture.name}.txt").write_text(caption.strip() + "\n", "utf-8")
-    return dataclasses.replace(spec, folder=str(target))
+    return dataclasses.replace(spec, folder=str(target)), concept
 
 
-def advice_on(spec: ConceptSpec) -> str:
-    """What is to be done about a concept's pictures before learning them, in words."""
-    return in_words(examine_pictures(load_concept(spec).pictures))
+def advice_on(concept: Concept) -> str:
+    """What was left out of a concept, and what is to be done about its pictures before learning, in words."""
+    return "\n".join([*concept.remarks, in_words(examine_pictures(concept.pictures))])
 
 
 def _masks_for(

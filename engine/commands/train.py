@@ -30,27 +30,30 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
     settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
     chosen = job_file.read_yaml(config) if config is not None else {}
     concepts = job_file.concepts_of(
-        typed.pop("folders", []), typed.pop("token", []), typed.pop("class_word", []), typed.pop("role", [])
-    )
+        typed.pop("folders", []), typed.pop("token", []), typed.pop("class_word", []), typed.pop("role", []),
+        typed.pop("several", False),
+    )  # fmt: skip
     if concepts:
         typed["concepts"] = concepts
     job = job_file.build_job(method, chosen, typed, settings, preset)
     if print_config:
         say(job_file.to_yaml(job).rstrip())
         return 0
-    job_file.check_job(job)
-    return _run(job, look_every)
+    return _run(job, job_file.check_job(job), look_every)
 
 
-def _run(job: Any, look_every: int = 0) -> int:
+def _run(job: Any, concepts: list[Any], look_every: int = 0) -> int:
     from ..training.launch import train
 
     people = _people_on(job)
     output = Path(job.output)
     observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
-    critic = _critic(job, look_every, output.with_suffix(".likeness.png")) if look_every else None
+    curve = output.with_suffix(".likeness.png")
+    critic = _critic(job, concepts[0] if concepts else None, look_every, curve) if look_every else None
+    read = iter(concepts)
+    del concepts  # `train` takes them over, and keeps no more of them than it needs
     with observer.watching():
-        path = train(job, observer, critic=critic, people=people)
+        path = train(job, observer, critic=critic, people=people, concepts=read)
     say(str(path))
     if critic is not None and critic.looks and not observer.interrupt.pressed:
         note(f"kept is step {critic.best.step}; {critic.ending}")
@@ -73,7 +76,7 @@ def _people_on(job: Any) -> "list[Shown]":
     return people_on(texts, [concept.folder for concept in job.concepts])
 
 
-def _critic(job: Any, every: int, curve: Path) -> Any:
+def _critic(job: Any, concept: Any, every: int, curve: Path) -> Any:
     """Who looks at the likeness meanwhile: each look is a line, and a point in the curve's picture."""
     from ..evaluation.loss_plot import plot_losses
     from ..evaluation.stopping import critic_for, curves, in_words
@@ -82,7 +85,7 @@ def _critic(job: Any, every: int, curve: Path) -> Any:
         note(in_words(looks))
         save_picture(curve, plot_losses(curves(looks)))
 
-    return critic_for(job, every, on_look=show)
+    return critic_for(job, every, concept=concept, on_look=show)
 
 
 _COMMON: dict[str, Any] = {
@@ -110,6 +113,10 @@ _COMMON: dict[str, Any] = {
         list[str] | None, Option(help="What the pictures show: woman, dog …; repeat per folder.")
     ],
     "role": Annotated[list[str] | None, Option(help="subject, style or component; repeat per folder.")],
+    "several": Annotated[
+        bool,
+        Option("--several", help="Read one folder of files named 0_person_a.jpg, 1_hair_a.jpg as several."),
+    ],
     "seed": Annotated[int | None, Option(help="Of everything random.")],
     "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
     "buckets": Annotated[

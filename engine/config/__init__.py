@@ -21,6 +21,7 @@ from .masterweaver import (
     MasterWeaverSettings,
 )
 from .methods import METHODS, settings_for
+from .paths import typed_path
 from .personamagic import MINIATURE_OPEN_PROMPTS, PersonaMagicSettings
 from .phase import SCHEDULES, Phase
 from .places import check_place, is_address
@@ -36,5 +37,5 @@ __all__ = [
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "check_place",
     "check_plain", "check_text", "chosen_preset", "convert", "from_json", "from_yaml", "is_address",
-    "known_keys", "one_of", "read", "settings_for", "with_gap",
+    "known_keys", "one_of", "read", "settings_for", "typed_path", "with_gap",
 ]  # fmt: skip

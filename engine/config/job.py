@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import LikenessError
 from .checks import above_zero, at_least, one_of
 from .methods import METHODS, settings_for
+from .paths import typed_path
 from .places import check_place
 from .plain import check_plain, from_json
 from .reading import convert, known_keys, read
@@ -62,6 +63,9 @@ class Job:
         for token in tokens:
             if tokens.count(token) > 1:
                 raise LikenessError(f"two concepts share the placeholder {token}; give each its own")
+        object.__setattr__(self, "output", typed_path(self.output))
+        if self.cache is not None:
+            object.__setattr__(self, "cache", typed_path(self.cache))
         if not self.output.endswith(".safetensors"):
             raise LikenessError(f"the output {self.output} must end in .safetensors; rename it")
         one_of("precision", self.precision, PRECISIONS)

@@ -1,12 +1,12 @@
 """What a training starts from: a base model, and concepts as folders of pictures."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LikenessError
 from .checks import one_of
+from .paths import typed_path
 
 ROLES = ("subject", "style", "component")
 BASE_KINDS = ("miniature", "checkpoint", "diffusers", "hub", "graph")
@@ -26,6 +26,9 @@ class BaseSpec:
     clip: str | None = None  # other text encoders for it: a checkpoint of its kind or a diffusers folder
 
     def __post_init__(self) -> None:
+        for name in ("path", "tokenizer", "vae", "clip"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, typed_path(getattr(self, name)))
         given = [name for name in ("vae", "clip", "tokenizer") if getattr(self, name) is not None]
         if given and self.kind != "checkpoint":
             raise LikenessError(
@@ -44,7 +47,8 @@ class BaseSpec:
 
         `vae`, `clip` and `tokenizer` stand in place of a checkpoint's own.
         """
-        path = Path(os.path.expanduser(text))  # unlike Path's own, it takes no offence at ~nobody
+        text = typed_path(text)
+        path = Path(text)
         kind = "diffusers" if path.is_dir() else "checkpoint"
         if text == "miniature":
             kind = text
@@ -65,6 +69,7 @@ class ConceptSpec:
     asset: int | None = None  # in MagicTailor's folder of several concepts: the number before its file names
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", typed_path(self.folder))
         if not TOKEN.fullmatch(self.token):
             raise LikenessError(
                 f"'{self.token}' cannot be a placeholder; write letters, digits, - or _ between < and >, "

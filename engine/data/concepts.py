@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json
 from ..errors import LikenessError, nearest
-from ..files import make_folder, reading, unused_name, write_error
+from ..files import make_folder, read_text, reading, unused_name, write_error
 from .layout import DESCRIPTION, Layout, look_into
 from .pictures import read_mask, read_photograph, to_mask_image
 
@@ -275,7 +275,7 @@ def _read_description(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     with reading(path, "is not readable JSON; mend or delete it"):
-        described = from_json(path.read_text("utf-8"), path)
+        described = from_json(read_text(path), path)
     if not isinstance(described, dict):
         raise LikenessError(f'{path} must look like {{"class_word": "woman"}}; mend or delete it')
     for key, value in described.items():

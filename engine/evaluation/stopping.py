@@ -130,15 +130,19 @@ def critic_for(
     packs: Path | None = None,
     models: Path | None = None,
     miniature: bool | None = None,
+    concept: Concept | None = None,
     on_look: Callable[[Sequence[Look]], None] | None = None,
 ) -> LikenessCritic:
-    """The critic for a job's first concept; `faces`: a judge's name, auto for one that fits the base."""
+    """The critic for a job's first concept, which `concept` is where somebody has read it.
+
+    `faces`: a judge's name, auto for one that fits the base.
+    """
     if job.method == "masterweaver":
         raise LikenessError("an adapter for everybody has no likeness to stop by; leave it to its steps")
     small = job.base.kind == "miniature" if miniature is None else miniature
     judge = load_face_judge(("miniature" if small else "auraface") if faces == "auto" else faces, packs)
     text, _ = judges_there(judge, models)
-    concept = load_concept(job.concepts[0])
+    concept = concept or load_concept(job.concepts[0])
     prompts = MINIATURE_PROMPTS if small else PROMPTS
     return LikenessCritic(concept, judge, text, prompts, every=every, seed=job.seed, on_look=on_look)
 

@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+SPARE = 2  # times the side that is trained at: scaling down from there loses nothing that can be seen
 TINY = 1 << 28  # bytes of weights below which memory is no question
 
 __all__ = ["Observer", "Progress", "Stopped", "train"]
@@ -48,6 +49,7 @@ def train(
     base: BaseModel | None = None,
     critic: Critic | None = None,
     people: Sequence[Shown] = (),
+    concepts: Iterable[Concept] | None = None,
 ) -> Path:
     """Learns what the job says and writes its artifact; returns the artifact's path.
 
@@ -55,28 +57,39 @@ def train(
     A `base` given is used as it is and comes back unchanged; without one the job's is loaded. With a
     `critic`, what is written is the state it liked best, and the run ends when it has seen enough. `people`
     are in every picture meanwhile: those of the identity adapters that the job names, or of a graph's MODEL.
+    `concepts` are the job's where somebody has read them already; an iterator leaves nobody holding large
+    pictures meanwhile.
     """
     check_people(job, people)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(job.seed)
-        return _train(job, observer or Silent(), base, critic, people)
+        return _train(job, observer or Silent(), base, critic, people, concepts)
 
 
 def _train(
-    job: Job, observer: Observer, base: BaseModel | None, critic: Critic | None, people: Sequence[Shown]
+    job: Job,
+    observer: Observer,
+    base: BaseModel | None,
+    critic: Critic | None,
+    people: Sequence[Shown],
+    concepts: Iterable[Concept] | None,
 ) -> Path:
     output = Path(job.output)
     make_folder(output.parent)
     if job.compile:
         check_backend(job.compile)
-    concepts = [load_concept(concept) for concept in job.concepts]
+    concepts = list(map(load_concept, job.concepts) if concepts is None else concepts)
+    for remark in (remark for concept in concepts for remark in concept.remarks):
+        tell(observer, remark)
     if sharding_asked():
         check_shardable(method_class(job.method), job)
         base = None if base is None else copy.deepcopy(base)  # in pieces it is of no more use to its owner
     base = _trainable(base) if base is not None else load_base(job.base)
     accelerator = _accelerator(job)
+    pictures, enough = digest(concepts), SPARE * (job.resolution or base.resolution)
+    concepts = [concept.within(enough) for concept in concepts]
     with hosted(base, job.on, people):
-        _learn(job, base, concepts, accelerator, observer, critic)
+        _learn(job, base, concepts, pictures, accelerator, observer, critic)
     return output
 
 
@@ -84,12 +97,12 @@ def _learn(
     job: Job,
     base: BaseModel,
     concepts: Sequence[Concept],
+    pictures: str,
     accelerator: Accelerator,
     observer: Observer,
     critic: Critic | None,
 ) -> None:
     """The run itself, from the method's first weights to its artifact; the base returns where it was."""
-    pictures = digest(concepts)
     checkpoints = Checkpoints(job, pictures)
     home, alone = base.device, accelerator.num_processes == 1
     method: Method = method_class(job.method)(job, base, concepts)
@@ -199,8 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options: dict[str, object] = {"resume": True} if told.resume else {}
         options |= {"processes": told.processes} if told.processes else {}
         job = build_job(str(config.get("method")), config, options, {})
-        check_job(job)
-        log.info("%s", train(job, Logged()))
+        log.info("%s", train(job, Logged(), concepts=iter(check_job(job))))
         return 0
     except LikenessError as error:
         log.error("%s", error)

@@ -1,6 +1,7 @@
 """Settings say what is wrong with them, and survive a journey through JSON."""
 
 import json
+import os
 
 import pytest
 
@@ -13,6 +14,7 @@ from likeness_portraits.engine.config import (
     Job,
     Phase,
     settings_for,
+    typed_path,
 )
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.job_file import build_job, read_yaml, value_of
@@ -149,3 +151,50 @@ def test_presets_are_chosen_by_name_and_by_base():
 def test_a_phase_checks_itself():
     with pytest.raises(LikenessError, match="'batch_size' is 0"):
         Phase(name="p", steps=1, learning_rates={}, batch_size=0)
+
+
+# ---- typed paths
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ('"C:\\pics\\anna"', "C:\\pics\\anna"),  # Windows' Copy as path
+        ("'/pics/my anna' ", "/pics/my anna"),
+        ("~/anna", os.path.expanduser("~/anna")),
+        ('"~/anna"', os.path.expanduser("~/anna")),
+        ('/pics/6" prints', '/pics/6" prints'),
+        ("anna", "anna"),
+    ],
+)
+def test_a_path_is_what_was_meant_by_what_was_pasted(typed, meant):
+    assert typed_path(typed) == meant
+    assert ConceptSpec(folder=typed).folder == meant
+    job = Job(
+        method="textual-inversion", concepts=(ConceptSpec(folder="a"),),
+        output=typed.replace("anna", "anna.safetensors").replace("prints", "prints.safetensors"),
+    )  # fmt: skip
+    assert job.output == meant.replace("anna", "anna.safetensors").replace("prints", "prints.safetensors")
+
+
+def test_every_path_of_the_command_line_may_be_quoted(tmp_path, capsys):
+    from likeness_portraits.engine.cli import main
+
+    assert main(["info", f'"{tmp_path}/there is none.safetensors"']) == 2
+    assert f"likeness: {tmp_path}/there is none.safetensors does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("--output=~/a.safetensors", "--output=" + os.path.expanduser("~/a.safetensors")),
+        ('"C:\\my pictures"', "C:\\my pictures"),
+        ('"a photo" of ~', '"a photo" of ~'),
+        ('"a sign / plate"', '"a sign / plate"'),
+        ("-o", "-o"),
+    ],
+)
+def test_only_what_looks_like_a_path_is_taken_for_one(argument, meant):
+    from likeness_portraits.engine.cli import _meant
+
+    assert _meant(argument) == meant

@@ -1,14 +1,18 @@
 """Files are whole or absent, whatever goes wrong while they are written."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError, nearest
 from likeness_portraits.engine.files import write_atomically
+from likeness_portraits.engine.job_file import read_yaml
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path):
@@ -84,3 +88,22 @@ def test_the_nearest_word_is_offered_only_if_it_is_near():
     assert nearest("stepz", ["steps", "rank"]) == "; did you mean 'steps'?"
     assert nearest("learning-rate", ["learning_rate", "rank"]) == "; did you mean 'learning_rate'?"
     assert nearest("zzz", ["steps", "rank"]) == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_concept_and_a_job_are_read_in_every_encoding_that_editors_write(tmp_path, encoding):
+    described = {"class_word": "女性", "notes": "Zoë"}
+    (tmp_path / "concept.json").write_bytes(json.dumps(described, ensure_ascii=False).encode(encoding))
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    concept = load_concept(tmp_path)
+    assert (concept.class_word, concept.notes) == ("女性", "Zoë")
+    (tmp_path / "job.yaml").write_bytes("output: Zoë.safetensors\r\n".encode(encoding))
+    assert read_yaml(tmp_path / "job.yaml") == {"output": "Zoë.safetensors"}
+
+
+def test_another_encoding_is_named_with_its_remedy(tmp_path):
+    (tmp_path / "concept.json").write_bytes('{"class_word": "Zoë"}'.encode("cp1252"))
+    with pytest.raises(
+        LikenessError, match=r"concept\.json is neither UTF-8 nor UTF-16, .* save it again as"
+    ):
+        load_concept(tmp_path)
