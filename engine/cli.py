@@ -3,7 +3,6 @@
 Heavy libraries are imported inside the commands, so that help and mistakes in options answer at once.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -29,19 +28,17 @@ from .commands import (  # noqa: F401 (each enters its commands, in the order th
     train,
 )
 from .commands.apps import INTERRUPTED, USER_MISTAKE, app
-from .config import typed_path
+from .commands.options import as_meant
 from .console import Interrupted, note, say
 from .errors import LikenessError, nearest
 from .version import VERSION
-
-_PASTED = re.compile(r"""(~|["'])[/\\]|["'](~[/\\]|[A-Za-z]:\\|\.{1,2}[/\\])""")  # ~/a, "/a b", "C:\a b"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
     try:
         status = get_command(app).main(
-            [_meant(argument) for argument in (sys.argv[1:] if arguments is None else arguments)],
+            [as_meant(argument) for argument in (sys.argv[1:] if arguments is None else arguments)],
             prog_name="likeness",
             standalone_mode=False,
         )
@@ -57,12 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         note(_usage_message(error))
         return USER_MISTAKE
-
-
-def _meant(argument: str) -> str:
-    """An argument as it was meant: a path in quotes, or with ~ in quotes, where no shell looks, is one."""
-    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    return f"{option}{equals}{typed_path(value) if _PASTED.match(value) else value}"
 
 
 def _usage_message(error: Any) -> str:

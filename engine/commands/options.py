@@ -2,9 +2,12 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
+
+from ..config import typed_path
 
 
 def grouped(command: Callable[..., int]) -> Callable[..., int]:
@@ -46,3 +49,12 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
         )
         for entry in fields(group)
     ]
+
+
+_PASTED = re.compile(r"""(~|["'])[/\\]|["'](~[/\\]|[A-Za-z]:\\|\.{1,2}[/\\])""")  # ~/a, "/a b", "C:\a b"
+
+
+def as_meant(argument: str) -> str:
+    """An argument as it was meant: a path in quotes, or with ~ in quotes, where no shell looks, is one."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{typed_path(value) if _PASTED.match(value) else value}"

@@ -195,6 +195,6 @@ def test_every_path_of_the_command_line_may_be_quoted(tmp_path, capsys):
     ],
 )
 def test_only_what_looks_like_a_path_is_taken_for_one(argument, meant):
-    from likeness_portraits.engine.cli import _meant
+    from likeness_portraits.engine.commands.options import as_meant
 
-    assert _meant(argument) == meant
+    assert as_meant(argument) == meant
