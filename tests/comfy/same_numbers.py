@@ -55,7 +55,7 @@ def seconds_to_start() -> float:
 
 START = seconds_to_start()  # before anything of the engine is imported
 
-from tiny_models import tiny_model  # noqa: E402
+from tiny_models import fp8_model, tiny_model  # noqa: E402
 
 from likeness_portraits.engine.artifact.lora import adaptable  # noqa: E402
 from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
@@ -235,6 +235,7 @@ def main() -> None:
         sd2_clip(), vae,
     )  # fmt: skip
     sdxl = (tiny_model(comfy.supported_models.SDXL, **SDXL), sdxl_clip(), vae)
+    plain_fp8, scaled_fp8 = ((fp8_model(scaled), clip, vae) for scaled in (False, True))
     used = {}
     for name, parts in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
         taken = taken_out(parts)
@@ -255,6 +256,8 @@ def main() -> None:
         "sd1": differences(sd1, taken_out(sd1), 8),
         "sd2": differences(sd2, taken_out(sd2), 8),
         "sdxl": differences(sdxl, taken_out(sdxl), 8),
+        "fp8": differences(plain_fp8, taken_out(plain_fp8), 8),
+        "scaled fp8": differences(scaled_fp8, taken_out(scaled_fp8), 8),
         "schedule": apart(headless.alphas_cumprod, from_graph.alphas_cumprod),
         "same fingerprint": headless.fingerprint == from_graph.fingerprint,
         "refused": refusals(model, clip, vae),

@@ -29,13 +29,18 @@ def measured(checkout: Path, python: Path, package_parent: Path) -> dict[str, An
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-BASES = ["headless", "taken out", "sd1", "sd2", "sdxl"]
+BASES = ["headless", "taken out", "sd1", "sd2", "sdxl", "fp8"]
 
 
 @pytest.mark.parametrize("what", ["text", "noise"])
 @pytest.mark.parametrize("base", BASES)
 def test_the_engine_computes_what_comfyui_does_bit_for_bit(measured: dict[str, Any], base: str, what: str):
     assert measured[base][what] == 0.0
+
+
+def test_weights_in_fp8_are_learned_on_with_their_scales(measured: dict[str, Any]):
+    # older hosts multiply the input by the scale where newer ones multiply the weight
+    assert measured["scaled fp8"]["noise"] <= 1e-6
 
 
 @pytest.mark.parametrize("what", ["pooled", "pictures", "latents"])

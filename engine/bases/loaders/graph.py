@@ -1,46 +1,42 @@
-"""Builds the base model of a training run from weights that came out of ComfyUI's MODEL, CLIP and VAE."""
-
-from typing import Any
+"""The base model of a training run out of ComfyUI's MODEL, CLIP and VAE: a single file held in memory."""
 
 import torch
 from torch import Tensor
 
+from ...errors import LikenessError
 from ..base import BaseModel
-from .folder import SD_SCHEDULE, import_networks, noise_schedule
-from .graph_weights import BaseWeights, TextTower
-from .single_file import empty, load_text
+from .folder import KNOWN, SD_SCHEDULE, import_networks, noise_schedule
+from .graph_weights import BaseWeights
+from .single_file import build_text_encoder, build_unet, build_vae, padded, trained_side
 
 
 def base_from_graph(weights: BaseWeights) -> BaseModel:
     """diffusers' classes around the given tensors, which they take over."""
     import_networks()
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    unet = empty(UNet2DConditionModel, weights.unet_config)
-    vae = empty(AutoencoderKL, weights.vae_config)
-    unet.load_state_dict(dict(weights.unet), assign=True)
-    vae.load_state_dict(dict(weights.vae), assign=True)
+    side = trained_side(weights.family, weights.prediction_type)
+    try:
+        unet = build_unet(weights.unet, side, weights.heads)
+        vae = build_vae(weights.vae, side, weights.latent_scale)
+        text_encoders = {
+            name: build_text_encoder(weights.family, name, tower.weights, tower.tokenizer, tower.heads)
+            for name, tower in weights.text_towers.items()
+        }
+    except (RuntimeError, KeyError, IndexError, ValueError, StopIteration) as error:
+        reason = (str(error).strip() or "parts are missing").splitlines()[0]
+        raise LikenessError(
+            f"this MODEL, CLIP or VAE is built in a way of its own ({reason}); connect {KNOWN}"
+        ) from error
     return BaseModel(
         unet=unet,
         vae=vae,
-        text_encoders={name: _text_encoder(tower) for name, tower in weights.text_towers.items()},
-        tokenizers={name: tower.tokenizer for name, tower in weights.text_towers.items()},
+        text_encoders=text_encoders,
+        tokenizers={name: padded(tower.tokenizer, name) for name, tower in weights.text_towers.items()},
         alphas_cumprod=_exact_schedule(weights.alphas_cumprod),
         family=weights.family,
-        resolution=weights.resolution,
+        resolution=side * 2 ** (len(vae.config.block_out_channels) - 1),
         prediction_type=weights.prediction_type,
         fingerprint=weights.fingerprint,
     )
-
-
-def _text_encoder(tower: TextTower) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    kind = CLIPTextModelWithProjection if "text_projection.weight" in tower.weights else CLIPTextModel
-    with torch.random.fork_rng(devices=[]):  # building it draws random weights first
-        encoder = kind(CLIPTextConfig(**tower.config))
-    load_text(encoder, tower.weights)
-    return encoder
 
 
 def _exact_schedule(alphas_cumprod: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A base model on its way from ComfyUI into training: plain tensors under diffusers' names."""
+"""A base model on its way from ComfyUI into training: tensors under a checkpoint's names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,22 +11,21 @@ from torch import Tensor
 class TextTower:
     """One CLIP text encoder."""
 
-    config: Mapping[str, Any]  # of transformers' CLIPTextConfig
-    weights: Mapping[str, Tensor]  # without the level text_model; text_projection.weight where it is read
-    tokenizer: Any  # transformers' CLIPTokenizer; its pad token is the one this encoder was trained with
+    weights: Mapping[str, Tensor]  # text_model.…, and text_projection.weight
+    heads: int  # of each attention layer
+    tokenizer: Any  # transformers' CLIPTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseWeights:
-    """U-Net, autoencoder and text encoders, fp32 copies that nobody else holds."""
+    """A single-file checkpoint in memory, fp32 copies that nobody else holds, and what no shape tells."""
 
     family: str  # a key of FAMILIES
     prediction_type: str  # "epsilon" or "v_prediction"
-    resolution: int  # pixels a side
     alphas_cumprod: Tensor  # (T,)
-    unet_config: Mapping[str, Any]
-    unet: Mapping[str, Tensor]
-    vae_config: Mapping[str, Any]
-    vae: Mapping[str, Tensor]
+    unet: Mapping[str, Tensor]  # model.diffusion_model.…
+    heads: int | list[int]  # of the U-Net's attention layers: of all, or of each level
+    vae: Mapping[str, Tensor]  # encoder.…, decoder.…, quant_conv.…
+    latent_scale: float
     text_towers: Mapping[str, TextTower]  # by ComfyUI's name: clip_l, clip_g, clip_h
     fingerprint: str | None = None  # None: from the weights

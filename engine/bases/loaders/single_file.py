@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,18 +34,16 @@ def read_single_file(path: Path, spec: BaseSpec) -> Parts:
     state = stored.tensors
     check_kind(path, state)
     family = family_of(state)
+    prediction = _prediction(path, stored, family)
+    side = trained_side(family, prediction)
     try:
-        unet = _build_unet(state, family)
+        unet = build_unet(state, side, heads_of(state, family))
         vae = _vae(path, state, family, spec.vae)
         encoders, tokenizers = _text(path, state, family, spec)
     except (RuntimeError, KeyError, IndexError, ValueError, StopIteration) as error:
         reason = (str(error).strip() or "parts are missing").splitlines()[0]
         name = FAMILIES[family].name
         raise LikenessError(f"{path} is not a whole {name} checkpoint ({reason}); get it again") from error
-    prediction = _prediction(path, stored, family)
-    other_size = FAMILIES[family].velocity_sample_size
-    if other_size and prediction == "v_prediction":
-        unet.register_to_config(sample_size=other_size)
     zero_snr = "ztsnr" in state
     return Parts(
         family=family,
@@ -64,6 +63,13 @@ def family_of(state: Mapping[str, Tensor]) -> str:
     return family_of_unet(told_sizes, proj is not None and proj.ndim == 2).key
 
 
+def trained_side(family: str, prediction_type: str) -> int:
+    """Side of the latents that models of a family were trained with; SD 2.x got larger with the velocity."""
+    row = FAMILIES[family]
+    velocity = prediction_type == "v_prediction"
+    return (row.velocity_sample_size if velocity else None) or row.sample_size
+
+
 def _prediction(path: Path, stored: Stored, family: str) -> str:
     """What the U-Net predicts: as the file says, or as its numbers tell."""
     told = stored.metadata.get("modelspec.prediction_type")
@@ -80,48 +86,62 @@ def _prediction(path: Path, stored: Stored, family: str) -> str:
 # ------------------------------------------------------------------------------------------------------ U-Net
 
 
-def _build_unet(state: Mapping[str, Tensor], family: str) -> Any:
+def build_unet(state: Mapping[str, Tensor], side: int, heads: int | list[int]) -> Any:
+    """The U-Net out of LDM's names; `side` of its latents and attention `heads` stand in no shape."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     own = {key: value for key, value in state.items() if key.startswith(UNET)}
-    config = unet_config({key[len(UNET) :]: value for key, value in own.items()}, family)
-    unet = empty(UNet2DConditionModel, config)
+    config = unet_config({key[len(UNET) :]: value for key, value in own.items()})
+    unet = empty(UNet2DConditionModel, {**config, "sample_size": side, "attention_head_dim": heads})
     unet.load_state_dict(in_full(convert_ldm_unet_checkpoint(own, unet.config)), assign=True)
     return unet
 
 
-def unet_config(state: Mapping[str, Tensor], family: str = "sd1") -> dict[str, Any]:
-    """Arguments of diffusers' U-Net class, read off the shapes of an LDM U-Net's weights."""
+def heads_of(state: Mapping[str, Tensor], family: str) -> int | list[int]:
+    """Attention heads, under diffusers' name attention_head_dim: of every level, or one number for all."""
+    if family == "sd1":
+        return SD1_HEADS
+    channels, _ = _levels({key.removeprefix(UNET): value for key, value in state.items()})
+    return [max(1, width // HEAD_WIDTH) for width in channels]
+
+
+def unet_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of diffusers' U-Net class, as far as the shapes of an LDM U-Net's weights tell them."""
+    channels, depths = _levels(state)
+    context = next(value for key, value in state.items() if key.endswith("attn2.to_k.weight"))
+    proj = next(value for key, value in state.items() if key.endswith("1.proj_in.weight"))
+    config = {
+        "in_channels": state["input_blocks.0.0.weight"].shape[1],
+        "block_out_channels": channels,
+        "layers_per_block": _layers(state),
+        "cross_attention_dim": context.shape[1],
+        "use_linear_projection": proj.ndim == 2,
+        **level_config(depths),
+    }
+    sizes = state.get("label_emb.0.0.weight")
+    return config if sizes is None else config | size_config(sizes.shape[1])
+
+
+def _levels(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Channels and transformer depth of each level, off its first residual block."""
     channels: list[int] = []
     depths: list[int] = []
-    layers = 0
     fresh = True  # the next residual block begins a level
     for number in range(1, 1 + max(_numbers(state, "input_blocks."))):
         if f"input_blocks.{number}.0.op.weight" in state:
             fresh = True
-            continue
-        if fresh:
+        elif fresh:
             channels.append(state[f"input_blocks.{number}.0.out_layers.3.weight"].shape[0])
             depths.append(len(_numbers(state, f"input_blocks.{number}.1.transformer_blocks.")))
             fresh = False
-        layers += len(channels) == 1
-    context = next(value for key, value in state.items() if key.endswith("attn2.to_k.weight"))
-    proj = next(value for key, value in state.items() if key.endswith("1.proj_in.weight"))
-    heads = SD1_HEADS if family == "sd1" else [max(1, width // HEAD_WIDTH) for width in channels]
-    config = {
-        "sample_size": FAMILIES[family].sample_size,
-        "in_channels": state["input_blocks.0.0.weight"].shape[1],
-        "block_out_channels": channels,
-        "layers_per_block": layers,
-        "cross_attention_dim": context.shape[1],
-        "attention_head_dim": heads,  # diffusers' name for the number of heads
-        "use_linear_projection": proj.ndim == 2,
-        **level_config(depths),
-    }
-    if family == "sdxl":
-        config |= size_config(state["label_emb.0.0.weight"].shape[1])
-    return config
+    return channels, depths
+
+
+def _layers(state: Mapping[str, Tensor]) -> int:
+    """Residual blocks a level: those before the first halving, the first convolution aside."""
+    halvings = [n for n in _numbers(state, "input_blocks.") if f"input_blocks.{n}.0.op.weight" in state]
+    return min(halvings, default=1 + max(_numbers(state, "input_blocks."))) - 1
 
 
 def level_config(depths: Sequence[int]) -> dict[str, Any]:
@@ -163,10 +183,11 @@ def _vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None
             f"{path} holds no VAE; name one with the base's 'vae' (--vae): a VAE file, another checkpoint or "
             "a diffusers folder"
         )
-    return _build_vae(own, family)
+    return build_vae(own, FAMILIES[family].sample_size, FAMILIES[family].latent_scale)
 
 
-def _build_vae(own: Mapping[str, Tensor], family: str) -> Any:
+def build_vae(own: Mapping[str, Tensor], side: int, scale: float) -> Any:
+    """The autoencoder out of LDM's names, without their prefix; `side` and `scale` are the latents'."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
@@ -178,8 +199,8 @@ def _build_vae(own: Mapping[str, Tensor], family: str) -> Any:
         "up_block_types": ["UpDecoderBlock2D"] * len(channels),
         "layers_per_block": 1 + max(_numbers(own, "encoder.down.0.block.")),
         "latent_channels": own["quant_conv.weight"].shape[0] // 2,
-        "sample_size": FAMILIES[family].sample_size * 2 ** (len(channels) - 1),
-        "scaling_factor": FAMILIES[family].latent_scale,
+        "sample_size": side * 2 ** (len(channels) - 1),
+        "scaling_factor": scale,
     }
     vae = empty(AutoencoderKL, config)
     vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(own), vae.config)), assign=True)
@@ -209,7 +230,7 @@ def _text(
             "folder"
         )
     words = read_tokenizer(path, spec.tokenizer)
-    encoders = {name: _build_text_encoder(name, weights, words) for name, weights in own.items()}
+    encoders = {name: build_text_encoder(family, name, weights, words) for name, weights in own.items()}
     return encoders, {name: padded(words, name) for name in own}
 
 
@@ -266,13 +287,20 @@ def padded(tokenizer: Any, encoder: str) -> Any:
     return own
 
 
-def _build_text_encoder(name: str, own: Mapping[str, Tensor], tokenizer: Any) -> Any:
+def build_text_encoder(
+    family: str, name: str, own: Mapping[str, Tensor], tokenizer: Any, heads: int | None = None
+) -> Any:
+    """A text encoder out of OpenAI's, transformers' or OpenCLIP's names; `heads` stand in no shape."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    if any(key.startswith(OPEN_CLIP) for key in own):
+        own = from_open_clip(own)
     weights = {key.removeprefix("text_model."): value for key, value in own.items()
-               if not key.endswith("position_ids")}  # fmt: skip
-    if name != "clip_l":
-        weights = from_open_clip(weights, drop_last=name == "clip_h")
+               if not key.endswith(("position_ids", "logit_scale"))}  # fmt: skip
+    stored = 1 + max(_numbers(weights, "encoder.layers."))
+    layers = stored - FAMILIES[family].unheard_layers
+    unheard = tuple(f"encoder.layers.{number}." for number in range(layers, stored))
+    weights = {key: value for key, value in weights.items() if not key.startswith(unheard)}
     vocabulary, width = weights["embeddings.token_embedding.weight"].shape
     if len(tokenizer) != vocabulary:
         raise LikenessError(
@@ -282,8 +310,8 @@ def _build_text_encoder(name: str, own: Mapping[str, Tensor], tokenizer: Any) ->
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=1 + max(_numbers(weights, "encoder.layers.")),
-        num_attention_heads=max(1, width // HEAD_WIDTH),
+        num_hidden_layers=layers,
+        num_attention_heads=heads or max(1, width // HEAD_WIDTH),
         max_position_embeddings=weights["embeddings.position_embedding.weight"].shape[0],
         hidden_act="quick_gelu" if name == "clip_l" else "gelu",
         projection_dim=width,
@@ -312,38 +340,18 @@ def load_text(encoder: Any, weights: Mapping[str, Tensor]) -> None:
     encoder.load_state_dict(named)
 
 
-OPEN_CLIP = (  # OpenCLIP's names to transformers', in this order
-    ("transformer.resblocks.", "encoder.layers."),
-    ("positional_embedding", "embeddings.position_embedding.weight"),
-    ("token_embedding.weight", "embeddings.token_embedding.weight"),
-    ("ln_final.", "final_layer_norm."),
-    (".ln_1.", ".layer_norm1."),
-    (".ln_2.", ".layer_norm2."),
-    (".attn.out_proj.", ".self_attn.out_proj."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-)
+OPEN_CLIP = "transformer.resblocks."  # what its layers' names begin with
 
 
-def from_open_clip(state: Mapping[str, Tensor], drop_last: bool) -> dict[str, Tensor]:
-    """An OpenCLIP text tower under transformers' names; `drop_last`: SD 2.x never hears the last layer."""
-    last = max(_numbers(state, "transformer.resblocks."))
-    found: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key in ("logit_scale", "attn_mask") or (
-            drop_last and key.startswith(f"transformer.resblocks.{last}.")
-        ):
-            continue
-        if key == "text_projection":
-            found["text_projection.weight"] = value.T.contiguous()
-            continue
-        for theirs, ours in OPEN_CLIP:
-            key = key.replace(theirs, ours)
-        if ".attn.in_proj_" in key:
-            for part, rows in zip(("q_proj", "k_proj", "v_proj"), value.chunk(3)):
-                found[key.replace(".attn.in_proj_", f".self_attn.{part}.")] = rows.contiguous()
-        else:
-            found[key] = value
+def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An OpenCLIP text tower under transformers' names."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    tower = {key: value for key, value in state.items() if key != "text_projection"}
+    width = SimpleNamespace(hidden_size=state["positional_embedding"].shape[1])
+    found = convert_open_clip_checkpoint(SimpleNamespace(config=width), tower, prefix="")
+    if "text_projection" in state:  # diffusers would take the width from it
+        found["text_projection.weight"] = state["text_projection"].T.contiguous()
     return found
 
 
