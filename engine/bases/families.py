@@ -51,10 +51,6 @@ class Family:
         """Numbers in one of the text states that the denoiser reads."""
         return sum(self.text_widths.values())
 
-    @property
-    def largest_sample_size(self) -> int:
-        return max(self.sample_size, self.velocity_sample_size or 0)
-
 
 _ROWS = (
     Family(
