@@ -40,8 +40,10 @@ def reading(path: str | os.PathLike[str], otherwise: str) -> Iterator[None]:
     """
     try:
         yield
-    except LikenessError:
-        raise
+    except LikenessError as error:
+        if os.path.basename(path) in str(error):
+            raise
+        raise LikenessError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise LikenessError(f"{path} does not exist; check the path") from error
     except IsADirectoryError as error:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..bases.families import FAMILIES
 from ..config import TOKEN as PLACEHOLDER
-from ..config import read
-from ..errors import LikenessError, nearest
+from ..config import from_json, one_of, read
+from ..errors import LikenessError
 from ..version import VERSION
 from .tensors import read_header, read_tensors, write_tensors
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
+MOST_VECTORS = 1000  # of one placeholder: text encoders read 75 at a time
 KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
 LORA_KEY = re.compile(r"(lora_(?:unet|te|te1|te2)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
 _TOKEN_KEY = re.compile(r"token\.([^.]+)\.(\w+)")
@@ -46,6 +47,8 @@ class Token:
     def __post_init__(self) -> None:
         if not PLACEHOLDER.fullmatch(self.token):
             raise LikenessError(f"'{self.token}' cannot be a placeholder; write it like <v0>")
+        if not 1 <= self.vectors <= MOST_VECTORS:
+            raise LikenessError(f"{self.token} has {self.vectors} vectors; it must be 1 to {MOST_VECTORS}")
 
     @property
     def name(self) -> str:
@@ -71,11 +74,8 @@ class Artifact:
     extra: Mapping[str, Any] = field(default_factory=dict)  # what only one method knows, JSON-able
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise LikenessError(f"unknown kind of concept file '{self.kind}'{nearest(self.kind, KINDS)}")
-        if self.base_family not in FAMILIES:
-            hint = nearest(self.base_family, FAMILIES)
-            raise LikenessError(f"unknown family of base models '{self.base_family}'{hint}")
+        one_of("kind of concept file", self.kind, KINDS)
+        one_of("family of base models", self.base_family, FAMILIES)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the file, whole or not at all."""
@@ -169,19 +169,23 @@ def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
         raise LikenessError(
             f"{path} is not one of our concept files; bring it in with `likeness import {path}`"
         )
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
         raise LikenessError(
             f"{path} has format {version}, written by a newer version of Likeness; update the pack"
         )
     try:
         fields: dict[str, Any] = {name: metadata[f"likeness.{name}"] for name in _TEXT_FIELDS}
         fields |= {name: int(metadata[f"likeness.{name}"]) for name in _NUMBER_FIELDS}
-        fields |= {name: json.loads(metadata[f"likeness.{name}"]) for name in ("settings", "extra")}
-        tokens = json.loads(metadata["likeness.tokens"])
+        fields |= {
+            name: from_json(metadata[f"likeness.{name}"], f"'{name}'") for name in ("settings", "extra")
+        }
+        tokens = from_json(metadata["likeness.tokens"], "'tokens'")
         if not all(isinstance(fields[name], dict) for name in ("settings", "extra")):
             raise TypeError("not a mapping")
         fields["tokens"] = tuple(read(Token, token, "token") for token in tokens)
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, LikenessError) as error:
+        one_of("kind of concept file", fields["kind"], KINDS)
+        one_of("family of base models", fields["base_family"], FAMILIES)
+    except Exception as error:  # it may say anything
         raise LikenessError(
             f"{path} describes itself wrongly ({error}); get it again or choose another"
         ) from error
@@ -193,6 +197,10 @@ def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
     if not artifact.tensors:
         raise LikenessError(f"{path} holds no tensors; learn or export it again")
     for key, tensor in artifact.tensors.items():
+        if str(tensor.dtype).startswith(("torch.float8", "torch.float4")):
+            raise LikenessError(
+                f"{path}: {key} is stored as {str(tensor.dtype)[6:]}, too coarse to use; get it in fp16"
+            )
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise LikenessError(f"{path}: {key} holds values that are not finite numbers; learn it again")
     if artifact.kind in ("lora", "embedding"):

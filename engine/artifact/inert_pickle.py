@@ -11,6 +11,7 @@ import torch
 import torch._utils
 
 from ..errors import LikenessError
+from ..files import reading
 
 
 class Inert:
@@ -38,11 +39,6 @@ _HARMLESS = {
     **{("torch", name): getattr(torch, name) for name in _STORAGES},
 }
 
-_DAMAGED = (  # whatever reading a crafted or broken file can end in
-    zipfile.BadZipFile, pickle.UnpicklingError, OSError, RuntimeError, ValueError, TypeError, KeyError,
-    IndexError, AttributeError, EOFError, NotImplementedError,
-)  # fmt: skip
-
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
@@ -55,15 +51,9 @@ def _no_old_format(*_arguments: Any, **_options: Any) -> Any:
 
 def read_without_running(path: str | Path) -> Any:
     """The file's content on the CPU: tensors and plain containers as they are, all else inert."""
-    try:
+    with reading(path, "is no PyTorch checkpoint, or is damaged; get it again or choose another"):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
                 raise LikenessError(f"{path} is a TorchScript program, not a checkpoint; choose another file")
         careful: Any = SimpleNamespace(Unpickler=_Unpickler, load=_no_old_format, __name__="inert")
         return torch.load(path, map_location="cpu", pickle_module=careful, weights_only=False)
-    except FileNotFoundError as error:
-        raise LikenessError(f"{path} does not exist; check the path") from error
-    except _DAMAGED as error:
-        raise LikenessError(
-            f"{path} is no PyTorch checkpoint, or is damaged; get it again or choose another"
-        ) from error

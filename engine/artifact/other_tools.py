@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..bases.families import FAMILIES, family_of_rows
 from ..errors import LikenessError
+from ..files import reading
 from .concept_file import LORA_KEY, Artifact, Token, check_tensors
 from .tensors import read_header, read_pickle, read_tensors, write_tensors
 
@@ -85,6 +86,11 @@ def import_file(
     token table the rows behind the vocabulary become `<v0>`, `<v1>` …; `all_rows` keeps the others too.
     """
     path = Path(path)
+    with reading(path, "cannot be read as a LoRA or an embedding; get it again or choose another"):
+        return _imported(path, token, class_word, all_rows)
+
+
+def _imported(path: Path, token: str | None, class_word: str, all_rows: bool) -> Artifact:
     if path.suffix.lower() in (".pt", ".bin", ".pth", ".ckpt"):
         rows = _rows_of_pickle(path)
         if all(len(table) >= CLIP_WORDS for table in rows.values()):
@@ -171,6 +177,8 @@ def to_kohya(tensors: "Mapping[str, Tensor]", path: Path) -> "dict[str, Tensor]"
         way = match["way"] or match["old"] or {"A": "down", "B": "up", None: ""}[match["letter"]]
         converted[f"{name}.lora_{way}.weight" if way else f"{name}.alpha"] = tensor
     for key in [key for key in converted if key.endswith(".lora_down.weight")]:
+        if not converted[key].ndim:
+            raise LikenessError(f"{path}: {key} holds a single number, no matrix; get it again")
         rank = converted[key].shape[0]
         converted.setdefault(key.replace(".lora_down.weight", ".alpha"), torch.tensor(float(rank)))
     return converted
@@ -196,6 +204,9 @@ def _family_of(lora: "Mapping[str, Tensor]", path: Path) -> str:
 
 def _rows_of_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """An embedding file's rows by text encoder: clip_l, clip_g, or the only tensor there is."""
+    for key, rows in tensors.items():
+        if not rows.ndim:
+            raise LikenessError(f"{path}: {key} holds a single number, no vectors; get it again")
     named = {key: tensor for key, tensor in tensors.items() if key in ("clip_l", "clip_g", "clip_h")}
     if named:
         return named

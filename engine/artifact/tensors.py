@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LikenessError
-from ..files import write_atomically
+from ..config import check_plain
+from ..files import reading, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,48 +27,48 @@ def write_tensors(
 
 def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """A safetensors file's metadata and the shapes of its tensors; reads nothing else."""
-    foreign = LikenessError(
-        f"{path} is not a .safetensors file, or is damaged; get it again or choose another"
-    )
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8):
-                raise foreign
-            header = json.loads(file.read(length).decode("utf-8"))
+    foreign = "is not a .safetensors file, or is damaged; get it again or choose another"
+    with reading(path, foreign), open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8):
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(file.read(length).decode("utf-8"))
+        check_plain(header, path)
         metadata = header.pop("__metadata__", None) or {}
-        shapes = {str(key): tuple(int(side) for side in entry["shape"]) for key, entry in header.items()}
+        shapes = {str(key): tuple(map(_side, entry["shape"])) for key, entry in header.items()}
         return {str(key): str(value) for key, value in metadata.items()}, shapes
-    except FileNotFoundError as error:
-        raise LikenessError(f"{path} does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise LikenessError(f"{path} is a folder; give a .safetensors file") from error
-    except OSError as error:
-        raise LikenessError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise foreign from error
+
+
+def _side(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"a side of {value}")
+    return value
+
+
+def read_tensors(
+    path: str | os.PathLike[str], remedy: str = "get it again or choose another"
+) -> "dict[str, Tensor]":
+    """All tensors of a safetensors file."""
+    from safetensors.torch import load_file
+
+    with reading(path, f"is damaged or cut short; {remedy}"):
+        return load_file(path)
 
 
 def read_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
     """What a file of torch.save holds: tensors and plain containers; nothing in it is run. `remedy` says what
     to do about one that holds more or is damaged."""
-    import pickle
-
     import torch
 
-    try:
+    with reading(path, f"holds more than tensors or is damaged; {remedy}"):
+        refuse_tar(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise LikenessError(f"{path} does not exist; check the path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise LikenessError(f"{path} holds more than tensors or is damaged; {remedy}") from error
 
 
-def read_tensors(path: str | os.PathLike[str]) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise LikenessError(f"{path} is damaged or cut short; get it again or choose another") from error
+def refuse_tar(path: str | os.PathLike[str]) -> None:
+    """Raises for PyTorch's oldest format, a tar: before 2.6 `weights_only` did not hold there
+    (CVE-2025-32434)."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if start[257:262] == b"ustar":
+        raise ValueError("a tar")

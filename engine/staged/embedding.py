@@ -13,6 +13,7 @@ from ..artifact import Artifact, Token
 from ..artifact.inert_pickle import read_without_running
 from ..bases.families import FAMILIES
 from ..errors import LikenessError
+from ..files import reading
 from .mapper import Mapper
 from .stages import LAST_TIMESTEP, StagePlan
 from .words import StagedWords
@@ -50,9 +51,10 @@ def staged_words(artifact: Artifact) -> StagedWords:
             fixed=extra["fixed"],
             bypass=float(extra["bypass"]) if features is not None or not mapper.image_width else 0.0,
         )
-    except (KeyError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # the file may hold tensors of any shape, and settings of any kind
+        reason = (str(error).splitlines() or [""])[0]
         raise LikenessError(
-            f"this staged embedding is incomplete or damaged ({error}); learn or import it again"
+            f"this staged embedding is incomplete or damaged ({reason}); learn or import it again"
         ) from error
 
 
@@ -117,6 +119,13 @@ def import_reference(
 
     These files hold no picture: without `image_features` (N, W) of one, drawing goes without the bypass.
     """
+    with reading(mapper, "is not a mapper of PersonaMagic that can be read; get it again"):
+        return _imported(mapper, embeds, token, class_word, image_features)
+
+
+def _imported(
+    mapper: Path, embeds: Path, token: str, class_word: str, image_features: Tensor | None
+) -> Artifact:
     content = read_without_running(mapper)
     weights, config = _weights_of(content, mapper), content.get("cfg")
     row = _class_row(read_without_running(embeds), embeds)
@@ -142,7 +151,10 @@ def is_reference_mapper(path: Path) -> bool:
     """Whether a file is a mapper of the reference."""
     if not zipfile.is_zipfile(path):
         return False
-    content = read_without_running(path)
+    try:
+        content = read_without_running(path)
+    except LikenessError:  # whoever reads it next says what is wrong with it
+        return False
     weights = content.get("state_dict") if isinstance(content, dict) else None
     return isinstance(weights, dict) and "input_layer.weight" in weights
 

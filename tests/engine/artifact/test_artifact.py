@@ -1,9 +1,12 @@
 """Concept files: exact round trips, other tools' formats, and hostile files refused in one sentence."""
 
+import io
 import json
 import os
 import pickle
 import struct
+import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from likeness_portraits.engine.artifact import (
     read_metadata,
 )
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.inference.id_adapter import import_released, is_released
+from likeness_portraits.engine.inference.staged_embedding import is_reference_mapper
+from likeness_portraits.engine.networks.inert_pickle import read_without_running
 
 TO_K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 Q_PROJ = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -177,6 +183,9 @@ HOSTILE = {
     "a list": safetensors_bytes([1, 2]),
     "shapeless": safetensors_bytes({"x": {"dtype": "F32"}}),
     "odd metadata": safetensors_bytes({"__metadata__": 5}),
+    "endless": safetensors_bytes(b'{"x": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 0]}}'),
+    "less than nothing": safetensors_bytes({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}),
+    "half a side": safetensors_bytes({"x": {"dtype": "F32", "shape": [0.5], "data_offsets": [0, 0]}}),
 }
 
 
@@ -196,7 +205,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path):
     for read in (Artifact.load, read_metadata, import_file):
         with pytest.raises(LikenessError, match="gone.safetensors does not exist"):
             read(tmp_path / "gone.safetensors")
-        with pytest.raises(LikenessError, match="is a folder; give a .safetensors file"):
+        with pytest.raises(LikenessError, match="is a folder; give a file"):
             read(tmp_path)
 
 
@@ -228,7 +237,11 @@ def changed_metadata(path: Path, **changes: str) -> None:
     [
         ({"format_version": "99"}, "format 99, written by a newer version of Likeness; update"),
         ({"format_version": "-1"}, "update the pack"),
-        ({"kind": "virus"}, "unknown kind of concept file 'virus'"),
+        ({"format_version": "²"}, "update the pack"),
+        (
+            {"kind": "virus"},
+            r"anna.safetensors describes itself wrongly \(unknown kind of concept file 'virus'",
+        ),
         ({"base_family": "sdlx"}, "did you mean 'sdxl'"),
         ({"tokens": "{"}, "describes itself wrongly"),
         ({"tokens": '[{"token": "../../etc"}]'}, "cannot be a placeholder"),
@@ -238,6 +251,14 @@ def changed_metadata(path: Path, **changes: str) -> None:
         ({"tokens": "[]"}, "rows token.v0.clip_l do not fit"),
         ({"settings": "[]"}, "describes itself wrongly"),
         ({"seed": "many"}, "describes itself wrongly"),
+        ({"seed": "1" * 5000}, "describes itself wrongly"),
+        ({"settings": '{"a": ' * 5000}, "describes itself wrongly .*'settings' is not valid JSON"),
+        ({"extra": '{"a": ' * 80 + "1" + "}" * 80}, "'extra' is nested more than 64 levels deep"),
+        ({"tokens": "5"}, "describes itself wrongly"),
+        ({"tokens": "[5]"}, "describes itself wrongly"),
+        ({"tokens": r'[{"token": "<v0>", "class_word": "\ud800"}]'}, "holds a character that is none"),
+        ({"tokens": '[{"token": "<v0>", "vectors": 1000000000}]'}, "has 1000000000 vectors; it must be 1 to"),
+        ({"tokens": '[{"token": "<v0>", "vectors": 0}]'}, "has 0 vectors; it must be 1 to"),
     ],
 )
 def test_files_that_describe_themselves_wrongly_are_refused(tmp_path: Path, changes, message: str):
@@ -254,6 +275,10 @@ def test_files_that_describe_themselves_wrongly_are_refused(tmp_path: Path, chan
         ({f"{TO_K}.alpha": torch.zeros(2)}, "the LoRA of .* is incomplete"),
         ({f"{TO_K}.lora_down.weight": torch.full((4, 128), float("nan"))}, "not finite numbers"),
         ({f"{TO_K}.alpha": torch.tensor(8)}, "not finite numbers"),
+        (
+            {f"{TO_K}.lora_down.weight": torch.zeros(4, 128).to(torch.float8_e4m3fn)},
+            "stored as float8_e4m3fn",
+        ),
         ({"token.v0.clip_g": torch.zeros(2, 128)}, "no text encoder of a miniature base"),
         ({"surprise": torch.zeros(1)}, "holds 'surprise', which no lora has"),
     ],
@@ -269,6 +294,104 @@ def test_tensors_that_do_not_fit_are_neither_saved_nor_loaded(tmp_path: Path, ch
     save_file(broken.tensors, path, metadata)
     with pytest.raises(LikenessError, match=message):
         Artifact.load(path)
+
+
+def diffusers_lora(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {"lora_A": torch.zeros(4, 768), "lora_B": torch.zeros(320, 4), **changes}
+    return {f"{module}.{name}.weight": tensor for name, tensor in tensors.items()}
+
+
+STRANGE = {
+    "a diffusers LoRA of no dimension": diffusers_lora(lora_A=torch.tensor(1.0)),
+    "a diffusers LoRA of one dimension": diffusers_lora(lora_A=torch.zeros(4)),
+    "a diffusers LoRA with an up of no dimension": diffusers_lora(lora_B=torch.tensor(1.0)),
+    "a diffusers LoRA of three dimensions": diffusers_lora(lora_A=torch.zeros(4, 768, 1)),
+    "a kohya LoRA of no dimension": {**lora_tensors(768), f"{TO_K}.lora_down.weight": torch.tensor(1.0)},
+    "a kohya LoRA of one dimension": {**lora_tensors(768), f"{Q_PROJ}.lora_down.weight": torch.zeros(4)},
+    "an embedding of no dimension": {"emb_params": torch.tensor(1.0)},
+    "clip_l of no dimension": {"clip_l": torch.tensor(1.0)},
+    "clip_l of no dimension beside clip_g": {"clip_l": torch.tensor(1.0), "clip_g": torch.zeros(2, 1280)},
+    "clip_g of no dimension": {"clip_l": torch.zeros(2, 768), "clip_g": torch.tensor(1.0)},
+    "clip_l of one dimension beside clip_g": {"clip_l": torch.zeros(768), "clip_g": torch.zeros(2, 1280)},
+    "an embedding of no vector": {"emb_params": torch.zeros(0, 768)},
+    "an embedding of three dimensions": {"emb_params": torch.zeros(1, 2, 768)},
+    "a numbered LoRA of no dimension": {"unet:0:up": torch.tensor(1.0), "unet:0:down": torch.tensor(1.0)},
+    "a LoRA in float8": {key: tensor.to(torch.float8_e5m2) for key, tensor in lora_tensors(768).items()},
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_tensors_of_strange_shapes_are_refused_at_import(tmp_path: Path, name: str):
+    save_file(STRANGE[name], tmp_path / "odd.safetensors")
+    with pytest.raises(LikenessError, match=r"odd\.safetensors") as told:
+        import_file(tmp_path / "odd.safetensors")
+    assert "\n" not in str(told.value)
+
+
+def torch_zip(path: Path, program: bytes) -> None:
+    """A file such as torch.save writes, around any pickle program."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+
+
+PROGRAMS = {
+    "SETITEM on an empty stack": b"\x80\x02s.",
+    "an empty program": b"\x80\x02.",
+    "APPENDS without a mark": b"\x80\x02]e.",
+    "a memo that is not there": b"\x80\x02h\x07.",
+    "BUILD on an empty stack": b"\x80\x02b.",
+    "REDUCE of numbers": b"\x80\x02K\x01K\x02R.",
+    "TUPLE2 of one": b"\x80\x02K\x01\x86.",
+    "cut short": b"\x80\x02}q",
+    "nothing at all": b"",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_damaged_pickles_are_refused_in_one_sentence(tmp_path: Path, name: str):
+    torch_zip(tmp_path / "odd.pt", PROGRAMS[name])
+    (tmp_path / "old.pt").write_bytes(PROGRAMS[name])
+    for file in ("odd.pt", "old.pt"):
+        for read in (import_file, import_released, is_released, is_reference_mapper, read_without_running):
+            try:
+                assert read(tmp_path / file) is False
+            except LikenessError as told:
+                assert file in str(told) and "\n" not in str(told)
+
+
+def test_a_damaged_zip_is_read_or_refused_in_one_sentence(tmp_path: Path):
+    torch.save({"emb": torch.zeros(2, 768)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    end, central = whole.rindex(b"PK\x05\x06"), whole.index(b"PK\x01\x02")
+    damaged = {
+        "end record": whole[: end + 16] + b"\xff\xff\xff\x7f" + whole[end + 20 :],
+        "central directory": whole[:central] + b"PK\x07\x07" + whole[central + 4 :],
+        "name in no UTF-8": whole[: central + 8] + b"\x00\x08" + whole[central + 10 : central + 46]
+        + b"\xff\xfe" + whole[central + 48 :],
+        "extra field": whole[: central + 30] + b"\xff\x00" + whole[central + 32 :],
+    }  # fmt: skip
+    refused = []
+    for name, content in damaged.items():
+        path = tmp_path / "odd.pt"
+        path.write_bytes(content)
+        for read in (import_file, import_released, is_released, is_reference_mapper, read_without_running):
+            try:
+                read(path)
+            except LikenessError as told:
+                assert "odd.pt" in str(told) and "\n" not in str(told), name
+                refused.append(name)
+    assert set(refused) == set(damaged)  # by one reader at least: PyTorch's own forgives much
+
+
+def test_a_tar_is_not_given_to_the_unpickler(tmp_path: Path, monkeypatch):
+    with tarfile.open(tmp_path / "old.pt", "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was"))
+    with pytest.raises(LikenessError, match="old.pt holds more than tensors or is damaged"):
+        import_file(tmp_path / "old.pt")
 
 
 def test_a_lora_named_like_its_placeholder_is_not_overwritten_by_it(tmp_path: Path):
