@@ -14,3 +14,8 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     alike = {name.replace("-", "_").lower(): name for name in known}
     found = get_close_matches(word.replace("-", "_").lower(), list(alike), n=1, cutoff=0.5)
     return f"; did you mean '{alike[found[0]]}'?" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, as far as it fits into a sentence."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

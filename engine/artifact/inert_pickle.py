@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch._utils
 
+from ..artifact.tensors import read_pickle
 from ..errors import LikenessError
 from ..files import reading
 
@@ -47,6 +48,15 @@ class _Unpickler(pickle.Unpickler):
 
 def _no_old_format(*_arguments: Any, **_options: Any) -> Any:
     raise pickle.UnpicklingError("written by PyTorch 1.5 or older")
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """What a checkpoint of any age holds, on the CPU: PyTorch's own careful reader's word, or else ours, for
+    which the classes that trainers store with their weights (callbacks, settings) stay inert."""
+    try:
+        return read_pickle(path, "get it again or choose another")
+    except LikenessError:
+        return read_without_running(path)
 
 
 def read_without_running(path: str | Path) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +62,18 @@ def read_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
     import torch
 
     with reading(path, f"holds more than tensors or is damaged; {remedy}"):
-        refuse_tar(path)
+        _refuse_programs(path)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def refuse_tar(path: str | os.PathLike[str]) -> None:
-    """Raises for PyTorch's oldest format, a tar: before 2.6 `weights_only` did not hold there
-    (CVE-2025-32434)."""
+def _refuse_programs(path: str | os.PathLike[str]) -> None:
+    """Raises for the two formats in which PyTorch's care did not hold in every version: its oldest, a tar
+    (CVE-2025-32434, before 2.6), and TorchScript, which some hand to its interpreter."""
     with open(path, "rb") as file:
         start = file.read(512)
     if start[257:262] == b"ustar":
         raise ValueError("a tar")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise ValueError("a TorchScript program")

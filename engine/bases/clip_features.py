@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..artifact.inert_folder import from_folder
-from ..errors import LikenessError
+from ..artifact.tensors import read_tensors
+from ..errors import LikenessError, first_line
+from ..files import reading
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,22 +41,17 @@ def load_tower(folder: str | Path) -> Any:
         )
     try:
         tower = from_folder(CLIPVisionModelWithProjection, path)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # transformers raises what it likes
         raise LikenessError(
-            f"{path} cannot be read as a CLIP image tower ({str(error).splitlines()[0]}); get it again"
+            f"{path} cannot be read as a CLIP image tower ({first_line(error)}); get it again"
         ) from error
     return tower.float().requires_grad_(False).eval()
 
 
 def read_features(path: str | Path, count: int) -> Tensor:
     """Features (count, D) that another program computed, from a safetensors file with `image_embeds`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        features = load_file(path)["image_embeds"].float()
-    except (OSError, KeyError, SafetensorError) as error:
-        raise LikenessError(f"{path} holds no image_embeds; compute the features again") from error
+    with reading(path, "holds no image_embeds; compute the features again"):
+        features = read_tensors(path, "compute the features again")["image_embeds"].float()
     if features.ndim != 2 or len(features) != count:
         raise LikenessError(
             f"{path} holds {len(features)} features for the concept's {count} pictures; compute them again"

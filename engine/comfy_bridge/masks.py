@@ -129,7 +129,9 @@ def _painted(painted: str, pixels: np.ndarray, number: int) -> np.ndarray:
                     f"{width} x {height}; {again}"
                 )
             layer = np.asarray(image.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except LikenessError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
         raise LikenessError(f"the painted mask {path} cannot be read ({error}); {again}") from error
     seen = layer[..., 3] > 250  # some editors blacken what is transparent
     if seen.any() and np.abs(layer[seen][:, :3].astype(int) - pixels[seen]).mean() > ANOTHER:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..errors import LikenessError
 from .alignment import face_box
 from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
 from .shards import ShardFace, ShardSample, picture
@@ -136,7 +137,7 @@ def _edited(sample: ShardSample, rng: np.random.Generator) -> NDArray[np.uint8] 
     chosen = edits[int(rng.integers(len(edits)))]
     try:
         return picture(chosen) if isinstance(chosen, bytes) else chosen
-    except (OSError, ValueError, SyntaxError):
+    except LikenessError:
         return None
 
 

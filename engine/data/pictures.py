@@ -72,6 +72,18 @@ def read_photograph(path: str | os.PathLike[str], shorter: int | None = None) ->
     return Photograph(pixels, size, (*remarks, *doubt))
 
 
+def picture_in(content: bytes, name: str) -> np.ndarray:
+    """A picture in memory, of any size, as `read_picture` gives one in a file; `name` is for what is said."""
+    with _opened(name, None, content) as (image, _, _):
+        return np.asarray(_to_rgb(_upright(image))[0], dtype=np.uint8)
+
+
+def grey_in(content: bytes, name: str) -> np.ndarray:
+    """The same of a picture whose greys (H, W) uint8 are numbers, such as those of a face's parts."""
+    with _opened(name, None, content) as (image, _, _):
+        return np.asarray(image.convert("L"), dtype=np.uint8)
+
+
 def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> np.ndarray:
     """The mask as (H, W) float32 in [0, 1]; `size` is the (height, width) of the picture it belongs to."""
     with _opened(path, None) as (image, _, _):
@@ -93,7 +105,7 @@ def to_mask_image(mask: np.ndarray) -> Image.Image:
 
 @contextmanager
 def _opened(
-    path: str | os.PathLike[str], shorter: int | None
+    path: str | os.PathLike[str], shorter: int | None, content: bytes | None = None
 ) -> Iterator[tuple[Image.Image, tuple[int, int], tuple[str, ...]]]:
     """The decoded image, the file's (height, width) and remarks; what is unreadable becomes one sentence."""
     remedy = "save it again as PNG or JPEG, or remove it from the folder"
@@ -102,7 +114,7 @@ def _opened(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _decodable(path) as image:
+            with _decodable(path, content) as image:
                 size, frames = (image.height, image.width), getattr(image, "n_frames", 1)
                 if shorter is not None:
                     image.draft(None, (shorter, shorter))
@@ -117,7 +129,9 @@ def _opened(
         raise LikenessError(f"{path} has too many pixels; make it smaller than 8000 x 8000") from error
     except PermissionError as error:
         raise LikenessError(f"{path} may not be read; change its permissions") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # Pillow's decoders
+    except LikenessError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
         raise LikenessError(f"{path} is damaged or cut short; {remedy}") from error
 
 
@@ -127,20 +141,20 @@ def open_image(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _decodable(path: str | os.PathLike[str]) -> Image.Image:
+def _decodable(path: str | os.PathLike[str], content: bytes | None) -> Image.Image:
     """The file as Pillow opens it; a PNG with more text in it than Pillow allows, without that text."""
     try:
-        return open_image(path)
+        return open_image(path if content is None else BytesIO(content))
     except ValueError as error:
         if not any(limit in str(error) for limit in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")):
             raise
-        return open_image(BytesIO(_without_text(Path(path).read_bytes())))
+        return open_image(BytesIO(_without_text(Path(path).read_bytes() if content is None else content)))
 
 
 def _without_text(png: bytes) -> bytes:
     """A PNG file's bytes without its text: each part is its length, its kind, its content and a checksum."""
     kept, place = [png[:8]], 8
-    while place < len(png):
+    while place + 12 <= len(png):
         (length,) = struct.unpack(">I", png[place : place + 4])
         end = place + length + 12
         if png[place + 4 : place + 8] not in TEXT_CHUNKS:

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LikenessError
+from ..files import reading
 from ..identity.references import LEAST
 from ..miniature import world
 from ..miniature.judges import load_judge, to_tensor
 from ..miniature.model import RESOLUTION
 from .alignment import ffhq_aligned
 from .identity_examples import square
-from .pictures import open_image, pictures_in, read_picture
+from .pictures import grey_in, pictures_in, read_picture
 from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
-from .shards import ShardFace, ShardSample, jpeg
+from .shards import ShardFace, ShardSample, jpeg, landmarks_in
 
 log = logging.getLogger(__name__)
 
@@ -143,19 +144,15 @@ def _reference_sample(root: Path, path: Path) -> ShardSample:
 def _reference_labels(path: Path) -> NDArray[np.uint8] | None:
     if not path.is_file():
         return None
-    try:
-        return np.asarray(open_image(path).convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise LikenessError(f"{path} is damaged") from error
+    with reading(path, "is damaged"):
+        return grey_in(path.read_bytes(), str(path))
 
 
 def _reference_landmarks(path: Path) -> NDArray[np.float32] | None:
     if not path.is_file():
         return None
-    try:
-        return np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        raise LikenessError(f"{path} is damaged") from error
+    with reading(path, "is damaged"):
+        return landmarks_in(path.read_bytes()).astype(np.float32)
 
 
 def _reference_edits(folder: Path) -> tuple[NDArray[np.uint8] | bytes, ...]:

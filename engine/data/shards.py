@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..config import check_place, is_address
 from ..errors import LikenessError
-from ..files import make_folder, write_atomically
+from ..files import make_folder, reading, write_atomically
 from .examples import mixed_seed
-from .pictures import open_image
+from .pictures import grey_in, picture_in
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ MOST_SHARDS = 1_000_000  # that a pattern may stand for
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 _OPENING = threading.Lock()  # while webdataset's switch is turned, which is one for the whole process
 _FACE = re.compile(r"f(\d+)\.jpg")
-_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError)
+FARTHEST = 1e6  # pixels from a picture's corner that a landmark may be
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,14 @@ def encoded(sample: ShardSample) -> dict[str, Any]:
 
 
 def decoded(parts: Mapping[str, Any]) -> ShardSample:
-    """The sample in a tar's entries; raises ValueError or OSError where one cannot be read."""
+    """The sample in a tar's entries; whatever may be wrong with one is a LikenessError."""
+    with reading(str(parts.get("__key__")), "cannot be read; write the shard again"):
+        return _decoded(parts)
+
+
+def _decoded(parts: Mapping[str, Any]) -> ShardSample:
     if "jpg" not in parts:
-        raise ValueError(f"sample {parts.get('__key__')} has no picture")
+        raise LikenessError("it has no picture")
     numbers = sorted(int(match[1]) for match in map(_FACE.fullmatch, parts) if match)
     return ShardSample(
         key=str(parts["__key__"]),
@@ -133,10 +138,20 @@ def _face(parts: Mapping[str, Any], prefix: str) -> ShardFace:
     edits = sorted(name for name in parts if name.startswith(prefix + "aug"))
     return ShardFace(
         pixels=picture(parts[prefix + "jpg"]),
-        labels=None if labels is None else np.asarray(open_image(io.BytesIO(labels)).convert("L")),
-        landmarks=None if landmarks is None else np.load(io.BytesIO(landmarks), allow_pickle=False),
+        labels=None if labels is None else grey_in(labels, f"{prefix}mask.png"),
+        landmarks=None if landmarks is None else landmarks_in(landmarks),
         edited=tuple(parts[name] for name in edits),
     )
+
+
+def landmarks_in(content: bytes) -> NDArray[np.float32]:
+    """Points (N, 2) out of a .npy file's bytes."""
+    points = np.load(io.BytesIO(content), allow_pickle=False)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or points.dtype.kind not in "fiu":
+        raise LikenessError(f"landmarks of shape {points.shape} and type {points.dtype}")
+    if not np.abs(points.astype(np.float64)).max() <= FARTHEST:  # nor is NaN
+        raise LikenessError("landmarks that lie nowhere")
+    return points
 
 
 def _first_line(text: bytes) -> str:
@@ -146,7 +161,7 @@ def _first_line(text: bytes) -> str:
 
 def picture(content: bytes) -> NDArray[np.uint8]:
     """An encoded picture as (H, W, 3)."""
-    return np.asarray(open_image(io.BytesIO(content)).convert("RGB"))
+    return picture_in(content, "a picture in a shard")
 
 
 def jpeg(pixels: NDArray[np.uint8]) -> bytes:
@@ -347,7 +362,7 @@ class Lane:
                     sample = decoded(parts)
                     self._tally.count("read")
                     return sample
-            except _UNREADABLE as error:
+            except LikenessError as error:
                 log.debug("sample %s cannot be read: %s", parts and parts.get("__key__"), error)
             self._tally.count("broken_samples")
             parts = self._another(position, attempt)

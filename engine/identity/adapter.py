@@ -13,7 +13,7 @@ from torch import Tensor
 from ..artifact import Artifact
 from ..artifact.tensors import read_pickle
 from ..bases.families import FAMILIES
-from ..errors import LikenessError
+from ..errors import LikenessError, first_line
 from ..files import reading
 from ..miniature.model import WEIGHTS as MINIATURE_WEIGHTS
 from .attention import IdAttention
@@ -45,9 +45,8 @@ def id_adapter(artifact: Artifact) -> IdAdapter:
             slots=int(extra.get("slots", SLOTS)),
         )
     except Exception as error:  # the file may hold tensors of any shape
-        reason = (str(error).splitlines() or [""])[0]
         raise LikenessError(
-            f"this identity adapter is incomplete or damaged ({reason}); get or train it again"
+            f"this identity adapter is incomplete or damaged ({first_line(error)}); get or train it again"
         ) from error
 
 

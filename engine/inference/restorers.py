@@ -5,10 +5,8 @@ A restorer is called with a face (S, S, 3) float32 in [0, 1], aligned as FFHQ's,
 
 import importlib
 import logging
-import pickle
 import sys
 import types
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..artifact.inert_pickle import read_without_running
+from ..artifact.inert_pickle import read_checkpoint
+from ..artifact.tensors import read_tensors
 from ..errors import LikenessError, nearest
 
 log = logging.getLogger(__name__)
@@ -85,37 +84,13 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     found_file(path)
     if path.suffix.lower() not in SUFFIXES:
         raise LikenessError(f"{path} ends in '{path.suffix}'; weights end in {', '.join(SUFFIXES)}")
-    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
+    if path.suffix.lower() == ".safetensors":
+        content: Any = read_tensors(path)
+    else:
+        content = read_checkpoint(path)
     if not isinstance(content, Mapping) or not content:
         raise LikenessError(f"{path} holds no weights; choose a face restorer or an upscaler")
     return content
-
-
-def _safetensors(path: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise LikenessError(f"{path} is damaged or no safetensors file ({error}); get it again") from error
-
-
-def _pickled(path: Path) -> Any:
-    if _is_program(path):
-        return read_without_running(path)  # which refuses it
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
-        return read_without_running(path)  # training checkpoints hold classes, which stay inert
-
-
-def _is_program(path: Path) -> bool:
-    """Whether the file is TorchScript, which torch.load of some versions hands to its interpreter."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def load_spandrel(extra: bool = False) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..artifact import Artifact, Token
 from ..artifact.inert_pickle import read_without_running
 from ..bases.families import FAMILIES
-from ..errors import LikenessError
+from ..errors import LikenessError, first_line
 from ..files import reading
 from .mapper import Mapper
 from .stages import LAST_TIMESTEP, StagePlan
@@ -52,9 +52,8 @@ def staged_words(artifact: Artifact) -> StagedWords:
             bypass=float(extra["bypass"]) if features is not None or not mapper.image_width else 0.0,
         )
     except Exception as error:  # the file may hold tensors of any shape, and settings of any kind
-        reason = (str(error).splitlines() or [""])[0]
         raise LikenessError(
-            f"this staged embedding is incomplete or damaged ({reason}); learn or import it again"
+            f"this staged embedding is incomplete or damaged ({first_line(error)}); learn or import it again"
         ) from error
 
 

@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..artifact.tensors import read_pickle, read_tensors
 from ..errors import LikenessError
+from ..files import reading
 
 SIDE = 112  # pixels a side of the upright faces that it sees
 NORM_EPSILON = 1e-5
+DEEPEST = 4  # levels of state_dict in a checkpoint
 KNOWN = (
     "w600k_r50.onnx of buffalo_l, glintr100.onnx of antelopev2 or AuraFace, or an arcface_torch checkpoint"
 )
@@ -126,30 +129,25 @@ def load_arcface(path: str | Path) -> IResNet:
     path = Path(path).expanduser()
     if not path.is_file():
         raise LikenessError(f"there is no face recogniser at {path}; put {KNOWN} there")
-    if path.suffix.lower() == ".onnx":
-        weights = _from_onnx(path)
-    else:
-        weights = _from_checkpoint(_read_checkpoint(path), path)
-    return IResNet(weights).eval().requires_grad_(False)
+    with reading(path, f"is no IResNet, or is damaged; give {KNOWN}"):
+        if path.suffix.lower() == ".onnx":
+            weights = _from_onnx(path)
+        else:
+            weights = _from_checkpoint(_read_checkpoint(path), path)
+        return IResNet(weights).eval().requires_grad_(False)
 
 
 # ------------------------------------------------------------------------------- arcface_torch's checkpoints
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    import pickle
-
-    try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise LikenessError(f"{path} cannot be read as a recogniser's weights; give {KNOWN}") from error
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if path.suffix.lower() == ".safetensors":
+        content: Any = read_tensors(path, f"give {KNOWN}")
+    else:
+        content = read_pickle(path, f"give {KNOWN}")
+    for _ in range(DEEPEST):  # a pickle may hold itself
+        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise LikenessError(f"{path} holds more than tensors; give {KNOWN}")
     return {key.removeprefix("module."): value.float() for key, value in content.items()}
@@ -286,14 +284,18 @@ def _layers(path: Path) -> list[Filter | Affine | Tensor]:
 def _graph(path: Path) -> Any:
     try:
         import onnx
+        from onnx.external_data_helper import uses_external_data
     except ImportError as error:
         raise LikenessError(
             f'{path.name} is read with onnx, which does not load ({error}); run `pip install ".[faces]"`'
         ) from error
     try:
-        return onnx.load(str(path)).graph
+        graph = onnx.load(str(path), load_external_data=False).graph
     except Exception as error:  # protobuf raises what it likes
         raise LikenessError(f"{path} is damaged or no ONNX model; get it again") from error
+    if any(uses_external_data(entry) for entry in graph.initializer):
+        raise LikenessError(f"{path} keeps its weights in another file; give {KNOWN}")
+    return graph
 
 
 def _check_input(graph: Any, values: Mapping[str, Any], path: Path) -> None:

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...artifact.tensors import read_pickle, read_tensors
 from ...errors import LikenessError, nearest
+from ...files import reading
 from ..helpers import BISENET, FACE_PARSING
 from .base import Found, enlarged, network_input, pretrained
 
@@ -126,14 +128,8 @@ def _bisenet(folder: Path, device: str, side: int) -> FaceParser:
     from .bisenet import BiSeNet
 
     path = next(folder / name for name in BISENET.needs[0] if (folder / name).is_file())
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+    remedy = f"get it from {BISENET.source}"
+    with reading(path, f"holds no BiSeNet weights; {remedy}"):
+        weights = read_tensors(path, remedy) if path.suffix == ".safetensors" else read_pickle(path, remedy)
         network = BiSeNet.from_weights(weights)
-    except Exception as error:  # unpickling has no exception of its own
-        raise LikenessError(f"{path} holds no BiSeNet weights; get them from {BISENET.source}") from error
     return FaceParser(network.to(device), PARTS, device, side)

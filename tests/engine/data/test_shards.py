@@ -1,13 +1,17 @@
 """Shards: what is written is read again, by position, on any number of processes; damage is stepped over."""
 
 import io
+import struct
 import tarfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.data.identity_examples import references
 from likeness_portraits.engine.data.shard_sources import portraits, reference_folder, rendered
 from likeness_portraits.engine.data.shards import (
     INDEX,
@@ -17,6 +21,7 @@ from likeness_portraits.engine.data.shards import (
     decoded,
     encoded,
     find_shards,
+    jpeg,
     write_shards,
 )
 from likeness_portraits.engine.errors import LikenessError
@@ -95,20 +100,79 @@ def test_a_shard_cut_short_costs_its_rest_and_is_counted(folder, tmp_path):
     assert keys(Lanes(str(tmp_path), 1, seed=0), range(60), [0]) == found
 
 
-def test_a_broken_picture_is_replaced_and_counted(tmp_path):
+def with_entry(folder: Path, name: str, content: bytes | None) -> None:
+    """Changes one entry of the folder's first shard; None takes it away."""
+    path = folder / "shard-000000.tar"
+    with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
+        entries = {entry.name: tar.extractfile(entry).read() for entry in tar}
+    assert name in entries
+    with tarfile.open(path, "w") as tar:
+        for key, whole in entries.items():
+            part = content if key == name else whole
+            if part is not None:
+                entry = tarfile.TarInfo(key)
+                entry.size = len(part)
+                tar.addfile(entry, io.BytesIO(part))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims this size and holds nothing."""
+    content = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + content
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def npy_header(text: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00v\x00" + text.ljust(117) + b"\n"
+
+
+BROKEN = {  # what stands in the place of which part of a sample
+    "a picture cut short": ("jpg", jpeg(np.zeros((64, 64, 3), np.uint8))[:40]),
+    "no picture": ("jpg", None),
+    "garbage as a picture": ("jpg", bytes(range(256)) * 8),
+    "a picture bomb": ("jpg", png_header(20_000, 20_000)),
+    "a picture of 100 megapixels": ("jpg", png_header(10_000, 10_000)),
+    "a bomb as a face": ("f0.jpg", png_header(20_000, 20_000)),
+    "a bomb as a mask": ("f0.mask.png", png_header(20_000, 20_000)),
+    "an unclosed header": ("f0.lm.npy", npy_header(b"{'descr': '<f4', 'fortran_order': (((((")),
+    "an array of objects": (
+        "f0.lm.npy", npy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"),
+    ),
+    "an array that claims 2**40 points": (
+        "f0.lm.npy", npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 2), }"),
+    ),
+    "landmarks in three dimensions": ("f0.lm.npy", npy(np.zeros((5, 3), np.float32))),
+    "landmarks in a row": ("f0.lm.npy", npy(np.zeros(10, np.float32))),
+    "no landmarks at all": ("f0.lm.npy", npy(np.zeros((0, 2), np.float32))),
+    "landmarks that are no numbers": ("f0.lm.npy", npy(np.full((5, 2), np.nan, np.float32))),
+    "landmarks without end": ("f0.lm.npy", npy(np.full((5, 2), np.inf, np.float32))),
+    "landmarks in words": ("f0.lm.npy", npy(np.full((5, 2), "left"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_sample_is_replaced_and_counted(tmp_path, name):
     write_shards(tmp_path, people(4), each=4)
-    good = (tmp_path / "shard-000000.tar").read_bytes()
-    with tarfile.open(fileobj=io.BytesIO(good)) as tar:
-        entries = [(entry, tar.extractfile(entry).read()) for entry in tar]
-    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
-        for entry, content in entries:
-            if entry.name == "0000002-00.jpg":
-                content = content[:40]
-                entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
+    part, content = BROKEN[name]
+    with_entry(tmp_path, f"0000002-00.{part}", content)
     lanes = Lanes(str(tmp_path), 1, seed=0)
     seen = [row[0] for row in keys(lanes, range(8), [0])]
-    assert lanes.tally.broken_samples == 2 and not any("0000002" in key for key in seen)
+    assert lanes.tally.broken_samples == 2 and lanes.tally.read == 8
+    assert not any("0000002" in key for key in seen)
+
+
+def test_an_edited_face_that_is_a_bomb_is_as_if_it_were_not_there(tmp_path):
+    write_shards(tmp_path, people(1), each=4)
+    with_entry(tmp_path, "0000000-00.f0.aug0.jpg", png_header(20_000, 20_000))
+    (sample,) = (lane.samples(0, [0], lambda one, _: one)[0] for lane in [Lanes(str(tmp_path), 1, seed=0)])
+    drawn = [references(sample, 32, np.random.default_rng(seed), kinds=(0, 0, 1)) for seed in range(4)]
+    assert all(one.wanted_edit for one in drawn)
 
 
 def test_shards_that_hold_nothing_readable_are_an_error(tmp_path):

@@ -62,7 +62,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path):
     torch.save([1, 2], tmp_path / "list.pth")
     for name, message in (
         ("a.txt", "ends in '.txt'; weights end in .pth"),
-        ("a.safetensors", "is damaged or no safetensors file"),
+        ("a.safetensors", "a.safetensors is damaged"),
         ("list.pth", "holds no weights"),
     ):
         with pytest.raises(LikenessError, match=message):
