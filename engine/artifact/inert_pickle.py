@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch._utils
 
-from ..artifact.tensors import read_pickle
 from ..errors import LikenessError
 from ..files import reading
+from .tensors import read_pickle
 
 
 class Inert:

@@ -9,7 +9,6 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
-from PIL import Image
 
 from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provider_line, upright
 from ..data.masks import Mask

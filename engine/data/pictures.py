@@ -23,6 +23,7 @@ SUFFIXES = (
 HEIC = (".heic", ".heif", ".hif")  # only where pillow-heif is installed
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
 FILMS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
+MOST_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB: where Pillow begins to warn
 SHORTEST_SIDE = 32  # pixels; less than this shows nobody
 FORMATS = (  # by content, whatever the name says; Pillow hands EPS to Ghostscript, which runs what is in it
     "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "TGA", "PPM", "HEIF",
@@ -115,6 +116,8 @@ def _opened(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _decodable(path, content) as image:
+                if image.width * image.height > MOST_PIXELS:  # Pillow's own limit is often lifted by others
+                    raise Image.DecompressionBombError(f"{image.width} x {image.height}")
                 size, frames = (image.height, image.width), getattr(image, "n_frames", 1)
                 if shorter is not None:
                     image.draft(None, (shorter, shorter))

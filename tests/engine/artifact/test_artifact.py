@@ -23,10 +23,10 @@ from likeness_portraits.engine.artifact import (
     merge,
     read_metadata,
 )
+from likeness_portraits.engine.artifact.inert_pickle import read_without_running
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.inference.id_adapter import import_released, is_released
-from likeness_portraits.engine.inference.staged_embedding import is_reference_mapper
-from likeness_portraits.engine.networks.inert_pickle import read_without_running
+from likeness_portraits.engine.identity.adapter import import_released, is_released
+from likeness_portraits.engine.staged.embedding import is_reference_mapper
 
 TO_K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 Q_PROJ = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
