@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.data": MIDDLE,
     "engine.data.shard_sources": MIDDLE | {"engine.identity.references"},
     "engine.miniature": MIDDLE,
+    "engine.miniature.networks": MIDDLE | {"engine.bases.text.clip_weights"},
     "engine.miniature.making.id_adapter": BASED | {"engine.training"},  # made as a user would make one
     "engine.miniature.make": MIDDLE | {"engine.bench"},  # the maker prints the scores of what it made
     "engine.bases": MIDDLE | {"engine.identity.conditioning"},

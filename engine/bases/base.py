@@ -444,20 +444,19 @@ def _cached(name: str) -> Path:
 
 def _load_miniature() -> BaseModel:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     from ..miniature import model as miniature
+    from ..miniature.networks import text_encoder as miniature_text_encoder
 
     unet: Any = UNet2DConditionModel.from_config(miniature.unet_config())
     vae: Any = AutoencoderKL.from_config(miniature.vae_config())
-    text_encoder = CLIPTextModel(CLIPTextConfig(**miniature.text_config()))
-    for part, name in ((unet, "unet"), (vae, "vae"), (text_encoder, "text_encoder")):
+    for part, name in ((unet, "unet"), (vae, "vae")):
         part.load_state_dict(miniature.state_dict(name))
     schedule = miniature.scheduler_config()
     return BaseModel(
         unet=unet,
         vae=vae,
-        text_encoders={"clip_l": text_encoder},
+        text_encoders={"clip_l": miniature_text_encoder()},
         tokenizers={"clip_l": miniature.tokenizer()},
         alphas_cumprod=noise_schedule(schedule),
         family=MINIATURE,

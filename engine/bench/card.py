@@ -115,15 +115,9 @@ def retrieval_scores(people: range, visible: bool = False) -> dict[str, float]:
 
     With `visible`, attributes that cannot be seen in a picture (eyes behind sunglasses) are not asked for.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from ..miniature.making.clip import load_pair, retrieval
 
-    from ..miniature.making.clip import Pair, retrieval
-
-    text_encoder = CLIPTextModel(CLIPTextConfig(**model.text_config()))
-    text_encoder.load_state_dict(model.state_dict("text_encoder"))
-    pair = Pair(text_encoder).eval()
-    pair.load_state_dict(model.state_dict("image_encoder"))
-    return retrieval(pair, people, visible=visible)
+    return retrieval(load_pair(), people, visible=visible)
 
 
 def timing(repeats: int = 3) -> dict[str, float]:

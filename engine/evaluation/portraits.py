@@ -48,15 +48,9 @@ class PortraitJudges:
     @cached_property
     def pair(self) -> "Pair":
         """Image tower and text encoder, aligned."""
-        from transformers import CLIPTextConfig, CLIPTextModel
+        from ..miniature.making.clip import load_pair
 
-        from ..miniature.making.clip import Pair
-
-        text_encoder = CLIPTextModel(CLIPTextConfig(**model.text_config()))
-        text_encoder.load_state_dict(model.state_dict("text_encoder"))
-        pair = Pair(text_encoder).eval()
-        pair.load_state_dict(model.state_dict("image_encoder"))
-        return pair
+        return load_pair()
 
     @torch.no_grad()
     def look(self, pictures: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from ..errors import LikenessError, nearest
 from ..miniature import model as miniature
 from ..miniature import world
 from ..miniature.judges import load_judge, to_tensor
+from ..miniature.networks import image_tower
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 SIDE = 512  # of an aligned face
@@ -206,18 +207,9 @@ class ImageTower:
 
 def miniature_tower() -> ImageTower:
     """The Miniature's own image tower; it was trained on pixels in [-1, 1]."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    with torch.random.fork_rng(devices=[]):  # building it draws random weights first
-        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**miniature.image_config()))
-    stored = miniature.state_dict("image_encoder")
-    weights = {name.removeprefix("image."): weight for name, weight in stored.items()}
-    weights.pop("text_projection.weight", None)  # the words' half of the pair
-    tower.load_state_dict(weights)
+    tower = image_tower()
     half = (0.5,) * 3
-    return ImageTower(
-        "miniature", tower.config.image_size, half, half, _Penultimate(tower.eval().requires_grad_(False))
-    )
+    return ImageTower("miniature", tower.config.image_size, half, half, _Penultimate(tower))
 
 
 def clip_tower(folder: str | Path) -> ImageTower:

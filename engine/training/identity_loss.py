@@ -195,17 +195,11 @@ def _recogniser(identity: str, path: Path, root: Path) -> Path:
 
 def miniature_features() -> FeatureJudge:
     """The Miniature's image tower in the place of DINOv2; it takes pixels as they are."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from ..miniature.model import RESOLUTION
+    from ..miniature.networks import image_tower
 
-    from ..miniature import model
-
-    with torch.random.fork_rng(devices=[]):  # building it draws random weights first
-        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**model.image_config()))
-    stored = model.state_dict("image_encoder")  # the pair that was trained together: the words' half too
-    stored.pop("text_projection.weight", None)
-    tower.load_state_dict({name.removeprefix("image."): weight for name, weight in stored.items()})
     halves = (0.5, 0.5, 0.5)
-    return FeatureJudge(tower.eval().requires_grad_(False), model.RESOLUTION, halves, halves)
+    return FeatureJudge(image_tower(), RESOLUTION, halves, halves)
 
 
 def dino(folder: Path) -> FeatureJudge:

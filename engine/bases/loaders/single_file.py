@@ -14,6 +14,7 @@ from torch import Tensor
 from ...config import BaseSpec
 from ...errors import LikenessError
 from ..families import FAMILIES, family_of_unet
+from ..text.clip_weights import load_text
 from .checkpoint_file import UNET, VAE, Stored, check_kind, read_tensors
 from .folder import SD_SCHEDULE, Parts, checked_prediction, noise_schedule, read_text_folder
 from .folder import read_vae_folder as vae_of_folder
@@ -328,16 +329,6 @@ def build_text_encoder(
         encoder = (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config)
     load_text(encoder, in_full(weights))
     return encoder
-
-
-def load_text(encoder: Any, weights: Mapping[str, Tensor]) -> None:
-    """Loads weights named without `text_model.`, wherever this version of transformers has that level."""
-    prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())
-    named = {
-        f"text_model.{key}" if prefixed and not key.startswith("text_projection") else key: value
-        for key, value in weights.items()
-    }
-    encoder.load_state_dict(named)
 
 
 OPEN_CLIP = "transformer.resblocks."  # what its layers' names begin with

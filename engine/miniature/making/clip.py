@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .. import model, world
+from ..networks import text_encoder
 from .dataset import Dataset
 from .fitting import fit
 
@@ -36,6 +37,13 @@ class Pair(nn.Module):
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, 128) of pixels (B, 3, 128, 128) in [-1, 1]."""
         return F.normalize(self.image(pixels).image_embeds.float(), dim=-1)
+
+
+def load_pair() -> Pair:
+    """The pair as it ships."""
+    pair = Pair(text_encoder()).eval()
+    pair.load_state_dict(model.state_dict("image_encoder"))
+    return pair
 
 
 def make(

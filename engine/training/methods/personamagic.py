@@ -313,20 +313,9 @@ def class_rows(base: BaseModel, class_word: str) -> dict[str, Tensor]:
 def miniature_features(pixels: Tensor) -> Tensor:
     """Features (B, D) of pixels (B, 3, H, W) in [-1, 1]; the Miniature's own image tower takes these as
     they are."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from ...miniature.networks import image_tower
 
-    from ...miniature import model as miniature
-
-    with torch.random.fork_rng(devices=[]):  # building it draws random weights first
-        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**miniature.image_config())).eval()
-    stored = miniature.state_dict("image_encoder")  # the pair that was trained together: the words' half too
-    tower.load_state_dict(
-        {
-            name.removeprefix("image."): weight
-            for name, weight in stored.items()
-            if name != "text_projection.weight"
-        }
-    )
+    tower = image_tower()
     side = (tower.config.image_size,) * 2
     return tower(F.interpolate(pixels.float(), size=side, mode="bicubic")).image_embeds.float()
 
