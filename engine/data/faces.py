@@ -3,10 +3,9 @@
 Nothing is downloaded: insightface is only started on packs whose files are all there.
 """
 
-import shutil
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import LikenessError, nearest
+from ..errors import LikenessError
 from .alignment import arcface_crop, ffhq_aligned, largest_face
-from .helpers import default_models
 from .masks import HALF, Mask
+from .packs import default_root, models_of
 
 DETECTOR_SIZE = 640  # pixels a side the detector sees; faces smaller than a thirtieth of it are lost
 SURE = 0.5  # detections below it are no faces
+TASKS = {"detection": "face detector", "recognition": "face recogniser"}  # insightface's names and ours
+DETECTOR_OUTPUTS = (6, 9, 10, 15)  # of SCRFD: scores, boxes, and landmarks, at three or five sizes
 AROUND = 1.5  # how much wider than its box a crop without landmarks is
 
 
@@ -39,118 +40,54 @@ class Face:
         return float((self.box[2:] - self.box[:2]).min())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pack:
-    """A set of insightface models, the files we need of it, and on what terms it comes."""
-
-    detector: str
-    recogniser: str
-    source: str
-    licence: str
-
-
-_RELEASES = "https://github.com/deepinsight/insightface/releases/tag/v0.7"
-PACKS = {
-    "auraface": Pack(
-        detector="scrfd_10g_bnkps.onnx",
-        recogniser="glintr100.onnx",
-        source="https://huggingface.co/fal/AuraFace-v1",
-        licence="Apache-2.0",
-    ),
-    "antelopev2": Pack(
-        detector="scrfd_10g_bnkps.onnx",
-        recogniser="glintr100.onnx",
-        source=_RELEASES,
-        licence="non-commercial research only",
-    ),
-    "buffalo_l": Pack(
-        detector="det_10g.onnx",
-        recogniser="w600k_r50.onnx",
-        source=_RELEASES,
-        licence="non-commercial research only",
-    ),
-}
-
-
-def default_root() -> Path:
-    """Where packs lie when nobody says: ComfyUI's models/insightface, else that folder here."""
-    return default_models().with_name("insightface")
-
-
-def find_pack(name: str, root: Path) -> Path:
-    """root/models/<name> with its files in it; an archive or a folder in a folder is put right first."""
-    if name not in PACKS:
-        hint = nearest(name, PACKS) or f"; use one of {', '.join(PACKS)}"
-        raise LikenessError(f"unknown face pack '{name}'{hint}")
-    pack, folder = PACKS[name], root / "models" / name
-    _flatten(folder)
-    missing = [file for file in (pack.detector, pack.recogniser) if not (folder / file).is_file()]
-    if missing:
-        raise LikenessError(
-            f"{' and '.join(missing)} missing in {folder}; get the files from {pack.source} "
-            f"({pack.licence}) and put them there, or mask the face yourself"
-        )
-    return folder
-
-
-def _flatten(folder: Path) -> None:
-    """Brings models up that lie deeper, as in antelopev2's archive, or still in <name>.zip beside it."""
-    archive = folder.with_name(f"{folder.name}.zip")
-    if archive.is_file() and not folder.is_dir():
-        _unpack(archive, folder)
-    if not folder.is_dir() or any(folder.glob("*.onnx")):
-        return
-    for path in sorted(folder.rglob("*.onnx")):
-        path.rename(folder / path.name)
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Only models leave the archive, and only into the folder."""
-    fresh = folder.with_name(f".{folder.name}-unpacking")
-    fresh.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            for entry in packed.infolist():
-                if entry.filename.endswith(".onnx"):
-                    with (
-                        packed.open(entry) as source,
-                        open(fresh / Path(entry.filename).name, "wb") as target,
-                    ):
-                        shutil.copyfileobj(source, target)
-        fresh.rename(folder)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise LikenessError(
-            f"{archive} cannot be unpacked ({error}); get it again or unpack it yourself"
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
 class FaceFinder:
-    """insightface on one pack; `provider` says what it really runs on."""
+    """insightface's detector and recogniser of one pack; `provider` says what they really run on."""
 
-    def __init__(self, analysis: Any, detector_size: int = DETECTOR_SIZE) -> None:
-        self._analysis = analysis
-        self._analysis.prepare(ctx_id=0, det_thresh=SURE, det_size=(detector_size, detector_size))
+    def __init__(self, detector: Any, recogniser: Any, detector_size: int = DETECTOR_SIZE) -> None:
+        self._detector, self._recogniser = detector, recogniser
+        detector.prepare(0, det_thresh=SURE, input_size=(detector_size, detector_size))
 
     @property
     def provider(self) -> str:
-        return self._analysis.det_model.session.get_providers()[0].removesuffix("ExecutionProvider")
+        return self._detector.session.get_providers()[0].removesuffix("ExecutionProvider")
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Face]:
         """All faces of a picture (H, W, 3), the largest first."""
-        blue_first = np.ascontiguousarray(pixels[..., ::-1])
-        found = [_face(face) for face in self._analysis.get(blue_first)]
-        return sorted(found, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
+        with _naming(self._detector, "finds no faces here"):
+            boxes, points = self._detector.detect(np.ascontiguousarray(pixels[..., ::-1]))
+        landmarks = (
+            [None] * len(boxes) if points is None else [np.asarray(five, np.float32) for five in points]
+        )
+        found = [
+            Face(np.asarray(box[:4], np.float32), five, float(box[4])) for box, five in zip(boxes, landmarks)
+        ]
+        known = [
+            face if face.landmarks is None else replace(face, embedding=self.embed(pixels, face))
+            for face in found
+        ]
+        return sorted(known, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
 
     def embed(self, pixels: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """The unit vector (D,) of a face in a picture (H, W, 3), found there or before it was changed."""
         if face.landmarks is None:
             raise LikenessError("a face without landmarks cannot be recognised; find it with a face model")
         crop = arcface_crop(pixels, face.landmarks.astype(np.float64))
-        found = self._analysis.models["recognition"].get_feat(np.ascontiguousarray(crop[..., ::-1]))
+        with _naming(self._recogniser, "recognises no faces here"):
+            found = self._recogniser.get_feat(np.ascontiguousarray(crop[..., ::-1]))
         vector = np.asarray(found, np.float32).ravel()
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+@contextmanager
+def _naming(model: Any, fails: str) -> Iterator[None]:
+    """Whatever a model file raises while it runs becomes a sentence that names it."""
+    try:
+        yield
+    except LikenessError:
+        raise
+    except Exception as error:  # onnxruntime's and insightface's have no common type
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise LikenessError(f"{model.model_file} {fails} ({reason}); get the file again") from error
 
 
 def provider_line(pack: str, provider: str, device: str) -> str:
@@ -161,40 +98,52 @@ def provider_line(pack: str, provider: str, device: str) -> str:
     return said
 
 
-def _face(found: Any) -> Face:
-    embedding = found.normed_embedding
-    return Face(
-        np.asarray(found.bbox, np.float32),
-        None if found.kps is None else np.asarray(found.kps, np.float32),
-        float(found.det_score),
-        None if embedding is None else np.asarray(embedding, np.float32),
-    )
-
-
 def load_faces(
     pack: str = "auraface",
     root: Path | None = None,
     device: str = "cpu",
     detector_size: int = DETECTOR_SIZE,
 ) -> FaceFinder:
-    """The finder of a pack under root/models; every reason why it cannot be is said before it is tried."""
-    root = root or default_root()
-    find_pack(pack, root)
+    """The finder of a pack under root/models; every reason why it cannot be is said, and names the file."""
+    paths = models_of(pack, root or default_root())
     try:
-        from insightface.app import FaceAnalysis
+        from insightface.model_zoo import get_model
     except ImportError as error:
         raise LikenessError(
             f"faces are found with insightface, which does not load ({error}); "
             'run `pip install ".[faces]"`, or mask the face yourself'
         ) from error
-    providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    analysis = FaceAnalysis(
-        name=pack,
-        root=str(root),
-        allowed_modules=["detection", "recognition"],
-        providers=[*providers, "CPUExecutionProvider"],
-    )
-    return FaceFinder(analysis, detector_size)
+    providers = [*(["CUDAExecutionProvider"] if device.startswith("cuda") else []), "CPUExecutionProvider"]
+    does: dict[str, Any] = {}
+    for path in paths:
+        model = _model(get_model, path, providers)
+        if model is not None:
+            does.setdefault(model.taskname, model)
+    for task, what in TASKS.items():
+        if task not in does:
+            raise LikenessError(
+                f"none of {', '.join(path.name for path in paths)} in {paths[0].parent} is a {what}; get the "
+                "pack's files again, each under its own name"
+            )
+    return FaceFinder(does["detection"], does["recognition"], detector_size)
+
+
+def _model(get_model: Callable[..., Any], path: Path, providers: Sequence[str]) -> Any:
+    """One file as insightface takes it by its shape; None where it does something that nobody asked for."""
+    try:
+        model = get_model(str(path), providers=list(providers))
+    except Exception as error:  # protobuf's, onnxruntime's and insightface's have no common type
+        raise LikenessError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a face model; it is damaged or was "
+            "cut short: get it again"
+        ) from error
+    outputs = [] if model is None else model.session.get_outputs()
+    if getattr(model, "taskname", "") == "detection" and len(outputs) not in DETECTOR_OUTPUTS:
+        raise LikenessError(
+            f"{path} gives {len(outputs)} outputs, where SCRFD's detectors give 6, 9 or 15; use a detector "
+            "of insightface's packs, such as scrfd_10g_bnkps.onnx"
+        )
+    return model
 
 
 # --- without any face model -------------------------------------------------------------------------

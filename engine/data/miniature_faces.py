@@ -29,6 +29,7 @@ class MiniatureFaces:
     """Finds the boxes of faces and says whose they are; the same calls as `FaceFinder` has."""
 
     provider = "CPU"
+    turns = False  # its world's heads are upright
 
     def __init__(self) -> None:
         self._parser, self._recogniser = load_judge("parser"), load_judge("recogniser")

@@ -1,7 +1,7 @@
 """What is good and bad about the pictures somebody wants to learn from, in numbers and in words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,24 +34,36 @@ class Quality:
 
 
 def examine_pictures(
-    pictures: Sequence[Picture], faces: Sequence[float | None] | None = None, *, smallest: int | None = None
+    pictures: Sequence[Picture],
+    faces: Sequence[float | None] | None = None,
+    *,
+    smallest: int | None = None,
+    heads: Sequence[Sequence[str]] | None = None,
 ) -> list[Quality]:
-    """A report per picture; `faces` are the sides of their faces where somebody looked for them."""
+    """A report per picture; `faces` are the sides of their faces where somebody looked for them.
+
+    `heads` is what else is to be said of each picture's faces.
+    """
     smallest = wanted_side(pictures) if smallest is None else smallest
     prints = [fingerprint(picture.pixels) for picture in pictures]
+    turned = [print_[:, ::-1] for print_ in prints]
     reports = []
     for number, picture in enumerate(pictures):
         twin = next((i for i in range(number) if apart(prints[i], prints[number]) <= ALIKE), None)
+        mirrors = (i for i in range(number) if twin is None and apart(turned[i], prints[number]) <= ALIKE)
+        mirror = next(mirrors, None)
         side = _mask_side(picture) if faces is None else faces[number]
+        more = [] if mirror is None else [f"it repeats {pictures[mirror].name}, mirrored; drop one of them"]
+        more += [] if heads is None else heads[number]
         report = Quality(
             picture.name,
-            picture.pixels.shape[:2],
+            picture.size,
             sharpness(picture.pixels),
             side,
             None if picture.mask is None else float(picture.mask.mean()),
             None if twin is None else pictures[twin].name,
         )
-        reports.append(_advised(report, smallest, looked=faces is not None))
+        reports.append(_advised(report, smallest, faces is not None, more))
     return reports
 
 
@@ -77,7 +89,7 @@ def _mask_side(picture: Picture) -> float | None:
     return float(min(span[-1] - span[0] + 1 for span in spans))
 
 
-def _advised(report: Quality, smallest: int, looked: bool) -> Quality:
+def _advised(report: Quality, smallest: int, looked: bool, more: Sequence[str]) -> Quality:
     advice = []
     if report.like is not None:
         advice.append(f"it repeats {report.like}; drop one of them")
@@ -95,9 +107,7 @@ def _advised(report: Quality, smallest: int, looked: bool) -> Quality:
         advice.append(f"its mask marks only {report.coverage:.1%} of it; crop closer or mend the mask")
     if report.coverage is not None and report.coverage > FULL_MASK:
         advice.append("its mask marks nearly all of it, so that its background is learned too; mend the mask")
-    return Quality(
-        report.name, report.size, report.sharpness, report.face, report.coverage, report.like, tuple(advice)
-    )
+    return replace(report, advice=(*advice, *more))
 
 
 def advice_on_all(reports: Sequence[Quality]) -> list[str]:

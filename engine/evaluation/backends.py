@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from ..artifact.inert_folder import from_folder
 from ..bases.clip_features import MEAN as CLIP_MEAN
 from ..bases.clip_features import SPREAD as CLIP_SPREAD
-from ..data.faces import PACKS, Face, load_faces
+from ..data.faces import Face, load_faces
 from ..data.helpers import CLIP, DINOV2, Helper, default_models
+from ..data.packs import PACKS
 from ..errors import LikenessError
 from ..miniature import world
 from ..miniature.judges import load_judges

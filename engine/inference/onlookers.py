@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import one_of
-from ..data.faces import PACKS, Face, default_root, face_of_mask, load_faces
+from ..data.faces import Face, face_of_mask, load_faces
 from ..data.helpers import BISENET, FACE_PARSING, default_models
 from ..data.masks import Mask
+from ..data.packs import PACKS, default_root, packs_in
 from ..data.segment import load_segmenter
 from ..errors import LikenessError
 from .restore import Parse, Person, references_of
@@ -74,15 +75,16 @@ def call_onlookers(
     models: the folder of helper models, with face_parsing in it; packs: the folder with models/<pack> in it.
     """
     one_of("part", part, PARTS)
+    own = packs_in(packs or default_root())
     if eyes is None:
-        one_of("way to find faces", found_by, FINDERS)
+        one_of("way to find faces", found_by, dict.fromkeys((*FINDERS, *own)))
     judged_by = judged_by or (NOBODY if found_by == MASK or eyes is not None else found_by)
-    one_of("judge", judged_by, JUDGES)
+    one_of("judge", judged_by, dict.fromkeys((*JUDGES, *own)))
     if eyes is None and found_by != MASK:
-        eyes = _eyes(found_by, device, packs)
+        eyes = eyes_of(found_by, device, packs)
     judge = None
     if judged_by != NOBODY:
-        judge = eyes if judged_by == found_by else _eyes(judged_by, device, packs)
+        judge = eyes if judged_by == found_by else eyes_of(judged_by, device, packs)
     if found_by in (MINIATURE, MASK):
         outlines = _parser("miniature", part, models, device) if found_by == MINIATURE else None
         return Onlookers(eyes=eyes, judge=judge, parse=outlines)
@@ -96,7 +98,8 @@ def call_onlookers(
     return Onlookers(eyes=eyes, judge=judge, parse=None, remark=remark)
 
 
-def _eyes(name: str, device: str, packs: Path | None) -> Any:
+def eyes_of(name: str, device: str = "cpu", packs: Path | None = None) -> Any:
+    """What finds and recognises faces: the Miniature's own, or a pack under `packs`/models."""
     if name == MINIATURE:
         from ..data.miniature_faces import MiniatureFaces
 

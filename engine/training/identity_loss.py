@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..artifact.inert_folder import from_folder
 from ..bases.base import BaseModel
 from ..data.alignment import ARCFACE_SIDE, Points, similarity, warped
-from ..data.faces import PACKS, default_root, find_pack, load_faces
+from ..data.faces import load_faces
 from ..data.helpers import DINOV2, default_models
 from ..data.masks import HALF, Mask
+from ..data.packs import PACKS, default_root, find_pack
 from ..devices import sent
 from ..errors import LikenessError
 from .arcface import load_arcface

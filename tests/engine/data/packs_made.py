@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from likeness_portraits.engine.data.faces import PACKS
+from likeness_portraits.engine.data.packs import PACKS
 
 SIDE = 96  # pixels of the tiny detector
 

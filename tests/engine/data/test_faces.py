@@ -12,11 +12,11 @@ from likeness_portraits.engine.data.faces import (
     box_mask,
     choose,
     face_of_mask,
-    find_pack,
     load_faces,
     provider_line,
     upright,
 )
+from likeness_portraits.engine.data.packs import find_pack
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.engine.data.packs_made import SIDE, bright_detector_pack
 

@@ -65,3 +65,9 @@ def test_a_set_is_masked_wholly_or_not_at_all():
     assert "only 3 of 4 pictures have masks" in advice_on_all(examine_pictures(some, smallest=64))[0]
     bare = [Picture(picture.name, picture.pixels) for picture in PICTURES]
     assert "likeness masks" in advice_on_all(examine_pictures(bare, smallest=64))[0]
+
+
+def test_a_mirrored_repeat_is_noticed():
+    mirrored = Picture("turned", PORTRAITS[1].pixels[:, ::-1].copy())
+    reports = examine_pictures([*PICTURES, mirrored], smallest=64)
+    assert reports[3].like is None and "it repeats p1, mirrored; drop one of them" in reports[3].advice
