@@ -31,11 +31,13 @@ from ..identity.references import (
     miniature_tower,
     references_of,
 )
+from .areas import area_of, part_of
 from .folders import folder
 from .pictures import image_of, masks_of_tensor, pictures_of
-from .weights import known_family
+from .weights import kind_of
 
 KEY = "likeness.identity"  # of our wrappers
+AREAS = "likeness.areas"  # in transformer_options: the latents' size, and by prompt where in them it looks
 
 
 class Encoded(NamedTuple):
@@ -129,16 +131,30 @@ def apply_identity(
     paths = _layer_paths(model)
     network = model.model.diffusion_model
     shapes = {name: tuple(network.get_submodule(path).to_k.weight.shape) for name, path in paths.items()}
-    family = known_family(model) or type(model.model.model_config).__name__
-    check_fit(identity.adapter, family, shapes)
+    check_fit(identity.adapter, kind_of(model), shapes)
     region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
     shown = Shown(
         identity=identity, weight=weight, start=start, end=end, layers=factors_of(layers), region=region
     )
     model = model.clone()
-    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    model.add_wrapper_with_key(kind, KEY, _Showing(shown, paths))
+    kinds = comfy.patcher_extension.WrappersMP
+    model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, KEY, _Showing(shown, paths))
+    if region is not None and not model.wrappers.get(kinds.CALC_COND_BATCH, {}).get(KEY):
+        model.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, _tell_areas)
     return model
+
+
+def _tell_areas(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
+    """Around ComfyUI's batching of prompts: says which area's latents a pass of the U-Net is over."""
+    latents = tuple(x.shape[-2:])
+    areas = {
+        entry["uuid"]: area_of(entry, latents)
+        for group in conds for entry in group or () if entry.get("area") is not None
+    }  # fmt: skip
+    if areas:
+        known = model_options.get("transformer_options", {})
+        model_options = {**model_options, "transformer_options": {**known, AREAS: (latents, areas)}}
+    return executor(model, conds, x, timestep, model_options)
 
 
 def _layer_paths(model: Any) -> dict[str, str]:
@@ -167,8 +183,17 @@ class _Showing:
         who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
         layers = {name: executor.class_obj.get_submodule(path) for name, path in self.paths.items()}
         person = self.shown.person(who, {name: layer.heads for name, layer in layers.items()}, x)
+        if AREAS in about and person.region is not None:
+            person = replace(person, region=self._within(person.region, about, len(x)))
         with present_in(layers, [person], (x.shape[-2], x.shape[-1])):
             return executor(x, timesteps, *rest, **options)
+
+    def _within(self, region: torch.Tensor, about: Mapping[str, Any], rows: int) -> torch.Tensor:
+        """The region (B, 1, h, w) for each sample of a batch of prompts, of their areas alone."""
+        latents, areas = about[AREAS]
+        whole = (*latents, 0, 0)
+        parts = [part_of(region, latents, areas.get(uuid, whole)) for uuid in about["uuids"]]
+        return torch.cat(parts).repeat_interleave(rows // len(parts), 0)
 
 
 def people_in(model: Any) -> list[Shown]:

@@ -87,10 +87,24 @@ class _MiniatureTextModel(comfy.sd1_clip.SDClipModel):
 
 def build_miniature() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the Miniature."""
-    return _miniature_model(), _miniature_clip(), _miniature_vae()
+    model, clip, vae = _miniature_model(), _miniature_clip(), _miniature_vae()
+    # from where ComfyUI takes weights of its own for a deep copy: learning (Train LoRA), a second GPU
+    model.cached_patcher_init = (_miniature_model, ())
+    clip.patcher.cached_patcher_init = (_clip_patcher, ())
+    vae.patcher.cached_patcher_init = (_vae_patcher, ())
+    return model, clip, vae
 
 
-def _miniature_model() -> Any:
+def _clip_patcher(disable_dynamic: bool = False) -> Any:
+    return _miniature_clip(disable_dynamic).patcher
+
+
+def _vae_patcher(disable_dynamic: bool = False) -> Any:
+    return _miniature_vae().patcher  # ComfyUI's own factories leave the switch out for a VAE
+
+
+def _miniature_model(disable_dynamic: bool = False) -> Any:
+    """A fresh MODEL; `disable_dynamic`: of the plain class, whose weights stay where they are put."""
     management = comfy.model_management
     config = MiniatureModel(_ldm_unet_config(miniature.unet_config()))
     heads = miniature.unet_config()["attention_head_dim"]  # diffusers' name for the number of heads in SD 1.x
@@ -105,7 +119,8 @@ def _miniature_model() -> Any:
     }
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=management.unet_offload_device())
-    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    plain = comfy.model_patcher.ModelPatcher
+    patcher_class = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
     patcher = patcher_class(
         model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
     )
@@ -120,13 +135,14 @@ def _keeps_given_tensors(patcher: Any) -> bool:
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
 
-def _miniature_clip() -> Any:
+def _miniature_clip(disable_dynamic: bool = False) -> Any:
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
     clip = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         tokenizer_data={"clip_l_tokenizer_class": _MiniatureTokenizer},
         model_options={"clip_l_class": _MiniatureTextModel, "dtype": torch.float32},
+        **({"disable_dynamic": True} if disable_dynamic else {}),  # older ComfyUI does not know it
     )
     text_model = clip.cond_stage_model.clip_l.transformer
     stored = miniature.state_dict("text_encoder")

@@ -38,10 +38,12 @@ from ..inference.refocus import (
 )
 from ..inference.refocus_options import marked
 from ..inference.refocused import RegionsFound
+from .areas import area_of
 from .pictures import pictures_of
 from .sampling import Sampling
-from .staged import PLACES, SPOKEN, VALUES
-from .weights import known_family
+from .staged import PLACES, SPOKEN, values_of
+from .weights import check_unet, kind_of
+from .words import check_placeholders, defined_in
 
 KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
 AIMS = "likeness_refocus"  # in a CONDITIONING entry: its aims, and where their words stand in it
@@ -62,7 +64,7 @@ class Aim:
         for context, about in self.own:
             start, end = about.get("clip_start_percent", 0.0), about.get("clip_end_percent", 1.0)
             if start <= progress <= end:
-                return {"keys": context, "values": about.get(VALUES, context), "about": about}
+                return {"keys": context, "values": values_of(context, about), "about": about}
         return None
 
 
@@ -77,8 +79,11 @@ def refocused_prompt(
     vae: Any = None,
 ) -> tuple[Any, Conditioning]:
     """A clone of MODEL that heeds regions, and the prompt as CONDITIONING with one region more."""
+    check_unet(model, "refocusing")
     if focus.region is None and focus.find_by == "face" and vae is None:
         raise LikenessError("finding faces needs a VAE; connect one, or find the region by attention")
+    if conditioning is None and TOKEN.fullmatch(focus.token) and focus.token not in defined_in(clip):
+        raise _missing(focus.token, text)
     written = _encoded(clip, text) if conditioning is None else conditioning
     stands = [
         about.get(PLACES, {}).get(focus.token) or _places(clip, about.get(SPOKEN, text), focus.token)
@@ -100,7 +105,8 @@ def refocused_prompt(
 def _own_prompt(clip: Any, text: str, focus: Focus) -> Conditioning:
     """What a region reads by itself, encoded."""
     token = focus.inside or focus.token
-    places = _places(clip, text, token)
+    known = not TOKEN.fullmatch(token) or token in defined_in(clip)
+    places = _places(clip, text, token) if known else ()
     if not places:
         raise LikenessError(
             f"this CLIP does not know {token} and cannot encode its own prompt; connect '{text}' from "
@@ -119,11 +125,14 @@ def _missing(token: str, text: str) -> LikenessError:
 
 
 def _encoded(clip: Any, text: str) -> Conditioning:
+    check_placeholders(text, defined_in(clip))
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 def _places(clip: Any, text: str, token: str) -> tuple[int, ...]:
     """Where a word stands among the prompt's text states, chunk after chunk; none where it does not."""
+    if TOKEN.fullmatch(token) and token not in defined_in(clip):
+        return ()  # it is only letters here
     pieces, spelt, empty = (
         [piece for chunk in _first_tower(clip.tokenize(words)) for piece, *_ in chunk]
         for words in (text, token, "")
@@ -131,10 +140,7 @@ def _places(clip: Any, text: str, token: str) -> tuple[int, ...]:
     end = next(
         at for at, piece in enumerate(spelt) if at and not torch.is_tensor(piece) and piece == empty[1]
     )
-    wanted = spelt[1:end]
-    if TOKEN.fullmatch(token) and not any(torch.is_tensor(piece) for piece in wanted):
-        return ()  # nobody has defined it here: it is only letters
-    return find_sequence(pieces, wanted)
+    return find_sequence(pieces, spelt[1:end])
 
 
 def _first_tower(tokens: Mapping[str, Any]) -> Any:
@@ -145,7 +151,7 @@ def _looking(model: Any, vae: Any) -> Look | None:
     """Marks heads in what a step expects the picture to become; a tiny VAE (taesd) is enough."""
     if vae is None:
         return None
-    row = FAMILIES[known_family(model) or "sd1"]  # others are photographs too
+    row = FAMILIES.get(kind_of(model), FAMILIES["sd1"])  # others are photographs too
 
     def look(clean: torch.Tensor) -> torch.Tensor:
         segmenter = load_segmenter(row.segmenter)
@@ -266,7 +272,7 @@ def _entry(run: Run, entry: Mapping[str, Any], x: torch.Tensor, progress: float)
     spots = [run.spot(aim, places, progress) for aim, places in entry[AIMS]]
     own = [found for aim in aims if (found := aim.own_at(progress)) is not None]
     latents = tuple(x.shape[-2:])
-    area = _area_of(entry, latents)
+    area = area_of(entry, latents)
     key = (entry["uuid"], tuple(spot.length for spot in spots), tuple(aim in run.found for aim in aims))
     if key not in run.cache:
         run.cache[key] = LogMasks(spots, [_region(spot, latents, area, x) for spot in spots])
@@ -281,15 +287,6 @@ def _region(spot: Spot, latents: tuple[int, int], area: Area, x: torch.Tensor) -
     height, width, top, left = area
     whole = fitted(region, latents, len(x), spot.focus.token).to(x.device)
     return whole[:, top : top + height, left : left + width]
-
-
-def _area_of(entry: Mapping[str, Any], latents: tuple[int, int]) -> Area:
-    """(height, width, top, left) of the prompt's area in latent pixels, cut as ComfyUI cuts it."""
-    area = entry.get("area")
-    if area is None:
-        return (*latents, 0, 0)
-    height, width, top, left = area
-    return min(height, latents[0] - top), min(width, latents[1] - left), top, left
 
 
 def _look(run: Run, entry: Entry, sigma: float, clean: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ it knows its prompts by what the entries carry, and leaves everybody else's patc
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,13 +26,14 @@ from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_w
 from ..staged.text import Places, with_bypass
 from ..staged.words import StagedWords
 from .folders import temporary_folder
-from .weights import known_family
-from .words import spell_placeholders, with_rows
+from .weights import check_kind, text_towers_of
+from .words import check_placeholders, defined_in, spell_placeholders, with_rows
 
 log = logging.getLogger(__name__)
 
 KEY = "likeness.staged"  # of our wrapper, and of our entry in transformer_options
 VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) that values are made from
+KEYS = "likeness_keys"  # and the one that keys are made from, as it was written
 PLACES = "likeness_places"  # and, by placeholder, where it stands among the entry's text states
 SPOKEN = "likeness_text"  # and the prompt as it reads here, with as many tokens in the placeholder's place
 MARK = "likeness-class-word"
@@ -52,6 +54,7 @@ def staged_prompt(
 ) -> tuple[Any, list[list[Any]]]:
     """A clone of MODEL that heeds the bypass, and the prompt as CONDITIONING, one entry per stage."""
     words = _words_for(model, clip, artifact, text)
+    check_placeholders(text, {words.token, *defined_in(clip)})
     words = adjusted(words, bypass=bypass, start=start, end=end, stages=stages, late=late)
     plain = _encode(clip, clip.tokenize(_with_class_word(text, words)))
     pooled = plain["pooled_output"]
@@ -69,7 +72,7 @@ def staged_prompt(
         about |= {PLACES: {words.token: stands}, SPOKEN: _with_full_stops(text, words)}
         number = timesteps.index(stage.timestep)
         if values is not None:
-            about[VALUES] = values[number : number + 1]
+            about |= {VALUES: values[number : number + 1], KEYS: keys[number : number + 1]}
         entries.append([keys[number : number + 1], about])
     return with_split_values(model), entries
 
@@ -80,14 +83,9 @@ def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWo
         raise LikenessError(
             f"a likeness learned with {artifact.method} has no stages; use Apply a Likeness, a plain prompt"
         )
-    family = known_family(model, artifact.base_family)
-    if family != artifact.base_family:
-        raise LikenessError(
-            f"this likeness was learned on {artifact.base_family}, but the MODEL is {family}; "
-            "connect a model of its kind"
-        )
+    check_kind(model, artifact.base_family, "this likeness")
     words = staged_words(artifact)
-    encoders = _encoders(clip)
+    encoders = text_towers_of(clip)
     widths = {
         name: encoder.transformer.get_input_embeddings().weight.shape[1] for name, encoder in encoders.items()
     }
@@ -101,11 +99,6 @@ def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWo
             "suffer", clip.layer_idx,
         )  # fmt: skip
     return words
-
-
-def _encoders(clip: Any) -> dict[str, Any]:
-    towers = clip.cond_stage_model
-    return {name: getattr(towers, name) for name in ("clip_l", "clip_g", "clip_h") if hasattr(towers, name)}
 
 
 def _with_class_word(text: str, words: StagedWords) -> str:
@@ -154,7 +147,7 @@ def _dynamic(
 def places_of(clip: Any, text: str, token: str, count: int) -> tuple[int, ...]:
     """Where a placeholder stands in the first encoder's text states, if it takes `count` each time."""
     markers = {}
-    for name, encoder in _encoders(clip).items():
+    for name, encoder in text_towers_of(clip).items():
         width = encoder.transformer.get_input_embeddings().weight.shape[1]
         markers[name] = torch.randn(count, width, generator=torch.Generator().manual_seed(7))
     first = next(iter(markers))
@@ -196,7 +189,7 @@ def _as_places(found: Sequence[tuple[int, int, torch.Tensor, torch.Tensor]]) -> 
 def bypassed(clip: Any, places: Mapping[str, Places]):
     """Within, CLIP's text states carry the bypass: before the final norm, where its layer has one."""
     with ExitStack() as stack:
-        for name, encoder in _encoders(clip).items():
+        for name, encoder in text_towers_of(clip).items():
             here = places[name]
             norm = encoder.transformer.text_model.final_layer_norm
             stack.callback(norm.register_forward_pre_hook(_before_norm(here)).remove)
@@ -240,11 +233,29 @@ def with_split_values(model: Any) -> Any:
     return model
 
 
+def values_of(context: torch.Tensor, about: Mapping[str, Any]) -> torch.Tensor:
+    """The context that an entry's values are made from, as long as its own context (1, T, D).
+
+    Stock nodes change the context and leave the rest as it is. Rows they append (Conditioning, Concat) keep
+    their own values; what they change of ours (Conditioning, Average) moves values as it moves keys.
+    """
+    if VALUES not in about:
+        return context
+    values, keys = about[VALUES], about.get(KEYS)
+    front = context[:, : values.shape[1]]
+    values = values[:, : front.shape[1]].to(front)
+    if keys is not None and keys is not context:
+        written = keys[:, : front.shape[1]].to(front)
+        if not torch.equal(front, written.expand_as(front)):
+            values = values + (front - written)
+    return torch.cat([values, context[:, front.shape[1] :]], 1)
+
+
 class _Values:
     """The second contexts of one sampling step by entry, and what cross-attention reads with them."""
 
-    def __init__(self, contexts: Mapping[Any, torch.Tensor]) -> None:
-        self._contexts = contexts
+    def __init__(self, contexts: Mapping[Any, torch.Tensor], lengths: Mapping[Any, int]) -> None:
+        self._contexts, self._lengths = contexts, lengths
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def over(self, value: torch.Tensor, entries: Sequence[Any]) -> torch.Tensor:
@@ -263,17 +274,21 @@ class _Values:
         if not any(context is not None for context in own):
             return value
         chunks = value.chunk(len(entries))
-        return torch.cat([c if o is None else _overwritten(c, o.to(c)) for c, o in zip(chunks, own)])
+        # ComfyUI evens out lengths by repeating; what is longer than that, another patch has appended
+        even = math.lcm(*(self._lengths.get(entry, 1) for entry in entries))
+        return torch.cat([c if o is None else _overwritten(c, o.to(c), even) for c, o in zip(chunks, own)])
 
 
 def _hand_over(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
     """Around ComfyUI's batching of prompts: tells the attention patch which entries have own values."""
     sigma = float(timestep[0])
     conds = [group and [entry for entry in group if _due(entry, sigma)] for group in conds]
-    found = {entry["uuid"]: entry[VALUES] for group in conds for entry in group or () if VALUES in entry}
+    entries = [entry for group in conds for entry in group or () if "cross_attn" in entry]
+    found = {e["uuid"]: values_of(e["cross_attn"], e) for e in entries if VALUES in e}
     if found:
         known = model_options.get("transformer_options", {})
-        model_options = {**model_options, "transformer_options": {**known, KEY: _Values(found)}}
+        values = _Values(found, {e["uuid"]: e["cross_attn"].shape[1] for e in entries})
+        model_options = {**model_options, "transformer_options": {**known, KEY: values}}
     return executor(model, conds, x, timestep, model_options)
 
 
@@ -295,13 +310,13 @@ def _split(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, options:
     return n, context, value if values is None else values.over(value, options["uuids"])
 
 
-def _overwritten(chunk: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """`own` (1, t, D) over the front of a chunk (b, T, D): repeated where ComfyUI evened out lengths; what
-    another pack has appended stays."""
+def _overwritten(chunk: torch.Tensor, own: torch.Tensor, even: int) -> torch.Tensor:
+    """`own` (1, t, D) over the front of a chunk (b, T, D), repeated up to the length `even` that ComfyUI
+    evened prompts out to; what another pack has appended stays."""
     own = own.expand(len(chunk), -1, -1)
     if own.shape[1] == chunk.shape[1]:
         return own
-    own = own.repeat(1, max(1, chunk.shape[1] // own.shape[1]), 1)
+    own = own.repeat(1, max(1, min(even, chunk.shape[1]) // own.shape[1]), 1)
     return torch.cat([own, chunk[:, own.shape[1] :]], dim=1)
 
 

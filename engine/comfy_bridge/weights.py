@@ -37,11 +37,6 @@ OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned
 KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint or the Miniature"
 
 
-def known_family(model: Any, otherwise: str | None = None) -> str | None:
-    """The MODEL's family, a key of `FAMILIES`, or `otherwise` for kinds that cannot be learned on."""
-    return KINDS.get(type(model.model.model_config), otherwise)
-
-
 def family_of(model: Any) -> str:
     """The MODEL's family, a key of `FAMILIES`; other kinds of model are refused by name."""
     kind = type(model.model.model_config)
@@ -57,6 +52,38 @@ def family_of(model: Any) -> str:
             f"connect {KNOWN}"
         )
     raise LikenessError(f"learning on a {kind.__name__} model is not possible; connect {KNOWN}")
+
+
+def kind_of(model: Any) -> str:
+    """The family whose LoRAs, words and adapters a MODEL takes, a key of `FAMILIES`, or ComfyUI's name for
+    its kind where that is none; kinds that ComfyUI derives from one of ours take what theirs takes."""
+    kind = type(model.model.model_config)
+    return next((KINDS[near] for near in kind.__mro__ if near in KINDS), kind.__name__)
+
+
+def check_kind(model: Any, family: str, what: str) -> None:
+    """Raises unless MODEL is of the family that `what` was learned on."""
+    found = kind_of(model)
+    if found != family:
+        raise LikenessError(
+            f"{what} was learned on {family}, but the MODEL is {found}; connect a model of its kind"
+        )
+
+
+def check_unet(model: Any, what: str) -> None:
+    """Raises unless MODEL has the U-Net whose cross-attention `what` works on."""
+    network = type(model.model.diffusion_model).__name__
+    if network != "UNetModel":
+        raise LikenessError(
+            f"this MODEL is {kind_of(model)}, whose network is {network}: it has no U-Net for {what} to work "
+            f"on; connect {KNOWN}"
+        )
+
+
+def text_towers_of(clip: Any) -> dict[str, Any]:
+    """A CLIP's text encoders by the names that our files have for them."""
+    towers = clip.cond_stage_model
+    return {name: getattr(towers, name) for name in ("clip_l", "clip_g", "clip_h") if hasattr(towers, name)}
 
 
 def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:

@@ -5,21 +5,24 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import comfy.sd
 import comfy.sd1_clip
 import safetensors.torch
 import torch
 
 from ..artifact import Artifact, export_stock
+from ..bases.families import FAMILIES
 from ..bases.text.token_tables import diff_patch
+from ..config import TOKEN, finite
 from ..errors import LikenessError
 from ..files import write_atomically
 from .folders import inside, temporary_folder
-from .weights import known_family
+from .weights import check_kind, text_towers_of
 
 
 def apply(
@@ -30,16 +33,55 @@ def apply(
         nodes = {"staged_embedding": "Write a Staged Prompt", "id_adapter": "Read an Identity from Pictures"}
         node = nodes[artifact.kind]
         raise LikenessError(f"a {artifact.kind} cannot be applied to a model; use the node '{node}'")
-    family = known_family(model, artifact.base_family)
-    if family != artifact.base_family:
-        raise LikenessError(
-            f"this likeness was learned on {artifact.base_family}, but the MODEL is {family}; "
-            "connect a model of its kind"
-        )
+    finite({"strength in the model": strength_model, "strength in the text encoder": strength_clip})
+    check_kind(model, artifact.base_family, "this likeness")
+    _check_clip(clip, artifact)
     lora = artifact.lora()
     if lora:
+        _check_layers(model, clip, lora)
         model, clip = comfy.sd.load_lora_for_models(model, clip, lora, strength_model, strength_clip)
     return model, _with_words(_with_tables(clip, artifact, strength_clip), artifact)
+
+
+def _check_clip(clip: Any, artifact: Artifact) -> None:
+    """Raises unless CLIP has the text encoders that the artifact's words were learned for."""
+    rows = {name: table for token in artifact.tokens for name, table in artifact.rows(token.token).items()}
+    if not rows and not artifact.tables():
+        return
+    if clip is None:
+        raise LikenessError(
+            "there is no CLIP to teach the learned words to: this checkpoint holds none; load one with Load "
+            "CLIP and connect it"
+        )
+    towers = text_towers_of(clip)
+    wanted = set(FAMILIES[artifact.base_family].encoders)
+    if set(towers) != wanted:
+        raise LikenessError(
+            f"this likeness has words for {' and '.join(sorted(wanted))}, but the CLIP has "
+            f"{' and '.join(sorted(towers)) or 'none of them'}; connect the CLIP of its kind of model"
+        )
+    for name, table in rows.items():
+        width = towers[name].transformer.get_input_embeddings().weight.shape[1]
+        if table.shape[-1] != width:
+            raise LikenessError(
+                f"this likeness has words {table.shape[-1]} wide, but this CLIP's are {width}; connect the "
+                "CLIP of the model it was learned on"
+            )
+
+
+def _check_layers(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> None:
+    """Raises where ComfyUI would leave a part of the LoRA out: it only says so in its log."""
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    if clip is not None:
+        known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
+    names = {name.partition(".")[0] for name in lora}
+    strange = sorted(name for name in names - known.keys() if clip is not None or "_te" not in name[:9])
+    if strange:
+        more = f" and {len(strange) - 1} more" if strange[1:] else ""
+        raise LikenessError(
+            f"this likeness changes {strange[0]}{more}, which MODEL and CLIP do not have; connect those that "
+            "it was learned on"
+        )
 
 
 def _with_tables(clip: Any, artifact: Artifact, strength: float) -> Any:
@@ -103,10 +145,27 @@ def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
     stock = type(tokenizer).tokenize_with_weights
 
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> Any:
+        check_placeholders(text, known)
         return stock(reader, spell_placeholders(text, known), *arguments, **options)
 
     reader.tokenize_with_weights = tokenize_with_weights
     return reader
+
+
+def defined_in(clip: Any) -> dict[str, str]:
+    """The placeholders that a CLIP's prompts may use, with the embeddings they stand for."""
+    found: dict[str, str] = {}
+    for inner in vars(clip.tokenizer).values():
+        found |= getattr(inner, "likeness_names", {})
+    return found
+
+
+def check_placeholders(text: str, known: Collection[str]) -> None:
+    """Raises for a placeholder that nobody defined: it would be read as so many letters."""
+    for name in TOKEN.findall(text):
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "connect the CLIP of Apply a Likeness"
+            raise LikenessError(f"the prompt '{text}' mentions {name}, which no likeness defines; {there}")
 
 
 def export(artifact: Artifact, name: str) -> list[Path]:

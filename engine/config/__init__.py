@@ -7,7 +7,7 @@ where data may lie). The method then makes its `Phase`s (`phase`) out of the set
 library or touches a picture.
 """
 
-from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
+from .checks import above_zero, at_least, chosen_preset, finite, one_of, with_gap
 from .custom_diffusion import CustomDiffusionSettings
 from .dreambooth_lora import DreamBoothLoraSettings
 from .job import DEVICES, PRECISIONS, Job
@@ -36,6 +36,6 @@ __all__ = [
     "ROLES", "SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "check_place",
-    "check_plain", "check_text", "chosen_preset", "convert", "from_json", "from_yaml", "is_address",
+    "check_plain", "check_text", "chosen_preset", "convert", "finite", "from_json", "from_yaml", "is_address",
     "known_keys", "one_of", "read", "settings_for", "typed_path", "with_gap",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Checks that settings make of themselves, each an error that says what would do."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,6 +29,13 @@ def above_zero(settings: Any, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
             raise LikenessError(f"'{name}' is {value}; it must be more than 0")
+
+
+def finite(numbers: Mapping[str, float]) -> None:
+    """Refuses numbers, by what they are called, that are infinite or NaN: nothing can be drawn with them."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise LikenessError(f"{name} is {value}, which is no number to draw with; give one such as 1")
 
 
 def with_gap(name: str, templates: tuple[str, ...]) -> None:

@@ -84,7 +84,8 @@ class Person:
 
     keys_values: KeysValues  # as many rows as the pass has samples, or 1
     scale: float | Mapping[str, float] = 1.0  # one for all layers, or by layer; layers left out get nothing
-    region: Tensor | None = None  # (1, 1, h, w) in [0, 1], of any size: where in the picture; None: all over
+    # (1 or B, 1, h, w) in [0, 1], of any size: where in the picture; None: all over
+    region: Tensor | None = None
     counts: Tensor | None = None  # (B, 1, 1, n) the logarithm of how often a token is there; None: once each
     # for what queries the keys and values lie ready, split into heads: dtype, device, samples; None: for none
     ready_for: tuple[torch.dtype, torch.device, int] | None = None
@@ -94,7 +95,7 @@ class Person:
         return self.scale.get(layer, 0.0) if isinstance(self.scale, Mapping) else self.scale
 
     def region_at(self, queries: int, latents: tuple[int, int]) -> Tensor | None:
-        """The region as weights (1, N, 1) of a layer's N queries; computed once for each size."""
+        """The region as weights (1 or B, N, 1) of a layer's N queries; computed once for each size."""
         if self.region is None:
             return None
         if (queries, latents) not in self._weights:
@@ -139,7 +140,7 @@ def split_heads(rows: Tensor, heads: int, like: Tensor) -> Tensor:
 
 
 def region_at(region: Tensor, queries: int, latents: tuple[int, int]) -> Tensor:
-    """A region (1, 1, h, w) as weights (1, N, 1) of a layer's N queries, row by row."""
+    """A region (B, 1, h, w) as weights (B, N, 1) of a layer's N queries, row by row."""
     height, width = queries_side(queries, latents)
     return F.adaptive_avg_pool2d(region.float(), (height, width)).flatten(2).transpose(1, 2)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..bases.sampling import Denoiser
+from ..config import finite
 from ..errors import LikenessError, nearest
 from ..staged.stages import LAST_TIMESTEP
 from .attention import IdAttention, KeysValues, Person, cross_layers, hooked, split_heads
@@ -71,6 +72,8 @@ class Shown:
     _known: dict[Any, Person] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        factors = {f"the factor of {beginning}": factor for beginning, factor in self.layers.items()}
+        finite({"the identity's weight": self.weight, **factors})
         if not 0 <= self.start <= self.end <= 1:
             raise LikenessError(
                 f"the identity cannot last from {self.start:g} to {self.end:g}; give 0 to 1, the start first"

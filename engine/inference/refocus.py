@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import TOKEN, one_of
+from ..config import TOKEN, finite, one_of
 from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Focus:
     def __post_init__(self) -> None:
         if isinstance(self.region, tuple):
             check_box(self.region)
+        finite({f"the strength of {self.token}": self.strength})
         one_of("mode", self.mode, MODES)
         one_of("scope", self.scope, SCOPES)
         one_of("strength schedule", self.schedule, SCHEDULES)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..artifact import Artifact, Token
 from ..artifact.inert_pickle import read_without_running
 from ..bases.families import FAMILIES
+from ..config import finite
 from ..errors import LikenessError, first_line
 from ..files import reading
 from .mapper import Mapper
@@ -68,6 +69,7 @@ def adjusted(
 ) -> StagedWords:
     """The same words with another strength of the bypass, or other stages from timestep `start` down to
     `end`."""
+    finite({f"the strength of {words.token}": bypass})
     plan = words.plan
     low, high = plan.interval
     span = (low if end is None else end, high if start is None else start)

@@ -24,6 +24,8 @@ from pathlib import Path  # noqa: E402
 
 import comfy.clip_vision  # noqa: E402
 import comfy.patcher_extension  # noqa: E402
+import comfy.sampler_helpers  # noqa: E402
+import comfy.samplers  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
@@ -127,6 +129,41 @@ def overhead(model: Any, rounds: int = 40) -> float:
     return statistics.median(shares)
 
 
+def in_areas(model: Any, identity: Any) -> dict[str, float]:
+    """Under Conditioning (Set Area) a mask is cut as the area is, not squeezed into it."""
+    left = torch.zeros(1, 64, 128)
+    left[..., :64] = 1
+    masks = {"left": left, "right": 1 - left, "all": torch.ones_like(left)}
+    shown = {name: apply_identity(model, identity, mask=mask) for name, mask in masks.items()}
+    noisy = torch.randn(1, 4, 16, 32, generator=RANDOM)
+    texts = [TEXT[number : number + 1] for number in range(3)]
+
+    def step(model: Any, *prompts: tuple[int, Any]) -> torch.Tensor:
+        """What a step predicts for prompts in areas (height, width, top, left), beside a negative prompt."""
+        network = model.model
+        network.current_patcher = model
+        positive = [[texts[text], {} if area is None else {"area": area}] for text, area in prompts]
+        conds = {"positive": positive, "negative": [[texts[2], {}]]}
+        conds = {name: comfy.sampler_helpers.convert_cond(prompts) for name, prompts in conds.items()}
+        conds = comfy.samplers.process_conds(network, noisy, conds, torch.device("cpu"))
+        told = {"transformer_options": {"wrappers": model.wrappers}}
+        return comfy.samplers.calc_cond_batch(
+            network, list(conds.values()), noisy, torch.tensor([3.0]), told
+        )[0]
+
+    west, east = (0, (16, 16, 0, 0)), (1, (16, 16, 0, 16))
+    two = apply_identity(shown["left"], identity, mask=masks["right"], weight=0.5)
+    alone = apply_identity(model, identity, mask=masks["all"], weight=0.5)
+    beside = torch.cat([step(shown["all"], west)[..., :16], step(alone, east)[..., 16:]], -1)
+    return {
+        "area, mask of it": apart(step(shown["left"], west), step(shown["all"], west)),
+        "area, mask beside it": apart(step(shown["right"], west), step(model, west)),
+        "area, seen": apart(step(shown["left"], west), step(model, west)),
+        "areas of two people": apart(step(two, west, east), beside),
+        "area and whole": apart(step(shown["left"], west, (1, None)), step(model, west, (1, None))),
+    }
+
+
 def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.Tensor:
     """The same pass in diffusers' U-Net; as many pictures with somebody as `who` says, behind the others."""
     base = load_base(BaseSpec())
@@ -203,6 +240,7 @@ def main() -> None:
         "towers": towers[0],
         "tower of a training": towers[1],
         "changed tower": towers[2],
+        **in_areas(model, identity),
         "overhead": overhead(model),
     }))  # fmt: skip
 

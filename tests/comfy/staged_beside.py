@@ -44,6 +44,7 @@ RANDOM = torch.Generator().manual_seed(0)
 PICTURE = torch.randn(1, 5, 128, generator=RANDOM)  # another pack's image tokens
 
 Neighbour = Callable[[Any], Any]  # a clone of MODEL with another node's patch
+Stock = Callable[[Any], Any]  # CONDITIONING as a stock node makes another of it
 
 
 def random_controlnet(model: Any, path: str) -> Any:
@@ -61,16 +62,21 @@ def random_controlnet(model: Any, path: str) -> Any:
     return comfy.controlnet.load_controlnet(path)
 
 
-def appended(model: Any) -> Any:
+def appended(model: Any, rows: torch.Tensor = PICTURE) -> Any:
     """As the first IP-Adapters did it: image tokens behind the prompt's, for keys and values."""
 
     def patch(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, _options: Any) -> tuple:
-        more = PICTURE.to(context).expand(len(context), -1, -1)
+        more = rows.to(context).expand(len(context), -1, -1)
         return n, torch.cat([context, more], 1), torch.cat([value, -more], 1)
 
     model = model.clone()
     model.set_model_attn2_patch(patch)
     return model
+
+
+def appended_as_many(model: Any) -> Any:
+    """As many image tokens as the prompt has text states: no lengths that were evened out."""
+    return appended(model, PICTURE.repeat(1, 16, 1)[:, :77])
 
 
 def decoupled(model: Any) -> Any:
@@ -138,6 +144,9 @@ def main() -> None:
     network = random_controlnet(model, controlnet_file)
     hint = torch.rand(1, 128, 128, 3, generator=RANDOM)
 
+    hat = clip.encode_from_tokens_scheduled(clip.tokenize("a red hat"))
+    concat, average = nodes.ConditioningConcat().concat, nodes.ConditioningAverage().addWeighted
+
     def draw(model: Any, positive: Any, controlled: bool = False) -> torch.Tensor:
         both = positive, negative
         if controlled:
@@ -147,24 +156,31 @@ def main() -> None:
 
     alone = draw(patched, positive)
     nothing: Neighbour = lambda model: model  # noqa: E731
-    # who is put on before ours, who after it, and whether there is a ControlNet
-    ways: dict[str, tuple[Neighbour, Neighbour, bool]] = {
-        "nobody": (nothing, nothing, False),
-        "ControlNet": (nothing, nothing, True),
-        "appended tokens": (nothing, appended, False),
-        "appended tokens before": (appended, nothing, False),
-        "decoupled attention": (nothing, decoupled, False),
-        "all of them": (appended, decoupled, True),
+    # who is put on before ours, who after it, whether there is a ControlNet, and what the prompt goes through
+    ways: dict[str, tuple[Neighbour, Neighbour, bool, Stock]] = {
+        "nobody": (nothing, nothing, False, nothing),
+        "ControlNet": (nothing, nothing, True, nothing),
+        "appended tokens": (nothing, appended, False, nothing),
+        "appended tokens before": (appended, nothing, False, nothing),
+        "as many appended": (nothing, appended_as_many, False, nothing),
+        "decoupled attention": (nothing, decoupled, False, nothing),
+        "all of them": (appended, decoupled, True, nothing),
+        "concat": (nothing, nothing, False, lambda prompt: concat(prompt, hat)[0]),
+        "two concats": (nothing, nothing, False, lambda prompt: concat(concat(prompt, hat)[0], hat)[0]),
+        "concat and appended": (nothing, appended, False, lambda prompt: concat(prompt, hat)[0]),
+        "average": (nothing, nothing, False, lambda prompt: average(prompt, hat, 0.6)[0]),
     }
     found = {}
-    for name, (before, after, controlled) in ways.items():
+    for name, (before, after, controlled, stock) in ways.items():
         stacked, _ = staged_prompt(before(model), clip, person, TEXT.format("<v0>"))
-        drawn = draw(after(stacked), positive, controlled)
-        neighbours = after(before(model))
-        with by_hand(neighbours, values) as reference:
-            wanted = draw(reference, plain, controlled)
+        drawn = draw(after(stacked), stock(positive), controlled)
+        neighbours, bare = after(before(model)), stock(plain)
+        front = bare[0][0][:, : keys.shape[1]]
+        moved = values if torch.equal(front, keys) else values + (front - keys)  # along with an average
+        with by_hand(neighbours, moved) as reference:
+            wanted = draw(reference, bare, controlled)
         found[name] = {
-            "by hand": apart(drawn, wanted), "values": apart(drawn, draw(neighbours, plain, controlled)),
+            "by hand": apart(drawn, wanted), "values": apart(drawn, draw(neighbours, bare, controlled)),
             "neighbour": apart(drawn, alone),
         }  # fmt: skip
     print(json.dumps(found))  # noqa: T201 (the answer)

@@ -352,6 +352,12 @@ def test_identities_add_up_and_leave_other_nodes_patches_where_they_are(measured
     assert measured["others stay"] > 0.01 and measured["beside others"] > 0.01
 
 
+@pytest.mark.parametrize("what", ["area, mask of it", "area, mask beside it", "areas of two people"])
+def test_a_mask_is_cut_as_the_area_is_that_a_prompt_is_given(measured: dict, what: str):
+    assert measured["area, seen"] > 0.01 and measured["area and whole"] > 0.01
+    assert measured[what] <= 1e-5
+
+
 def test_comfyuis_clip_vision_sees_what_the_engines_image_tower_sees(measured: dict):
     assert measured["towers"] <= 5e-3  # ComfyUI keeps its weights in half precision
     assert measured["tower of a training"] <= 5e-3

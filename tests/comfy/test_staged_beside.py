@@ -139,7 +139,8 @@ def facts(checkout: Path, python: Path, package_parent: Path, controlnet: Path) 
 
 
 NEIGHBOURS = (
-    "ControlNet", "appended tokens", "appended tokens before", "decoupled attention", "all of them",
+    "ControlNet", "appended tokens", "appended tokens before", "as many appended", "decoupled attention",
+    "all of them", "concat", "two concats", "concat and appended", "average",
 )  # fmt: skip
 
 

@@ -1,0 +1,148 @@
+"""Run by the Python of a ComfyUI host: what the graph refuses, and core's own training on the Miniature.
+
+    python drawing_edges.py CHECKOUT PARENT_OF_THE_PACKAGE
+
+Prints one JSON object: what was said about each mistake, and what learning with stock nodes left behind.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+checkout, package_parent = sys.argv[1:3]
+sys.argv = [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
+sys.path[:0] = [checkout, package_parent]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_patcher  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
+import torch  # noqa: E402
+from comfy.ldm.flux.model import FluxParams  # noqa: E402
+
+from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.refocus import refocused_prompt  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.staged import staged_prompt  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
+from likeness_portraits.engine.errors import LikenessError  # noqa: E402
+from likeness_portraits.engine.inference.refocus import Focus  # noqa: E402
+from likeness_portraits.tests.engine.tiny import staged_person  # noqa: E402
+
+NAN = float("nan")
+LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+
+
+def words(width: int = 128, family: str = "miniature", encoder: str = "clip_l") -> Artifact:
+    return Artifact(
+        kind="embedding", method="test", tokens=(Token(token="<v0>", class_word="woman", vectors=1),),
+        tensors={f"token.v0.{encoder}": torch.ones(1, width)}, base_family=family,
+    )  # fmt: skip
+
+
+def lora(layer: str = LAYER, family: str = "miniature") -> Artifact:
+    tensors = {
+        f"{layer}.lora_down.weight": torch.ones(2, 128), f"{layer}.lora_up.weight": torch.ones(128, 2),
+        f"{layer}.alpha": torch.tensor(2.0),
+    }  # fmt: skip
+    return Artifact(kind="lora", method="test", tensors=tensors, base_family=family)
+
+
+def tiny_flux() -> Any:
+    """A MODEL whose network is no U-Net, of ComfyUI's own class."""
+    newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
+    config = comfy.supported_models.Flux({
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 8,
+        "context_in_dim": 8, "hidden_size": 16, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
+        "depth_single_blocks": 1, "axes_dim": [4, 2, 2], "theta": 100, "qkv_bias": True,
+        "guidance_embed": False, **newer,
+    })  # fmt: skip
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device="cpu")
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def said(act: Callable[[], Any]) -> str:
+    try:
+        act()
+    except LikenessError as error:
+        return str(error)
+    return "nothing"
+
+
+def mistakes(model: Any, clip: Any) -> dict[str, str]:
+    flux, focus = tiny_flux(), Focus(token="woman", region=(0.0, 0.0, 0.5, 1.0))
+    pictures, masks, _ = miniature_person(0, 1)
+    identity = encode(None, pictures, masks=masks).identity
+    staged = staged_person("<v0>", 128, "miniature")
+    _, taught = apply(model, clip, words(), 1.0, 1.0)
+
+    def read(text: str, clip: Any = taught) -> str:
+        return said(lambda: clip.encode_from_tokens(clip.tokenize(text)))
+
+    return {
+        "LoRA, other network": said(lambda: apply(flux, clip, lora(), 1.0, 1.0)),
+        "LoRA of sd1, other network": said(lambda: apply(flux, clip, lora(family="sd1"), 1.0, 1.0)),
+        "words, other network": said(lambda: apply(flux, clip, words(), 1.0, 1.0)),
+        "staged, other network": said(lambda: staged_prompt(flux, clip, staged, "a photo of <v0>")),
+        "identity, other network": said(lambda: apply_identity(flux, identity)),
+        "region, other network": said(lambda: refocused_prompt(flux, clip, "a photo of a woman", focus)),
+        "layer": said(lambda: apply(model, clip, lora(LAYER.replace("_0_attn2", "_7_attn2")), 1.0, 1.0)),
+        "width": said(lambda: apply(model, clip, words(64), 1.0, 1.0)),
+        "no CLIP": said(lambda: apply(model, None, words(), 1.0, 1.0)),
+        "no CLIP, LoRA alone": said(lambda: apply(model, None, lora(), 1.0, 1.0)),
+        "<v9>": read("a photo of <v9>"),
+        "<V0>": read("a photo of <V0>"),
+        "<v0>": read("a photo of <v0> and embedding:v0, <3 hearts"),
+        "<v9>, staged": said(lambda: staged_prompt(model, clip, staged, "a photo of <v0> and <v9>")),
+        "<v9>, region": said(lambda: refocused_prompt(model, clip, "<v9> and a woman", focus)),
+        "strength": said(lambda: apply(model, clip, lora(), NAN, 1.0)),
+        "weight": said(lambda: apply_identity(model, identity, weight=float("inf"))),
+        "bypass": said(lambda: staged_prompt(model, clip, staged, "a photo of <v0>", bypass=NAN)),
+        "region's strength": said(lambda: Focus(token="woman", strength=NAN)),
+    }
+
+
+def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
+    """Two steps of ComfyUI's Train LoRA on the Miniature; how far what it learned moves a pass."""
+    from comfy_extras.nodes_train import TrainLoraNode
+
+    latents = [{"samples": torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))}]
+    positive = [clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a woman"))]
+    before = [weight.clone() for weight in model.model.state_dict().values()]
+    given = {
+        "batch_size": 1, "steps": 2, "grad_accumulation_steps": 1, "learning_rate": 0.01, "rank": 2,
+        "optimizer": "AdamW", "loss_function": "MSE", "seed": 0, "training_dtype": "fp32",
+        "lora_dtype": "fp32", "quantized_backward": False, "algorithm": "LoRA",
+        "gradient_checkpointing": False, "checkpoint_depth": 1, "offloading": False,
+        "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
+    }  # fmt: skip
+    known = {entry.id for entry in TrainLoraNode.define_schema().inputs}
+    told = {name: [value] for name, value in given.items() if name in known}
+    found = TrainLoraNode.execute(model=[model], latents=latents, positive=positive, **told).args
+    trained = next(part for part in found if isinstance(part, dict) and "loss" not in part)
+    ups = [weight for name, weight in trained.items() if name.endswith("lora_up.weight")]
+    after = model.model.state_dict().values()
+    return {
+        "modules": len(ups), "moved": max(weight.abs().max().item() for weight in ups),
+        "base moved": max((a - b).abs().max().item() for a, b in zip(before, after)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    with torch.inference_mode():
+        model, clip, _ = build_miniature()
+        facts: dict[str, Any] = {
+            "said": mistakes(model, clip),
+            "learned": learned_with_stock_nodes(model, clip),
+        }
+    print(json.dumps(facts))  # noqa: T201 (the answer)
+
+
+main()

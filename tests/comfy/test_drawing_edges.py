@@ -1,0 +1,62 @@
+"""What does not fit is refused in the graph before it is drawn; tried by drawing_edges.py."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likeness_portraits.tests.comfy.hosts import environment
+
+pytestmark = pytest.mark.comfy
+
+
+@pytest.fixture(scope="module")
+def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
+    script = Path(__file__).with_name("drawing_edges.py")
+    ran = subprocess.run(
+        [python, script, checkout, package_parent], capture_output=True, text=True, env=environment(),
+        timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("LoRA, other network", "learned on miniature, but the MODEL is Flux; connect a model of its kind"),
+        ("LoRA of sd1, other network", "learned on sd1, but the MODEL is Flux"),
+        ("words, other network", "learned on miniature, but the MODEL is Flux"),
+        ("staged, other network", "learned on miniature, but the MODEL is Flux"),
+        ("identity, other network", "trained for miniature, but the model is Flux"),
+        (
+            "region, other network",
+            "this MODEL is Flux, whose network is Flux: it has no U-Net for refocusing",
+        ),
+        ("layer", "changes lora_unet_mid_block_attentions_0_transformer_blocks_7_attn2_to_v, which MODEL"),
+        ("width", "has words 64 wide, but this CLIP's are 128"),
+        ("no CLIP", "there is no CLIP to teach the learned words to"),
+        ("<v9>", "mentions <v9>, which no likeness defines; there are <v0>"),
+        ("<V0>", "mentions <V0>, which no likeness defines; there are <v0>"),
+        ("<v9>, staged", "mentions <v9>, which no likeness defines; there are <v0>"),
+        ("<v9>, region", "mentions <v9>, which no likeness defines; connect the CLIP of Apply a Likeness"),
+        ("strength", "strength in the model is nan"),
+        ("weight", "the identity's weight is inf"),
+        ("bypass", "the strength of <v0> is nan"),
+        ("region's strength", "the strength of woman is nan"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(facts: dict, mistake: str, message: str):
+    assert message in facts["said"][mistake] and "\n" not in facts["said"][mistake]
+
+
+@pytest.mark.parametrize("fine", ["no CLIP, LoRA alone", "<v0>"])
+def test_what_fits_is_not_refused(facts: dict, fine: str):
+    assert facts["said"][fine] == "nothing"
+
+
+def test_comfyuis_own_training_learns_on_the_miniature_and_leaves_it_as_it_is(facts: dict):
+    learned = facts["learned"]
+    assert learned["modules"] > 50 and learned["moved"] > 0 and learned["base moved"] == 0
