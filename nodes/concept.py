@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ROLES, ConceptSpec
-from .types import CATEGORY, Concept, single
+from .types import AUTOMATIC, CATEGORY, Concept, single, who_looks
 
 CLASS_WORD_TIP = (
     "What the pictures show, in one or two plain words the model knows: man, woman, dog, vase. Change it "
@@ -59,6 +59,7 @@ class LikenessConcept(io.ComfyNode):
                     tooltip="What each picture shows, such as Load Image-Text (from Folder) gives. They are "
                     "kept beside the pictures; today's methods learn with sentences of their own.",
                 ),
+                who_looks(),
             ],
             outputs=[Concept.Output(display_name="concept", tooltip="Connect it to one of the Learn nodes.")],
         )  # fmt: skip
@@ -66,7 +67,7 @@ class LikenessConcept(io.ComfyNode):
     @classmethod
     def execute(
         cls, images: list, class_word: list[str], token: list[str], role: list[str],
-        masks: list | None = None, captions: Sequence[str] = (),
+        masks: list | None = None, captions: Sequence[str] = (), faces: Sequence[str] = (AUTOMATIC,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import advice_on, concept_on_disk
 
@@ -75,7 +76,7 @@ class LikenessConcept(io.ComfyNode):
             role=single(role, "role"),
         )  # fmt: skip
         spec, concept = concept_on_disk(spec, images, masks, captions)
-        return io.NodeOutput(spec, ui=ui.PreviewText(advice_on(concept)))
+        return io.NodeOutput(spec, ui=ui.PreviewText(advice_on(concept, single(faces, "faces looked at by"))))
 
 
 class LikenessConceptFolder(io.ComfyNode):
@@ -109,6 +110,7 @@ class LikenessConceptFolder(io.ComfyNode):
                     tooltip="For a folder whose files are named 0_person_a0.jpg, 1_hair_a0.jpg: the number "
                     "of the concept to read. Leave it at -1 where the folder holds one subject.",
                 ),
+                who_looks(),
             ],
             outputs=[
                 Concept.Output(display_name="concept", tooltip="Connect it to one of the Learn nodes."),
@@ -117,7 +119,9 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, folder: str, class_word: str, token: str, role: str, number: int = -1) -> io.NodeOutput:
+    def execute(
+        cls, folder: str, class_word: str, token: str, role: str, number: int = -1, faces: str = AUTOMATIC
+    ) -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import input_folder
         from ..engine.comfy_bridge.pictures import advice_on
         from ..engine.data.concepts import one_of_folder
@@ -128,7 +132,7 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
         concept = one_of_folder(wanted)
         spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
-        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(concept)))
+        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(concept, faces)))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: str) -> str:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, FACE_PACKS, Concept, Likeness, single
+from .types import CATEGORY, Concept, Likeness, face_packs, single
 
 
 def _judge() -> io.Input:
     """Who says how alike the faces are."""
     return io.Combo.Input(
-        "faces", options=["miniature", *FACE_PACKS], display_name="faces judged by", default="auraface",
+        "faces", options=["miniature", *face_packs()], display_name="faces judged by", default="auraface",
         tooltip="Who recognises faces: miniature only knows its own cartoons; auraface may be used for "
         "anything, the others for non-commercial research. Change it to miniature when nothing else is "
         "installed.",
@@ -271,7 +271,8 @@ def _measured(
     component_masks=(),
 ):  # fmt: skip
     """Measures with whatever judges are on this machine: CLIP and DINOv2 where their files are."""
-    from ..engine.comfy_bridge.grid import helpers_folder, packs_folder
+    from ..engine.comfy_bridge.folders import packs_folder
+    from ..engine.comfy_bridge.grid import helpers_folder
     from ..engine.data.concepts import load_concept
     from ..engine.evaluation.backends import judges_there, load_face_judge
     from ..engine.evaluation.measure import measure

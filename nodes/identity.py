@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, FACE_PACKS, NO_MODEL, Identity, Likeness, single
+from .types import CATEGORY, NO_MODEL, Identity, Likeness, face_packs, single
 
 
 class LikenessEncodeIdentity(io.ComfyNode):
@@ -46,7 +46,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
                     tooltip="What of the pictures counts. Choose face when prompts change the hair.",
                 ),
                 io.Combo.Input(
-                    "pack", options=[*FACE_PACKS, NO_MODEL],
+                    "pack", options=[*face_packs(), NO_MODEL],
                     display_name="found by", default="auraface", optional=True,
                     tooltip="Which insightface models find the face in photographs: auraface may be used for "
                     "anything, the others for non-commercial research. The Miniature needs none.",

@@ -253,7 +253,8 @@ def _critic(job: Job, base: Any, observer: Any, every: int, read: Sequence[Any])
     """Who looks at the likeness meanwhile and shows its curve in the node; None where nobody asked."""
     if not every:
         return None
-    from ..engine.comfy_bridge.grid import helpers_folder, packs_folder
+    from ..engine.comfy_bridge.folders import packs_folder
+    from ..engine.comfy_bridge.grid import helpers_folder
     from ..engine.evaluation.loss_plot import plot_losses
     from ..engine.evaluation.stopping import critic_for, curves, in_words
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, FACE_PACKS, MEDIAPIPE, NO_MODEL
+from .types import CATEGORY, MEDIAPIPE, NO_MODEL, face_packs
 
 OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
 MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
@@ -155,7 +155,7 @@ class LikenessDetectFaces(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", display_name="pictures", tooltip="Pictures with faces in them."),
                 io.Combo.Input(
-                    "pack", options=[*FACE_PACKS, MEDIAPIPE, NO_MODEL],
+                    "pack", options=[*face_packs(), MEDIAPIPE, NO_MODEL],
                     display_name="found by", default="auraface",
                     tooltip="Which models look for faces: auraface (insightface) and mediapipe (in newer "
                     "ComfyUI) may be used for anything, the others for non-commercial research. Choose my "

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, FACE_PACKS, MEDIAPIPE, NO_MODEL, Concept
+from .types import CATEGORY, MEDIAPIPE, NO_MODEL, Concept, face_packs
 
 ALL_FACES = -1
 MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
@@ -13,7 +13,7 @@ SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
 PICTURES = io.Image.Input("images", display_name="pictures", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
-        "found_by", options=[MINIATURE, *FACE_PACKS, MEDIAPIPE, NO_MODEL], display_name="found by",
+        "found_by", options=[MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL], display_name="found by",
         default=MINIATURE,
         tooltip="What looks for faces. The Miniature knows its own pictures only; for photographs choose "
         "auraface or, in newer ComfyUI, mediapipe, both free for any use, or my mask and mark the face "
@@ -55,7 +55,7 @@ GATE = [
         "when people look less like themselves.",
     ),
     io.Combo.Input(
-        "judged_by", options=[SAME, MINIATURE, *FACE_PACKS, NOBODY], display_name="judged by", default=SAME,
+        "judged_by", options=[SAME, MINIATURE, *face_packs(), NOBODY], display_name="judged by", default=SAME,
         tooltip="Who compares faces with the references. Change it when faces are found by my mask or by "
         "mediapipe, which recognises nobody.",
     ),

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
 from .learning import AS_PRESET, SWITCH, learn, learning_rate, prior, rank, touched, training, vectors
-from .types import FACE_PACKS, Concept, Likeness
+from .types import FACE_PACKS, Concept, Likeness, face_packs
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
@@ -299,7 +299,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
                 "same again when the adapter is used. The Miniature has its own.",
             ),
             io.Combo.Input(
-                "pack", options=list(FACE_PACKS), display_name="found by",
+                "pack", options=face_packs(), display_name="found by",
                 default="auraface", optional=True,
                 tooltip="Which insightface models find faces in photographs: auraface may be used for "
                 "anything, the others for non-commercial research. Shards and the Miniature need none.",

@@ -13,7 +13,8 @@ Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
 Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.Identity: a person seen in pictures
 
 CATEGORY = "Likeness"
-FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them
+FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
+AUTOMATIC, NOBODY = "automatic", "nobody"
 MEDIAPIPE = "mediapipe"  # newer ComfyUI's own face model, which recognises nobody
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
 
@@ -25,3 +26,21 @@ def single(values: Sequence[Any], what: str) -> Any:
     if any(other is not first and not (told and other == first) for other in others):
         raise LikenessError(f"{what} is a list of different values; connect a single one")
     return first
+
+
+def face_packs() -> list[str]:
+    """The packs that we name, and every other folder of face models under models/insightface/models."""
+    from ..engine.comfy_bridge.folders import face_packs_there
+
+    return list(dict.fromkeys((*FACE_PACKS, *face_packs_there())))
+
+
+def who_looks() -> io.Input:
+    """The widget of who looks at the faces in a concept's pictures."""
+    return io.Combo.Input(
+        "faces", options=[AUTOMATIC, NOBODY, "miniature", *face_packs()], display_name="faces looked at by",
+        default=AUTOMATIC, optional=True,
+        tooltip="Who looks at the faces and says below when a picture shows several people, somebody else, "
+        "or a head that is not upright. automatic takes a face pack where one is in models/insightface. Say "
+        "nobody to save the seconds that it takes.",
+    )  # fmt: skip

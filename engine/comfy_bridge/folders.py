@@ -88,3 +88,15 @@ def state_of(path: Path) -> str:
 def temporary_folder(*parts: str) -> Path:
     """A folder that ComfyUI empties when it starts; it need not exist yet."""
     return Path(folder_paths.get_temp_directory()).joinpath(FOLDER, *parts)
+
+
+def packs_folder() -> Path:
+    """Where insightface packs lie."""
+    return Path(folder_paths.models_dir) / "insightface"
+
+
+def face_packs_there() -> list[str]:
+    """The names of the face packs that lie there."""
+    from ..data.packs import packs_in
+
+    return packs_in(packs_folder())

@@ -33,11 +33,6 @@ class Drawing:
     negative: str
 
 
-def packs_folder() -> Path:
-    """Where insightface packs lie."""
-    return Path(folder_paths.models_dir) / "insightface"
-
-
 def helpers_folder() -> Path:
     """Where CLIP and DINOv2 lie, in folders of these names."""
     return folder(FOLDER)

@@ -8,7 +8,7 @@ from ..errors import LikenessError
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 
-PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.faces knows them
+PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,12 @@ def examine_pictures(
 
 def wanted_side(pictures: Sequence[Picture]) -> int:
     """How large pictures should be: the Miniature's are right as they are, photographs should be larger."""
-    shapes = {picture.pixels.shape[:2] for picture in pictures}
-    return MINIATURE_SIDE if shapes == {(MINIATURE_SIDE,) * 2} else SMALL_PICTURE
+    return MINIATURE_SIDE if own_world(pictures) else SMALL_PICTURE
+
+
+def own_world(pictures: Sequence[Picture]) -> bool:
+    """Whether the pictures have the size of those of the Miniature's world."""
+    return {picture.size for picture in pictures} == {(MINIATURE_SIDE,) * 2}
 
 
 def in_words(reports: Sequence[Quality]) -> str:

@@ -162,6 +162,8 @@ def zip_widgets(node: Mapping[str, Any], values: list[Any]) -> list[tuple[str, A
             kind, options = (*node["input"][group][name], {})[:2]
             if not (isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")):
                 continue
+            if options.get("forceInput"):  # a socket, whatever its kind
+                continue
             # a workflow may be older than an input: the editor then takes the input's default
             named.append((name, left.pop(0) if left else options["default"]))
             seedlike = options.get("control_after_generate", name in ("seed", "noise_seed"))
