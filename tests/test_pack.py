@@ -314,18 +314,20 @@ def test_readme_begins_with_the_demo_and_the_tests():
     assert sum("pip install" in line for line in first_screen) == 2
 
 
-def test_every_method_and_command_stands_in_the_readme():
+def test_every_method_stands_in_the_readme_and_every_command_on_its_page():
     settings = ast.parse((ROOT / "engine" / "config" / "methods.py").read_text("utf-8"))
     methods = next(node.value for node in settings.body if getattr(node, "target", None) is not None
                    and getattr(node.target, "id", "") == "METHODS")  # fmt: skip
-    names = [key.value for key in methods.keys] + re.findall(
+    commands = re.findall(
         r'^@app\.command\((?:"([\w-]+)")?\)\n(?:@\w+\n)*def (\w+)',
-        "".join(path.read_text("utf-8") for path in (ROOT / "engine" / "commands").glob("*.py")),
+        "".join(path.read_text("utf-8") for path in sorted((ROOT / "engine" / "commands").glob("*.py"))),
         re.MULTILINE,
     )
-    words = [name if isinstance(name, str) else name[0] or name[1] for name in names]
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert [word for word in words if f"`{word}`" not in readme] == []
+    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    assert [key.value for key in methods.keys if f"`{key.value}`" not in readme] == []
+    assert commands and [name or function for name, function in commands
+                         if f"`{name or function}`" not in page] == []  # fmt: skip
 
 
 def test_ci_runs_the_very_test_command_of_the_readme():

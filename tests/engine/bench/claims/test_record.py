@@ -1,4 +1,4 @@
-"""The table that this project shows: README and packaged record agree, and one command writes both."""
+"""The table that this project shows: page and packaged record agree, and one command writes both."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from likeness_portraits.engine.bench.claims import EXPERIMENTS, experiment
 from likeness_portraits.engine.bench.claims.bench import Arm, Bench, Claim
-from likeness_portraits.engine.bench.claims.record import BEGIN, END, RECORD, with_table
+from likeness_portraits.engine.bench.claims.record import BEGIN, END, PAGE, RECORD, with_table
 from likeness_portraits.engine.bench.claims.run import cells_of, run_claims
 from likeness_portraits.engine.bench.claims.table import Plan
 from likeness_portraits.engine.bench.claims.words import as_markdown
@@ -19,9 +19,9 @@ from likeness_portraits.engine.miniature import world
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def test_the_readme_shows_the_recorded_run():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert with_table(readme, as_markdown(recorded())) == readme
+def test_the_page_shows_the_recorded_run():
+    page = (ROOT / PAGE).read_text("utf-8")
+    assert with_table(page, as_markdown(recorded())) == page
 
 
 def recorded() -> dict:
@@ -74,12 +74,12 @@ def test_the_markdown_has_the_rows_of_claims_json_and_how_many_people(tmp_path: 
 
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
-    folder.mkdir()
-    shutil.copy(ROOT / "README.md", folder)
+    (folder / PAGE).parent.mkdir(parents=True)
+    shutil.copy(ROOT / PAGE, folder / PAGE)
     return folder
 
 
-def test_one_command_puts_a_run_into_readme_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_one_command_puts_a_run_into_page_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder, out = checkout(tmp_path), tmp_path / "claims"
     chosen, bench = experiment("baselines"), Bench(out)
     for number, cell in enumerate(cells_of([chosen], Plan(people=1))):
@@ -90,7 +90,7 @@ def test_one_command_puts_a_run_into_readme_and_record(tmp_path: Path, capsys: p
     options = ["bench", "claims", "--only-table", "--out", str(out), "--publish", str(folder)]
     assert main(options) == 0
     table = (out / "claims.md").read_text("utf-8")
-    assert table in (folder / "README.md").read_text("utf-8") and "custom-diffusion" in table
+    assert table in (folder / PAGE).read_text("utf-8") and "custom-diffusion" in table
     assert (folder / RECORD).read_bytes() == (out / "record.json").read_bytes()
     assert "on 1 person" in capsys.readouterr().out
     assert not (out / "artifacts").exists()
@@ -110,15 +110,18 @@ def test_where_nothing_can_be_published_is_said_at_once_and_an_empty_run_wipes_n
 ):
     options = ["bench", "claims", "--out", str(tmp_path / "claims"), "--publish"]
     assert main([*options, str(tmp_path / "nowhere")]) == 2  # without --only-table: it would measure first
-    assert "there is no README.md" in capsys.readouterr().err and not (tmp_path / "claims" / "cells").exists()
+    assert (
+        "there is no docs/claims.md" in capsys.readouterr().err
+        and not (tmp_path / "claims" / "cells").exists()
+    )
     folder = checkout(tmp_path)
-    before = (folder / "README.md").read_bytes()
+    before = (folder / PAGE).read_bytes()
     assert main([*options, str(folder), "--only-table"]) == 2
     assert "nothing was measured" in capsys.readouterr().err
-    assert (folder / "README.md").read_bytes() == before and not (folder / RECORD).exists()
+    assert (folder / PAGE).read_bytes() == before and not (folder / RECORD).exists()
 
 
 @pytest.mark.parametrize("text", ["no marks", f"{BEGIN} only", f"{BEGIN} {END} {BEGIN} {END}"])
-def test_a_readme_without_the_marks_is_left_alone(text: str):
+def test_a_page_without_the_marks_is_left_alone(text: str):
     with pytest.raises(LikenessError, match="once each"):
         with_table(text, "table")

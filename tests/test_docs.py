@@ -1,0 +1,127 @@
+"""What a newcomer reads: links lead somewhere, commands exist, figures are those of the record."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README_BYTES, PICTURE_BYTES = 10_000, 6_000_000
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def every_page(test):
+    return pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])(test)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text("utf-8")
+
+
+def fenced(text: str, language: str) -> str:
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+
+
+def links(page: Path) -> list[str]:
+    return [first or second for first, second in LINK.findall(text_of(page))]
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@every_page
+def test_links_lead_to_files_and_headings_that_exist(page: Path):
+    broken = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or anchor and anchor not in anchors(target):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_page_is_reached_from_the_readme():
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        seen.add(page)
+        inside = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)
+                  if not link.startswith("http")}  # fmt: skip
+        waiting += [target for target in inside if target.suffix == ".md" and target not in seen]
+    assert set(PAGES) - seen == set()
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command line) of every `likeness …` line in a fenced bash block."""
+    found = []
+    for page in PAGES:
+        text = fenced(text_of(page), "bash").replace("\\\n", " ")
+        found += [(str(page.relative_to(ROOT)), line) for line in text.splitlines()
+                  if line.startswith("likeness ")]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_commands_that_are_shown_exist_with_all_their_options(page: str, line: str):
+    from likeness_portraits.engine.cli import app
+
+    words = shlex.split(line, comments=True)[1:]
+    command = get_command(app)
+    while getattr(command, "commands", None):
+        assert words and words[0] in command.commands, f"{page}: {line}"
+        command = command.commands[words.pop(0)]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    used = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    assert [word for word in used if word not in known] == [], f"{page}: {line}"
+
+
+def test_the_readme_is_one_or_two_screens_with_pictures():
+    assert len(text_of(ROOT / "README.md").encode()) <= README_BYTES
+    shown = [link for link in links(ROOT / "README.md") if link.endswith((".jpg", ".png", ".svg"))]
+    assert len(set(shown)) >= 10
+
+
+def test_the_pictures_of_all_pages_stay_small():
+    pictures = {(page.parent / link).resolve() for page in PAGES for link in links(page)
+                if link.endswith((".jpg", ".png", ".svg"))}  # fmt: skip
+    assert sum(picture.stat().st_size for picture in pictures) <= PICTURE_BYTES
+
+
+def test_the_readmes_figures_are_those_of_the_record():
+    record = json.loads((ROOT / "engine" / "bench" / "record" / "claims.json").read_text("utf-8"))
+    held = {f"{row[side]:.3f}" for row in record["rows"] for side in ("value", "other")}
+    proof = text_of(ROOT / "README.md").partition("<!-- proof:")[2].partition("## Limits")[0]
+    figures = re.findall(r"\b0\.\d{3}\b", proof)
+    assert len(figures) >= 10 and [figure for figure in figures if figure not in held] == []
+
+
+def test_every_method_has_a_page_with_a_picture_a_command_and_its_evidence():
+    from likeness_portraits.engine.config import METHODS
+
+    for method in METHODS:
+        page = ROOT / "docs" / "methods" / f"{method}.md"
+        text = text_of(page)
+        assert f"likeness train {method} " in text and "](../claims.md)" in text and "arxiv.org" in text, (
+            method
+        )
+        assert any(link.endswith(".jpg") for link in links(page)), method
+        settings = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+        fields = {name for row in settings for name in re.findall(r"`(\w+)`", row)}
+        unknown = fields - set(METHODS[method].__dataclass_fields__)
+        assert fields and unknown == set(), method
+
+
+def test_templates_have_a_thumbnail_in_the_readme():
+    shown = set(links(ROOT / "README.md"))
+    for template in (ROOT / "workflows").glob("*.json"):
+        name = f"workflows/{template.stem}"
+        assert {f"{name}.json", f"{name}.jpg"} <= shown, name
