@@ -51,7 +51,7 @@ def measure_claims(
 ) -> str:  # fmt: skip
     """Runs the experiments of these names (none: all) and writes the report; gives the table as text.
 
-    `only_table` measures nothing and looks for everybody; `publish` is a checkout whose page of claims and record
+    `only_table` measures nothing and looks for everybody; `publish` is a checkout whose page and record
     are to show the table.
     """
     for name in names:

@@ -100,7 +100,7 @@ def bench_claims(
     ] = False,
     publish: Annotated[
         Path | None,
-        Option(help="A checkout of this project: put the table on its page of claims and keep the numbers there."),
+        Option(help="A checkout of this project: put the table on its page, keep the numbers."),
     ] = None,
 ) -> int:
     """Measure the papers' claims on people no network has seen; the same command goes on where it was."""
