@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .telemetry import silence_onnxruntime
 from .version import VERSION
 
 REQUIRED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
@@ -91,6 +92,7 @@ def _onnxruntime() -> Finding:
         return Finding(
             REMARK, "face models", 'no onnxruntime; for face detection run `pip install ".[faces]"`'
         )
+    silence_onnxruntime()
     try:
         import onnxruntime
 

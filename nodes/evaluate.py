@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, Concept, Likeness, face_packs, schema, single, told
+from .types import CATEGORY, Concept, Likeness, face_packs, single
 
 
 def _judge() -> io.Input:
@@ -102,7 +102,7 @@ class LikenessMeasure(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessMeasure",
             display_name="Measure a Likeness",
             category=CATEGORY,
@@ -166,7 +166,7 @@ class LikenessMeasure(io.ComfyNode):
         known, judge = single(concept, "concept"), single(faces, "faces judged by")
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
         report = in_words(found)
-        return told(cls, found.mean_identity, found.mean_text, report, text=report)
+        return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
 
 
 class LikenessGrid(io.ComfyNode):
@@ -174,7 +174,7 @@ class LikenessGrid(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessGrid",
             display_name="Draw a Grid with Scores",
             category=CATEGORY,
@@ -249,8 +249,7 @@ class LikenessGrid(io.ComfyNode):
         written = judged.write_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])
         report = f"{in_words(found)}\nThe report is {written}."
-        shown = ui.PreviewImage(sheet, cls=cls).as_dict()
-        return told(cls, sheet, image_of(pictures), report, text=report, **shown)
+        return io.NodeOutput(sheet, image_of(pictures), report, ui=ui.PreviewImage(sheet, cls=cls))
 
 
 def _component(component: ConceptSpec | None, masks):

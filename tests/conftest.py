@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# comfy-cli's and onnxruntime's makers are not told of test runs; tests/test_privacy.py takes this away again
+for _name in ("DO_NOT_TRACK", "COMFY_NO_TELEMETRY", "ORT_DISABLE_TELEMETRY"):
+    os.environ[_name] = "1"
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The repository's root is the package: no copy, no install, and the same relative imports as in ComfyUI.

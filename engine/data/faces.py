@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import LikenessError
+from ..telemetry import silence_onnxruntime
 from .alignment import arcface_crop, ffhq_aligned, largest_face
 from .masks import HALF, Mask
 from .packs import default_root, models_of
@@ -106,6 +107,7 @@ def load_faces(
 ) -> FaceFinder:
     """The finder of a pack under root/models; every reason why it cannot be is said, and names the file."""
     paths = models_of(pack, root or default_root())
+    silence_onnxruntime()
     try:
         from insightface.model_zoo import get_model
     except ImportError as error:

@@ -43,8 +43,11 @@ def environment(**changes: str) -> dict[str, str]:
 class Server:
     """ComfyUI's server with one pack in custom_nodes, and all of its folders under `base`."""
 
-    def __init__(self, checkout: Path, base: Path, pack: Path = ROOT) -> None:
+    def __init__(
+        self, checkout: Path, base: Path, pack: Path = ROOT, env: Mapping[str, str] | None = None
+    ) -> None:
         self.checkout, self.base = checkout, base
+        self._environment = environment() if env is None else dict(env)
         for folder in ("custom_nodes", "input", "output", "user", "models"):
             (base / folder).mkdir(parents=True, exist_ok=True)
         link = base / "custom_nodes" / PACK
@@ -68,7 +71,7 @@ class Server:
         ]  # fmt: skip
         with open(self.log, "w") as log:
             process = subprocess.Popen(
-                [str(part) for part in command], cwd=self.base, stdout=log, stderr=log, env=environment()
+                [str(part) for part in command], cwd=self.base, stdout=log, stderr=log, env=self._environment
             )
         for _ in range(480):
             time.sleep(0.25)
@@ -85,6 +88,9 @@ class Server:
         """Processor time the server used so far."""
         times = psutil.Process(self._process.pid).cpu_times()
         return times.user + times.system
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def stop(self) -> None:
         self._process.terminate()
@@ -170,6 +176,15 @@ def zip_widgets(node: Mapping[str, Any], values: list[Any]) -> list[tuple[str, A
             if seedlike and left and left[0] in ("fixed", "increment", "decrement", "randomize"):
                 left.pop(0)
     return named
+
+
+def quick(prompt: Mapping[str, Any], steps: int = 2) -> dict[str, Any]:
+    """The prompt with as little learning and drawing in it as shows that all its nodes work."""
+    short = {"steps": steps, "preview_every": 0, "prior": "no", "stop_by_likeness": 0}
+    return {
+        name: {**node, "inputs": {key: short.get(key, value) for key, value in node["inputs"].items()}}
+        for name, node in prompt.items()
+    }
 
 
 def widget(workflow: Mapping[str, Any], nodes: Mapping[str, Any], node_type: str, title: str = "") -> str:

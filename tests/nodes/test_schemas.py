@@ -17,8 +17,7 @@ VERBS = {"Write", "Load", "Describe", "Read", "Learn", "Apply", "Save", "Export"
 def calls(name: str) -> Iterator[tuple[Path, ast.Call]]:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            called = getattr(node, "func", None)
-            if name == getattr(called, "attr", getattr(called, "id", None)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
                 yield path, node
 
 
@@ -26,7 +25,7 @@ def keywords(call: ast.Call) -> dict[str, ast.expr]:
     return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
 
 
-SCHEMAS = [keywords(call) for path, call in calls("schema") if path.name != "types.py"]
+SCHEMAS = [keywords(call) for _, call in calls("Schema")]
 NODE_IDS = [ast.literal_eval(schema["node_id"]) for schema in SCHEMAS]
 
 
