@@ -144,7 +144,13 @@ class LikenessMeasure(io.ComfyNode):
                     tooltip="Share of what was asked for on the Miniature, CLIP's cosine elsewhere; 0 where "
                     "nobody judged.",
                 ),
-                io.String.Output(display_name="report", tooltip="All scores in plain words."),
+                io.String.Output(
+                    display_name="report", tooltip="All scores in plain words, picture by picture first."
+                ),
+                io.Float.Output(
+                    display_name="median identity",
+                    tooltip="As identity, but one picture of somebody else moves it less.",
+                ),
             ],
             is_output_node=True,
         )  # fmt: skip
@@ -156,7 +162,7 @@ class LikenessMeasure(io.ComfyNode):
         component: Sequence[ConceptSpec | None] = (None,), component_masks: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import pictures_of
-        from ..engine.evaluation.measure import in_words
+        from ..engine.evaluation.measure import in_words, rows_in_words
 
         prompts = [line.strip() for text in prompt for line in text.splitlines() if line.strip()]
         pictures = pictures_of(images)
@@ -165,8 +171,9 @@ class LikenessMeasure(io.ComfyNode):
         part = _component(single(component, "component"), component_masks)
         known, judge = single(concept, "concept"), single(faces, "faces judged by")
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
-        report = in_words(found)
-        return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
+        report = f"{rows_in_words(found)}\n\n{in_words(found)}"
+        scores = found.mean_identity, found.mean_text, report, found.median_identity
+        return io.NodeOutput(*scores, ui=ui.PreviewText(report))
 
 
 class LikenessGrid(io.ComfyNode):
