@@ -14,6 +14,7 @@ from itertools import permutations
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from ..config import TOKEN, finite, one_of
@@ -442,8 +443,7 @@ def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 
 def _distance(part: Tensor) -> Tensor:
     """How far (h, w) each place is from a part, in latent pixels."""
-    places = torch.ones_like(part).nonzero().float()
-    return torch.cdist(places, part.nonzero().float()).amin(1).view(part.shape)
+    return torch.from_numpy(ndimage.distance_transform_edt(~part.cpu().numpy())).to(part.device)
 
 
 def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:
@@ -464,17 +464,9 @@ def _across(part: Tensor) -> float:
 
 def pieces(mask: Tensor) -> list[Tensor]:
     """The connected parts (h, w) of a mask (h, w) of booleans, by their sides and corners."""
-    left, parts = mask.clone(), []
-    while left.any():
-        part = torch.zeros_like(left)
-        part.view(-1)[int(left.flatten().int().argmax())] = True
-        size = 0
-        while int(part.sum()) != size:
-            size = int(part.sum())
-            part = (F.max_pool2d(part[None, None].float(), 3, 1, 1)[0, 0] > 0) & left
-        parts.append(part)
-        left &= ~part
-    return parts
+    numbers, count = ndimage.label(mask.cpu().numpy(), ndimage.generate_binary_structure(2, 2))
+    labels = torch.from_numpy(numbers).to(mask.device)
+    return [labels == number for number in range(1, count + 1)]
 
 
 Look = Callable[[Tensor], Tensor]  # clean latents (B, C, h, w) -> what a parser marks in them, (B, H, W)
