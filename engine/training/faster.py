@@ -46,7 +46,7 @@ def compilable(method: Method) -> list[nn.Module]:
     from diffusers.models.attention import FeedForward
     from diffusers.models.resnet import ResnetBlock2D
 
-    if not method.hooks_layers:
+    if not method.capabilities.hooked_layers:
         return [method.base.unet]
     return [part for part in method.base.unet.modules() if isinstance(part, FeedForward | ResnetBlock2D)]
 

@@ -142,7 +142,7 @@ def _learn(
 
 def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
     """Whether to find out what the run needs: not for tiny networks on a CPU that nobody watches."""
-    if not method.can_estimate:
+    if not method.capabilities.estimate:
         return False
     told = hasattr(observer, "on_note") or job.memory is not None
     return told or bytes_of([method.base]) > TINY or job.device != "cpu" and torch.cuda.is_available()

@@ -50,7 +50,7 @@ def unsaid() -> Iterator[None]:
 
 def check_shardable(kind: type[Method], job: Job) -> None:
     """Raises LikenessError where the U-Net must stay in one piece."""
-    if not kind.can_shard_base:
+    if not kind.capabilities_for(job).sharded_base:
         raise LikenessError(
             f"FSDP cuts the U-Net into pieces, but {job.method} trains or changes layers of it; choose "
             "multi-GPU (DDP) in `accelerate config`"

@@ -21,6 +21,7 @@ from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, examples_of, generator_for, shuffled
 from ...data.ragged import buckets_of
 from ...errors import LikenessError
+from ..capabilities import Capabilities
 from ..latents import AT_ONCE, Moments
 from ..observer import Progress
 
@@ -45,19 +46,7 @@ class Load:
 class Method(nn.Module, ABC):
     """What differs between concept-learning methods; the rest is the trainer's."""
 
-    # what the memory ladder may do; a method says yes once its gradients are known to stay the same
-    can_halve = False  # the frozen networks in bf16
-    can_checkpoint = False  # the U-Net's inner states computed again: no hook may be gone by then
-    can_split = False  # the rows of a step through the U-Net in parts
-    can_estimate = True  # what it holds can be copied, to find out what a step needs
-    caches_latents = True  # the autoencoder is not needed from step to step
-    trains_text = True  # gradients go through the text encoders
-    copies = 0  # of what is trained: teachers, averages
-    can_bucket = False  # its batches may hold pictures of any one size; else all are cropped to squares
-    can_mirror = False  # the job may ask it to learn pictures mirrored too
-    hooks_layers = True  # a step hangs hooks into the U-Net's layers: it cannot be compiled as a whole
-    can_shard_base = False  # the U-Net may lie in pieces: nothing in it is trained or changed
-    base_in_pieces = False  # it does: only all processes together can run it
+    base_in_pieces = False  # the U-Net lies in pieces: only all processes together can run it
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
@@ -65,7 +54,8 @@ class Method(nn.Module, ABC):
         self.base = base
         self.concepts = tuple(concepts)
         self.size = checked_size(job.resolution or base.resolution, base)  # pixels a side of a square
-        if job.mirror and not self.can_mirror:
+        self.capabilities = self.capabilities_for(job)
+        if job.mirror and not self.capabilities.mirroring:
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
         self.examples = self._read()
         self._moments: Moments | None = None
@@ -73,13 +63,13 @@ class Method(nn.Module, ABC):
 
     def _read(self) -> Examples:
         """The concepts' pictures, square or in buckets."""
-        if self.job.buckets and not self.can_bucket:
+        if self.job.buckets and not self.capabilities.buckets:
             raise LikenessError(
                 f"{self.job.method} needs all pictures in one size and has no buckets; set buckets to false, "
                 "or leave it away"
             )
         wanted = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
-        if not wanted or not self.can_bucket or not self.concepts:
+        if not wanted or not self.capabilities.buckets or not self.concepts:
             return examples_of(self.concepts, self.size)
         return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
 
@@ -102,6 +92,11 @@ class Method(nn.Module, ABC):
         """What was learned so far."""
 
     # ---------------------------------------------------------------------------- what a method may change
+
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        """What it can do with the job's settings; on an instance, `capabilities` knows the concepts too."""
+        return Capabilities()
 
     def prepare(self, check: Callable[[], None]) -> None:
         """Work before the first step, on the training device; calls `check` often, which raises to stop."""
@@ -224,7 +219,7 @@ class Method(nn.Module, ABC):
 
     def text_states(self, prompts: Sequence[str]) -> Tensor:
         """The prompts' text states (B, T, D); computed only once where nothing in them is trained."""
-        if self.trains_text:
+        if self.capabilities.trained_text:
             return self.base.encode_text(prompts, self.rows())
         for prompt in prompts:
             if prompt not in self._states:

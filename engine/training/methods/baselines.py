@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.ragged import buckets_of, put, together
 from .. import lora
+from ..capabilities import Capabilities
 from ..class_pictures import ClassPictures
 from ..latents import Moments
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
@@ -27,8 +29,12 @@ class _Baseline(Method):
     """Both learn from the plain diffusion loss; they differ in what they train and on which pictures."""
 
     tokens: TokenRows
-    can_halve = can_checkpoint = can_split = can_bucket = can_mirror = True
-    hooks_layers = False
+
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        return Capabilities(
+            half=True, checkpointing=True, splitting=True, buckets=True, mirroring=True, hooked_layers=False
+        )
 
     def rows(self) -> Rows:
         return self.tokens.rows()
@@ -200,9 +206,10 @@ class DreamBoothLora(BesidePrior):
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
 
-    @property
-    def trains_text(self) -> bool:  # type: ignore[override]
-        return self.settings.train_token or self.settings.text_encoder
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        trained_text = job.settings.train_token or job.settings.text_encoder
+        return replace(super().capabilities_for(job), trained_text=trained_text)
 
     def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
         if self.settings.train_token:

@@ -26,6 +26,7 @@ from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
 from ..attention_maps import mask_layers, recorded
+from ..capabilities import Capabilities
 from ..capture_losses import (
     COMPOSED,
     STYLE,
@@ -87,6 +88,8 @@ class MagiCapture(Method):
             judge = find_judge(chosen.identity, chosen.landmarks, chosen.detector, base)
             if judge is not None:
                 self.identity = Identity(judge, chosen.identity_average, chosen.detect_each_step)
+                # the identity loss decodes estimates
+                self.capabilities = replace(self.capabilities, cached_latents=False)
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
         self._tables: dict[str, nn.Parameter] = {}  # the token tables' own weights, while others are trained
@@ -103,12 +106,10 @@ class MagiCapture(Method):
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
-    can_checkpoint = True  # attention is caught from outside the layers
-
-    @property
-    def caches_latents(self) -> bool:
-        """Whether the autoencoder can go after the pictures: the identity loss decodes estimates."""
-        return not self.settings.colour_jitter and self.identity is None
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        # attention is caught from outside the layers
+        return Capabilities(checkpointing=True, cached_latents=not job.settings.colour_jitter)
 
     def load(self, phase: Phase) -> Load:
         chosen, rows = self.settings, phase.batch_size

@@ -24,6 +24,7 @@ from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
 from ..attention_maps import mask_layers, recorded
+from ..capabilities import Capabilities
 from ..component_losses import (
     attention_in_mask,
     attention_to,
@@ -68,6 +69,8 @@ class MagicTailor(Method):
         super().__init__(job, base, concepts)
         self.settings: MagicTailorSettings = job.settings
         self.together = len(self.concepts) > 1
+        taught = self._balances and self.settings.preservation_weight > 0
+        self.capabilities = replace(self.capabilities, copies=int(taught))
         if not self.together:
             log.warning("magictailor has a single concept: there is nothing to balance, training is plain")
         check_batch_size(self.settings.batch_size, len(self.concepts))
@@ -88,30 +91,24 @@ class MagicTailor(Method):
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
-    can_halve = can_checkpoint = can_split = True
-
-    @property
-    def caches_latents(self) -> bool:  # type: ignore[override]
-        chosen = self.settings
-        return chosen.degradation == "none" and not chosen.colour_jitter
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        still = job.settings.degradation == "none" and not job.settings.colour_jitter
+        return Capabilities(half=True, checkpointing=True, splitting=True, cached_latents=still)
 
     @property
     def mirrors(self) -> bool:
         return self.settings.flip
 
-    @property
-    def copies(self) -> int:  # type: ignore[override]
-        return int(self._balances and self.settings.preservation_weight > 0)
-
     def load(self, phase: Phase) -> Load:
         rows = phase.batch_size
-        teacher = self._held_of(rows) if phase.name != WARM_UP and self.copies else 0
-        encoded = 0 if self.caches_latents else rows
+        teacher = self._held_of(rows) if phase.name != WARM_UP and self.capabilities.copies else 0
+        encoded = 0 if self.capabilities.cached_latents else rows
         return Load(pictures=rows, prompts=len(self.concepts), teacher=teacher, encoded=encoded)
 
     def prepare(self, check: Callable[[], None]) -> None:
         self.attach()
-        if self.caches_latents:
+        if self.capabilities.cached_latents:
             self.cache_latents()
 
     def attach(self) -> None:

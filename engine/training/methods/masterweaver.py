@@ -52,6 +52,7 @@ from ..adapter_losses import (
     partners,
 )
 from ..attention_maps import mask_layers
+from ..capabilities import Capabilities
 from ..losses import squared_error
 from ..momentum import Momentum
 from .base import PREVIEW_GUIDANCE, PREVIEW_STEPS, Method, Progress
@@ -91,8 +92,10 @@ class _Drawn:
 class MasterWeaver(Method):
     """ID encoder and ID attention are trained; base and image tower stand still."""
 
-    can_estimate = False  # it reads shards through threads, which cannot be copied
-    can_shard_base = True
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        # it reads shards through threads, which cannot be copied
+        return Capabilities(estimate=False, sharded_base=True)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)

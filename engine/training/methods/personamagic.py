@@ -24,6 +24,7 @@ from ...staged.mapper import Mapper
 from ...staged.stages import StagePlan
 from ...staged.text import Places, TextStates, cross_value_layers, encode, split_values
 from ...staged.words import StagedModel, StagedWords
+from ..capabilities import Capabilities
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
 from .base import Load, Method, Progress, single_phase
 
@@ -41,11 +42,9 @@ class StagedBatch(Batch):
 class PersonaMagic(Method):
     """Only the mapper is trained: the base, its token table and its text encoder stand still."""
 
-    can_mirror = True
-
-    @property
-    def can_bucket(self) -> bool:  # type: ignore[override]
-        return not self.job.settings.squash
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        return Capabilities(buckets=not job.settings.squash, mirroring=True)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
