@@ -10,7 +10,7 @@ from ..engine.errors import LikenessError
 
 Concept = io.Custom("LIKENESS_CONCEPT")  # engine.config.ConceptSpec: a folder of pictures and what it shows
 Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
-Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.Identity: a person seen in pictures
+Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.IdentityTokens
 
 CATEGORY = "Likeness"
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them

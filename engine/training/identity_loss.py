@@ -225,7 +225,7 @@ def dino(folder: Path) -> FeatureJudge:
 # ------------------------------------------------------------------------------------------------- the loss
 
 
-class Identity(nn.Module):
+class IdentityLoss(nn.Module):
     """How far estimates are from the subject, in the judge's eyes; who had no face to compare is counted."""
 
     def __init__(self, judge: Any, average: bool, each_step: bool) -> None:

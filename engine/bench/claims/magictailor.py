@@ -141,7 +141,7 @@ def scores(
     mine = world.sample_identity(person)
     differ = [name for name in OWN if getattr(whose, name) != getattr(mine, name)]
 
-    def share(of: world.Identity, names: tuple[str, ...] | list[str]) -> np.ndarray:
+    def share(of: world.Character, names: tuple[str, ...] | list[str]) -> np.ndarray:
         wanted = {name: getattr(of, name) for name in names}
         return attributes_kept(read, [wanted] * len(pictures)) if names else np.zeros(len(pictures))
 
@@ -168,7 +168,7 @@ def donor(person: int) -> int:
     raise AssertionError("a hundred people have several kinds of hair")
 
 
-def with_hair_of(person: int, other: int) -> world.Identity:
+def with_hair_of(person: int, other: int) -> world.Character:
     """The person with everything about the hair of the other; beard and brows keep the person's colour."""
     mine, hair = world.sample_identity(person), world.sample_identity(other)
     names = (*HAIR, "hair_rgb", "hair_volume", "parting", "fringe")
@@ -176,7 +176,7 @@ def with_hair_of(person: int, other: int) -> world.Identity:
     return replace(mine, beard_rgb=mine.facial_hair_rgb, **taken)
 
 
-def rendered(who: world.Identity) -> list[world.Portrait]:
+def rendered(who: world.Character) -> list[world.Portrait]:
     """Somebody in the test contexts, as references."""
     return [world.render(who, world.test_context(index)) for index in range(len(world.TEST_CONTEXTS))]
 

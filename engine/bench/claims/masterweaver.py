@@ -37,7 +37,7 @@ SHIPPED = "the Miniature's adapter"
 FACE = tuple(name for name in world.IDENTITY_ATTRIBUTES if not name.startswith("hair_"))  # who, hair aside
 
 
-def edits(who: world.Identity) -> list[tuple[str, str, dict[str, str]]]:
+def edits(who: world.Character) -> list[tuple[str, str, dict[str, str]]]:
     """The edits that are asked for: what changes, the prompt, and what should be seen.
 
     Smiles come with clothes: so asked, the base itself smiles in 15 of 16 pictures; without, a woman in none

@@ -48,7 +48,7 @@ ALTERNATIVES = {
 }
 
 
-def wanted_words(who: world.Identity) -> tuple[str, list[str]]:
+def wanted_words(who: world.Character) -> tuple[str, list[str]]:
     """A caption that says all there is to say of a person, and the words in it that say it."""
     phrases = world.identity_phrases(who, lambda probability: True)
     hair = ["bald", "head"] if who.hair_style == "bald" else [who.hair_colour, who.hair_style, "hair"]
@@ -59,7 +59,7 @@ def wanted_words(who: world.Identity) -> tuple[str, list[str]]:
 
 
 @torch.no_grad()
-def spoken(base: BaseModel, who: world.Identity, queries: int) -> Tensor:
+def spoken(base: BaseModel, who: world.Character, queries: int) -> Tensor:
     """Text states (queries, D): those of the words above, then of the sentence's end and what follows it."""
     caption, words = wanted_words(who)
     states = base.encode_text([caption])[0]

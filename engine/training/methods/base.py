@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact, Token
 from ...bases.base import BaseModel, Rows, Tokens
-from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...bases.text.chunks import evened
 from ...config import Job, Phase
 from ...data.augment import mirrored
@@ -22,6 +21,7 @@ from ...data.examples import Batch, Examples, examples_of, generator_for, shuffl
 from ...data.ragged import buckets_of
 from ...errors import LikenessError
 from ..capabilities import Capabilities
+from ..drawing import Drawing, drawn
 from ..latents import AT_ONCE, Moments
 from ..observer import Progress
 
@@ -29,8 +29,6 @@ __all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
 
 FULL_SIZE = 256  # pixels a side from which on a base is one that people own
 SIZE_STEP = 64  # pixels: what their sides are multiples of
-PREVIEW_STEPS = 20
-PREVIEW_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +171,7 @@ class Method(nn.Module, ABC):
 
     def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
         """A picture (H, W, 3) uint8 drawn with what was learned so far."""
-        return self.pictures([prompt], [seed], PREVIEW_STEPS, PREVIEW_GUIDANCE, check)[0]
+        return self.pictures([prompt], Drawing(seeds=[seed], check=check))[0]
 
     def close(self) -> None:
         """Takes everything off the base that the method put on it."""
@@ -206,10 +204,14 @@ class Method(nn.Module, ABC):
             return batch
         return turned(batch, torch.rand(len(indices), generator=generator) < 0.5)
 
+    def longest_prompt(self, encoder: str) -> int:
+        """Tokens of a prompt that can be looked into."""
+        return self.base.text_encoders[encoder].config.max_position_embeddings
+
     def spelled(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
         """The tokens (1, T) of a training prompt whose words are looked into; raises for a long one."""
         tokens = self.base.tokenize([prompt], rows, encoder)
-        longest = self.base.text_encoders[encoder].config.max_position_embeddings
+        longest = self.longest_prompt(encoder)
         if tokens.ids.shape[1] > longest:
             raise LikenessError(
                 f"the training prompt '{prompt}' is longer than the {longest - 2} tokens that "
@@ -244,39 +246,12 @@ class Method(nn.Module, ABC):
             mean, std = self._moments.of(batch)
         return mean + std * batch.posterior
 
-    @torch.no_grad()
-    def pictures(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
+    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 from the base as it is now."""
-        return self.drawn_at((self.size, self.size), prompts, seeds, steps, guidance, check)
-
-    @torch.no_grad()
-    def drawn_at(
-        self,
-        size: tuple[int, int],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
-        """The same in another (height, width)."""
-        latents = sample(
-            self.base.with_people(self.base, range(len(prompts))),
-            self.base.encode_text(prompts, self.rows()),
-            self.base.encode_text([""] * len(prompts)),
-            seeded_noise(seeds, self.base.latent_shape(*size)).to(self.base.device),
-            steps=steps,
-            guidance=guidance,
-            on_step=lambda done, total: check(),
-        )
-        return to_bytes(self.base.decode(latents))
+        model = self.base.with_people(self.base, range(len(prompts)))
+        with torch.no_grad():
+            context = self.base.encode_text(prompts, self.rows())
+        return drawn(self.base, model, context, how.size or (self.size, self.size), how)
 
     def learned(self, kind: str, tensors: Mapping[str, Tensor], vectors: Mapping[str, int]) -> Artifact:
         """An artifact of these tensors; `vectors`: how many rows each placeholder has."""

@@ -145,7 +145,7 @@ HAIR = hair_of(donor(PERSON))
 NOTHING = np.zeros((128, 128), np.float32)
 
 
-def in_plain_pictures(who: world.Identity, count: int) -> list[world.Portrait]:
+def in_plain_pictures(who: world.Character, count: int) -> list[world.Portrait]:
     """Somebody as photographed, bareheaded."""
     return [world.render(who, world.sample_context(seed, hat="none", style="photo")) for seed in range(count)]
 

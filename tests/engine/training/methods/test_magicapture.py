@@ -19,7 +19,7 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training import lora
 from likeness_portraits.engine.training.capture_losses import COMPOSED, STYLE, SUBJECT
 from likeness_portraits.engine.training.checkpoint import Checkpoints
-from likeness_portraits.engine.training.identity_loss import FaceJudge, Identity
+from likeness_portraits.engine.training.identity_loss import FaceJudge, IdentityLoss
 from likeness_portraits.engine.training.launch import _accelerator, _forget, train
 from likeness_portraits.engine.training.methods.magicapture import (
     INVERSION,
@@ -87,7 +87,7 @@ class Learner:
         self.method = MagiCapture(job(folder, **settings), base, BOTH)
         if judge is not None:
             chosen = self.method.settings
-            self.method.identity = Identity(judge, chosen.identity_average, chosen.detect_each_step)
+            self.method.identity = IdentityLoss(judge, chosen.identity_average, chosen.detect_each_step)
 
     def __enter__(self) -> MagiCapture:
         torch.manual_seed(0)
