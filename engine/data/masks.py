@@ -99,7 +99,8 @@ def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Gaussian blur over the first two axes; the picture is mirrored at its edges."""
     if sigma <= 0:
         return values
-    return ndimage.gaussian_filter(values, (sigma, sigma, *[0] * (values.ndim - 2)), truncate=REACH)
+    spread = (sigma, sigma, *[0] * (values.ndim - 2))
+    return np.asarray(ndimage.gaussian_filter(values, spread, truncate=REACH))
 
 
 def largest_piece(mask: Mask) -> Mask:
@@ -115,13 +116,15 @@ def largest_piece(mask: Mask) -> Mask:
 def holes_filled(mask: Mask) -> Mask:
     """What the mask surrounds, and no edge of the picture touches, is marked too."""
     inside = mask >= HALF
-    return np.where(ndimage.binary_fill_holes(inside) & ~inside, np.float32(1), mask)
+    filled = np.asarray(ndimage.binary_fill_holes(inside))
+    return np.where(filled & ~inside, np.float32(1), mask)
 
 
 def pieces(inside: NDArray[np.bool_], diagonal: bool = True) -> tuple[NDArray[np.int32], int]:
     """Numbers the connected pieces of (H, W) from 1, row by row, 0 outside, and counts them."""
     touching = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
-    return ndimage.label(inside, touching)
+    labels = np.zeros(inside.shape, np.int32)
+    return labels, int(ndimage.label(inside, touching, output=labels))
 
 
 # --- boxes (MagicTailor's way from detections to masks) ------------------------------------------

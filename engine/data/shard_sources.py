@@ -63,7 +63,7 @@ def portraits(folder: Path) -> Iterator[ShardSample]:
     @torch.no_grad()
     def faces(pixels: NDArray[np.uint8]) -> Iterator[ShardFace]:
         window = square(pixels.shape[:2], [])
-        small = Image.fromarray(pixels[window]).resize((RESOLUTION,) * 2, Image.Resampling.BILINEAR)
+        small = Image.fromarray(pixels[window]).resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR)
         parts = parser(to_tensor(np.array(small)[None]))[0].argmax(0).numpy()
         face = np.isin(parts, [world.PART_ID[part] for part in world.FACE_PARTS])
         if face.mean() >= LEAST:

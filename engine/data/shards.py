@@ -181,7 +181,7 @@ def write_shards(
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> list[Path]:
     """Writes `each` samples a tar, each tar whole or not at all, and the index last."""
-    from webdataset import TarWriter
+    from webdataset.writer import TarWriter
 
     target = make_folder(folder)
     if (target / INDEX).exists():
@@ -264,13 +264,13 @@ def _expanded(where: str, web: bool) -> list[str]:
 
 def _patterns(where: str) -> list[str]:
     """What {000..099} and {a,b} in the text stand for."""
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     spans = (abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(where))
     try:
         few = all(span <= MOST_SHARDS for span in spans)
         found = list(islice(braceexpand(where, escape=os.sep == "/"), MOST_SHARDS + 1)) if few else []
-    except (UnbalancedBracesError, ValueError) as error:
+    except ValueError as error:  # its UnbalancedBracesError is one
         raise LikenessError(f"the pattern of shards '{where}' cannot be read ({error}); mend it") from error
     if not few or len(found) > MOST_SHARDS:
         raise LikenessError(f"the pattern '{where}' stands for over {MOST_SHARDS:,} shards; narrow it down")

@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..config import TOKEN, finite, one_of
+from ..data.masks import pieces as label_pieces
 from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
@@ -464,7 +465,7 @@ def _across(part: Tensor) -> float:
 
 def pieces(mask: Tensor) -> list[Tensor]:
     """The connected parts (h, w) of a mask (h, w) of booleans, by their sides and corners."""
-    numbers, count = ndimage.label(mask.cpu().numpy(), ndimage.generate_binary_structure(2, 2))
+    numbers, count = label_pieces(mask.cpu().numpy())
     labels = torch.from_numpy(numbers).to(mask.device)
     return [labels == number for number in range(1, count + 1)]
 

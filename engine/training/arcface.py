@@ -84,6 +84,9 @@ def _filled(layer: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 class Block(nn.Module):
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, weights: BlockWeights) -> None:
         super().__init__()
         self.register_buffer("scale", weights.norm.scale.float().view(1, -1, 1, 1))
@@ -104,9 +107,8 @@ class IResNet(nn.Module):
         assert weights.head is not None
         self.stem, self.slope = _convolution(weights.stem), _prelu(weights.slope)
         self.blocks = nn.ModuleList([Block(block) for block in weights.blocks])
-        self.head = _filled(
-            nn.Linear(*reversed(weights.head.weight.shape)), weights.head.weight, weights.head.bias
-        )
+        outputs, inputs = weights.head.weight.shape
+        self.head = _filled(nn.Linear(inputs, outputs), weights.head.weight, weights.head.bias)
 
     @property
     def width(self) -> int:
@@ -155,9 +157,10 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def _from_checkpoint(state: Mapping[str, Tensor], path: Path) -> Weights:
     def norm(name: str) -> Affine:
-        return _affine(
-            *(state[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
+        weight, bias, mean, variance = (
+            state[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
         )
+        return _affine(weight, bias, mean, variance)
 
     def filter_(name: str, stride: int = 1) -> Filter:
         weight = state[f"{name}.weight"]

@@ -27,7 +27,7 @@ def arranged(method: Method, job: Job) -> Iterator[None]:
         for part in compiled:
             part.compile(backend=job.compile)
         yield
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
         reason = str(error).strip().splitlines()[0]
         raise LikenessError(f"torch.compile does not work here ({reason}); leave compile away") from error
     finally:

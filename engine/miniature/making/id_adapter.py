@@ -178,8 +178,10 @@ def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
 
 def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Attention (B, P, hidden) of queries to keys and values, in so many heads."""
-    apart = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-    return F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+    queries, keys, values = (
+        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values)
+    )
+    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], steps: int) -> IdAttention:
