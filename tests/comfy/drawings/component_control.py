@@ -62,10 +62,10 @@ base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 subject.concept>learn.concept component.concept>learn.component
 learn.likeness>apply.likeness learn.likeness>save.likeness
 {DRAWN}"""
-GROUPS = [
-    ("1  The person", (-20, -10, 1120, 680)),
-    ("2  The hair", (-20, 690, 1120, 640)),
-    ("3  Learn both", (1120, -10, 400, 1020)),
-    ("4  Draw before and after", (1560, -10, 2080, 810)),
-]
+GROUPS = """
+1  The person: -20 -10 1120 680
+2  The hair: -20 690 1120 640
+3  Learn both: 1120 -10 400 1020
+4  Draw before and after: 1560 -10 2080 810
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

@@ -70,10 +70,10 @@ base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>exa
 base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept learn.likeness>apply.likeness learn.likeness>save.likeness
 {DRAWN}"""
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 1060)),
-    ("3  Use what was learned", (760, -10, 360, 770)),
-    ("4  Draw before and after", (1140, -10, 1700, 810)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn: 340 -10 400 1060
+3  Use what was learned: 760 -10 360 770
+4  Draw before and after: 1140 -10 1700 810
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

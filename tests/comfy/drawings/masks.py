@@ -41,11 +41,11 @@ base.pictures>concept.images brush.masks>concept.masks
 base.class_word>concept.class_word base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 concept.concept>learn.concept learn.likeness>save.likeness
 """
-GROUPS = [
-    ("1  Pictures", (-20, -10, 340, 660)),
-    ("2  Masks and faces", (340, -10, 1640, 660)),
-    ("3  Mend one by hand", (-20, 670, 360, 620)),
-    ("4  Learn inside the masks", (345, 670, 1175, 620)),
-]
+GROUPS = """
+1  Pictures: -20 -10 340 660
+2  Masks and faces: 340 -10 1640 660
+3  Mend one by hand: -20 670 360 620
+4  Learn inside the masks: 345 670 1175 620
+"""
 # fmt: on
 SHOWN = ""  # its thumbnail is a picture of the graph

@@ -44,10 +44,10 @@ concept.concept>learn.concept concept.concept>grid.concept concept.concept>judge
 base.MODEL>grid.model base.CLIP>grid.clip base.VAE>grid.vae learn.likeness>grid.likeness
 grid.sheet>show.images grid.pictures>judge.images
 """
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn, until the likeness stands still", (340, -10, 400, 900)),
-    ("3  Judge", (760, -10, 440, 1000)),
-    ("4  See", (1220, -10, 660, 820)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn, until the likeness stands still: 340 -10 400 900
+3  Judge: 760 -10 440 1000
+4  See: 1220 -10 660 820
+"""
 SHOWN = "The grid with its scores"  # the node whose picture is the thumbnail

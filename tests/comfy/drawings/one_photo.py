@@ -68,10 +68,10 @@ before_2_picture.IMAGE>pair_2.image1 after_2_picture.IMAGE>pair_2.image2
 pair_1.IMAGE>all.image1 pair_2.IMAGE>all.image2 all.IMAGE>large.image large.IMAGE>show.images
 after_1_picture.IMAGE>keep.images
 """
-GROUPS = [
-    ("1  A model and a picture", (-20, -10, 340, 660)),
-    ("2  Who is it?", (340, -10, 380, 860)),
-    ("3  What to draw", (740, -10, 400, 710)),
-    ("4  Without and with", (1160, -10, 1720, 960)),
-]
+GROUPS = """
+1  A model and a picture: -20 -10 340 660
+2  Who is it?: 340 -10 380 860
+3  What to draw: 740 -10 400 710
+4  Without and with: 1160 -10 1720 960
+"""
 SHOWN = "Without and with"  # the node whose picture is the thumbnail

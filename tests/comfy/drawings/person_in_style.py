@@ -79,10 +79,10 @@ nothing.CONDITIONING>finish.negative base.VAE>finish.vae base.pictures>finish.re
 picture.IMAGE>both.image1 finish.pictures>both.image2
 both.IMAGE>large.image large.IMAGE>show.images finish.pictures>keep.images
 """
-GROUPS = [
-    ("1  A person and a style", (-20, -10, 720, 650)),
-    ("2  Learn both", (720, -10, 400, 1020)),
-    ("3  Draw, refocused", (1140, -10, 800, 1100)),
-    ("4  Finish", (1960, -10, 1330, 920)),
-]
+GROUPS = """
+1  A person and a style: -20 -10 720 650
+2  Learn both: 720 -10 400 1020
+3  Draw, refocused: 1140 -10 800 1100
+4  Finish: 1960 -10 1330 920
+"""
 SHOWN = "Sampled and finished"  # the node whose picture is the thumbnail

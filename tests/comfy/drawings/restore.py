@@ -61,10 +61,10 @@ before_nothing.CONDITIONING>redraw.negative base.VAE>redraw.vae base.pictures>re
 redraw.before_and_after>large.image large.IMAGE>show.images redraw.report>report.source
 redraw.pictures>keep.images
 """
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 1060)),
-    ("3  Draw a stranger", (760, -10, 1160, 770)),
-    ("4  Draw the head again", (1920, -10, 1000, 1200)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn: 340 -10 400 1060
+3  Draw a stranger: 760 -10 1160 770
+4  Draw the head again: 1920 -10 1000 1200
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

@@ -55,10 +55,10 @@ latent.LATENT>before.latent_image latent.LATENT>after.latent_image
 before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
 after_prompt.CONDITIONING>after.positive before_nothing.CONDITIONING>after.negative
 {COMPARED}"""
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 1060)),
-    ("3  Keep", (760, 560, 360, 200)),
-    ("4  Draw before and after", (1140, -10, 1700, 900)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn: 340 -10 400 1060
+3  Keep: 760 560 360 200
+4  Draw before and after: 1140 -10 1700 900
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

@@ -99,12 +99,12 @@ after.regions>right_again.masks
 both.IMAGE>all.image1 right_again.pictures>all.image2 all.IMAGE>large.image
 large.IMAGE>show.images right_again.pictures>keep.images
 """
-GROUPS = [
-    ("1  A model and two people", (-20, -10, 340, 570)),
-    ("2  Learn each", (340, -10, 740, 1190)),
-    ("3  Use both", (1090, -10, 380, 920)),
-    ("4  A region for each word", (1480, -10, 380, 1230)),
-    ("5  Draw without and with regions", (1870, -10, 650, 1220)),
-    ("6  Draw each region again, by itself", (2540, -10, 1690, 1000)),
-]
+GROUPS = """
+1  A model and two people: -20 -10 340 570
+2  Learn each: 340 -10 740 1190
+3  Use both: 1090 -10 380 920
+4  A region for each word: 1480 -10 380 1230
+5  Draw without and with regions: 1870 -10 650 1220
+6  Draw each region again, by itself: 2540 -10 1690 1000
+"""
 SHOWN = "Plainly, in regions, drawn again"  # the node whose picture is the thumbnail
