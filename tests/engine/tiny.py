@@ -9,7 +9,7 @@ import torch
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
 from likeness_portraits.engine.bases.families import FAMILIES
-from likeness_portraits.engine.bases.loaders.single_file import padded
+from likeness_portraits.engine.bases.loaders.single_file import new_text_encoder, padded
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
@@ -152,23 +152,11 @@ def unet_config(family: str, heads: int) -> dict[str, Any]:
 
 def text_encoder(name: str, heads: int = 2) -> Any:
     """OpenAI's tower (`clip_l`), or OpenCLIP's as SD 2.x (`clip_h`) or SDXL (`clip_g`, pooled) has it."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     tokenizer = padded(miniature.tokenizer(), name)
-    width = 64 if name == "clip_g" else 32
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=heads if name == "clip_l" else 1,
-        hidden_act="quick_gelu" if name == "clip_l" else "gelu",
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if name == "clip_g" else CLIPTextModel)(config)
+    return new_text_encoder(
+        name, tokenizer, words=len(tokenizer), width=64 if name == "clip_g" else 32, inner=64, layers=2,
+        heads=heads if name == "clip_l" else 1,
+    )  # fmt: skip
 
 
 def write_person(folder: Path) -> Path:

@@ -30,7 +30,7 @@ from likeness_portraits.engine.training.methods.magicapture import (
 from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.engine.training.trainer import Trainer
 from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job
-from likeness_portraits.tests.golden.goldens import Golden
+from likeness_portraits.tests.golden.goldens import Golden, close
 
 TUNED = Progress(phase=TUNING, phase_step=1, phase_steps=2, step=3, total=4)
 START = Progress(phase=INVERSION, phase_step=0, phase_steps=2, step=0, total=4)
@@ -544,10 +544,6 @@ def traced(told: Golden, table: Tensor | None, folder: Path, **settings: Any):
     finally:
         _forget(accelerator)
     return method, observer.seen, norms
-
-
-def close(actual: Tensor, expected: Tensor, atol: float, rtol: float = 0.0) -> None:
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False)
 
 
 def of(seen: list[dict[str, float]], name: str) -> Tensor:

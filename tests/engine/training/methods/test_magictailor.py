@@ -37,7 +37,7 @@ from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.engine.training.optimiser import schedule
 from likeness_portraits.engine.training.trainer import Trainer
 from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job, unet_config
-from likeness_portraits.tests.golden.goldens import Golden
+from likeness_portraits.tests.golden.goldens import Golden, close
 
 START = Progress(phase=WARM_UP, phase_step=0, phase_steps=2, step=0, total=4)
 BALANCING = Progress(phase=BALANCE, phase_step=1, phase_steps=2, step=3, total=4)
@@ -617,10 +617,6 @@ class Traced(MagicTailor):
         batch = replace(batch, masks=self.told["in.mask64"], timesteps=timesteps, noise=noise)
         noisy = self.base.add_noise(latents, noise, timesteps)
         return self.losses(batch, progress, noisy, noise, self.told["in.mask64"])
-
-
-def close(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float = 0.0) -> None:
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False)
 
 
 @pytest.mark.parametrize("case", ["trace_original_lr", "trace_intended_lr"])
