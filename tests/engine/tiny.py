@@ -1,5 +1,6 @@
 """A base model of a few thousand random weights, and a person made of noise: what contract tests train on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,26 +162,24 @@ def text_encoder(name: str, heads: int = 2) -> Any:
 
 def write_person(folder: Path) -> Path:
     """A concept folder of four small pictures with masks."""
-    rng = np.random.default_rng(3)
     mask = np.zeros((SIZE, SIZE), np.float32)
     mask[8:24, 8:24] = 1
-    pictures = tuple(
-        Picture(name=f"{i}", pixels=rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), mask=mask)
-        for i in range(4)
-    )
+    pictures = _noise_pictures(3, ("0", "1", "2", "3"), mask)
     return write_concept(folder, Concept(token="<v0>", class_word="woman", role="subject", pictures=pictures))
 
 
 def write_style(folder: Path) -> Path:
     """Two small pictures of a style, whose masks leave a face free."""
-    rng = np.random.default_rng(4)
     mask = np.ones((SIZE, SIZE), np.float32)
     mask[10:20, 12:22] = 0
-    pictures = tuple(
-        Picture(name=f"style{i}", pixels=rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), mask=mask)
-        for i in range(2)
-    )
+    pictures = _noise_pictures(4, ("style0", "style1"), mask)
     return write_concept(folder, Concept(token="<s0>", class_word="sketch", role="style", pictures=pictures))
+
+
+def _noise_pictures(seed: int, names: Sequence[str], mask: np.ndarray) -> tuple[Picture, ...]:
+    rng = np.random.default_rng(seed)
+    shades = (rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8) for _ in names)
+    return tuple(Picture(name=name, pixels=pixels, mask=mask) for name, pixels in zip(names, shades))
 
 
 def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:

@@ -19,7 +19,7 @@ from ...bases.base import BaseModel, Rows
 from ...config import Job, MagicTailorSettings, Phase
 from ...data.augment import KINDS, jittered, mirrored
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...data.examples import Batch, Examples, shuffled
 from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
@@ -198,15 +198,10 @@ class MagicTailor(Method):
 
     # --------------------------------------------------------------------------------------------- batches
 
-    def batch(self, phase: Phase, number: int) -> TailorBatch:
-        generator = generator_for(self.job.seed, phase.name, number)
-        indices = self._indices(phase, number)
-        return self.draw(indices, self.prompts(indices, generator), generator)
-
-    def _indices(self, phase: Phase, number: int) -> Tensor:
+    def turn(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
         """All pictures, or as many of each concept; grouped by concept."""
         if not self.settings.batch_size:
-            return torch.arange(len(self.examples))
+            return choices
         each, over = divmod(phase.batch_size, len(self.concepts))
         picked = []
         for owner in range(len(self.concepts)):
