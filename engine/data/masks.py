@@ -5,6 +5,7 @@ A mask is (H, W) float32 in [0, 1], at its picture's size. Nothing here knows wh
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     if sigma <= 0:
         return values
     spread = (sigma, sigma, *[0] * (values.ndim - 2))
-    return np.asarray(ndimage.gaussian_filter(values, spread, truncate=REACH))
+    return np.asarray(ndimage.gaussian_filter(values, spread, truncate=REACH), np.float32)
 
 
 def largest_piece(mask: Mask) -> Mask:
@@ -124,7 +125,8 @@ def pieces(inside: NDArray[np.bool_], diagonal: bool = True) -> tuple[NDArray[np
     """Numbers the connected pieces of (H, W) from 1, row by row, 0 outside, and counts them."""
     touching = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
     labels = np.zeros(inside.shape, np.int32)
-    return labels, int(ndimage.label(inside, touching, output=labels))
+    count: Any = ndimage.label(inside, touching, output=labels)  # with an output, the number alone
+    return labels, int(count)
 
 
 # --- boxes (MagicTailor's way from detections to masks) ------------------------------------------

@@ -195,7 +195,8 @@ def finish_decoder(
 
 def _on(vae: AutoencoderKL, device: str | torch.device) -> AutoencoderKL:
     """diffusers' own `to` has lost its signature behind a decorator."""
-    return nn.Module.to(vae, device)
+    moved: Any = nn.Module.to(vae, device)
+    return moved
 
 
 @torch.no_grad()

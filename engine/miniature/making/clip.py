@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ def make(
     """Trains the pair on the dataset's pictures; the text encoder stays as it is."""
     torch.manual_seed(5)
     tokenizer = model.tokenizer()
-    pair = Pair(nn.Module.to(text_encoder, device)).to(device)  # its own `to` is behind a decorator
+    frozen: Any = text_encoder  # whose own `to` has lost its signature behind a decorator
+    pair = Pair(frozen.to(device)).to(device)
     each, looked_at = len(data) // len(data.person.unique()), held_out.person.unique()[:LOOKED_AT].tolist()
 
     def texts_of(index: int, rng: np.random.Generator) -> list[str]:

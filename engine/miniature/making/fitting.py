@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ class _Run:
             parameter.data.copy_(mean)
             mean.copy_(kept)
 
-    def look(self, report: Callable[[nn.Module], object]) -> object:
+    def look(self, report: Callable[[Any], object]) -> object:
         """What `report` says of the averaged weights."""
         self.swap()
         self.network.eval()

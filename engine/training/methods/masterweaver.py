@@ -93,6 +93,8 @@ class _Drawn:
 class MasterWeaver(Method):
     """ID encoder and ID attention are trained; base and image tower stand still."""
 
+    nothing: Tensor  # (T, W): what the tower sees where there is no picture
+
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
         # it reads shards through threads, which cannot be copied
