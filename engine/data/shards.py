@@ -6,7 +6,8 @@ twins `key.f0.aug0.jpg`. `shards.json` beside the tars counts their samples.
 
 Reading is by position: lane 3 of 8, sample 1000, is the same picture in every run on any number of processes,
 so that going on after an interruption needs no more than the step's number. Each lane belongs to one process
-and one of its threads and draws from shards of its own where there are enough of them.
+and one of its threads and draws from shards of its own where there are enough of them. webdataset, which
+opens and writes the tars here, reads in streams that cannot be asked for a position.
 """
 
 import io

@@ -1,6 +1,8 @@
 """ArcFace's network (IResNet) in plain torch, from insightface's ONNX files or arcface_torch's checkpoints.
 
 It only ever judges: all that is linear is folded into convolutions, so that both give the same network.
+The ONNX files are read by hand: the identity loss wants gradients through the network, which onnxruntime has
+not; a converter to PyTorch would be one more dependency for a handful of operators.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,9 @@
 """What a run needs in memory, before its first step, and the measures it takes to fit: a ladder of rungs.
 
 Each rung keeps the measures of those above it. A run begins at the first that fits, and falls to the next one
-where memory runs out all the same.
+where memory runs out all the same. Accelerate finds a batch size by running out of memory, and knows sizes of
+weights alone; what a step of one method needs beside them, and which measures leave its gradients the same,
+is known here only.
 """
 
 import importlib.util
