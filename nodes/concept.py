@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..engine.config import ROLES, ConceptSpec
-from .types import AUTOMATIC, CATEGORY, Concept, single, who_looks
+from .types import AUTOMATIC, CATEGORY, Concept, schema, single, told, who_looks
 
 CLASS_WORD_TIP = (
     "What the pictures show, in one or two plain words the model knows: man, woman, dog, vase. Change it "
@@ -27,7 +27,7 @@ class LikenessConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessConcept",
             display_name="Describe a Concept",
             category=CATEGORY,
@@ -76,7 +76,7 @@ class LikenessConcept(io.ComfyNode):
             role=single(role, "role"),
         )  # fmt: skip
         spec, concept = concept_on_disk(spec, images, masks, captions)
-        return io.NodeOutput(spec, ui=ui.PreviewText(advice_on(concept, single(faces, "faces looked at by"))))
+        return told(cls, spec, text=advice_on(concept, single(faces, "faces looked at by")))
 
 
 class LikenessConceptFolder(io.ComfyNode):
@@ -84,7 +84,7 @@ class LikenessConceptFolder(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessConceptFolder",
             display_name="Read a Concept Folder",
             category=CATEGORY,
@@ -132,7 +132,7 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
         concept = one_of_folder(wanted)
         spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
-        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(concept, faces)))
+        return told(cls, spec, concept.class_word, text=advice_on(concept, faces))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, Concept, Likeness, face_packs, single
+from .types import CATEGORY, Concept, Likeness, face_packs, schema, single, told
 
 
 def _judge() -> io.Input:
@@ -102,7 +102,7 @@ class LikenessMeasure(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessMeasure",
             display_name="Measure a Likeness",
             category=CATEGORY,
@@ -173,7 +173,7 @@ class LikenessMeasure(io.ComfyNode):
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
         report = f"{rows_in_words(found)}\n\n{in_words(found)}"
         scores = found.mean_identity, found.mean_text, report, found.median_identity
-        return io.NodeOutput(*scores, ui=ui.PreviewText(report))
+        return told(cls, *scores, text=report)
 
 
 class LikenessGrid(io.ComfyNode):
@@ -181,7 +181,7 @@ class LikenessGrid(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessGrid",
             display_name="Draw a Grid with Scores",
             category=CATEGORY,
@@ -256,7 +256,8 @@ class LikenessGrid(io.ComfyNode):
         written = judged.write_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])
         report = f"{in_words(found)}\nThe report is {written}."
-        return io.NodeOutput(sheet, image_of(pictures), report, ui=ui.PreviewImage(sheet, cls=cls))
+        shown = ui.PreviewImage(sheet, cls=cls).as_dict()
+        return told(cls, sheet, image_of(pictures), report, text=report, **shown)
 
 
 def _component(component: ConceptSpec | None, masks):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, NO_MODEL, Identity, Likeness, face_packs, single
+from .types import CATEGORY, NO_MODEL, Identity, Likeness, face_packs, schema, single
 
 
 class LikenessEncodeIdentity(io.ComfyNode):
@@ -12,7 +12,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessEncodeIdentity",
             display_name="Read an Identity from Pictures",
             category=CATEGORY,
@@ -85,7 +85,7 @@ class LikenessApplyIdentity(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessApplyIdentity",
             display_name="Apply an Identity",
             category=CATEGORY,

@@ -12,6 +12,7 @@ from ..engine.errors import LikenessError
 from .types import CATEGORY, Concept, Likeness
 
 AUTOMATIC = "automatic"
+SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number 0 means the same
 SWITCH = {"yes": True, "no": False}
 
@@ -34,7 +35,6 @@ def training(presets: list[str], *own: io.Input, without: Sequence[str] = ()) ->
         "category": CATEGORY,
         "inputs": [entry for entry in _inputs(presets, own) if entry.id not in without],
         "outputs": OUTPUTS,
-        "hidden": [io.Hidden.unique_id],
         "is_output_node": True,
     }
 
@@ -184,7 +184,19 @@ def learn(
     drawn = [observer.losses, *([observer.likeness] if observer.likeness else [])]
     plot = image_of([plot_losses(curves) for curves in drawn])
     previews = image_of(observer.previews) if observer.previews else plot
-    return io.NodeOutput(Artifact.load(path), previews, plot, ui=ui.PreviewImage(plot, cls=node))
+    observer.ended(*observer.scores)
+    return io.NodeOutput(Artifact.load(path), previews, plot, ui=_seen(node, observer.previews, plot))
+
+
+def _seen(node: type[io.ComfyNode], previews: Sequence[Any], plot: Any) -> dict[str, Any]:
+    """What the node shows after the run: a few of the previews, the last among them, and the curves."""
+    from ..engine.comfy_bridge.pictures import image_of
+
+    count = min(SHOWN, len(previews))
+    picked = [len(previews) * (number + 1) // count - 1 for number in range(count)]
+    parts = [image_of([previews[number] for number in picked])] if picked else []
+    files = [file for part in (*parts, plot) for file in ui.PreviewImage(part, cls=node).values]
+    return {"images": files, "animated": (False,)}
 
 
 def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
@@ -256,10 +268,12 @@ def _critic(job: Job, base: Any, observer: Any, every: int, read: Sequence[Any])
     from ..engine.comfy_bridge.folders import packs_folder
     from ..engine.comfy_bridge.grid import helpers_folder
     from ..engine.evaluation.loss_plot import plot_losses
-    from ..engine.evaluation.stopping import critic_for, curves, in_words
+    from ..engine.evaluation.stopping import Patience, critic_for, curves, in_words
 
     def show(looks: Any) -> None:
+        best = Patience().best(looks)
         observer.likeness = curves(looks)
+        observer.scores = [f"likeness {best.identity:.2f} at step {best.step}, which is kept"]
         observer.on_curve(plot_losses(observer.likeness), in_words(looks))
 
     return critic_for(

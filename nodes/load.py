@@ -1,8 +1,8 @@
 """What was learned: using it, keeping it, reading it back, and giving it to other tools."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from .types import CATEGORY, Likeness
+from .types import CATEGORY, Likeness, schema, told
 
 
 class LikenessApply(io.ComfyNode):
@@ -10,7 +10,7 @@ class LikenessApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessApply",
             display_name="Apply a Likeness",
             category=CATEGORY,
@@ -58,7 +58,7 @@ class LikenessSave(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessSave",
             display_name="Save a Likeness",
             category=CATEGORY,
@@ -85,7 +85,7 @@ class LikenessSave(io.ComfyNode):
 
         path = unused(inside("likeness", name, ".safetensors"))
         likeness.save(path)
-        return io.NodeOutput(likeness, str(path), ui=ui.PreviewText(f"saved to {path}"))
+        return told(cls, likeness, str(path), text=f"saved to {path}")
 
 
 class LikenessLoad(io.ComfyNode):
@@ -95,7 +95,7 @@ class LikenessLoad(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.folders import listed
 
-        return io.Schema(
+        return schema(
             node_id="LikenessLoad",
             display_name="Load a Likeness",
             category=CATEGORY,
@@ -139,7 +139,7 @@ class LikenessExport(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessExport",
             display_name="Export a Likeness for Other Tools",
             category=CATEGORY,
@@ -162,4 +162,4 @@ class LikenessExport(io.ComfyNode):
         from ..engine.comfy_bridge.words import export
 
         files = "\n".join(str(path) for path in export(likeness, name))
-        return io.NodeOutput(files, ui=ui.PreviewText(files))
+        return told(cls, files, text=files)

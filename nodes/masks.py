@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, MEDIAPIPE, NO_MODEL, face_packs
+from .types import CATEGORY, MEDIAPIPE, NO_MODEL, face_packs, schema, told
 
 OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
 MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
@@ -53,7 +53,7 @@ class LikenessSegmentText(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessSegmentText",
             display_name="Mask by Words",
             category=CATEGORY,
@@ -99,7 +99,7 @@ class LikenessParseFace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessParseFace",
             display_name="Mask Parts of a Face",
             category=CATEGORY,
@@ -146,7 +146,7 @@ class LikenessDetectFaces(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessDetectFaces",
             display_name="Find Faces",
             category=CATEGORY,
@@ -190,7 +190,7 @@ class LikenessDetectFaces(io.ComfyNode):
 
         wanted = None if number == LARGEST else number
         found = faces_of(images, None if pack == NO_MODEL else pack, masks, wanted, size)
-        return io.NodeOutput(*found, ui=ui.PreviewImage(found.overlays, cls=cls))
+        return told(cls, *found, text=found.said, **ui.PreviewImage(found.overlays, cls=cls).as_dict())
 
 
 class LikenessBrushMask(io.ComfyNode):
@@ -198,7 +198,7 @@ class LikenessBrushMask(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessBrushMask",
             display_name="Mask by Brush",
             category=CATEGORY,

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY
+from .types import CATEGORY, schema
 
 STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES; that file is heavy
 
@@ -12,7 +12,7 @@ class LikenessMiniature(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessMiniature",
             display_name="Load the Miniature",
             category=CATEGORY,
@@ -60,7 +60,7 @@ class LikenessMiniatureStyle(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessMiniatureStyle",
             display_name="Load the Miniature's Style Pictures",
             category=CATEGORY,

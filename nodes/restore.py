@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, MEDIAPIPE, NO_MODEL, Concept, face_packs
+from .types import CATEGORY, MEDIAPIPE, NO_MODEL, Concept, face_packs, schema, told
 
 ALL_FACES = -1
 MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
@@ -115,7 +115,7 @@ class LikenessRestoreFace(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.restore import restorer_files
 
-        return io.Schema(
+        return schema(
             node_id="LikenessRestoreFace",
             display_name="Restore Faces",
             category=CATEGORY,
@@ -200,7 +200,7 @@ class LikenessDetailFace(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.restore import samplers, schedulers
 
-        return io.Schema(
+        return schema(
             node_id="LikenessDetailFace",
             display_name="Redraw Faces",
             category=CATEGORY,
@@ -240,7 +240,7 @@ class LikenessUpscale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessUpscale",
             display_name="Enlarge Pictures",
             category=CATEGORY,
@@ -290,5 +290,4 @@ def _finish(
     )  # fmt: skip
     wanted = Restoration(number=None if number == ALL_FACES else number, **options)
     done = restored_faces(images, faces, restore, wanted, background)
-    shown = {**ui.PreviewImage(done.before_after, cls=cls).as_dict(), "text": (done.report,)}
-    return io.NodeOutput(*done, ui=shown)
+    return told(cls, *done, text=done.report, **ui.PreviewImage(done.before_after, cls=cls).as_dict())

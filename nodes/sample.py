@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from .types import CATEGORY
+from .types import CATEGORY, schema
 
 REGIONS = ("mask or box", "find by attention", "find by face")
 MODES = ("hard", "soft", "renormalised")
@@ -88,7 +88,7 @@ class LikenessRefocus(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessRefocus",
             display_name="Refocus a Word",
             category=CATEGORY,
@@ -205,7 +205,7 @@ class LikenessRefocusedSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.sampling import SAMPLERS, SCHEDULERS
 
-        return io.Schema(
+        return schema(
             node_id="LikenessRefocusedSampler",
             display_name="Draw with Refocused Words",
             category=CATEGORY,

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY, Likeness
+from .types import CATEGORY, Likeness, schema
 
 AS_LEARNED = "as learned"
 
@@ -39,7 +39,7 @@ class LikenessStagedPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessStagedPrompt",
             display_name="Write a Staged Prompt",
             category=CATEGORY,

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
 from .learning import AS_PRESET, SWITCH, learn, learning_rate, prior, rank, touched, training, vectors
-from .types import FACE_PACKS, Concept, Likeness, face_packs
+from .types import FACE_PACKS, Concept, Likeness, face_packs, schema
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
@@ -22,7 +22,7 @@ class LikenessTrainTextualInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         own = (learning_rate("the new words"), vectors())
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainTextualInversion",
             display_name="Learn a Word (Textual Inversion)",
             description="Learns new words for the concept and leaves the model as it is: files of a few "
@@ -54,7 +54,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
             ),
             prior("the LoRA"),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainDreamBoothLora",
             display_name="Learn a LoRA (DreamBooth)",
             description="Learns a LoRA and a word for the concept, while pictures of its class that the "
@@ -90,7 +90,7 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
             vectors(),
             prior("it"),
         )
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainCustomDiffusion",
             display_name="Learn How Words Are Heard (Custom Diffusion)",
             description="Learns words and how the model's attention hears prompts, and nothing else of it: "
@@ -123,7 +123,7 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
                 "on the Miniature, which has its own; or write image_encoder: none below.",
             ),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainPersonaMagic",
             display_name="Learn Staged Words (PersonaMagic)",
             description="Learns words that change while a picture emerges from noise, and a direct hint of "
@@ -172,7 +172,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
             ),
             rank(),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainMagicTailor",
             display_name="Learn a Subject with Components (MagicTailor)",
             description="Learns a subject and parts of it from other pictures together, such as this person "
@@ -232,7 +232,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
             learning_rate("the LoRA", " or pictures turn garish", name="unet_learning_rate"),
             rank(),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainMagiCapture",
             display_name="Learn a Person in a Style (MagiCapture)",
             description="Learns a person from one set of pictures and a style from another, and to join "
@@ -306,7 +306,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             ),
         )  # fmt: skip
         without = ("concept", "masked", "preview_prompt", "stop_by_likeness")
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainMasterWeaver",
             display_name="Learn an Identity Adapter (MasterWeaver)",
             description="Learns from pictures of many people how to draw anybody from one picture. What it "

@@ -1,5 +1,6 @@
 """What all nodes share: the sockets of our own, the menu's category, the names of face packs."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,21 @@ FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine
 AUTOMATIC, NOBODY = "automatic", "nobody"
 MEDIAPIPE = "mediapipe"  # newer ComfyUI's own face model, which recognises nobody
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
+
+
+def schema(*, search_aliases: Sequence[str] = (), **what: Any) -> io.Schema:
+    """A node's schema: it knows its own id, to say something; search words only where a host has them."""
+    fields = {field.name for field in dataclasses.fields(io.Schema)}
+    aliases = {"search_aliases": list(search_aliases)} if "search_aliases" in fields else {}
+    return io.Schema(hidden=[io.Hidden.unique_id], **aliases, **what)
+
+
+def told(node: type[io.ComfyNode], *values: Any, text: str, **shown: Any) -> io.NodeOutput:
+    """The node's values, with a text that stands in it afterwards; `shown` is what else it shows."""
+    from ..engine.comfy_bridge.said import say
+
+    say(text, node.hidden.unique_id)
+    return io.NodeOutput(*values, ui={**shown, "text": (text,)})
 
 
 def single(values: Sequence[Any], what: str) -> Any:

@@ -64,7 +64,10 @@ class ClassPictures:
         """A round's pictures (n, 3, H, W) in [-1, 1]; `check` is called often, and raises to stop."""
         turn = numbers.start // self._round
         if turn not in self._rounds:
-            log.info("drawing %d pictures of '%s' for prior preservation", len(numbers), self._class_word)
+            done = sum(map(len, self._rounds.values()))
+            text = f"drawing pictures of '{self._class_word}' for prior preservation: {done} of {len(self)}"
+            log.info("%s", text)
+            self._method.say(text)
             chosen, job = self._method.job.settings, self._method.job
             seeds = [mixed_seed("prior", self._class_word, job.seed, number) for number in numbers]
             prompts = [self.prompts[number] for number in numbers]

@@ -60,7 +60,7 @@ class Trainer:
         if self.job.resume and self.checkpoints.exists():
             saved = self.checkpoints.load()
         elif self.job.resume:
-            log.info("there is no checkpoint in %s; beginning at the first step", self.checkpoints.folder)
+            log.debug("there is no checkpoint in %s; beginning at the first step", self.checkpoints.folder)
         progress = self._progress(0, 0)
         for number, phase in enumerate(self.phases):
             self.method.begin_phase(phase)

@@ -17,7 +17,8 @@ VERBS = {"Write", "Load", "Describe", "Read", "Learn", "Apply", "Save", "Export"
 def calls(name: str) -> Iterator[tuple[Path, ast.Call]]:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
+            called = getattr(node, "func", None)
+            if name == getattr(called, "attr", getattr(called, "id", None)):
                 yield path, node
 
 
@@ -25,7 +26,7 @@ def keywords(call: ast.Call) -> dict[str, ast.expr]:
     return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
 
 
-SCHEMAS = [keywords(call) for _, call in calls("Schema")]
+SCHEMAS = [keywords(call) for path, call in calls("schema") if path.name != "types.py"]
 NODE_IDS = [ast.literal_eval(schema["node_id"]) for schema in SCHEMAS]
 
 

@@ -41,6 +41,10 @@ class Load:
     encoded: int = 0  # pictures that go through the autoencoder anew, because they are changed in every step
 
 
+def _unheard(text: str) -> None:
+    """Where nobody listens."""
+
+
 class Method(nn.Module, ABC):
     """What differs between concept-learning methods; the rest is the trainer's."""
 
@@ -57,6 +61,7 @@ class Method(nn.Module, ABC):
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
         self.examples = self._read()
         self._moments: Moments | None = None
+        self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
         self._states: dict[str, Tensor] = {}  # text states (1, T, D) by prompt, where text is frozen
 
     def _read(self) -> Examples:
@@ -231,6 +236,7 @@ class Method(nn.Module, ABC):
 
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
+        self.say(f"reading {len(self.examples)} pictures into latents")
         self._moments = Moments(self.base, self.examples.pixels, both=self.mirrors)
 
     @property

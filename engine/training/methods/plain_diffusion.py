@@ -70,6 +70,7 @@ class BesidePrior(PlainDiffusion):
             self.examples = self.examples.joined(self._places_for_prior())
             self._lacking = self.examples.prior.clone()
         self.attach()
+        self.say(f"reading {int((~self._lacking).sum())} pictures into latents")
         self._moments = Moments(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
         # other processes would wait for one that stops in between; a compiled U-Net reads rows as in a step
         if torch.distributed.is_initialized() or self.job.compile or self.job.channels_last:
