@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, Concept, Likeness, face_packs, schema, single, told
+from .types import Concept, Likeness, face_packs, schema, single, told
 
 
 def _judge() -> io.Input:
@@ -87,12 +87,12 @@ def _part() -> list[io.Input]:
         Concept.Input(
             "component", display_name="component", optional=True,
             tooltip="A part that was asked for, such as somebody's hair: its own pictures with masks, from "
-            "Describe a Concept. Connect it to see how like it the pictures show it.",
+            "Training Subject. Connect it to see how like it the pictures show it.",
         ),
         io.Mask.Input(
             "component_masks", display_name="component masks", optional=True,
-            tooltip="White where that part is in the measured pictures, one mask per picture, from Mask "
-            "Parts of a Face or Mask by Words. Connect it together with component.",
+            tooltip="White where that part is in the measured pictures, one mask per picture, from Face "
+            "Parts Mask or Mask by Text. Connect it together with component.",
         ),
     ]  # fmt: skip
 
@@ -104,16 +104,15 @@ class LikenessMeasure(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="LikenessMeasure",
-            display_name="Measure a Likeness",
-            category=CATEGORY,
+            display_name="Face Similarity Score",
             is_input_list=True,  # a list of pictures is judged as a whole, as a batch is
             description="Says in numbers and plain words how much pictures look like the person, and whether "
             "they show what the prompt asked for.",
             inputs=[
-                io.Image.Input("images", display_name="pictures", tooltip="What was drawn, one or many."),
+                io.Image.Input("images", display_name="images", tooltip="What was drawn, one or many."),
                 Concept.Input(
                     "concept",
-                    tooltip="The person's own pictures, from Describe a Concept. Pictures that were not "
+                    tooltip="The person's own pictures, from Training Subject. Pictures that were not "
                     "learned from judge more honestly.",
                 ),
                 _judge(),
@@ -183,8 +182,7 @@ class LikenessGrid(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="LikenessGrid",
-            display_name="Draw a Grid with Scores",
-            category=CATEGORY,
+            display_name="XY Grid with Similarity",
             description="Draws a likeness, or several to compare, in several prompts, strengths and seeds, "
             "scores every picture, and saves a report with the frontier of identity and prompt to the output "
             "folder.",
@@ -214,7 +212,7 @@ class LikenessGrid(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="All pictures with their scores."),
                 io.Image.Output(
-                    display_name="pictures", tooltip="By prompt, then likeness, then strength, then seed."
+                    display_name="images", tooltip="By prompt, then likeness, then strength, then seed."
                 ),
                 io.String.Output(
                     display_name="report", tooltip="The scores in plain words and the report's path."

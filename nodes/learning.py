@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, from_yaml, read
 from ..engine.errors import LikenessError
-from .types import CATEGORY, Concept, Likeness
+from .types import Concept, Likeness
 
 AUTOMATIC = "automatic"
 SHOWN = 7  # previews that the node shows at most after a run
@@ -32,7 +32,6 @@ def training(presets: list[str], *own: io.Input, without: Sequence[str] = ()) ->
     `without` names shared inputs that make no sense for it.
     """
     return {
-        "category": CATEGORY,
         "inputs": [entry for entry in _inputs(presets, own) if entry.id not in without],
         "outputs": OUTPUTS,
         "is_output_node": True,
@@ -53,7 +52,7 @@ def _subject(presets: list[str]) -> list[io.Input]:
         ),
         io.Clip.Input("clip", tooltip="The CLIP that came with the model."),
         io.Vae.Input("vae", tooltip="The VAE that came with the model."),
-        Concept.Input("concept", tooltip="What to learn, from Describe a Concept or Read a Concept Folder."),
+        Concept.Input("concept", tooltip="What to learn, from Training Subject (from Folder)."),
         io.Combo.Input(
             "preset", options=[AUTOMATIC, *presets], display_name="preset", default=AUTOMATIC,
             tooltip="Where all settings start. automatic fits the model; paper and reference follow the "
@@ -71,7 +70,7 @@ def _course() -> list[io.Input]:
     """How the run goes, and what is seen of it."""
     return [
         io.Combo.Input(
-            "masked", options=[AS_PRESET, *SWITCH], display_name="only inside masks", default=AS_PRESET,
+            "masked", options=[AS_PRESET, *SWITCH], display_name="train inside masks", default=AS_PRESET,
             tooltip="Learn from the masked part of the pictures alone. Say yes when backgrounds creep "
             "into new pictures; the concept needs masks for it.",
         ),
@@ -144,7 +143,7 @@ def rank() -> io.Input:
 def vectors() -> io.Input:
     """The widget of how many words stand for a concept."""
     return io.Int.Input(
-        "vectors", display_name="words", default=0, min=0, max=32,
+        "vectors", display_name="vectors", default=0, min=0, max=32,
         tooltip="How many words stand for the concept; 0 leaves it to the preset. More hold more of the "
         "likeness, fewer mix better with prompts.",
     )  # fmt: skip
@@ -153,7 +152,7 @@ def vectors() -> io.Input:
 def prior(learned: str) -> io.Input:
     """The widget of learning beside pictures of the class; without them `learned` takes less time."""
     return io.Combo.Input(
-        "prior", options=list(SWITCH), display_name="keep the class general",
+        "prior", options=list(SWITCH), display_name="prior preservation",
         default="yes",
         tooltip="Learn beside pictures of the class, so that not everybody ends up with this face. Say no to "
         f"save time when {learned} is for this one subject only.",

@@ -24,7 +24,7 @@ class LikenessTrainTextualInversion(io.ComfyNode):
         own = (learning_rate("the new words"), vectors())
         return schema(
             node_id="LikenessTrainTextualInversion",
-            display_name="Learn a Word (Textual Inversion)",
+            display_name="Train Embedding (Textual Inversion)",
             description="Learns new words for the concept and leaves the model as it is: files of a few "
             "kilobytes, prompts stay obedient, the likeness is rougher than with a LoRA.",
             **training(["default", "paper", "reference", "miniature"], *own),
@@ -56,7 +56,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         )  # fmt: skip
         return schema(
             node_id="LikenessTrainDreamBoothLora",
-            display_name="Learn a LoRA (DreamBooth)",
+            display_name="Train Person LoRA (DreamBooth)",
             description="Learns a LoRA and a word for the concept, while pictures of its class that the "
             "model draws beforehand keep everybody else as they were. The closest likeness of the basic "
             "methods.",
@@ -92,7 +92,7 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
         )
         return schema(
             node_id="LikenessTrainCustomDiffusion",
-            display_name="Learn How Words Are Heard (Custom Diffusion)",
+            display_name="Train Attention LoRA (Custom Diffusion)",
             description="Learns words and how the model's attention hears prompts, and nothing else of it: "
             "between Textual Inversion and a LoRA in likeness, and quick to learn.",
             **training(["default", "paper", "miniature"], *own),
@@ -125,10 +125,10 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
         )  # fmt: skip
         return schema(
             node_id="LikenessTrainPersonaMagic",
-            display_name="Learn Staged Words (PersonaMagic)",
+            display_name="Train Staged Embedding (PersonaMagic)",
             description="Learns words that change while a picture emerges from noise, and a direct hint of "
             "the pictures beside them. The model stays as it is, so that it combines with anything. Use "
-            "the result with Write a Staged Prompt.",
+            "the result with Staged Prompt.",
             **training(["default", "paper", "reference", "miniature"], *own),
         )
 
@@ -174,7 +174,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
         )  # fmt: skip
         return schema(
             node_id="LikenessTrainMagicTailor",
-            display_name="Learn a Subject with Components (MagicTailor)",
+            display_name="Train Person + Part (MagicTailor)",
             description="Learns a subject and parts of it from other pictures together, such as this person "
             "with that hair. Write <v0> with <v1> to join them, or either word alone. All pictures need "
             "masks, the subject's without the part.",
@@ -209,7 +209,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         own = (
             Concept.Input(
                 "style",
-                tooltip="Pictures that show the style, from Describe a Concept: role style, placeholder "
+                tooltip="Pictures that show the style, from Training Subject: role style, placeholder "
                 "<v1>, masks white everywhere but on the faces (or none, then faces are found).",
             ),
             io.Combo.Input(
@@ -234,7 +234,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         )  # fmt: skip
         return schema(
             node_id="LikenessTrainMagiCapture",
-            display_name="Learn a Person in a Style (MagiCapture)",
+            display_name="Train Person + Style (MagiCapture)",
             description="Learns a person from one set of pictures and a style from another, and to join "
             "them: write <v0> for the person, <v1> for the style. First the words alone are learned, then a "
             "LoRA with them.",
@@ -291,7 +291,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             ),
             Likeness.Input(
                 "adapter", display_name="adapter", optional=True,
-                tooltip="An identity adapter to go on from, from Load a Likeness. Unconnected: a new one.",
+                tooltip="An identity adapter to go on from, from Load Likeness. Unconnected: a new one.",
             ),
             io.ClipVision.Input(
                 "clip_vision", display_name="clip vision", optional=True,
@@ -308,9 +308,9 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
         without = ("concept", "masked", "preview_prompt", "stop_by_likeness")
         return schema(
             node_id="LikenessTrainMasterWeaver",
-            display_name="Learn an Identity Adapter (MasterWeaver)",
+            display_name="Train Face Adapter (MasterWeaver)",
             description="Learns from pictures of many people how to draw anybody from one picture. What it "
-            "gives goes into Read an Identity from Pictures. Trained in earnest it wants GPUs and days; the "
+            "gives goes into Face Identity from Images. Trained in earnest it wants GPUs and days; the "
             "Miniature shows in minutes how it goes.",
             **training(["default", "paper", "reference", "miniature"], *own, without=without),
         )

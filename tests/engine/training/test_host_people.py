@@ -109,7 +109,7 @@ def test_words_learned_on_a_person_differ_and_leave_base_and_person_alone(folder
     ("method", "changes", "how", "message"),
     [
         ("dreambooth-lora", {}, {}, "dreambooth-lora cannot be learned while an identity adapter shows"),
-        ("magictailor", {}, {}, "from before Apply an Identity"),
+        ("magictailor", {}, {}, "from before Apply Face Identity"),
         ("personamagic", {}, {"region": torch.ones(4, 4)}, "inside a mask cannot be learned on"),
         ("personamagic", {"compile": "eager"}, {}, "learn without --compile"),
     ],
