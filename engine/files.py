@@ -3,6 +3,7 @@
 import codecs
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ _REMEDIES = {
     errno.EEXIST: "there is a file of that name; choose another name",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+
+
+# what Windows keeps for its devices, whatever the suffix
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ ]*(\..*)?", re.IGNORECASE)
+_SPECIAL = '<>:"/\\|?*'
+# marks that turn the direction of writing (a name shows as another), line ends, and what is no character
+_UNSEEN = re.compile(r"[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
+LONGEST_NAME = 180  # bytes: systems hold 255, and numbers, suffixes and temporaries are put to it
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> LikenessError:
@@ -150,3 +159,51 @@ def _disk_error_behind(error: BaseException, path: Path) -> OSError | None:
         codes = [code for code in _REMEDIES if f"os error {code})" in str(error)]
         return OSError(codes[0], os.strerror(codes[0])) if codes else None
     return None
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+def check_name(name: str) -> str:
+    """The name itself, if a file can have it on every system, so that what is kept here can be copied there.
+
+    Raises LikenessError for what Windows, macOS or Linux would refuse, change, hide or show as another name.
+    """
+    reason = _wrong_with(name)
+    if reason:
+        shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in name[:60])
+        raise LikenessError(f"'{shown}' cannot be a file's name on every system: {reason}; choose another")
+    return name
+
+
+def portable(name: str, otherwise: str = "unnamed") -> str:
+    """The nearest name that `check_name` takes: for names that nobody typed, such as those made of others."""
+    fit = "".join("_" if c in _SPECIAL or _is_unseen(c) else c for c in name).strip(" .")
+    if _DEVICES.fullmatch(fit):
+        fit = f"_{fit}"
+    while len(fit.encode("utf-8")) > LONGEST_NAME:
+        fit = fit[:-1].rstrip(" .")
+    return fit or otherwise
+
+
+def _wrong_with(name: str) -> str:
+    if not name or name in (".", ".."):
+        return "it is no name"
+    for character in name:
+        if character in _SPECIAL:
+            return f"it holds {character}"
+        if _is_unseen(character):
+            return f"it holds a character that is not seen (U+{ord(character):04X})"
+    if name[0] == ".":
+        return "it begins with a dot, which hides it"
+    if name[0] == " " or name[-1] in " .":
+        return "it begins or ends with a space, or ends with a dot"
+    if _DEVICES.fullmatch(name):
+        return "Windows keeps it for a device"
+    if len(name.encode("utf-8")) > LONGEST_NAME:
+        return f"it is {len(name.encode('utf-8'))} bytes long, of which {LONGEST_NAME} are allowed"
+    return ""
+
+
+def _is_unseen(character: str) -> bool:
+    return ord(character) < 32 or 127 <= ord(character) < 160 or _UNSEEN.match(character) is not None

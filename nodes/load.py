@@ -1,8 +1,8 @@
 """What was learned: using it, keeping it, reading it back, and giving it to other tools."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from .types import Likeness, schema, told
+from .types import CATEGORY, Likeness
 
 
 class LikenessApply(io.ComfyNode):
@@ -10,9 +10,10 @@ class LikenessApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessApply",
-            display_name="Apply Likeness (LoRA + Embedding)",
+            display_name="Apply a Likeness",
+            category=CATEGORY,
             description="Teaches MODEL and CLIP what was learned. Any prompt node after it understands "
             "the placeholder: write <v0>, or embedding:v0.",
             inputs=[
@@ -24,15 +25,15 @@ class LikenessApply(io.ComfyNode):
                     "clip",
                     tooltip="That model's CLIP; connect the prompts to this node's CLIP output.",
                 ),
-                Likeness.Input("likeness", tooltip="From one of the Train nodes, or from Load Likeness."),
+                Likeness.Input("likeness", tooltip="From one of the Learn nodes, or from Load a Likeness."),
                 io.Float.Input(
-                    "strength_model", display_name="strength_model", default=1.0, min=-4.0, max=4.0,
+                    "strength_model", display_name="strength in the model", default=1.0, min=-4.0, max=4.0,
                     step=0.05,
                     tooltip="How strongly the learned LoRA changes the picture. Lower it when prompts are "
                     "ignored, raise it when the likeness is weak.",
                 ),
                 io.Float.Input(
-                    "strength_clip", display_name="strength_clip", default=1.0,
+                    "strength_clip", display_name="strength in the text encoder", default=1.0,
                     min=-4.0, max=4.0, step=0.05,
                     tooltip="How strongly the text encoder's LoRA counts, where one was learned. Leave it "
                     "at 1 unless the placeholder takes over the prompt. Learned words always count in "
@@ -57,13 +58,14 @@ class LikenessSave(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessSave",
-            display_name="Save Likeness",
-            description="Writes a likeness to models/likeness, from where Load Likeness and the "
+            display_name="Save a Likeness",
+            category=CATEGORY,
+            description="Writes a likeness to models/likeness, from where Load a Likeness and the "
             "likeness command read it. An earlier file of that name is kept: the new one gets a number.",
             inputs=[
-                Likeness.Input("likeness", tooltip="From one of the Train nodes."),
+                Likeness.Input("likeness", tooltip="From one of the Learn nodes."),
                 io.String.Input(
                     "name", display_name="name", default="my-likeness",
                     tooltip="The file's name without ending; friends/ann makes a subfolder. Change it for "
@@ -83,7 +85,7 @@ class LikenessSave(io.ComfyNode):
 
         path = unused(inside("likeness", name, ".safetensors"))
         likeness.save(path)
-        return told(cls, likeness, str(path), text=f"saved to {path}")
+        return io.NodeOutput(likeness, str(path), ui=ui.PreviewText(f"saved to {path}"))
 
 
 class LikenessLoad(io.ComfyNode):
@@ -93,9 +95,10 @@ class LikenessLoad(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.folders import listed
 
-        return schema(
+        return io.Schema(
             node_id="LikenessLoad",
-            display_name="Load Likeness",
+            display_name="Load a Likeness",
+            category=CATEGORY,
             description="Reads a likeness from models/likeness.",
             inputs=[
                 io.Combo.Input(
@@ -107,10 +110,10 @@ class LikenessLoad(io.ComfyNode):
             outputs=[
                 Likeness.Output(
                     display_name="likeness",
-                    tooltip="Connect it to Apply Likeness; an identity adapter to Face Identity from Images.",
+                    tooltip="Connect it to Apply a Likeness; an identity adapter to Read an Identity.",
                 ),
                 io.String.Output(
-                    display_name="trigger word",
+                    display_name="placeholder",
                     tooltip="What to write in prompts, such as <v0>.",
                 ),
             ],
@@ -136,13 +139,14 @@ class LikenessExport(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessExport",
-            display_name="Export Likeness as LoRA + Embedding",
+            display_name="Export a Likeness for Other Tools",
+            category=CATEGORY,
             description="Writes a LoRA to models/loras and an embedding to models/embeddings, for "
             "ComfyUI's own LoRA loader and embedding: words, and for other programs.",
             inputs=[
-                Likeness.Input("likeness", tooltip="From one of the Train nodes, or from Load Likeness."),
+                Likeness.Input("likeness", tooltip="From one of the Learn nodes, or from Load a Likeness."),
                 io.String.Input(
                     "name", display_name="name", default="my-likeness",
                     tooltip="The files' name without ending; the embedding is then called "
@@ -158,4 +162,4 @@ class LikenessExport(io.ComfyNode):
         from ..engine.comfy_bridge.words import export
 
         files = "\n".join(str(path) for path in export(likeness, name))
-        return told(cls, files, text=files)
+        return io.NodeOutput(files, ui=ui.PreviewText(files))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from .types import schema
+from .types import CATEGORY
 
 REGIONS = ("mask or box", "find by attention", "find by face")
 MODES = ("hard", "soft", "renormalised")
@@ -88,9 +88,10 @@ class LikenessRefocus(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessRefocus",
-            display_name="Regional Word (Attention Refocus)",
+            display_name="Refocus a Word",
+            category=CATEGORY,
             description="Encodes a prompt and keeps one of its words in a region: a face that does not spill "
             "into the scene, two people who each keep their own. Chain one node for each word. Goes with any "
             "sampler, area, ControlNet or LoRA; prompts without regions are drawn as ever.",
@@ -98,7 +99,7 @@ class LikenessRefocus(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to draw with, likenesses already applied."),
                 io.Clip.Input(
                     "clip",
-                    tooltip="The CLIP that knows the prompt's placeholders: from Apply Likeness.",
+                    tooltip="The CLIP that knows the prompt's placeholders: from Apply a Likeness.",
                 ),
                 io.String.Input(
                     "text", display_name="prompt", default="a photo of <v0>", multiline=True,
@@ -114,8 +115,8 @@ class LikenessRefocus(io.ComfyNode):
                 *_manner_inputs(),
                 io.Conditioning.Input(
                     "conditioning", optional=True,
-                    tooltip="The same prompt, encoded already: from the Regional Word before this one, or "
-                    "from Staged Prompt. Without it the prompt is encoded here.",
+                    tooltip="The same prompt, encoded already: from the Refocus before this one, or from "
+                    "Write a Staged Prompt. Without it the prompt is encoded here.",
                 ),
                 io.Conditioning.Input(
                     "own", display_name="own prompt", optional=True,
@@ -140,7 +141,7 @@ class LikenessRefocus(io.ComfyNode):
                 ),
                 io.Conditioning.Output(
                     display_name="CONDITIONING",
-                    tooltip="Connect it to positive, or to the next Regional Word.",
+                    tooltip="Connect it to positive, or to the next Refocus.",
                 ),
             ],
         )  # fmt: skip
@@ -204,14 +205,15 @@ class LikenessRefocusedSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.sampling import SAMPLERS, SCHEDULERS
 
-        return schema(
+        return io.Schema(
             node_id="LikenessRefocusedSampler",
-            display_name="KSampler (Regional)",
+            display_name="Draw with Refocused Words",
+            category=CATEGORY,
             description="Draws as KSampler does, seed for seed; regions that have to be found are found in a "
             "short first run, so that they hold from the first step on. Shows where each word looked.",
             inputs=[
-                io.Model.Input("model", tooltip="From Regional Word."),
-                io.Conditioning.Input("positive", tooltip="From Regional Word, the last of the chain."),
+                io.Model.Input("model", tooltip="From Refocus a Word."),
+                io.Conditioning.Input("positive", tooltip="From Refocus a Word, the last of the chain."),
                 io.Conditioning.Input(
                     "negative",
                     tooltip="What should not be there. It is not refocused.",

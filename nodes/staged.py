@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import Likeness, schema
+from .types import CATEGORY, Likeness
 
 AS_LEARNED = "as learned"
 
@@ -39,9 +39,10 @@ class LikenessStagedPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return io.Schema(
             node_id="LikenessStagedPrompt",
-            display_name="Staged Prompt (PersonaMagic)",
+            display_name="Write a Staged Prompt",
+            category=CATEGORY,
             description="A prompt with a likeness learned by PersonaMagic: the class word lays out the "
             "picture, the learned words take over as the noise clears. Goes with any sampler, step count, "
             "LoRA, identity adapter or ControlNet.",
@@ -57,7 +58,7 @@ class LikenessStagedPrompt(io.ComfyNode):
                 ),
                 Likeness.Input(
                     "likeness",
-                    tooltip="From Train Staged Embedding (PersonaMagic), or from Load Likeness.",
+                    tooltip="From Learn Staged Words (PersonaMagic), or from Load a Likeness.",
                 ),
                 io.String.Input(
                     "text", display_name="prompt", default="a photo of <v0>", multiline=True,

@@ -32,8 +32,7 @@ def text_name(path: str, number: int = 0, encoders: int = 1) -> str:
 def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.Module]:
     """Every linear and convolution layer by its kohya name."""
     kinds = (nn.Linear, nn.Conv2d)
-    found: dict[str, nn.Module] = {}
-    found |= {unet_name(path): module for path, module in unet.named_modules() if isinstance(module, kinds)}
+    found = {unet_name(path): module for path, module in unet.named_modules() if isinstance(module, kinds)}
     for number, encoder in enumerate(text_encoders):
         for path, module in encoder.named_modules():
             if isinstance(module, kinds):
@@ -73,9 +72,7 @@ def merged(
     try:
         for name, (down, up, scale) in updates.items():
             module = modules[name]
-            own = module._parameters["weight"]  # the object itself must come back
-            assert own is not None
-            originals[name] = own
+            originals[name] = own = module._parameters["weight"]  # the object itself must come back
             down, up = down.to(own.device), up.to(own.device)
             if up.shape[0] * down[0].numel() != own.numel():
                 raise LikenessError(

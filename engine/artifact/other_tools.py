@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..bases.families import FAMILIES, family_of_rows
 from ..errors import LikenessError
-from ..files import reading
+from ..files import check_name, reading
 from .concept_file import LORA_KEY, Artifact, Token, check_tensors
 from .tensors import read_header, read_pickle, read_tensors, write_tensors
 
@@ -39,6 +39,7 @@ def export_stock(
         raise LikenessError(
             f"a {artifact.kind} has no form that other tools read; use it through our own nodes"
         )
+    check_name(name)
     files: dict[Path, tuple[dict[str, Tensor], dict[str, str]]] = {}
     lora = artifact.lora()
     if lora:
@@ -48,6 +49,7 @@ def export_stock(
     for token in artifact.tokens:
         rows = artifact.rows(token.token)
         if rows:
+            check_name(token.name)
             files[Path(folder) / f"{token.name}.safetensors"] = (rows, _embedding_metadata(artifact, token))
     if len(files) < bool(lora) + sum(bool(artifact.rows(token.token)) for token in artifact.tokens):
         raise LikenessError(
@@ -66,6 +68,7 @@ def export_numbered(artifact: Artifact, path: str | os.PathLike[str], *, overwri
     from . import cloneofsimo
 
     path = Path(path)
+    check_name(path.stem)
     if path.exists() and not overwrite:
         raise LikenessError(f"{path} exists; choose another name or folder, or allow overwriting")
     if artifact.base_family == "sdxl":

@@ -7,6 +7,7 @@ import folder_paths
 
 from ..config import typed_path
 from ..errors import LikenessError
+from ..files import check_name
 
 FOLDER = "likeness"  # models/likeness: what was learned, and helper models
 RESTORERS = "facerestore_models"  # the folder other packs keep face restorers in too
@@ -50,10 +51,17 @@ def find(name: str, kind: str = FOLDER) -> Path:
 
 def inside(kind: str, name: str, suffix: str) -> Path:
     """Where a file the user named goes; the name may hold subfolders but never leads out of the folder."""
-    root = folder(kind).resolve()
-    target = (root / name.strip().removesuffix(suffix)).resolve()
-    if not name.strip() or not target.is_relative_to(root) or target == root:
-        raise LikenessError(f"'{name}' is no file name inside {root}; give a plain name such as 'my-friend'")
+    return named_in(folder(kind), name.strip().removesuffix(suffix), suffix)
+
+
+def named_in(root: Path, name: str, suffix: str = "") -> Path:
+    """A name the user typed, subfolders behind slashes, as a path in a folder; it fits every system."""
+    for part in name.strip().split("/"):
+        check_name(part)
+    root = root.resolve()
+    target = root / name.strip()
+    if not target.resolve().is_relative_to(root):  # a link in it leads away
+        raise LikenessError(f"'{name}' leads out of {root}; give a plain name such as 'my-friend'")
     return target.with_name(target.name + suffix)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from ..artifact import Artifact
-from ..errors import LikenessError
-from .folders import FOLDER, folder
+from .folders import FOLDER, folder, named_in
 from .pictures import pictures_of
 from .staged import staged_prompt
 from .words import apply
@@ -40,11 +39,7 @@ def helpers_folder() -> Path:
 
 def report_file(name: str) -> Path:
     """A page in ComfyUI's output folder; an earlier one of that name is replaced."""
-    root = Path(folder_paths.get_output_directory()).resolve()
-    target = (root / f"{name.strip()}.html").resolve()
-    if not name.strip() or not target.is_relative_to(root):
-        raise LikenessError(f"'{name}' is no file name inside {root}; give a plain name such as 'grid'")
-    return target
+    return named_in(Path(folder_paths.get_output_directory()), name, ".html")
 
 
 def draw_grid(

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from ..console import say
 from ..errors import LikenessError
+from ..files import check_name
 from .apps import app
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def import_(
 
     if output.suffix != ".safetensors":
         raise LikenessError(f"the output {output} must end in .safetensors; rename it")
+    check_name(output.stem)
     say(str(_imported(files, token, class_word, picture, image_encoder, all_words).save(output)))
 
 

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import LikenessError
+from ..files import check_name
 from .checks import above_zero, at_least, one_of
 from .methods import METHODS, settings_for
 from .paths import typed_path
@@ -68,6 +70,7 @@ class Job:
             object.__setattr__(self, "cache", typed_path(self.cache))
         if not self.output.endswith(".safetensors"):
             raise LikenessError(f"the output {self.output} must end in .safetensors; rename it")
+        check_name(Path(self.output).stem)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
         at_least(self, 0, "seed", "checkpoint_every", "preview_every")

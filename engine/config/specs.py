@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LikenessError
+from ..files import check_name
 from .checks import one_of
 from .paths import typed_path
 
@@ -75,5 +76,6 @@ class ConceptSpec:
                 f"'{self.token}' cannot be a placeholder; write letters, digits, - or _ between < and >, "
                 "such as <v0>"
             )
+        check_name(self.token[1:-1])  # exported, its file is named so
         if self.role is not None:
             one_of("role", self.role, ROLES)

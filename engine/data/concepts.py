@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json
 from ..errors import LikenessError, nearest
-from ..files import make_folder, read_text, reading, unused_name, write_error
+from ..files import check_name, make_folder, portable, read_text, reading, unused_name, write_error
 from .layout import DESCRIPTION, Layout, look_into
 from .pictures import read_mask, read_photograph, to_mask_image
 
@@ -299,6 +299,7 @@ def _valid_role(role: str, folder: Path) -> str:
 def _valid_token(token: str, folder: Path) -> str:
     if not TOKEN.fullmatch(token):
         raise LikenessError(f"{folder}: '{token}' cannot be a token; write it like <v0>, in angle brackets")
+    check_name(token[1:-1])  # exported, its file is named so
     return token
 
 
@@ -323,10 +324,12 @@ def _scaled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _fill(folder: Path, concept: Concept) -> None:
     (folder / "images").mkdir()
+    taken: set[str] = set()  # as systems see them that do not tell Ann from ann
     for index, picture in enumerate(concept.pictures):
-        name = re.sub(r"[^\w.-]", "_", picture.name)
-        if not name or (folder / "images" / f"{name}.png").exists():
+        name = portable(re.sub(r"[^\w.-]", "_", picture.name))
+        while name.casefold() in taken:
             name = f"{name}_{index:02d}"
+        taken.add(name.casefold())
         Image.fromarray(picture.pixels).save(folder / "images" / f"{name}.png")
         if picture.mask is not None:
             (folder / "masks").mkdir(exist_ok=True)

@@ -14,11 +14,9 @@ from itertools import permutations
 
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from ..config import TOKEN, finite, one_of
-from ..data.masks import pieces as label_pieces
 from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
@@ -444,7 +442,8 @@ def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 
 def _distance(part: Tensor) -> Tensor:
     """How far (h, w) each place is from a part, in latent pixels."""
-    return torch.from_numpy(ndimage.distance_transform_edt(~part.cpu().numpy())).to(part.device)
+    places = torch.ones_like(part).nonzero().float()
+    return torch.cdist(places, part.nonzero().float()).amin(1).view(part.shape)
 
 
 def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:
@@ -465,9 +464,17 @@ def _across(part: Tensor) -> float:
 
 def pieces(mask: Tensor) -> list[Tensor]:
     """The connected parts (h, w) of a mask (h, w) of booleans, by their sides and corners."""
-    numbers, count = label_pieces(mask.cpu().numpy())
-    labels = torch.from_numpy(numbers).to(mask.device)
-    return [labels == number for number in range(1, count + 1)]
+    left, parts = mask.clone(), []
+    while left.any():
+        part = torch.zeros_like(left)
+        part.view(-1)[int(left.flatten().int().argmax())] = True
+        size = 0
+        while int(part.sum()) != size:
+            size = int(part.sum())
+            part = (F.max_pool2d(part[None, None].float(), 3, 1, 1)[0, 0] > 0) & left
+        parts.append(part)
+        left &= ~part
+    return parts
 
 
 Look = Callable[[Tensor], Tensor]  # clean latents (B, C, h, w) -> what a parser marks in them, (B, H, W)

@@ -33,7 +33,7 @@ class CrossAttention:
         return -(-latents[0] // self.reduction), -(-latents[1] // self.reduction)
 
 
-def cross_attention_layers(unet: Any, middle: bool = True) -> dict[str, CrossAttention]:
+def cross_attention_layers(unet: nn.Module, middle: bool = True) -> dict[str, CrossAttention]:
     """The U-Net's cross-attention layers by path, in running order; `middle`: with the lowest block's."""
     blocks: list[tuple[str, Any, int]] = []
     reduction = 1

@@ -170,11 +170,11 @@ def test_a_phase_checks_itself():
 def test_a_path_is_what_was_meant_by_what_was_pasted(typed, meant):
     assert typed_path(typed) == meant
     assert ConceptSpec(folder=typed).folder == meant
-    job = Job(
-        method="textual-inversion", concepts=(ConceptSpec(folder="a"),),
-        output=typed.replace("anna", "anna.safetensors").replace("prints", "prints.safetensors"),
-    )  # fmt: skip
-    assert job.output == meant.replace("anna", "anna.safetensors").replace("prints", "prints.safetensors")
+    if "\\" in meant or '"' in meant:  # folders that are here may be named so, what we write may not
+        return
+    typed, meant = (text.replace("anna", "anna.safetensors") for text in (typed, meant))
+    job = Job(method="textual-inversion", concepts=(ConceptSpec(folder="a"),), output=typed)
+    assert job.output == meant
 
 
 def test_every_path_of_the_command_line_may_be_quoted(tmp_path, capsys):

@@ -143,9 +143,17 @@ class Bench:
 
     # ------------------------------------------------------------------------------ what is done only once
 
-    def learn(self, *training: Any, **more: Any) -> Artifact:
+    def learn(
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        concepts: Sequence[Concept],
+        seed: int = 0,
+        on: Sequence[Path] = (),
+        people: Sequence[Shown] = (),
+    ) -> Artifact:
         """What `train` leaves, read."""
-        return Artifact.load(self.train(*training, **more))
+        return Artifact.load(self.train(method, settings, concepts, seed, on, people))
 
     def train(
         self,

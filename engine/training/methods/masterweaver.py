@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...artifact import Artifact
 from ...bases.base import BaseModel
 from ...bases.families import MINIATURE
-from ...bases.sampling import to_bytes
+from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...bases.text.chunks import evened
 from ...config import Job, MasterWeaverSettings, Phase
 from ...data.concepts import Concept
@@ -52,11 +52,9 @@ from ..adapter_losses import (
     partners,
 )
 from ..attention_maps import mask_layers
-from ..capabilities import Capabilities
-from ..drawing import Drawing, drawn
 from ..losses import squared_error
 from ..momentum import Momentum
-from .base import Method, Progress
+from .base import PREVIEW_GUIDANCE, PREVIEW_STEPS, Method, Progress
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +91,8 @@ class _Drawn:
 class MasterWeaver(Method):
     """ID encoder and ID attention are trained; base and image tower stand still."""
 
-    nothing: Tensor  # (T, W): what the tower sees where there is no picture
-
-    @classmethod
-    def capabilities_for(cls, job: Job) -> Capabilities:
-        # it reads shards through threads, which cannot be copied
-        return Capabilities(estimate=False, sharded_base=True)
+    can_estimate = False  # it reads shards through threads, which cannot be copied
+    can_shard_base = True
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
@@ -522,10 +516,12 @@ class MasterWeaver(Method):
         for one in people:
             face = masked(one.faces[0], 0) if one.faces else None
             prompts = self._grid_prompts(one.caption)
-            how = Drawing(seeds=[seed] * len(prompts), check=check)
-            pictures = self._drawn_people([] if face is None else [face], prompts, how)
-            shown = to_bytes(target(one, pictures.shape[1], self.settings.squash)[0][None])
-            rows.append(np.concatenate([*shown, *pictures], axis=1))
+            drawn = self._drawn_people(
+                [] if face is None else [face], prompts, [seed] * len(prompts), PREVIEW_STEPS,
+                PREVIEW_GUIDANCE, check,
+            )  # fmt: skip
+            shown = to_bytes(target(one, drawn.shape[1], self.settings.squash)[0][None])
+            rows.append(np.concatenate([*shown, *drawn], axis=1))
         return np.concatenate(rows)
 
     def _grid_prompts(self, caption: str) -> list[str]:
@@ -536,21 +532,45 @@ class MasterWeaver(Method):
         picked = edits[:: max(1, len(edits) // GRID_EDITS)][:GRID_EDITS]
         return [chosen.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
 
-    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
+    def pictures(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
         """With a placeholder in the prompts, its concept's person; else the base's own."""
         known = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
         own = [one for one in self._own if known and one.key.startswith(known[0].token)]
         faces = [masked(one.faces[0], 0) for one in own[: self.settings.slots]]
         words = [_as_class(prompt, self.concepts) for prompt in prompts]
-        return self._drawn_people(faces, words, how)
+        return self._drawn_people(faces, words, seeds, steps, guidance, check)
 
     @torch.no_grad()
-    def _drawn_people(self, faces: Sequence[np.ndarray], prompts: Sequence[str], how: Drawing) -> np.ndarray:
+    def _drawn_people(
+        self,
+        faces: Sequence[np.ndarray],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        check: Callable[[], None],
+    ) -> np.ndarray:
         """The person with these faces in each prompt: (N, H, W, 3) uint8."""
         with self._averaged():
             somebody, nobody = self._tokens_of(faces), self._tokens_of([])
             model = Identified(self.base, self._hooks, self.attention, somebody, nobody, len(prompts))
-            return drawn(self.base, model, self.base.encode_text(prompts), (self.size, self.size), how)
+            latents = sample(
+                model,
+                self.base.encode_text(prompts),
+                self.base.encode_text([""] * len(prompts)),
+                seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
+                steps=steps,
+                guidance=guidance,
+                on_step=lambda done, total: check(),
+            )
+        return to_bytes(self.base.decode(latents))
 
 
 def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:

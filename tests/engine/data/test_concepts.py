@@ -163,7 +163,7 @@ def test_the_digest_sees_pixels_masks_and_words(tmp_path: Path):
         ),
         (
             lambda f: (f.mkdir(), (f / "concept.json").write_bytes(b"\xff\xfe\xfa")),
-            r"json is not readable JSON",
+            r"json is neither UTF-8 nor UTF-16",
         ),
         (
             lambda f: (f.mkdir(), (f / "concept.json").write_text(r'{"class_word": "\ud800"}')),

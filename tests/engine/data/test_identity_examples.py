@@ -1,7 +1,5 @@
 """What adapter training sees of a sample, against the reference's numbers."""
 
-from functools import partial
-
 import numpy as np
 import torch
 
@@ -18,7 +16,9 @@ from likeness_portraits.engine.data.identity_examples import (
 from likeness_portraits.engine.data.shard_sources import rendered
 from likeness_portraits.tests.golden.goldens import Golden
 
-golden = partial(Golden, "masterweaver")
+
+def golden(case: str) -> Golden:
+    return Golden("masterweaver", case)
 
 
 def test_reference_slots_are_filled_as_the_reference_fills_them():

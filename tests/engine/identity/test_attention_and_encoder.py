@@ -1,7 +1,5 @@
 """MasterWeaver's networks against numbers of the reference implementation, and how they hang on a U-Net."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,7 +31,9 @@ from likeness_portraits.engine.identity.files import (
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
 from likeness_portraits.tests.golden.goldens import Golden, uniform
 
-golden = partial(Golden, "masterweaver")
+
+def golden(case: str) -> Golden:
+    return Golden("masterweaver", case)
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float = 0.0) -> None:

@@ -1,7 +1,6 @@
 """PersonaMagic's formulas against numbers of the reference implementation (tests/golden/personamagic)."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +17,8 @@ from likeness_portraits.tests.golden.goldens import Golden
 ENCODER = "clip_l"
 
 
-golden = partial(Golden, "personamagic")
+def golden(case: str) -> Golden:
+    return Golden("personamagic", case)
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float = 0.0) -> None:
