@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifact import Artifact
-from .bases.base import load_base
+from .bases.base import BaseModel, load_base
 from .config import ConceptSpec, Job
 from .console import meter
-from .data.concepts import write_concept
+from .data.concepts import Concept, write_concept
+from .errors import LikenessError
 from .evaluation.people import TOKEN, Scores, Shot, all_shots, concept_of, draw, judge, render_person, summary
 from .evaluation.sheet import Row, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
 from .miniature.judges import load_judges
 from .training.launch import train
+from .training.methods import method_class
 
 if TYPE_CHECKING:
     from .console import ConsoleObserver
@@ -47,14 +49,17 @@ def run_demo(
     concept = concept_of(person)
     references = np.stack([picture.pixels for picture in concept.pictures])
     folder = write_concept(out / "concept", concept)
-    base, judges = load_base(_job(method, folder, out, seed).base), load_judges()
+    job = _job(method, folder, out, seed)
+    base = load_base(job.base)
+    _check_alone(job, base, concept)
+    judges = load_judges()
 
     seeds = range(1, rounds + 1)
     before_shots, after_shots = all_shots(f"a {concept.class_word}", seeds), all_shots(TOKEN, seeds)
     before = _drawn(base, before_shots, None, references, judges, "before")
     learning = time.monotonic()
     with observer.watching():
-        path = train(_job(method, folder, out, seed), observer, base)
+        path = train(job, observer, base)
     learned = time.monotonic()
     artifact = Artifact.load(path)
     after = _drawn(base, after_shots, artifact, references, judges, "after")
@@ -80,6 +85,14 @@ def run_demo(
     with write_atomically(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return report
+
+
+def _check_alone(job: Job, base: BaseModel, concept: Concept) -> None:
+    """Raises before anything is drawn where the method needs more than one person, such as a style."""
+    try:
+        method_class(job.method)(job, base, [concept]).close()
+    except LikenessError as error:
+        raise LikenessError(f"the demo learns one person alone, and {error}") from error
 
 
 def _job(method: str, folder: Path, out: Path, seed: int) -> Job:

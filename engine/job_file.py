@@ -10,11 +10,20 @@ from typing import Any
 
 import yaml
 
-from .config import METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
+from .config import METHODS, SCHEDULES, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
 from .data.concepts import Concept, assets_in, load_concept
 from .errors import LikenessError
 from .files import check_room, read_text, reading
 
+# what settings mean that many methods have, where a method's own comment does not say
+COMMON_HELP = {
+    "schedule": f"how the learning rate goes: {', '.join(SCHEDULES)}",
+    "warmup_steps": "steps over which the learning rate rises from 0 to its full height",
+    "max_grad_norm": "gradients longer than this are shortened to it; null: as they come",
+    "weight_decay": "how far each step pulls weights towards 0, as a share of the learning rate",
+    "templates": "training prompts; {} becomes the placeholder",
+    "prior_templates": "prompts of the pictures of the class; {} becomes the class word",
+}
 PARTS = ("vae", "clip", "tokenizer")  # of a base, that may be given beside it
 
 
@@ -136,6 +145,7 @@ def setting_help(kind: type) -> dict[str, str]:
     for source in map(inspect.getsource, kind.__mro__[-2::-1]):  # the class's own word goes before its base's
         told |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
     names = [entry.name for entry in fields(kind)]
+    told = COMMON_HELP | told
     return {name: told[name][0].upper() + told[name][1:] for name in names if name in told}
 
 

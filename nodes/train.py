@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..engine.config import ConceptSpec
+from ..engine.config import ConceptSpec, divided
 from .learning import AS_PRESET, SWITCH, learn, learning_rate, prior, rank, touched, training, vectors
 from .types import FACE_PACKS, Concept, Likeness, face_packs
 
@@ -187,10 +187,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
         learning_rate: float, balance_learning_rate: float, rank: int, component_2=None, component_3=None,
         **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        warm_up = round(steps * WARM_UP_SHARE)
-        chosen = touched(
-            warm_up_steps=warm_up,
-            balance_steps=steps - warm_up,
+        chosen = divided(steps, WARM_UP_SHARE, "warm_up_steps", "balance_steps") | touched(
             warm_up_learning_rate=learning_rate,
             balance_learning_rate=balance_learning_rate,
             rank=rank,
@@ -247,10 +244,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         identity: str, identity_weight: float, composed: str, unet_learning_rate: float, rank: int,
         **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        inversion = round(steps * INVERSION_SHARE)
-        chosen = touched(
-            inversion_steps=inversion,
-            tuning_steps=steps - inversion,
+        chosen = divided(steps, INVERSION_SHARE, "inversion_steps", "tuning_steps") | touched(
             identity_weight=identity_weight,
             composed=composed,
             unet_learning_rate=unet_learning_rate,

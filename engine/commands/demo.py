@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @app.command()
 def demo(
-    method: Annotated[str, Option(help=f"One of {', '.join(METHODS)}.")] = "dreambooth-lora",
+    method: Annotated[
+        str,
+        Option(
+            help=f"One of {', '.join(METHODS)}; what needs more than one person's pictures says so at once."
+        ),
+    ] = "dreambooth-lora",
     seed: Annotated[int, Option(min=0, help="Which person, and everything random.")] = 0,
     out: Annotated[
         Path, Option("--out", "-o", help="Folder for the report, the sheet and the concept file.")

@@ -10,7 +10,9 @@ from ..console import say
 from .apps import app
 
 if TYPE_CHECKING:
-    pass
+    from ..data.concepts import Concept
+
+UNSAID = "not said"  # the class word of a folder that does not say it
 
 
 @app.command()
@@ -41,11 +43,22 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _folder_facts(path: Path) -> dict[str, Any]:
-    from ..data.concepts import digest, load_concept
+    from ..config import ConceptSpec
+    from ..data.concepts import assets_in, digest, load_concept, says_class_word
 
-    concept = load_concept(path)
-    sizes = sorted({f"{picture.pixels.shape[1]}x{picture.pixels.shape[0]}" for picture in concept.pictures})
+    several = assets_in(path)
+    found = [load_concept(ConceptSpec(folder=str(path), token=f"<v{n}>", asset=n)) for n in several]
+    if not found:
+        found = [load_concept(path, class_word=None if says_class_word(path) else UNSAID)]
+    facts = [_concept_facts(concept) for concept in found]
+    remarks = {"remarks": said} if (said := [remark for one in found for remark in one.remarks]) else {}
+    if len(facts) == 1:
+        return {"folder": str(path), **facts[0], **remarks, "digest": digest(found)}
+    return {"folder": str(path), "concepts": facts, **remarks, "digest": digest(found)}
+
+
+def _concept_facts(concept: "Concept") -> dict[str, Any]:
+    sizes = sorted({f"{picture.size[1]}x{picture.size[0]}" for picture in concept.pictures})
     masks = sum(picture.mask is not None for picture in concept.pictures)
     about = {"token": concept.token, "class_word": concept.class_word, "role": concept.role}
-    counted = {"pictures": len(concept.pictures), "masks": masks, "sizes": sizes}
-    return {"folder": str(path), **about, **counted, "digest": digest([concept])}
+    return {**about, "pictures": len(concept.pictures), "masks": masks, "sizes": sizes}

@@ -23,7 +23,7 @@ from .masterweaver import (
 from .methods import METHODS, settings_for
 from .paths import typed_path
 from .personamagic import MINIATURE_OPEN_PROMPTS, PersonaMagicSettings
-from .phase import SCHEDULES, Phase
+from .phase import SCHEDULES, Phase, divided
 from .places import check_place, is_address
 from .plain import check_plain, check_text, from_json, from_yaml
 from .reading import convert, known_keys, read
@@ -36,6 +36,7 @@ __all__ = [
     "ROLES", "SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "check_place",
-    "check_plain", "check_text", "chosen_preset", "convert", "finite", "from_json", "from_yaml", "is_address",
+    "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite", "from_json", "from_yaml",
+    "is_address",
     "known_keys", "one_of", "read", "settings_for", "typed_path", "with_gap",
 ]  # fmt: skip

@@ -82,7 +82,9 @@ class MasterWeaverSettings:
     fill: float = 0.1  # how often empty slots hold changed copies of the first face
     squash: bool = False  # squeeze whole pictures into squares as the reference does, instead of cropping
     gender_from_caption: bool = True  # edits speak of a woman where the caption does
-    subjects: tuple[str, ...] = ("man", "woman", "male", "female", "girl", "boy")
+    subjects: tuple[str, ...] = (  # words of captions that stand for the person
+        "man", "woman", "male", "female", "girl", "boy",
+    )  # fmt: skip
     edit_templates: tuple[str, ...] = EDIT_TEMPLATES  # {} becomes the subject, edited or not
     edits: tuple[str, ...] = EDITS  # {} becomes the subject
 

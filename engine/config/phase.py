@@ -31,3 +31,14 @@ class Phase:
         at_least(self, 0, "warmup_steps", "weight_decay")
         above_zero(self, "max_grad_norm")
         one_of("schedule", self.schedule, SCHEDULES)
+
+
+def divided(steps: int, share: float, first: str, second: str) -> dict[str, int]:
+    """All steps of a run as the settings of its two phases, the first with this share; nothing for 0 steps.
+
+    Both are said, also a 0: what is left unsaid would stay at the preset's number.
+    """
+    if not steps:
+        return {}
+    early = round(steps * share)
+    return {first: early, second: steps - early}

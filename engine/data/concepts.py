@@ -227,6 +227,11 @@ def _asset(folder: str, asset: int, told: Mapping[str, str]) -> Concept:
     return replace(found, remarks=(said, *shared, *found.remarks), **told)
 
 
+def says_class_word(folder: str | Path) -> bool:
+    """Whether concept.json says what a folder shows."""
+    return bool(_read_description(_existing_folder(folder)).get("class_word"))
+
+
 def write_concept(folder: str | Path, concept: Concept) -> Path:
     """Writes a concept folder, whole or not at all; replaces an earlier concept of that name."""
     target = Path(folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import fields, replace
 
 import pytest
 
@@ -13,11 +14,12 @@ from likeness_portraits.engine.config import (
     DreamBoothLoraSettings,
     Job,
     Phase,
+    divided,
     settings_for,
     typed_path,
 )
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.job_file import build_job, read_yaml, value_of
+from likeness_portraits.engine.job_file import build_job, read_yaml, setting_help, value_of
 
 PLAIN = {"method": "dreambooth-lora", "concepts": [{"folder": "anna"}], "output": "anna.safetensors"}
 
@@ -198,3 +200,28 @@ def test_only_what_looks_like_a_path_is_taken_for_one(argument, meant):
     from likeness_portraits.engine.commands.options import as_meant
 
     assert as_meant(argument) == meant
+
+
+# ---- a run's steps, and what settings mean
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 500])
+@pytest.mark.parametrize(
+    ("method", "share", "names"),
+    [
+        ("magictailor", 0.4, ("warm_up_steps", "balance_steps")),
+        ("magicapture", 4 / 9, ("inversion_steps", "tuning_steps")),
+    ],
+)
+def test_a_run_of_so_many_steps_has_so_many_in_its_phases(steps, method, share, names):
+    """A 0 left unsaid would stay at the preset's number: one step was 81."""
+    kind = METHODS[method]
+    settings = replace(kind.preset("miniature"), **divided(steps, share, *names))
+    assert sum(getattr(settings, name) for name in names) == steps
+    assert divided(0, share, *names) == {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_says_what_it_means(method):
+    told = setting_help(METHODS[method])
+    assert [entry.name for entry in fields(METHODS[method]) if len(told.get(entry.name, "")) < 10] == []

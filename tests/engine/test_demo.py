@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likeness_portraits.engine import demo
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.console import ConsoleObserver
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.demo import concept_of, run_demo
+from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.people import all_shots, render_person
 from likeness_portraits.engine.miniature import world
 
@@ -74,3 +76,13 @@ def test_the_demo_learns_a_person_and_keeps_obeying(tmp_path: Path, likeness):
     assert report["identity_after"] - report["identity_before"] >= 0.25
     assert report["prompt_accuracy"] >= report["prompt_accuracy_base"] - 0.10
     assert report["seconds"] > report["seconds_learning"] > 0
+
+
+def test_a_method_that_needs_a_style_says_so_before_anything_is_drawn(tmp_path: Path, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(demo, "draw", lambda *told: drawn.append("drawn"))
+    with pytest.raises(
+        LikenessError, match="the demo learns one person alone, and magicapture learns a person and a style"
+    ):
+        run_demo("magicapture", 0, tmp_path / "demo", ConsoleObserver("learning"))
+    assert not drawn

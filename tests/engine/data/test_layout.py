@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import ConceptSpec
 from likeness_portraits.engine.data.concepts import USABLE_SIDE, assets_in, load_concept, one_of_folder
 from likeness_portraits.engine.data.layout import look_into
@@ -206,3 +207,21 @@ def test_pictures_are_no_larger_than_training_can_use_and_their_masks_alike(tmp_
     small = found.within(64)
     assert small.pixels.shape == (64, 96, 3) and small.mask.shape == (64, 96) and small.size == (2000, 3000)
     assert small.within(100) is small
+
+
+# ---- info
+
+
+@pytest.mark.real
+def test_info_shows_magictailors_own_folder_and_any_folder_of_pictures(kit: Path, tmp_path: Path, capsys):
+    assert main(["info", str(kit / "person_k+hair_c"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["class_word"], one["pictures"], one["masks"]) for one in told["concepts"]] == [
+        ("person", 3, 3),
+        ("hair", 3, 3),
+    ]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.jpg").symlink_to(kit / "p3_profile.jpg")
+    assert main(["info", str(tmp_path / "plain"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["class_word"], told["pictures"], told["masks"]) == ("not said", 1, 0)
