@@ -22,7 +22,6 @@ from ..bases.loaders.random_base import random_base
 from ..config import METHODS, BaseSpec, Job
 from ..data.concepts import Concept, Picture, load_concept, write_concept
 from ..errors import LikenessError
-from ..identity.attention import Person
 from ..training.checkpoint import Checkpoints
 from ..training.launch import _accelerator, _forget
 from ..training.memory import bytes_of, core_pass
@@ -154,9 +153,9 @@ def adapter_pass(method: Any, batch: AdapterBatch, editing: bool) -> None:
         context = base.encode_text(batch.prompts)
     if not method.settings.latent_cache:
         base.encode_moments(batch.pixels)
-    with method._hooks.reading(Person(method.attention(tokens))):
+    with method.showing(tokens):
         prediction = base.predict(batch.noise, batch.timesteps, context)
-    with torch.no_grad(), method._hooks.reading(Person(method.attention(tokens))):
+    with torch.no_grad(), method.showing(tokens):
         base.predict(batch.noise, batch.timesteps, context)
     loss = prediction.float().square().mean()
     if editing:

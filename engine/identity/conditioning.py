@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bases.denoisers.seam import Seam
+from ..bases.denoisers.unet import cross_attention_layers
 from ..bases.sampling import Denoiser
 from ..config import finite
 from ..errors import LikenessError, nearest
 from ..staged.stages import LAST_TIMESTEP
-from .attention import IdAttention, KeysValues, Person, cross_layers, hooked, split_heads
+from .attention import IdAttention, IdentityAttention, KeysValues, Person, split_heads
 from .encoder import SLOTS, IdEncoder
 
 
@@ -187,7 +189,7 @@ class PeopleModel:
     def __init__(
         self,
         inner: Denoiser,
-        reading: Callable[..., Any],  # IdHooks.reading
+        seam: Seam,  # of its network
         heads: Mapping[str, int],
         shown: Sequence[Shown],
         pictures: Sequence[int],
@@ -195,7 +197,7 @@ class PeopleModel:
         self.alphas_cumprod: Tensor = inner.alphas_cumprod
         self.prediction_type: str = inner.prediction_type
         self.tail: int = inner.tail
-        self._inner, self._reading, self._heads = inner, reading, heads
+        self._inner, self._seam, self._heads = inner, seam, heads
         self._shown, self._pictures = tuple(shown), pictures
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ class PeopleModel:
             for shown in self._shown
             if shown.in_pass(timesteps)
         ]
-        with self._reading(*people):
+        with self._seam.using("identity", IdentityAttention(people)):
             return self._inner.predict(noisy, timesteps, context)
 
 
@@ -222,8 +224,8 @@ def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
         yield unchanged
         return
     heads = _heads(base, shown)
-    with hooked(base.unet) as hooks:
-        yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)
+    seam = Seam(base.unet)
+    yield lambda model, pictures: PeopleModel(model, seam, heads, shown, pictures)
 
 
 @contextmanager
@@ -235,11 +237,12 @@ def attached(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
         return
     heads = _heads(base, shown)
 
-    def everybody(noisy: Tensor, timesteps: Tensor) -> list[Person]:
-        return [one.person(one.who_at(timesteps), heads, noisy) for one in shown]
+    def everybody(noisy: Tensor, timesteps: Tensor) -> IdentityAttention:
+        return IdentityAttention([one.person(one.who_at(timesteps), heads, noisy) for one in shown])
 
-    with hooked(base.unet) as hooks, hooks.telling(everybody):
-        yield lambda model, pictures: PeopleModel(model, hooks.reading, heads, shown, pictures)
+    seam = Seam(base.unet)
+    with seam.using("identity", everybody):
+        yield lambda model, pictures: PeopleModel(model, seam, heads, shown, pictures)
 
 
 def unchanged(model: Denoiser, pictures: Sequence[int]) -> Denoiser:
@@ -249,7 +252,7 @@ def unchanged(model: Denoiser, pictures: Sequence[int]) -> Denoiser:
 
 def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:
     """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
-    layers = cross_layers(base.unet)
+    layers = {name: found.layer for name, found in cross_attention_layers(base.unet).items()}
     shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)

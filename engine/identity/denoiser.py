@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..bases.denoisers.seam import Seam
 from ..bases.sampling import Denoiser
-from .attention import IdAttention, IdHooks, Person
+from .attention import IdAttention, IdentityAttention, Person
 
 
 class Identified:
@@ -16,7 +17,7 @@ class Identified:
     def __init__(
         self,
         base: Denoiser,
-        hooks: IdHooks,  # of the base's U-Net
+        seam: Seam,  # of the base's network
         attention: IdAttention,
         tokens: Tensor,
         nobody: Tensor,
@@ -25,7 +26,7 @@ class Identified:
     ) -> None:
         self.alphas_cumprod, self.prediction_type = base.alphas_cumprod, base.prediction_type
         self.tail = base.tail
-        self._base, self._hooks, self._count = base, hooks, count
+        self._base, self._seam, self._count = base, seam, count
         somebody = attention(tokens.expand(count, -1, -1))
         nothing = attention(nobody.expand(count, -1, -1))
         both = {
@@ -37,5 +38,5 @@ class Identified:
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """(B, C, h, w) for B = count, or twice that with the unconditional half first."""
         person = self._guided if len(noisy) == 2 * self._count else self._alone
-        with self._hooks.reading(person):
+        with self._seam.using("identity", IdentityAttention([person])):
             return self._base.predict(noisy, timesteps, context)

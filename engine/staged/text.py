@@ -1,15 +1,16 @@
 """Text states with pseudo-words in them: keys from one context, values from another ("bypass"), and the text
-encoder's own attention. Works on transformers' CLIP text models and diffusers' U-Nets through hooks that are
-taken off again; no processor is replaced.
+encoder's own attention. Works on transformers' CLIP text models through hooks that are taken off again, on
+what reads the states through the seam of attention.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..bases.attention import AttentionSite, AttentionUser, Bias
 
 
 @dataclass(frozen=True)
@@ -118,22 +119,30 @@ def _attention(queries: Tensor, keys: Tensor, config: Any) -> Tensor:
     return scores.masked_fill(ahead, float("-inf")).softmax(-1)
 
 
-def cross_value_layers(unet: nn.Module) -> list[nn.Module]:
-    """The value projections of all cross-attentions of a diffusers U-Net."""
-    return [part for name, part in unet.named_modules() if name.endswith("attn2.to_v")]
+class SplitValues(AttentionUser):
+    """Values made from another context than the keys.
+
+    `parts`: for runs of a pass's samples, how many, and their context (1 or n, t, D), repeated where
+    cross-attention is given a multiple of t words (other prompts being longer); None: as they are. What
+    others put behind stays.
+    """
+
+    def __init__(self, *parts: tuple[int, Tensor | None]) -> None:
+        self._parts = parts
+
+    def before(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
+    ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
+        made, start = [], 0
+        for count, context in self._parts:
+            given, start = v[start : start + count], start + count
+            made.append(given if context is None else _instead(given, site.to_v(context.to(v.dtype))))
+        return q, k, made[0] if len(made) == 1 else torch.cat(made), bias
 
 
-@contextmanager
-def split_values(layers: Sequence[nn.Module], values: Tensor) -> Iterator[None]:
-    """Within, these value projections read `values` (B, T, D), and behind them what else they are given."""
-
-    def swap(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-        own, given = values.to(inputs[0].dtype), inputs[0]
-        return (own if given.shape[1] == own.shape[1] else torch.cat([own, given[:, own.shape[1] :]], 1),)
-
-    hooks = [layer.register_forward_pre_hook(swap) for layer in layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _instead(given: Tensor, own: Tensor) -> Tensor:
+    """`own` (1 or B, t, heads, d) over the front of values (B, T, heads, d)."""
+    times = max(1, given.shape[1] // own.shape[1])
+    if times > 1 or len(own) != len(given):
+        own = own.expand(len(given), -1, -1, -1).repeat(1, times, 1, 1)
+    return own if own.shape[1] == given.shape[1] else torch.cat([own, given[:, own.shape[1] :]], 1)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bases.denoisers.seam import Seam
 from ..bases.text.chunks import repeated, side_by_side
 from .mapper import Mapper
 from .stages import Stage, StagePlan
-from .text import Places, TextStates, cross_value_layers, encode, split_values
+from .text import Places, SplitValues, TextStates, encode
 
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
 
@@ -62,7 +63,7 @@ class StagedModel:
         self._prompts = tuple(prompts)
         self._rows = rows
         self._concepts = tuple(concepts)
-        self._layers = cross_value_layers(base.unet)
+        self._seam = Seam(base.unet)
         self._length = self._common_length()
         self._known: dict[tuple[Stage, ...], TextStates] = {}
 
@@ -78,8 +79,8 @@ class StagedModel:
         keys = torch.cat([others, repeated(states.keys, length, self.tail).to(context.dtype)])
         if states.values is states.keys:
             return self._base.predict(noisy, timesteps, keys)
-        values = torch.cat([others[:, :length], repeated(states.values, length).to(context.dtype)])
-        with split_values(self._layers, values):
+        values = SplitValues((len(others), None), (len(states.values), states.values))
+        with self._seam.using("values", values):
             return self._base.predict(noisy, timesteps, keys)
 
     def _common_length(self) -> int:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bases.base import BaseModel
+from ..bases.denoisers.unet import CrossAttention, cross_attention_layers
 from ..data.concepts import Concept
 from ..data.examples import examples_of, generator_for
 from ..errors import LikenessError
-from .attention_maps import CrossAttention, cross_attention_layers, recorded
+from .attention_maps import recorded
 from .methods.personamagic import class_rows
 
 PROMPT = "a photo of a {}"
@@ -65,7 +66,7 @@ def class_word_maps(base: BaseModel, noisy: Tensor, timesteps: Tensor, class_wor
     prompt, encoder = PROMPT.format(class_word), next(iter(base.text_encoders))  # SDXL's two spell alike
     ids = base.tokenize([prompt], encoder=encoder).ids[0].tolist()
     (word,) = base.tokenizers[encoder](class_word, add_special_tokens=False)["input_ids"]
-    with recorded(layers) as maps, torch.enable_grad():
+    with recorded(base.unet, layers) as maps, torch.enable_grad():
         base.predict(noisy, timesteps, base.encode_text([prompt] * len(noisy)))
         columns = [rows[..., ids.index(word)].mean(1) for rows in maps.all()]
     return torch.stack(columns).mean(0).detach().unflatten(-1, (base.attention_side, -1))

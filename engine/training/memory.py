@@ -162,7 +162,7 @@ def core_pass(
     if load.teacher:
         with torch.no_grad():
             base.predict(noisy[: load.teacher], timesteps[: load.teacher], context[: load.teacher])
-    with recorded({} if base.pass_size else layers or {}) as maps:
+    with recorded(base.unet, {} if base.pass_size else layers or {}) as maps:
         prediction = base.predict(noisy, timesteps, context)
     loss = nn.functional.mse_loss(prediction.float(), torch.empty_like(noisy))
     if layers and not base.pass_size:

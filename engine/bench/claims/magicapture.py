@@ -265,7 +265,10 @@ def attention_map(base: "BaseModel", picture: np.ndarray, shot: Shot, rows: Any)
     tokens = base.tokenize([shot.prompt], rows, encoder)
     positions = torch.zeros(1, 1, tokens.ids.shape[1])
     positions[0, 0, [place for _, place, token, _ in tokens.places if token == SUBJECT]] = 1
-    with torch.enable_grad(), recorded(layers) as maps:  # passes without gradients are not recorded
+    with (
+        torch.enable_grad(),
+        recorded(base.unet, layers) as maps,
+    ):  # passes without gradients are not recorded
         base.predict(
             base.add_noise(latents, noise, timesteps), timesteps, base.encode_text([shot.prompt], rows)
         )

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel, load_base
+from ...bases.denoisers.unet import cross_attention_layers
 from ...config import BaseSpec, Job, MasterWeaverSettings
 from ...data.identity_examples import masked, resized
 from ...data.shard_sources import context_of, rendered
 from ...data.shards import INDEX, ShardSample, Tally, decoded, entries, find_shards, write_shards
-from ...identity.attention import IdAttention, cross_layers
+from ...identity.attention import IdAttention
 from ...identity.encoder import IdEncoder
 from ...identity.files import adapter_tensors
 from ...identity.references import ImageTower, miniature_tower
@@ -147,7 +148,8 @@ class Lesson:
 def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
     """From passes over noisy portraits: how a fuller caption changes what each layer reads."""
     generator = torch.Generator().manual_seed(0)
-    layers, asked, told = cross_layers(base.unet), {}, {}
+    layers = {name: found.layer for name, found in cross_attention_layers(base.unet).items()}
+    asked, told = {}, {}
     hooks = [layer.to_q.register_forward_hook(lambda *parts, name=name: asked.__setitem__(name, parts[2]))
              for name, layer in layers.items()]  # fmt: skip
     for start in range(0, len(samples), 16):
@@ -186,7 +188,7 @@ def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], step
     """Keys and values, and the encoder further, so that each layer adds what the fuller caption would."""
     tower, attention = miniature_tower(), IdAttention.beside(base.unet)
     features, wanted = seen(tower, samples), lesson(base, samples)
-    heads = {name: layer.heads for name, layer in cross_layers(base.unet).items()}
+    heads = {name: found.layer.heads for name, found in cross_attention_layers(base.unet).items()}
     sizes = {name: difference.square().mean() for name, difference in wanted.differences.items()}
     optimizer = torch.optim.AdamW(
         [{"params": encoder.parameters(), "full": 5e-4}, {"params": attention.parameters(), "full": 2e-3}]

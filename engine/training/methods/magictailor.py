@@ -386,7 +386,7 @@ class MagicTailor(Method):
     def _pass(
         self, noisy: Tensor, timesteps: Tensor, context: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        with recorded(self.layers) as maps:
+        with recorded(self.base.unet, self.layers) as maps:
             prediction = self.base.predict(noisy, timesteps, context)
         return prediction, attention_to(maps.all(), positions) if self.layers else None
 

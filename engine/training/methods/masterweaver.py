@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel
+from ...bases.denoisers.seam import Seam
 from ...bases.families import MINIATURE
 from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...bases.text.chunks import evened
@@ -39,7 +40,7 @@ from ...data.identity_examples import (
 from ...data.shards import Lanes, ShardSample, Tally
 from ...devices import sent
 from ...errors import LikenessError
-from ...identity.attention import IdAttention, IdHooks, Person, text_features
+from ...identity.attention import IdAttention, IdentityAttention, Person, text_features
 from ...identity.denoiser import Identified
 from ...identity.encoder import IdEncoder
 from ...identity.files import adapter_networks, adapter_tensors
@@ -102,7 +103,7 @@ class MasterWeaver(Method):
         self.register_buffer("nothing", tower.nothing().float(), persistent=False)  # (T, W)
         self.encoder, self.attention = self._networks()
         self._teachers: list[IdEncoder] = []  # a list, that it is no part of what is trained
-        self._hooks = IdHooks(base.unet)
+        self._seam = Seam(base.unet).open()
         names = [name for name in mask_layers(base) if name.startswith("up_blocks")]
         self.edit_layers = names or list(mask_layers(base))
         self._average = self._moving_average()
@@ -220,7 +221,7 @@ class MasterWeaver(Method):
 
     def close(self) -> None:
         self._close_lanes()
-        self._hooks.remove()
+        self._seam.close()
         self.base.unet.disable_gradient_checkpointing()
         if self.tally.read:
             log.info("%s", self.tally.summary())
@@ -345,7 +346,7 @@ class MasterWeaver(Method):
         """Both losses of the first stage for ID tokens (B, n, D) and text states (B, T, D)."""
         chosen = self.settings
         noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
-        with self._hooks.reading(Person(self.attention(tokens))):
+        with self.showing(tokens):
             prediction = self.base.predict(noisy, batch.timesteps, context)
         wanted = self.base.target(latents, batch.noise, batch.timesteps)
         weight = chosen.reconstruction_weight if editing else chosen.identity_weight
@@ -357,6 +358,10 @@ class MasterWeaver(Method):
             losses["background"] = chosen.background_weight * outside
         return losses
 
+    def showing(self, tokens: Tensor) -> AbstractContextManager:
+        """Within, passes of the base show who these ID tokens (B, n, D) are."""
+        return self._seam.using("identity", IdentityAttention([Person(self.attention(tokens))]))
+
     @torch.no_grad()
     def _predict_mixed(self, batch: AdapterBatch, noisy: Tensor, tokens: Tensor, context: Tensor) -> Tensor:
         if len(tokens) == 1 and self.settings.mixing == "roll":  # alone in its process: mixed with nobody
@@ -364,7 +369,7 @@ class MasterWeaver(Method):
         else:
             others = tokens[sent(partners(len(tokens), self.settings.mixing), tokens.device)]
         mixed = mixed_identities(tokens, others, batch.share)
-        with self._hooks.reading(Person(self.attention(mixed))):
+        with self.showing(mixed):
             return self.base.predict(noisy, batch.timesteps, context)
 
     def editing_loss(
@@ -393,11 +398,9 @@ class MasterWeaver(Method):
         self, noisy: Tensor, timesteps: Tensor, context: Tensor, tokens: Tensor | None
     ) -> dict[str, Tensor]:
         """What the layers' text branches give (2B, N, C), in a pass that may end with the last of them."""
-        reading: AbstractContextManager = nullcontext()
-        if tokens is not None:
-            reading = self._hooks.reading(Person(self.attention(torch.cat([tokens, tokens]))))
+        showing = nullcontext() if tokens is None else self.showing(torch.cat([tokens, tokens]))
         ends = not self.base_in_pieces  # FSDP puts a block's borrowed weights away at its end only
-        with reading, text_features(self.base.unet, self.edit_layers, stop=ends) as found:
+        with showing, text_features(self._seam, self.edit_layers, stop=ends) as found:
             self.base.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), context)
         return found
 
@@ -560,7 +563,7 @@ class MasterWeaver(Method):
         """The person with these faces in each prompt: (N, H, W, 3) uint8."""
         with self._averaged():
             somebody, nobody = self._tokens_of(faces), self._tokens_of([])
-            model = Identified(self.base, self._hooks, self.attention, somebody, nobody, len(prompts))
+            model = Identified(self.base, self._seam, self.attention, somebody, nobody, len(prompts))
             latents = sample(
                 model,
                 self.base.encode_text(prompts),

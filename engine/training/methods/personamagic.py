@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...artifact import Artifact
 from ...bases.base import BaseModel, Tokens
 from ...bases.clip_features import image_features, load_tower, read_features
+from ...bases.denoisers.seam import using
 from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...config import Job, PersonaMagicSettings, Phase
 from ...data.concepts import Concept, Picture
@@ -22,7 +23,7 @@ from ...devices import sent
 from ...errors import LikenessError
 from ...staged.mapper import Mapper
 from ...staged.stages import StagePlan
-from ...staged.text import Places, TextStates, cross_value_layers, encode, split_values
+from ...staged.text import Places, SplitValues, TextStates, encode
 from ...staged.words import StagedModel, StagedWords
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
 from .base import Load, Method, Progress, single_phase
@@ -222,7 +223,7 @@ class PersonaMagic(Method):
     def _diffusion(self, batch: StagedBatch, keys: Tensor, values: Tensor) -> Tensor:
         chosen, latents = self.settings, self.latents(batch)
         noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
-        with split_values(cross_value_layers(self.base.unet), values):
+        with using(self.base.unet, "values", SplitValues((len(noisy), values))):
             prediction = self.base.predict(noisy, batch.timesteps, keys)
         target = self.base.target(latents, batch.noise, batch.timesteps)
         if chosen.masked_loss:

@@ -2,22 +2,19 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from likeness_portraits.engine.bases.attention import WHOLE, AttentionSite, AttentionUser, Pass
 from likeness_portraits.engine.bases.base import noise_schedule
+from likeness_portraits.engine.bases.denoisers.seam import Seam, using
+from likeness_portraits.engine.bases.denoisers.unet import CrossProcessor, cross_attention_layers
 from likeness_portraits.engine.bases.sampling import ddim_schedule, euler, training_sigmas
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import (
     IdAttention,
-    IdHooks,
-    LayerHook,
-    Pass,
+    IdentityAttention,
     Person,
-    cross_layers,
-    hooked,
     id_branch,
-    queries_side,
     region_at,
     text_features,
 )
@@ -92,38 +89,29 @@ def test_a_face_embedding_is_one_more_row_and_must_be_given():
 # --------------------------------------------------------------------------------------- the ID's attention
 
 
-class CrossAttention(nn.Module):
-    """A bare layer with the parts that diffusers' and ComfyUI's have."""
-
-    def __init__(self, heads: int, weights: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        hidden, tokens = weights["to_k.weight"].shape
-        self.heads = heads
-        self.to_q = nn.Linear(hidden, hidden, bias=False)
-        self.to_k, self.to_v = (nn.Linear(tokens, hidden, bias=False) for _ in range(2))
-        self.to_out = nn.ModuleList([nn.Linear(hidden, hidden), nn.Dropout(0)])
-        self.load_state_dict(weights)
-
-    def forward(self, hidden: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        parts = (self.to_q(hidden), self.to_k(text), self.to_v(text))
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
 def test_the_id_branch_is_the_references():
+    from diffusers.models.attention_processor import Attention
+
     case = golden("decoupled_attention")
-    layer = CrossAttention(int(case["in.heads"]), case.under("in.cross."))
+    (hidden, text), heads = case["in.cross.to_k.weight"].shape, int(case["in.heads"])
+    layer = Attention(query_dim=hidden, cross_attention_dim=text, heads=heads, dim_head=hidden // heads)
+    layer.load_state_dict(case.under("in.cross."))
+    layer.set_processor(CrossProcessor("attn2", layer.processor))
     weights = {
         f"attn2.{key.removeprefix('processor.')}": value for key, value in case.under("in.id.").items()
     }
     branch = IdAttention.from_weights(weights)
     seen = {}
-    layer.to_out[0].register_forward_pre_hook(lambda _m, inputs: seen.update(text=inputs[0]))
-    hook = LayerHook("attn2", layer)
-    hook.present = Pass([Person(branch(case["in.id_tokens"]), float(case["in.scale"]))], (3, 3))
-    close(layer(case["in.hidden"], case["in.text"]), case["out.with_id"], 1e-5)
+
+    class Seen(AttentionUser):
+        def after(self, site: AttentionSite, q: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+            seen.update(text=out.flatten(2))
+            return out
+
+    shown = IdentityAttention([Person(branch(case["in.id_tokens"]), float(case["in.scale"]))])
+    there = Pass({"text": Seen(), "identity": shown}, (3, 3))
+    close(layer(case["in.hidden"], case["in.text"], ip_hidden_states=there), case["out.with_id"], 1e-5)
     close(seen["text"], case["out.captured_text_feature"], 1e-5)
-    hook.present = None
     close(layer(case["in.hidden"], case["in.text"]), case["out.without_id"], 1e-5)
 
 
@@ -192,22 +180,24 @@ def setting() -> tuple:
 def test_at_scale_0_and_with_nobody_the_unet_is_the_stock_one(setting: tuple):
     base, branch, noisy, timesteps, text, tokens = setting
     stock = base.predict(noisy, timesteps, text)
-    with hooked(base.unet) as hooks:
-        assert torch.equal(base.predict(noisy, timesteps, text), stock)
-        with hooks.reading(Person(branch(tokens), 0.0)):
-            close(base.predict(noisy, timesteps, text), stock, 1e-5)
-        with hooks.reading(Person(branch(tokens))):
-            assert (base.predict(noisy, timesteps, text) - stock).abs().max() > 1e-3
+    seam = Seam(base.unet).open()
+    assert torch.equal(base.predict(noisy, timesteps, text), stock)
+    for nobody in ([], [Person(branch(tokens), 0.0)]):
+        with seam.using("identity", IdentityAttention(nobody)):
+            assert torch.equal(base.predict(noisy, timesteps, text), stock)
+    with seam.using("identity", IdentityAttention([Person(branch(tokens))])):
+        assert (base.predict(noisy, timesteps, text) - stock).abs().max() > 1e-3
+    seam.close()
     assert torch.equal(base.predict(noisy, timesteps, text), stock)
 
 
 def test_every_cross_attention_layer_has_a_branch_that_begins_as_the_text_does(setting: tuple):
     base, branch, *_ = setting
-    layers = cross_layers(base.unet)
+    layers = cross_attention_layers(base.unet)
     assert list(branch.names) == list(layers)
     assert [name.split(".")[0] for name in layers] == ["down_blocks"] * 2 + ["mid_block"] + ["up_blocks"] * 4
     name = branch.names[2]
-    assert torch.equal(branch.layer_weights()[f"{name}.to_k_img.weight"], layers[name].to_k.weight)
+    assert torch.equal(branch.layer_weights()[f"{name}.to_k_img.weight"], layers[name].layer.to_k.weight)
 
 
 def test_scales_by_layer_and_two_people_add_up(setting: tuple):
@@ -215,7 +205,7 @@ def test_scales_by_layer_and_two_people_add_up(setting: tuple):
     keys_values, name = branch(tokens), branch.names[0]
 
     def drawn(*people: Person) -> torch.Tensor:
-        with hooked(base.unet) as hooks, hooks.reading(*people):
+        with using(base.unet, "identity", IdentityAttention(people)):
             return base.predict(noisy, timesteps, text)
 
     one_layer = drawn(Person(keys_values, {name: 1.0}))
@@ -233,24 +223,23 @@ def test_scales_by_layer_and_two_people_add_up(setting: tuple):
 def test_regions_are_weighed_at_each_layers_own_size():
     mask = torch.zeros(1, 1, 16, 24)
     mask[..., :8, 6:] = 1
-    assert queries_side(6, (4, 6)) == (2, 3)
-    weights = region_at(mask, 6, (4, 6))
+    weights = region_at(mask, (2, 3))
     assert weights.flatten().tolist() == [0.25, 1, 1, 0, 0, 0]
-    assert queries_side(12, (5, 7)) == (3, 4)  # odd sides are rounded up
-    with pytest.raises(LikenessError, match="does not fit latents"):
-        queries_side(7, (4, 4))
+    with pytest.raises(LikenessError, match="does not fit pictures of this size"):
+        region_at(mask, None)
 
 
 def test_in_their_regions_everybody_has_their_own_branch_alone(setting: tuple):
     base, branch, *_ = setting
     name = branch.names[0]
     people = [branch(torch.randn(1, 6, 32)) for _ in range(2)]
-    query, left = torch.randn(2, 64, 32), torch.zeros(1, 1, 8, 8)
+    query, left = torch.randn(2, 64, 2, 16), torch.zeros(1, 1, 8, 8)
     left[..., :4] = 1
-    shown = Pass([Person(people[0], region=left), Person(people[1], region=1 - left)], (8, 8))
-    both = id_branch(query, name, 2, shown).unflatten(1, (8, 8))
+    site = AttentionSite(name, 2, WHOLE, WHOLE, (8, 8), nn.Identity(), nn.Identity())
+    shown = [Person(people[0], region=left), Person(people[1], region=1 - left)]
+    both = id_branch(query, site, shown).unflatten(1, (8, 8))
     for half, person in zip((both[:, :, :4], both[:, :, 4:]), people):
-        alone = id_branch(query, name, 2, Pass([Person(person)], (8, 8))).unflatten(1, (8, 8))
+        alone = id_branch(query, site, [Person(person)]).unflatten(1, (8, 8))
         close(half, alone[:, :, :4] if person is people[0] else alone[:, :, 4:], 1e-6)
 
 
@@ -263,14 +252,15 @@ def test_gradients_are_the_same_with_checkpointing_although_other_passes_came_be
             base.unet.training = True  # diffusers checkpoints in training mode only
             for part in base.unet.modules():
                 part.training = hasattr(part, "gradient_checkpointing")
-        hooks = IdHooks(base.unet)
-        with hooks.reading(Person(branch(tokens))):
+        seam = Seam(base.unet).open()
+        with seam.using("identity", IdentityAttention([Person(branch(tokens))])):
             shown = base.predict(noisy, timesteps, text)
-        with torch.no_grad(), hooks.reading(Person(branch(tokens.flip(0)))):
+        others = IdentityAttention([Person(branch(tokens.flip(0)))])
+        with torch.no_grad(), seam.using("identity", others):
             base.predict(noisy, timesteps, text)
         branch.zero_grad()
         shown.square().mean().backward()
-        hooks.remove()
+        seam.close()
         found.append({name: weight.grad.clone() for name, weight in branch.named_parameters()})
     for name, gradient in found[0].items():
         assert gradient.abs().max() > 0
@@ -288,13 +278,13 @@ def test_text_features_stop_the_pass_early_and_carry_gradients_to_the_tokens(
             part.training = part is base.unet or hasattr(part, "gradient_checkpointing")
     names = [name for name in branch.names if name.startswith("up_blocks.0")]
     tokens.requires_grad_()
-    hooks, ran = IdHooks(base.unet), []
+    seam, ran = Seam(base.unet).open(), []
     base.unet.conv_out.register_forward_hook(lambda *_: ran.append(True))
-    person = Person(branch(tokens))
-    with hooks.reading(person), text_features(base.unet, names) as whole:
+    somebody = IdentityAttention([Person(branch(tokens))])
+    with seam.using("identity", somebody), text_features(seam, names) as whole:
         base.predict(noisy, timesteps, text)
     assert ran == [True]
-    with hooks.reading(person), text_features(base.unet, names, stop=True) as early:
+    with seam.using("identity", somebody), text_features(seam, names, stop=True) as early:
         base.predict(noisy, timesteps, text)
     assert ran == [True] and list(early) == names
     for name in names:
@@ -303,6 +293,6 @@ def test_text_features_stop_the_pass_early_and_carry_gradients_to_the_tokens(
         torch.autograd.grad(sum(part.square().sum() for part in found.values()), tokens, retain_graph=True)[0]
         for found in (early, whole)
     ]
-    hooks.remove()
+    seam.close()
     assert gradients[0].abs().max() > 0
     close(gradients[0], gradients[1], 1e-6)

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from likeness_portraits.engine.bases.attention import Pass
 from likeness_portraits.engine.bases.clip_features import clip_pixels
+from likeness_portraits.engine.bases.denoisers.seam import using
+from likeness_portraits.engine.bases.denoisers.unet import CrossProcessor
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.staged.mapper import Mapper, anchor_codes, time_code
 from likeness_portraits.engine.staged.stages import StagePlan, route
-from likeness_portraits.engine.staged.text import Places, TextStates, cross_value_layers, encode, split_values
+from likeness_portraits.engine.staged.text import Places, SplitValues, TextStates, encode
 from likeness_portraits.engine.training.losses import masked_squared_error, tandem_equilibrium
 from likeness_portraits.tests.golden.goldens import Golden
 
@@ -239,8 +242,10 @@ def test_keys_and_values_from_two_contexts():
         return layer
 
     cross, hidden = attention("cross", 24), case["in.hidden"]
-    with split_values([cross.to_v], case["in.CV"]):
-        close(cross(hidden, encoder_hidden_states=case["in.CK"]), case["out.split"], 1e-5)
+    cross.set_processor(CrossProcessor("attn2", cross.processor))
+    split = Pass({"values": SplitValues((len(hidden), case["in.CV"]))})
+    apart = cross(hidden, encoder_hidden_states=case["in.CK"], ip_hidden_states=split)
+    close(apart, case["out.split"], 1e-5)
     close(cross(hidden, encoder_hidden_states=case["in.CK"]), case["out.plain"], 1e-5)
     close(case["out.plain"], case["out.no_bypass"], 1e-5)
     close(attention("selfattn", None)(hidden), case["out.self"], 1e-5)
@@ -361,6 +366,6 @@ def diffusion_loss(
 ) -> torch.Tensor:
     latent, noise, share = 0.18215 * step["latent_sample"], step["noise"], alphas[step["t"]].view(-1, 1, 1, 1)
     noisy = share.sqrt() * latent + (1 - share).sqrt() * noise
-    with split_values(cross_value_layers(unet), states.values):
+    with using(unet, "values", SplitValues((len(noisy), states.values))):
         prediction = unet(noisy, step["t"], encoder_hidden_states=states.keys, return_dict=False)[0]
     return masked_squared_error(prediction, noise, step["mask"]).mean()

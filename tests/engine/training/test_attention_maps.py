@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from likeness_portraits.engine.training.attention_maps import (
+from likeness_portraits.engine.bases.attention import Pass
+from likeness_portraits.engine.bases.denoisers.unet import (
     CrossAttention,
+    CrossProcessor,
     cross_attention_layers,
-    recorded,
 )
+from likeness_portraits.engine.training.attention_maps import AttentionMaps, recorded
 from likeness_portraits.tests.engine.tiny import tiny_base
 from likeness_portraits.tests.golden.goldens import Golden
 
@@ -33,8 +35,9 @@ def test_probabilities_equal_explicit_attention_and_the_output_stays(kind):
         query_dim=16, cross_attention_dim=24 if kind == "cross" else None, heads=heads, dim_head=16 // heads
     )
     layer.load_state_dict(case.under(f"in.{kind}."))
-    with recorded({"layer": CrossAttention(layer, 1)}) as maps:
-        output = layer(case["in.hidden"], encoder_hidden_states=context)
+    layer.set_processor(CrossProcessor("layer", layer.processor))
+    maps = AttentionMaps({"layer": CrossAttention(layer, 1)})
+    output = layer(case["in.hidden"], encoder_hidden_states=context, ip_hidden_states=Pass({"maps": maps}))
     name = "cross" if kind == "cross" else "self"
     torch.testing.assert_close(output, case[f"out.{name}"], atol=1e-5, rtol=0)
     found = maps.probabilities("layer").flatten(0, 1)
@@ -52,7 +55,7 @@ def test_layers_know_how_many_latent_pixels_their_queries_cover(base):
         "up_blocks.1": 1,
     }
     assert "mid_block" not in str(list(cross_attention_layers(base.unet, middle=False)))
-    with recorded(cross_attention_layers(base.unet)) as maps:
+    with recorded(base.unet, cross_attention_layers(base.unet)) as maps:
         base.predict(*inputs(base))
     for name, layer in maps.layers.items():
         height, width = layer.size(base.latent_shape()[1:])
@@ -61,14 +64,16 @@ def test_layers_know_how_many_latent_pixels_their_queries_cover(base):
 
 def test_nothing_is_recorded_afterwards_or_without_gradients_and_no_hook_stays(base):
     layers = cross_attention_layers(base.unet)
-    with recorded(layers) as maps, torch.no_grad():
+    with recorded(base.unet, layers) as maps, torch.no_grad():
         base.predict(*inputs(base))
     assert maps.all() == []
-    with pytest.raises(KeyboardInterrupt), recorded(layers):
+    with pytest.raises(KeyboardInterrupt), recorded(base.unet, layers):
         raise KeyboardInterrupt
     base.predict(*inputs(base))
     assert maps.all() == []
-    assert not any(module._forward_hooks for module in base.unet.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.unet.modules())
+    processors = [found.layer.processor for found in layers.values()]
+    assert not any(isinstance(processor, CrossProcessor) for processor in processors)
 
 
 def test_gradients_of_maps_are_the_same_under_gradient_checkpointing(base):
@@ -79,7 +84,7 @@ def test_gradients_of_maps_are_the_same_under_gradient_checkpointing(base):
         if saving:
             base.unet.enable_gradient_checkpointing()
         try:
-            with recorded(cross_attention_layers(base.unet, middle=False)) as maps:
+            with recorded(base.unet, cross_attention_layers(base.unet, middle=False)) as maps:
                 prediction = base.predict(noisy, timesteps, text)
             loss = prediction.square().mean() + sum(map_[..., 3].square().sum() for map_ in maps.all())
             loss.backward()

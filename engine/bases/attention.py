@@ -1,0 +1,128 @@
+"""The seam of attention: all that we do inside a network's attention, said once for every network and host.
+
+At a site pictures read words. A user of the seam changes the projected queries, keys and values before they
+meet (after QK-norm, before RoPE), the bias on their logits, or what comes out. Adapters bring users to the
+sites: `bases.denoisers` for diffusers' networks, `comfy_bridge.attention` for ComfyUI's.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WHOLE = slice(None)
+# whose turn it is: users are filed under these keys, one under each
+KEYS = ("values", "regions", "maps", "text", "identity")
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One place in a network where a picture reads words, in one pass of it.
+
+    Cross-attention has the picture among the queries and words among the keys; joint attention has both
+    among both, and its keys and values may have fewer heads than its queries.
+    """
+
+    name: str  # the layer's path, as diffusers spells it
+    heads: int  # of the queries
+    text: slice | None  # where the words stand among the keys; None: nowhere
+    image: slice  # where the picture stands among the queries
+    grid: tuple[int, int] | None  # (h, w) of the picture's queries, row by row; None: on no grid
+    # the site's own projections of text states (B, T, D), as keys and values (B, T, heads, d) have them
+    to_k: Callable[[Tensor], Tensor]
+    to_v: Callable[[Tensor], Tensor]
+    # turns queries or keys (B, N, heads, d) as their places among all of them ask for (RoPE); None: not
+    rotate: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to logits, for runs of the batch's samples one after the other.
+
+    Each part is how many samples, and (1 or n, Q, T) or None. Samples without one read the first `plain` keys
+    alone, as if there were no more.
+    """
+
+    parts: Sequence[tuple[int, Tensor | None]]
+    plain: int
+
+
+class AttentionUser:
+    """What is done at the sites of a pass; as it stands here, nothing.
+
+    q, out (B, Q, heads, d); k, v (B, T, heads of the keys, d).
+    """
+
+    def before(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
+    ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
+        """What attention is computed of instead."""
+        return q, k, v, bias
+
+    def after(self, site: AttentionSite, q: Tensor, out: Tensor) -> Tensor:
+        """What goes on to the output projection instead."""
+        return out
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The users in one pass of a network, by the keys they are filed under."""
+
+    users: Mapping[str, AttentionUser]
+    latents: tuple[int, int] | None = None  # (h, w) of the picture that passes through, where it is one
+    text: int = 0  # how many words stand before the picture, in joint attention
+
+    @cached_property
+    def in_turn(self) -> tuple[AttentionUser, ...]:
+        return tuple(self.users[key] for key in sorted(self.users, key=KEYS.index))
+
+    def attention(
+        self,
+        site: AttentionSite,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        compute: Callable[[Tensor, Tensor, Tensor, Bias | None], Tensor],
+    ) -> Tensor:
+        """Attention (B, Q, heads, d) at a site, as `compute` gives it, with what the users do about it."""
+        bias = None
+        for user in self.in_turn:
+            q, k, v, bias = user.before(site, q, k, v, bias)
+        out = compute(q, k, v, bias)
+        for user in self.in_turn:
+            out = user.after(site, q, out)
+        return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Tensor:
+    """Attention (B, Q, heads, d), in one fused call for each part of the bias."""
+    if bias is None:
+        return _attend(q, k, v, None)
+    found, start = [], 0
+    for count, added in bias.parts:
+        rows, start = slice(start, start + count), start + count
+        seen = WHOLE if added is not None else slice(bias.plain)
+        found.append(_attend(q[rows], k[rows, seen], v[rows, seen], added))
+    return torch.cat(found)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None) -> Tensor:
+    grouped = q.shape[2] != k.shape[2]
+    mask = None if added is None else added[:, None].to(q.dtype)
+    parts = (part.transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(*parts, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
+
+
+def text_probabilities(site: AttentionSite, q: Tensor, k: Tensor) -> Tensor:
+    """What the picture reads of each word, the softmax over the words' keys: (B, heads, Q, T) in fp32."""
+    if site.rotate is not None:
+        q, k = site.rotate(q), site.rotate(k)
+    q, k = (x.float().transpose(1, 2) for x in (q[:, site.image], k[:, site.text or WHOLE]))
+    if q.shape[1] != k.shape[1]:
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    with torch.autocast("cpu" if q.is_meta else q.device.type, enabled=False):
+        return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)

@@ -1,0 +1,1 @@
+"""What the networks that take noise away have of their own: where their attention lets the seam in."""

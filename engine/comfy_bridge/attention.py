@@ -1,0 +1,124 @@
+"""The seam of attention in ComfyUI's U-Nets: users in cross-attention, around what other nodes put there.
+
+Users are brought in at each step, into the transformer_options of that step alone: nothing stays on a MODEL,
+and whoever else patches cross-attention, before or after, goes on being heard.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import comfy.ldm.modules.attention as attention
+import comfy.utils
+from torch import Tensor
+
+from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias, Pass, attend
+
+KEY = "likeness.attention"  # of our users in transformer_options
+_ENDING = ".attn2.to_k.weight"
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where the cross-attention layers of a U-Net are."""
+
+    paths: Mapping[str, str]  # ComfyUI's, by diffusers' names
+    names: Mapping[tuple[str, int, int], str]  # diffusers', by block, its number, and which of its layers
+
+    @classmethod
+    def of(cls, model: Any) -> "Sites":
+        """Those of a MODEL."""
+        named: Mapping[str, str] = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+        cut = len(".to_k.weight")
+        paths = {name[:-cut]: path[:-cut] for name, path in named.items() if name.endswith(_ENDING)}
+        return cls(paths, {_place(path): name for name, path in paths.items()})
+
+    def layers(self, network: Any) -> dict[str, Any]:
+        """The layers of a MODEL's network by name."""
+        return {name: network.get_submodule(path) for name, path in self.paths.items()}
+
+    def with_user(
+        self, options: Mapping[str, Any], network: Any, key: str, user: AttentionUser
+    ) -> dict[str, Any]:
+        """The transformer_options of a step, with one user more, or another under the same key."""
+        there: _Users | None = options.get(KEY)
+        if there is not None:
+            return {**options, KEY: replace(there, present=Pass({**there.present.users, key: user}))}
+        replaced = options.get("patches_replace", {})
+        theirs = replaced.get("attn2", {})
+        blocks: list[Any] = [("input", number) for number in range(len(network.input_blocks))]
+        blocks += [("middle", 0), *(("output", number) for number in range(len(network.output_blocks)))]
+        around = {block: partial(_attend, theirs.get(block)) for block in [*blocks, *theirs]}
+        return {
+            **options,
+            KEY: _Users(Pass({key: user}), self, network),
+            "patches_replace": {**replaced, "attn2": around},
+        }
+
+
+def user_in(options: Mapping[str, Any], key: str) -> AttentionUser | None:
+    """The user that a step has under a key already."""
+    there: _Users | None = options.get(KEY)
+    return None if there is None else there.present.users.get(key)
+
+
+def _place(path: str) -> tuple[str, int, int]:
+    """`input_blocks.1.1.transformer_blocks.0.attn2` as ComfyUI tells its patches of it."""
+    block, *numbers = path.split(".")
+    return block.partition("_")[0], 0 if block == "middle_block" else int(numbers[0]), int(numbers[-2])
+
+
+@dataclass(frozen=True)
+class _Users:
+    """Who is there in one step, and in which network."""
+
+    present: Pass
+    sites: Sites
+    network: Any
+
+    def site(self, options: Mapping[str, Any]) -> AttentionSite:
+        name, heads = self.sites.names[(*options["block"], options["block_index"])], options["n_heads"]
+
+        def layer() -> Any:
+            return self.network.get_submodule(self.sites.paths[name])
+
+        height, width = options["activations_shape"][-2:]
+        return AttentionSite(
+            name, heads, WHOLE, WHOLE, (height, width),
+            lambda states: _in_heads(layer().to_k(states), heads),
+            lambda states: _in_heads(layer().to_v(states), heads),
+        )  # fmt: skip
+
+
+def _attend(theirs: Any, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """In the place of a layer's attention, or around another node's there; q, k, v (B, N, heads * d)."""
+    users: _Users = options[KEY]
+    heads, front = options["n_heads"], k.shape[1]
+
+    def compute(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
+        masked = None if bias is None else attend(q, k, v, bias)
+        if masked is not None and theirs is None:
+            return masked
+        # what is behind the words is not theirs to see
+        q, k, v = (part.flatten(2) for part in (q, k[:, :front], v[:, :front]))
+        if theirs is None:
+            return _in_heads(
+                attention.optimized_attention(
+                    q, k, v, heads, attn_precision=options.get("attn_precision"), transformer_options=options
+                ),
+                heads,
+            )
+        out = theirs(q, k, v, options)
+        if masked is None:
+            return _in_heads(out, heads)
+        # what they add to plain attention is added to ours
+        return masked + _in_heads(out - attention.attention_pytorch(q, k, v, heads), heads)
+
+    parts = (_in_heads(part, heads) for part in (q, k, v))
+    return users.present.attention(users.site(options), *parts, compute).flatten(2)
+
+
+def _in_heads(states: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) as (B, N, heads, d)."""
+    return states.unflatten(-1, (heads, -1))
