@@ -1,6 +1,6 @@
 """Identity adapters in the graph: pictures to an identity, and an identity into what a MODEL draws.
 
-The ID branch hangs on the U-Net's own layers, and only while the U-Net runs for a MODEL that carries it:
+People come in through the seam of attention, and only while the U-Net runs for a MODEL that carries them:
 attention patches and replacements of other nodes, staged prompts, LoRAs and ControlNets do what they did.
 """
 
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.patcher_extension
-import comfy.utils
 import folder_paths
 import torch
 
@@ -21,7 +20,7 @@ from ..data.faces import load_faces
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from ..identity.adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter
-from ..identity.attention import present_in
+from ..identity.attention import IdentityAttention
 from ..identity.conditioning import IdAdapter, Identity, Shown, check_fit
 from ..identity.references import (
     ImageTower,
@@ -32,6 +31,7 @@ from ..identity.references import (
     references_of,
 )
 from .areas import area_of, part_of
+from .attention import Sites, user_in
 from .folders import folder
 from .pictures import image_of, masks_of_tensor, pictures_of
 from .weights import kind_of
@@ -128,9 +128,9 @@ def apply_identity(
     """
     if mask is not None and len(mask.reshape(-1, *mask.shape[-2:])) != 1:
         raise LikenessError("an identity has one region, but the mask is a batch; connect a single mask")
-    paths = _layer_paths(model)
-    network = model.model.diffusion_model
-    shapes = {name: tuple(network.get_submodule(path).to_k.weight.shape) for name, path in paths.items()}
+    sites = Sites.of(model)
+    found = sites.layers(model.model.diffusion_model)
+    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in found.items()}
     check_fit(identity.adapter, kind_of(model), shapes)
     region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
     shown = Shown(
@@ -138,7 +138,8 @@ def apply_identity(
     )
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
-    model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, KEY, _Showing(shown, paths))
+    heads = {name: layer.heads for name, layer in found.items()}
+    model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, KEY, _Showing(shown, sites, heads))
     if region is not None and not model.wrappers.get(kinds.CALC_COND_BATCH, {}).get(KEY):
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, _tell_areas)
     return model
@@ -157,20 +158,13 @@ def _tell_areas(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, mo
     return executor(model, conds, x, timestep, model_options)
 
 
-def _layer_paths(model: Any) -> dict[str, str]:
-    """ComfyUI's paths of the U-Net's cross-attention layers, by diffusers' names."""
-    ending = ".attn2.to_k.weight"
-    names: Mapping[str, str] = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-    cut = len(".to_k.weight")
-    return {name[:-cut]: path[:-cut] for name, path in names.items() if name.endswith(ending)}
-
-
 @dataclass(frozen=True, eq=False)
 class _Showing:
     """A wrapper around the U-Net's pass, whose batch may hold any mix of prompts."""
 
     shown: Shown
-    paths: Mapping[str, str]
+    sites: Sites
+    heads: Mapping[str, int]
 
     @torch.no_grad()
     def __call__(
@@ -178,15 +172,22 @@ class _Showing:
     ) -> Any:
         if not self.shown.in_pass(timesteps):
             return executor(x, timesteps, *rest, **options)
-        about = options.get("transformer_options") or (rest[3] if len(rest) > 3 else {})
+        told = len(rest) > 3  # by place, as ComfyUI does, or by name
+        about = rest[3] if told else options.get("transformer_options") or {}
         prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt
         who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
-        layers = {name: executor.class_obj.get_submodule(path) for name, path in self.paths.items()}
-        person = self.shown.person(who, {name: layer.heads for name, layer in layers.items()}, x)
+        person = self.shown.person(who, self.heads, x)
         if AREAS in about and person.region is not None:
             person = replace(person, region=self._within(person.region, about, len(x)))
-        with present_in(layers, [person], (x.shape[-2], x.shape[-1])):
-            return executor(x, timesteps, *rest, **options)
+        others = user_in(about, "identity")
+        people = [*others.people, person] if isinstance(others, IdentityAttention) else [person]
+        network = executor.class_obj
+        about = self.sites.with_user(about, network, "identity", IdentityAttention(people))
+        if told:
+            rest = (*rest[:3], about, *rest[4:])
+        else:
+            options = {**options, "transformer_options": about}
+        return executor(x, timesteps, *rest, **options)
 
     def _within(self, region: torch.Tensor, about: Mapping[str, Any], rows: int) -> torch.Tensor:
         """The region (B, 1, h, w) for each sample of a batch of prompts, of their areas alone."""

@@ -32,11 +32,12 @@ from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact  # noqa: E402
 from likeness_portraits.engine.bases.base import load_base  # noqa: E402
+from likeness_portraits.engine.comfy_bridge import attention as seam  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.adapter_training import tower_folder  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode, image_tower  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
-from likeness_portraits.engine.identity.attention import LayerHook  # noqa: E402
+from likeness_portraits.engine.identity.attention import IdentityAttention  # noqa: E402
 from likeness_portraits.engine.identity.conditioning import Shown, showing  # noqa: E402
 from likeness_portraits.engine.identity.references import clip_tower  # noqa: E402
 
@@ -115,8 +116,9 @@ def overhead(model: Any, rounds: int = 40) -> float:
         return run
 
     nothing = timed(lambda: None)
-    for name in ("__init__", "remove", "_keep", "_add"):
-        setattr(LayerHook, name, timed(getattr(LayerHook, name)))
+    IdentityAttention.after = timed(IdentityAttention.after)  # pyright: ignore[reportAttributeAccessIssue]
+    seam.Sites.with_user = timed(seam.Sites.with_user)  # pyright: ignore[reportAttributeAccessIssue]
+    seam._Users.site = timed(seam._Users.site)  # pyright: ignore[reportAttributeAccessIssue]
     predicted(shown)
     for _ in range(rounds):
         spent, calls, began = 0.0, 0, time.process_time()
