@@ -330,10 +330,13 @@ class LogMasks:
         """Whether anything is masked at this noise level."""
         return any(spot.focus.strength_at(progress) and not _idle(spot) for spot in self.spots)
 
+    def strengths(self, progress: float) -> tuple[float, ...]:
+        """Each spot's at this noise level."""
+        return tuple(spot.focus.strength_at(progress) for spot in self.spots)
+
     def at(self, grid: tuple[int, int], tokens: int, progress: float) -> Tensor | None:
         """(B, h * w, tokens) for a layer of this size, or None."""
-        strengths = tuple(spot.focus.strength_at(progress) for spot in self.spots)
-        key = (grid, tokens, strengths)
+        key = (grid, tokens, self.strengths(progress))
         if key not in self._known:
             if len(self._known) > 64:  # a strength that changes at every step
                 self._known.clear()
@@ -355,13 +358,13 @@ Area = tuple[int, int, int, int]  # height, width, top, left, in latent pixels
 
 
 def word_attention(
-    queries: Tensor, keys: Tensor, heads: int, words: Sequence[Sequence[int]], bias: Tensor | None = None
+    queries: Tensor, keys: Tensor, words: Sequence[Sequence[int]], bias: Tensor | None = None
 ) -> Tensor:
     """Probability that each query gives to each of K words (their positions together), mean over heads.
 
-    queries (B, Q, H * D), keys (B, T, H * D), bias (B or 1, Q, T) or None; gives (B, K, Q) in fp32.
+    queries (B, Q, heads, d), keys (B, T, heads, d), bias (B or 1, Q, T) or None; gives (B, K, Q) in fp32.
     """
-    queries, keys = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys))
+    queries, keys = (x.float().transpose(1, 2) for x in (queries, keys))
     logits = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
     if bias is not None:
         logits = logits + bias[:, None]
@@ -389,6 +392,13 @@ class Maps:
     def mean(self) -> Tensor | None:
         """(B, K, h, w), averaged over layers and steps; None before the first."""
         return None if self.total is None else self.total / self.count
+
+
+def mean_maps(maps: Sequence[Sequence[Maps]]) -> Tensor | None:
+    """Those of each picture's words together, (B, K, h, w); None before the first."""
+    means = [[mean for own in words if (mean := own.mean()) is not None] for words in maps]
+    known = [torch.cat(words, 1) for words in means if words]
+    return torch.cat(known) if known else None
 
 
 def mass_outside(shares: Tensor, region: Tensor) -> Tensor:

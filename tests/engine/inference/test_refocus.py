@@ -14,11 +14,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.denoisers.unet import cross_attention_layers
 from likeness_portraits.engine.bases.grids import grid_of
 from likeness_portraits.engine.bases.text.chunks import repeated
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference import refocus, refocused
+from likeness_portraits.engine.inference import regions as regions_module
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.refocus import (
     FLOOR,
@@ -250,19 +252,19 @@ def test_hard_regions_hold_at_every_layer(miniature: BaseModel, monkeypatch: pyt
     seen: list[float] = []
     regions = {"<v0>": LEFT, "<v1>": RIGHT}
 
-    def measured(queries: Tensor, keys: Tensor, heads: int, words: Any, bias: Tensor | None = None) -> Tensor:
-        shares = word_attention(queries, keys, heads, words, bias)
+    def measured(queries: Tensor, keys: Tensor, words: Any, bias: Tensor | None = None) -> Tensor:
+        shares = word_attention(queries, keys, words, bias)
         grid = grid_of(queries.shape[1], (16, 32))
         assert grid is not None
         for place, box in enumerate(regions.values()):
             seen.append(mass_outside(shares[:, place], box_region(box, grid).flatten(1)).item())
         return shares
 
-    monkeypatch.setattr(refocused, "word_attention", measured)
+    monkeypatch.setattr(regions_module, "word_attention", measured)
     for scope in ("word", "apart"):
         focuses = [Focus(token=token, region=box, scope=scope) for token, box in regions.items()]
         drawn(miniature, focuses, on_maps=lambda *_: None, steps=2)
-    layers = len(refocused.cross_attentions(miniature.unet))
+    layers = len(cross_attention_layers(miniature.unet))
     assert len(seen) == 2 * 2 * 2 * layers
     assert max(seen) <= 0.02
     seen.clear()

@@ -1,0 +1,161 @@
+"""Regions in attention: in a pass, the words of each prompt act in their places. One for both halves.
+
+A region is a bias on the logits of its words. Where it reads a prompt of its own, that prompt's keys and
+values stand behind those of the whole one, for the samples of that prompt alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias
+from ..staged.text import TextStates
+from .refocus import Area, LogMasks, Maps, places_in_all, word_attention
+
+
+class RegionsFound(Exception):
+    """Ends a drawing that was only to find regions."""
+
+
+@dataclass(frozen=True, eq=False)
+class FocusedPrompt:
+    """A prompt with regions for some of its words, as it is at one noise level."""
+
+    masks: LogMasks  # of its words, the spots
+    length: int  # of its text states, before lengths were evened out
+    own: Sequence[TextStates] = ()  # what regions read that have a prompt of their own, in order (1, T, D)
+    maps: Sequence[Maps] = ()  # where its words' attention is added up, one for each
+    area: Area | None = None  # of the latents that its passes are over; None: all
+    _known: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+
+    @property
+    def behind(self) -> int:
+        """How many text states stand behind its own."""
+        return sum(states.keys.shape[1] for states in self.own)
+
+    def projected(self, site: AttentionSite, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (1, T, heads, d) of what its regions read, which a site makes once."""
+        if site.name not in self._known:
+            keys, values = (
+                torch.cat([getattr(states, side).to(like) for states in self.own], 1)
+                for side in ("keys", "values")
+            )
+            self._known[site.name] = site.to_k(keys), site.to_v(values)
+        return self._known[site.name]
+
+    def bias(
+        self, grid: tuple[int, int], front: int, even: int, total: int, progress: float
+    ) -> Tensor | None:
+        """(1 or n, Q, total) for a site whose keys are the prompt, repeated up to `even`, what others put
+        behind it up to `front`, and what regions read; None where nothing is added."""
+        found = self.masks.at(grid, self.length, progress)
+        if found is None or (found.shape[-1] == total and even == self.length):
+            return found
+        whole = found.new_zeros(*found.shape[:2], total)
+        times, own = max(1, even // self.length), found[..., self.length :]
+        whole[..., : times * self.length] = found[..., : self.length].repeat(1, 1, times)
+        whole[..., front:] = float("-inf")
+        whole[..., front : front + own.shape[-1]] = own
+        return whole
+
+
+class Regions(AttentionUser):
+    """The regions of all prompts in a pass.
+
+    `prompts`: for runs of the pass's samples, how many, and their prompt; None: one without regions. `even`:
+    how many text states all prompts were repeated to; None: as many as there are. `biases` keeps what was
+    made, for as long as the prompts' masks live. `record` adds the words' attention to the prompts' maps.
+    """
+
+    def __init__(
+        self, prompts: Sequence[tuple[int, FocusedPrompt | None]], progress: float,
+        biases: dict[Any, Any], *, even: int | None = None, record: bool = False,
+    ) -> None:  # fmt: skip
+        self._prompts, self._progress, self._biases = prompts, progress, biases
+        self._even, self._record = even, record
+        self._acting = [
+            prompt if prompt is not None and prompt.masks.acts(progress) else None for _, prompt in prompts
+        ]
+        self.needed = record or any(prompt is not None for prompt in self._acting)
+        self._behind = max((prompt.behind for prompt in self._acting if prompt is not None), default=0)
+
+    def before(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
+    ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
+        if site.grid is None:
+            return q, k, v, bias
+        front = k.shape[1]
+        added = self._added(site.grid, front, q)
+        if any(part is not None for part in added):
+            if self._behind:
+                k, v = self._lengthened(site, k, v)
+            assert bias is None  # nobody else adds any
+            bias = Bias(_merged([count for count, _ in self._prompts], added), front)
+        if self._record:
+            self._remember(site, q, k, front, added)
+        return q, k, v, bias
+
+    def _added(self, grid: tuple[int, int], front: int, like: Tensor) -> list[Tensor | None]:
+        """By prompt, what is added to its logits."""
+        strengths = [
+            prompt and (prompt.masks, prompt.length, prompt.masks.strengths(self._progress))
+            for prompt in self._acting
+        ]
+        key = (grid, front, self._even, like.dtype, *strengths)
+        if key not in self._biases:
+            if len(self._biases) > 256:
+                self._biases.clear()
+            even = front if self._even is None else min(self._even, front)
+            found = [
+                prompt and prompt.bias(grid, front, even, front + self._behind, self._progress)
+                for prompt in self._acting
+            ]
+            self._biases[key] = [None if part is None else part.to(like.dtype) for part in found]
+        return self._biases[key]
+
+    def _lengthened(self, site: AttentionSite, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with what regions read behind; zeros, which nobody reads, where there is less."""
+        rows, front, _, _ = k.shape
+        longer = [part.new_zeros(rows, front + self._behind, *part.shape[2:]) for part in (k, v)]
+        for whole, given in zip(longer, (k, v)):
+            whole[:, :front] = given
+        start = 0
+        for (count, _), prompt in zip(self._prompts, self._acting):
+            if prompt is not None and prompt.own:
+                for whole, own in zip(longer, prompt.projected(site, k)):
+                    whole[start : start + count, front : front + own.shape[1]] = own
+            start += count
+        return longer[0], longer[1]
+
+    def _remember(
+        self, site: AttentionSite, q: Tensor, k: Tensor, front: int, added: Sequence[Tensor | None]
+    ) -> None:
+        start = 0
+        for (count, prompt), part in zip(self._prompts, added):
+            rows, start = slice(start, start + count), start + count
+            if prompt is None or not prompt.maps:
+                continue
+            spots, longer = prompt.masks.spots, part is not None
+            words = [places_in_all(spots, number, front, longer) for number in range(len(spots))]
+            seen = WHOLE if longer else slice(front)
+            shares = word_attention(q[rows], k[rows, seen], words, part)
+            assert site.grid is not None
+            for number, maps in enumerate(prompt.maps):
+                maps.add(shares[:, number : number + 1], site.grid, prompt.area)
+
+
+def _merged(counts: Sequence[int], added: Sequence[Tensor | None]) -> list[tuple[int, Tensor | None]]:
+    """Neighbours among the parts of a bias that can go through one fused call, as one."""
+    parts: list[tuple[int, Tensor | None]] = []
+    for count, part in zip(counts, added):
+        last = parts[-1][1] if parts else None
+        if parts and (last is None) == (part is None):
+            before, _ = parts.pop()
+            if part is not None and last is not None:
+                part = torch.cat([last.expand(before, -1, -1), part.expand(count, -1, -1)])
+            count += before
+        parts.append((count, part))
+    return parts
