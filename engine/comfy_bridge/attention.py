@@ -4,8 +4,8 @@ Users are brought in at each step, into the transformer_options of that step alo
 and whoever else patches cross-attention, before or after, goes on being heard.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias, Pass, attend
 
 KEY = "likeness.attention"  # of our users in transformer_options
+# a user, or who it is for the prompts (by their uuids) in a batch of so many samples
+User = AttentionUser | Callable[[Sequence[Any], int], AttentionUser]
 _ENDING = ".attn2.to_k.weight"
 
 
@@ -38,13 +40,11 @@ class Sites:
         """The layers of a MODEL's network by name."""
         return {name: network.get_submodule(path) for name, path in self.paths.items()}
 
-    def with_user(
-        self, options: Mapping[str, Any], network: Any, key: str, user: AttentionUser
-    ) -> dict[str, Any]:
+    def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
         """The transformer_options of a step, with one user more, or another under the same key."""
         there: _Users | None = options.get(KEY)
         if there is not None:
-            return {**options, KEY: replace(there, present=Pass({**there.present.users, key: user}))}
+            return {**options, KEY: _Users({**there.users, key: user}, self, network)}
         replaced = options.get("patches_replace", {})
         theirs = replaced.get("attn2", {})
         blocks: list[Any] = [("input", number) for number in range(len(network.input_blocks))]
@@ -52,15 +52,15 @@ class Sites:
         around = {block: partial(_attend, theirs.get(block)) for block in [*blocks, *theirs]}
         return {
             **options,
-            KEY: _Users(Pass({key: user}), self, network),
+            KEY: _Users({key: user}, self, network),
             "patches_replace": {**replaced, "attn2": around},
         }
 
 
-def user_in(options: Mapping[str, Any], key: str) -> AttentionUser | None:
+def user_in(options: Mapping[str, Any], key: str) -> User | None:
     """The user that a step has under a key already."""
     there: _Users | None = options.get(KEY)
-    return None if there is None else there.present.users.get(key)
+    return None if there is None else there.users.get(key)
 
 
 def _place(path: str) -> tuple[str, int, int]:
@@ -73,9 +73,22 @@ def _place(path: str) -> tuple[str, int, int]:
 class _Users:
     """Who is there in one step, and in which network."""
 
-    present: Pass
+    users: Mapping[str, User]
     sites: Sites
     network: Any
+    _passes: dict[Any, Pass] = field(default_factory=dict)
+
+    def present(self, options: Mapping[str, Any], rows: int) -> Pass:
+        """Who is there for the prompts of a batch."""
+        uuids = tuple(options.get("uuids") or ())
+        if (uuids, rows) not in self._passes:
+            self._passes[uuids, rows] = Pass(
+                {
+                    key: user if isinstance(user, AttentionUser) else user(uuids, rows)
+                    for key, user in self.users.items()
+                }
+            )
+        return self._passes[uuids, rows]
 
     def site(self, options: Mapping[str, Any]) -> AttentionSite:
         name, heads = self.sites.names[(*options["block"], options["block_index"])], options["n_heads"]
@@ -116,7 +129,7 @@ def _attend(theirs: Any, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, 
         return masked + _in_heads(out - attention.attention_pytorch(q, k, v, heads), heads)
 
     parts = (_in_heads(part, heads) for part in (q, k, v))
-    return users.present.attention(users.site(options), *parts, compute).flatten(2)
+    return users.present(options, len(q)).attention(users.site(options), *parts, compute).flatten(2)
 
 
 def _in_heads(states: Tensor, heads: int) -> Tensor:

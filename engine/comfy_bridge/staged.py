@@ -1,7 +1,7 @@
 """Staged embeddings in the graph: one CONDITIONING entry per stretch of noise levels, values beside keys.
 
-The entries alone work with any sampler. The MODEL's patch only hands the second context to cross-attention;
-it knows its prompts by what the entries carry, and leaves everybody else's patches where they are.
+The entries alone work with any sampler. The MODEL's wrapper only brings the second context to
+cross-attention; it knows its prompts by what the entries carry, and leaves everybody else's patches there.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -23,15 +24,16 @@ from ..data.examples import examples_of
 from ..errors import LikenessError
 from ..files import write_atomically
 from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_words
-from ..staged.text import Places, with_bypass
+from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
+from .attention import Sites
 from .folders import temporary_folder
 from .weights import check_kind, text_towers_of
 from .words import check_placeholders, defined_in, spell_placeholders, with_rows
 
 log = logging.getLogger(__name__)
 
-KEY = "likeness.staged"  # of our wrapper, and of our entry in transformer_options
+KEY = "likeness.staged"  # of our wrapper
 VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) that values are made from
 KEYS = "likeness_keys"  # and the one that keys are made from, as it was written
 PLACES = "likeness_places"  # and, by placeholder, where it stands among the entry's text states
@@ -228,8 +230,7 @@ def with_split_values(model: Any) -> Any:
     model = model.clone()
     kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
     if not model.wrappers.get(kind, {}).get(KEY):
-        model.add_wrapper_with_key(kind, KEY, _hand_over)
-        model.set_model_attn2_patch(_split)
+        model.add_wrapper_with_key(kind, KEY, partial(_hand_over, Sites.of(model)))
     return model
 
 
@@ -251,44 +252,25 @@ def values_of(context: torch.Tensor, about: Mapping[str, Any]) -> torch.Tensor:
     return torch.cat([values, context[:, front.shape[1] :]], 1)
 
 
-class _Values:
-    """The second contexts of one sampling step by entry, and what cross-attention reads with them."""
-
-    def __init__(self, contexts: Mapping[Any, torch.Tensor], lengths: Mapping[Any, int]) -> None:
-        self._contexts, self._lengths = contexts, lengths
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def over(self, value: torch.Tensor, entries: Sequence[Any]) -> torch.Tensor:
-        """`value` (B, T, D), one chunk of B for each entry, with the contexts of those that have one.
-
-        All layers of a pass are given one tensor, unless another patch makes its own for each: put together
-        once.
-        """
-        last = self._last
-        if last is None or last[0] is not value:
-            last = self._last = value, self._put_together(value, entries)
-        return last[1]
-
-    def _put_together(self, value: torch.Tensor, entries: Sequence[Any]) -> torch.Tensor:
-        own = [self._contexts.get(entry) for entry in entries]
-        if not any(context is not None for context in own):
-            return value
-        chunks = value.chunk(len(entries))
-        # ComfyUI evens out lengths by repeating; what is longer than that, another patch has appended
-        even = math.lcm(*(self._lengths.get(entry, 1) for entry in entries))
-        return torch.cat([c if o is None else _overwritten(c, o.to(c), even) for c, o in zip(chunks, own)])
-
-
-def _hand_over(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
-    """Around ComfyUI's batching of prompts: tells the attention patch which entries have own values."""
+def _hand_over(
+    sites: Sites, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any
+) -> Any:
+    """Around ComfyUI's batching of prompts: brings in the values of those entries that have own ones."""
     sigma = float(timestep[0])
     conds = [group and [entry for entry in group if _due(entry, sigma)] for group in conds]
     entries = [entry for group in conds for entry in group or () if "cross_attn" in entry]
     found = {e["uuid"]: values_of(e["cross_attn"], e) for e in entries if VALUES in e}
     if found:
         known = model_options.get("transformer_options", {})
-        values = _Values(found, {e["uuid"]: e["cross_attn"].shape[1] for e in entries})
-        model_options = {**model_options, "transformer_options": {**known, KEY: values}}
+        lengths = {e["uuid"]: e["cross_attn"].shape[1] for e in entries}
+
+        def values(uuids: Sequence[Any], rows: int) -> SplitValues:
+            # ComfyUI evens out lengths by repeating; what is longer than that, another patch has appended
+            even = math.lcm(*(lengths.get(uuid, 1) for uuid in uuids))
+            return SplitValues(*((rows // len(uuids), found.get(uuid)) for uuid in uuids), even=even)
+
+        users = sites.with_user(known, model.diffusion_model, "values", values)
+        model_options = {**model_options, "transformer_options": users}
     return executor(model, conds, x, timestep, model_options)
 
 
@@ -302,22 +284,6 @@ def _due(entry: Mapping[str, Any], sigma: float) -> bool:
         return True
     start, end = entry.get("timestep_start"), entry.get("timestep_end")
     return (start is None or sigma <= start * (1 + EDGE)) and (end is None or sigma >= end * (1 - EDGE))
-
-
-def _split(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, options: Mapping[str, Any]) -> tuple:
-    """An attn2 patch; context, value (B, T, D), one chunk of B for each entry in the batch."""
-    values = options.get(KEY)
-    return n, context, value if values is None else values.over(value, options["uuids"])
-
-
-def _overwritten(chunk: torch.Tensor, own: torch.Tensor, even: int) -> torch.Tensor:
-    """`own` (1, t, D) over the front of a chunk (b, T, D), repeated up to the length `even` that ComfyUI
-    evened prompts out to; what another pack has appended stays."""
-    own = own.expand(len(chunk), -1, -1)
-    if own.shape[1] == chunk.shape[1]:
-        return own
-    own = own.repeat(1, max(1, min(even, chunk.shape[1]) // own.shape[1]), 1)
-    return torch.cat([own, chunk[:, own.shape[1] :]], dim=1)
 
 
 # -------------------------------------------------------------------------------------- pictures' features

@@ -123,26 +123,30 @@ class SplitValues(AttentionUser):
     """Values made from another context than the keys.
 
     `parts`: for runs of a pass's samples, how many, and their context (1 or n, t, D), repeated where
-    cross-attention is given a multiple of t words (other prompts being longer); None: as they are. What
-    others put behind stays.
+    cross-attention is given a multiple of t words (other prompts being longer), `even` of them at most; None:
+    as they are. What others put behind stays.
     """
 
-    def __init__(self, *parts: tuple[int, Tensor | None]) -> None:
-        self._parts = parts
+    def __init__(self, *parts: tuple[int, Tensor | None], even: int | None = None) -> None:
+        self._parts, self._even = parts, even
 
     def before(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
     ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
+        if all(context is None for _, context in self._parts):
+            return q, k, v, bias
         made, start = [], 0
         for count, context in self._parts:
             given, start = v[start : start + count], start + count
-            made.append(given if context is None else _instead(given, site.to_v(context.to(v.dtype))))
+            own = None if context is None else site.to_v(context.to(v))
+            made.append(given if own is None else _instead(given, own, self._even))
         return q, k, made[0] if len(made) == 1 else torch.cat(made), bias
 
 
-def _instead(given: Tensor, own: Tensor) -> Tensor:
-    """`own` (1 or B, t, heads, d) over the front of values (B, T, heads, d)."""
-    times = max(1, given.shape[1] // own.shape[1])
+def _instead(given: Tensor, own: Tensor, even: int | None) -> Tensor:
+    """`own` (1 or B, t, heads, d) over the front of values (B, T, heads, d), again and again up to `even`."""
+    length = given.shape[1]
+    times = max(1, min(even or length, length) // own.shape[1])
     if times > 1 or len(own) != len(given):
         own = own.expand(len(given), -1, -1, -1).repeat(1, times, 1, 1)
     return own if own.shape[1] == given.shape[1] else torch.cat([own, given[:, own.shape[1] :]], 1)
