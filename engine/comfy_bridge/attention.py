@@ -128,8 +128,9 @@ def _attend(theirs: Any, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, 
         # what they add to plain attention is added to ours
         return masked + _in_heads(out - attention.attention_pytorch(q, k, v, heads), heads)
 
-    parts = (_in_heads(part, heads) for part in (q, k, v))
-    return users.present(options, len(q)).attention(users.site(options), *parts, compute).flatten(2)
+    present = users.present(options, len(q))
+    q, k, v = (_in_heads(part, heads) for part in (q, k, v))
+    return present.attention(users.site(options), q, k, v, compute).flatten(2)
 
 
 def _in_heads(states: Tensor, heads: int) -> Tensor:

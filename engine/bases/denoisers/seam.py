@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ...errors import LikenessError
 from ..attention import AttentionUser, Pass
+from .flux2 import Flux2Sites
 from .unet import UNetSites
 
 # a user, or who it is in a pass of these noisy latents (B, …) at these timesteps (B,)
@@ -79,4 +81,11 @@ def using(network: nn.Module, key: str, user: User) -> Any:
 
 
 def sites_of(network: nn.Module) -> Sites:
-    return UNetSites(network)
+    """Where a network lets users in; one of another kind is refused."""
+    if hasattr(network, "down_blocks"):
+        return UNetSites(network)
+    if hasattr(network, "single_transformer_blocks") and hasattr(network, "double_stream_modulation_img"):
+        return Flux2Sites(network)
+    raise LikenessError(
+        f"nothing can be done inside the attention of {type(network).__name__}; use an SD or SDXL base"
+    )
