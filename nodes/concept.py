@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..engine.config import ROLES, ConceptSpec
-from .types import AUTOMATIC, CATEGORY, Concept, single, who_looks
+from .types import AUTOMATIC, Concept, schema, single, told, who_looks
 
 CLASS_WORD_TIP = (
     "What the pictures show, in one or two plain words the model knows: man, woman, dog, vase. Change it "
@@ -27,16 +27,15 @@ class LikenessConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessConcept",
-            display_name="Describe a Concept",
-            category=CATEGORY,
+            display_name="Training Subject",
             is_input_list=True,  # core's folder loaders give lists: all of one is one subject
             description="Bundles pictures of one subject with what they show, ready to be learned. Three "
             "to eight varied pictures are enough.",
             inputs=[
                 io.Image.Input(
-                    "images", display_name="pictures",
+                    "images", display_name="images",
                     tooltip="Pictures of the one subject: a batch, or a list of any sizes such as Load Image "
                     "(from Folder) gives. Choose varied poses, light and backgrounds.",
                 ),
@@ -44,7 +43,7 @@ class LikenessConcept(io.ComfyNode):
                     "class_word", display_name="class word", default="person",
                     tooltip=CLASS_WORD_TIP,
                 ),
-                io.String.Input("token", display_name="placeholder", default="<v0>", tooltip=TOKEN_TIP),
+                io.String.Input("token", display_name="trigger word", default="<v0>", tooltip=TOKEN_TIP),
                 io.Combo.Input(
                     "role", options=list(ROLES), display_name="role", default="subject",
                     tooltip=ROLE_TIP,
@@ -61,7 +60,7 @@ class LikenessConcept(io.ComfyNode):
                 ),
                 who_looks(),
             ],
-            outputs=[Concept.Output(display_name="concept", tooltip="Connect it to one of the Learn nodes.")],
+            outputs=[Concept.Output(display_name="concept", tooltip="Connect it to one of the Train nodes.")],
         )  # fmt: skip
 
     @classmethod
@@ -72,11 +71,11 @@ class LikenessConcept(io.ComfyNode):
         from ..engine.comfy_bridge.pictures import advice_on, concept_on_disk
 
         spec = ConceptSpec(
-            folder="", token=single(token, "placeholder"), class_word=single(class_word, "class word"),
+            folder="", token=single(token, "trigger word"), class_word=single(class_word, "class word"),
             role=single(role, "role"),
         )  # fmt: skip
         spec, concept = concept_on_disk(spec, images, masks, captions)
-        return io.NodeOutput(spec, ui=ui.PreviewText(advice_on(concept, single(faces, "faces looked at by"))))
+        return told(cls, spec, text=advice_on(concept, single(faces, "faces looked at by")))
 
 
 class LikenessConceptFolder(io.ComfyNode):
@@ -84,10 +83,9 @@ class LikenessConceptFolder(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessConceptFolder",
-            display_name="Read a Concept Folder",
-            category=CATEGORY,
+            display_name="Training Subject from Folder",
             description="Reads a folder of pictures with optional masks (masks/<same name>.png) and an "
             "optional concept.json, the same folder the likeness command takes.",
             inputs=[
@@ -100,7 +98,7 @@ class LikenessConceptFolder(io.ComfyNode):
                     "class_word", display_name="class word", default="",
                     tooltip=CLASS_WORD_TIP + " Leave it empty to take it from concept.json.",
                 ),
-                io.String.Input("token", display_name="placeholder", default="<v0>", tooltip=TOKEN_TIP),
+                io.String.Input("token", display_name="trigger word", default="<v0>", tooltip=TOKEN_TIP),
                 io.Combo.Input(
                     "role", options=["as concept.json says", *ROLES], display_name="role",
                     default="as concept.json says", tooltip=ROLE_TIP,
@@ -113,7 +111,7 @@ class LikenessConceptFolder(io.ComfyNode):
                 who_looks(),
             ],
             outputs=[
-                Concept.Output(display_name="concept", tooltip="Connect it to one of the Learn nodes."),
+                Concept.Output(display_name="concept", tooltip="Connect it to one of the Train nodes."),
                 io.String.Output(display_name="class word", tooltip="What the folder's subject is."),
             ],
         )  # fmt: skip
@@ -132,7 +130,7 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
         concept = one_of_folder(wanted)
         spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
-        return io.NodeOutput(spec, concept.class_word, ui=ui.PreviewText(advice_on(concept, faces)))
+        return told(cls, spec, concept.class_word, text=advice_on(concept, faces))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import CATEGORY, Concept, Likeness, face_packs, single
+from .types import Concept, Likeness, face_packs, schema, single, told
 
 
 def _judge() -> io.Input:
@@ -87,12 +87,12 @@ def _part() -> list[io.Input]:
         Concept.Input(
             "component", display_name="component", optional=True,
             tooltip="A part that was asked for, such as somebody's hair: its own pictures with masks, from "
-            "Describe a Concept. Connect it to see how like it the pictures show it.",
+            "Training Subject. Connect it to see how like it the pictures show it.",
         ),
         io.Mask.Input(
             "component_masks", display_name="component masks", optional=True,
-            tooltip="White where that part is in the measured pictures, one mask per picture, from Mask "
-            "Parts of a Face or Mask by Words. Connect it together with component.",
+            tooltip="White where that part is in the measured pictures, one mask per picture, from Face "
+            "Parts Mask or Mask by Text. Connect it together with component.",
         ),
     ]  # fmt: skip
 
@@ -102,18 +102,17 @@ class LikenessMeasure(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessMeasure",
-            display_name="Measure a Likeness",
-            category=CATEGORY,
+            display_name="Face Similarity Score",
             is_input_list=True,  # a list of pictures is judged as a whole, as a batch is
             description="Says in numbers and plain words how much pictures look like the person, and whether "
             "they show what the prompt asked for.",
             inputs=[
-                io.Image.Input("images", display_name="pictures", tooltip="What was drawn, one or many."),
+                io.Image.Input("images", display_name="images", tooltip="What was drawn, one or many."),
                 Concept.Input(
                     "concept",
-                    tooltip="The person's own pictures, from Describe a Concept. Pictures that were not "
+                    tooltip="The person's own pictures, from Training Subject. Pictures that were not "
                     "learned from judge more honestly.",
                 ),
                 _judge(),
@@ -144,7 +143,13 @@ class LikenessMeasure(io.ComfyNode):
                     tooltip="Share of what was asked for on the Miniature, CLIP's cosine elsewhere; 0 where "
                     "nobody judged.",
                 ),
-                io.String.Output(display_name="report", tooltip="All scores in plain words."),
+                io.String.Output(
+                    display_name="report", tooltip="All scores in plain words, picture by picture first."
+                ),
+                io.Float.Output(
+                    display_name="median identity",
+                    tooltip="As identity, but one picture of somebody else moves it less.",
+                ),
             ],
             is_output_node=True,
         )  # fmt: skip
@@ -156,7 +161,7 @@ class LikenessMeasure(io.ComfyNode):
         component: Sequence[ConceptSpec | None] = (None,), component_masks: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import pictures_of
-        from ..engine.evaluation.measure import in_words
+        from ..engine.evaluation.measure import in_words, rows_in_words
 
         prompts = [line.strip() for text in prompt for line in text.splitlines() if line.strip()]
         pictures = pictures_of(images)
@@ -165,8 +170,9 @@ class LikenessMeasure(io.ComfyNode):
         part = _component(single(component, "component"), component_masks)
         known, judge = single(concept, "concept"), single(faces, "faces judged by")
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
-        report = in_words(found)
-        return io.NodeOutput(found.mean_identity, found.mean_text, report, ui=ui.PreviewText(report))
+        report = f"{rows_in_words(found)}\n\n{in_words(found)}"
+        scores = found.mean_identity, found.mean_text, report, found.median_identity
+        return told(cls, *scores, text=report)
 
 
 class LikenessGrid(io.ComfyNode):
@@ -174,10 +180,9 @@ class LikenessGrid(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessGrid",
-            display_name="Draw a Grid with Scores",
-            category=CATEGORY,
+            display_name="XY Grid with Similarity",
             description="Draws a likeness, or several to compare, in several prompts, strengths and seeds, "
             "scores every picture, and saves a report with the frontier of identity and prompt to the output "
             "folder.",
@@ -207,7 +212,7 @@ class LikenessGrid(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="All pictures with their scores."),
                 io.Image.Output(
-                    display_name="pictures", tooltip="By prompt, then likeness, then strength, then seed."
+                    display_name="images", tooltip="By prompt, then likeness, then strength, then seed."
                 ),
                 io.String.Output(
                     display_name="report", tooltip="The scores in plain words and the report's path."
@@ -249,7 +254,8 @@ class LikenessGrid(io.ComfyNode):
         written = judged.write_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])
         report = f"{in_words(found)}\nThe report is {written}."
-        return io.NodeOutput(sheet, image_of(pictures), report, ui=ui.PreviewImage(sheet, cls=cls))
+        shown = ui.PreviewImage(sheet, cls=cls).as_dict()
+        return told(cls, sheet, image_of(pictures), report, text=report, **shown)
 
 
 def _component(component: ConceptSpec | None, masks):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, NO_MODEL, Identity, Likeness, face_packs, single
+from .types import NO_MODEL, Identity, Likeness, face_packs, schema, single
 
 
 class LikenessEncodeIdentity(io.ComfyNode):
@@ -12,22 +12,21 @@ class LikenessEncodeIdentity(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessEncodeIdentity",
-            display_name="Read an Identity from Pictures",
-            category=CATEGORY,
+            display_name="Face Identity from Images",
             is_input_list=True,  # a folder's list of pictures is one person, not one each
             description="Looks at one to three pictures of a person through an identity adapter: finds the "
             "face, turns it upright, cuts it out. Nothing is learned, so it takes seconds.",
             inputs=[
                 io.Image.Input(
-                    "images", display_name="pictures",
+                    "images", display_name="images",
                     tooltip="One to three pictures of the same person, from the front and sharp. More help "
                     "when a single one does not show the person well.",
                 ),
                 Likeness.Input(
                     "adapter", display_name="adapter", optional=True,
-                    tooltip="An identity adapter from Load a Likeness, such as MasterWeaver's. Leave it "
+                    tooltip="An identity adapter from Load Likeness, such as MasterWeaver's. Leave it "
                     "unconnected for the Miniature's own.",
                 ),
                 io.ClipVision.Input(
@@ -54,7 +53,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
             ],
             outputs=[
                 Identity.Output(
-                    display_name="identity", tooltip="The person; connect it to Apply an Identity."
+                    display_name="identity", tooltip="The person; connect it to Apply Face Identity."
                 ),
                 io.Image.Output(
                     display_name="references",
@@ -85,17 +84,16 @@ class LikenessApplyIdentity(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessApplyIdentity",
-            display_name="Apply an Identity",
-            category=CATEGORY,
+            display_name="Apply Face Identity",
             description="Lets the model draw this person wherever the prompt says somebody is. Goes with "
             "staged prompts, LoRAs, other attention patches and ControlNets; one node for each person.",
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The kind of model the adapter was trained for, with LoRAs or without."
                 ),
-                Identity.Input("identity", tooltip="From Read an Identity from Pictures."),
+                Identity.Input("identity", tooltip="From Face Identity from Images."),
                 io.Float.Input(
                     "weight", display_name="weight", default=1.0, min=0.0, max=3.0, step=0.05,
                     tooltip="How strongly the person shows. Lower it when prompts are ignored, raise it when "

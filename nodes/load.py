@@ -1,8 +1,8 @@
 """What was learned: using it, keeping it, reading it back, and giving it to other tools."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from .types import CATEGORY, Likeness
+from .types import Likeness, schema, told
 
 
 class LikenessApply(io.ComfyNode):
@@ -10,10 +10,9 @@ class LikenessApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessApply",
-            display_name="Apply a Likeness",
-            category=CATEGORY,
+            display_name="Apply Likeness (LoRA + Embedding)",
             description="Teaches MODEL and CLIP what was learned. Any prompt node after it understands "
             "the placeholder: write <v0>, or embedding:v0.",
             inputs=[
@@ -25,15 +24,15 @@ class LikenessApply(io.ComfyNode):
                     "clip",
                     tooltip="That model's CLIP; connect the prompts to this node's CLIP output.",
                 ),
-                Likeness.Input("likeness", tooltip="From one of the Learn nodes, or from Load a Likeness."),
+                Likeness.Input("likeness", tooltip="From one of the Train nodes, or from Load Likeness."),
                 io.Float.Input(
-                    "strength_model", display_name="strength in the model", default=1.0, min=-4.0, max=4.0,
+                    "strength_model", display_name="strength_model", default=1.0, min=-4.0, max=4.0,
                     step=0.05,
                     tooltip="How strongly the learned LoRA changes the picture. Lower it when prompts are "
                     "ignored, raise it when the likeness is weak.",
                 ),
                 io.Float.Input(
-                    "strength_clip", display_name="strength in the text encoder", default=1.0,
+                    "strength_clip", display_name="strength_clip", default=1.0,
                     min=-4.0, max=4.0, step=0.05,
                     tooltip="How strongly the text encoder's LoRA counts, where one was learned. Leave it "
                     "at 1 unless the placeholder takes over the prompt. Learned words always count in "
@@ -58,14 +57,13 @@ class LikenessSave(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessSave",
-            display_name="Save a Likeness",
-            category=CATEGORY,
-            description="Writes a likeness to models/likeness, from where Load a Likeness and the "
+            display_name="Save Likeness",
+            description="Writes a likeness to models/likeness, from where Load Likeness and the "
             "likeness command read it. An earlier file of that name is kept: the new one gets a number.",
             inputs=[
-                Likeness.Input("likeness", tooltip="From one of the Learn nodes."),
+                Likeness.Input("likeness", tooltip="From one of the Train nodes."),
                 io.String.Input(
                     "name", display_name="name", default="my-likeness",
                     tooltip="The file's name without ending; friends/ann makes a subfolder. Change it for "
@@ -85,7 +83,7 @@ class LikenessSave(io.ComfyNode):
 
         path = unused(inside("likeness", name, ".safetensors"))
         likeness.save(path)
-        return io.NodeOutput(likeness, str(path), ui=ui.PreviewText(f"saved to {path}"))
+        return told(cls, likeness, str(path), text=f"saved to {path}")
 
 
 class LikenessLoad(io.ComfyNode):
@@ -95,10 +93,9 @@ class LikenessLoad(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.folders import listed
 
-        return io.Schema(
+        return schema(
             node_id="LikenessLoad",
-            display_name="Load a Likeness",
-            category=CATEGORY,
+            display_name="Load Likeness",
             description="Reads a likeness from models/likeness.",
             inputs=[
                 io.Combo.Input(
@@ -110,10 +107,10 @@ class LikenessLoad(io.ComfyNode):
             outputs=[
                 Likeness.Output(
                     display_name="likeness",
-                    tooltip="Connect it to Apply a Likeness; an identity adapter to Read an Identity.",
+                    tooltip="Connect it to Apply Likeness; an identity adapter to Face Identity from Images.",
                 ),
                 io.String.Output(
-                    display_name="placeholder",
+                    display_name="trigger word",
                     tooltip="What to write in prompts, such as <v0>.",
                 ),
             ],
@@ -139,14 +136,13 @@ class LikenessExport(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessExport",
-            display_name="Export a Likeness for Other Tools",
-            category=CATEGORY,
+            display_name="Export Likeness as LoRA + Embedding",
             description="Writes a LoRA to models/loras and an embedding to models/embeddings, for "
             "ComfyUI's own LoRA loader and embedding: words, and for other programs.",
             inputs=[
-                Likeness.Input("likeness", tooltip="From one of the Learn nodes, or from Load a Likeness."),
+                Likeness.Input("likeness", tooltip="From one of the Train nodes, or from Load Likeness."),
                 io.String.Input(
                     "name", display_name="name", default="my-likeness",
                     tooltip="The files' name without ending; the embedding is then called "
@@ -162,4 +158,4 @@ class LikenessExport(io.ComfyNode):
         from ..engine.comfy_bridge.words import export
 
         files = "\n".join(str(path) for path in export(likeness, name))
-        return io.NodeOutput(files, ui=ui.PreviewText(files))
+        return told(cls, files, text=files)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, MEDIAPIPE, NO_MODEL, face_packs
+from .types import MEDIAPIPE, NO_MODEL, face_packs, schema, told
 
 OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
 MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
@@ -53,13 +53,12 @@ class LikenessSegmentText(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessSegmentText",
-            display_name="Mask by Words",
-            category=CATEGORY,
+            display_name="Mask by Text",
             description="Marks what words name in every picture of a batch, and shows the masks in the node.",
             inputs=[
-                io.Image.Input("images", display_name="pictures", tooltip="Pictures to look through."),
+                io.Image.Input("images", display_name="images", tooltip="Pictures to look through."),
                 io.String.Input(
                     "words", display_name="words", default="head",
                     tooltip="What to mark; several words with commas are marked together. Change it to what "
@@ -99,16 +98,16 @@ class LikenessParseFace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessParseFace",
-            display_name="Mask Parts of a Face",
-            category=CATEGORY,
+            display_name="Face Parts Mask",
             description="Marks the face, the hair or other parts in close pictures of one person, and shows "
             "the masks in the node.",
             inputs=[
                 io.Image.Input(
-                    "images", display_name="pictures",
-                    tooltip="Pictures in which the face is large; crop them with Find Faces if it is not.",
+                    "images", display_name="images",
+                    tooltip="Pictures in which the face is large; crop them with Detect and Crop Faces if it "
+                    "is not.",
                 ),
                 io.String.Input(
                     "parts", display_name="parts", default="face",
@@ -146,14 +145,13 @@ class LikenessDetectFaces(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessDetectFaces",
-            display_name="Find Faces",
-            category=CATEGORY,
+            display_name="Detect and Crop Faces",
             description="Finds the largest face of every picture, cuts it out upright and shows all that "
             "were found in the node.",
             inputs=[
-                io.Image.Input("images", display_name="pictures", tooltip="Pictures with faces in them."),
+                io.Image.Input("images", display_name="images", tooltip="Pictures with faces in them."),
                 io.Combo.Input(
                     "pack", options=[*face_packs(), MEDIAPIPE, NO_MODEL],
                     display_name="found by", default="auraface",
@@ -190,7 +188,7 @@ class LikenessDetectFaces(io.ComfyNode):
 
         wanted = None if number == LARGEST else number
         found = faces_of(images, None if pack == NO_MODEL else pack, masks, wanted, size)
-        return io.NodeOutput(*found, ui=ui.PreviewImage(found.overlays, cls=cls))
+        return told(cls, *found, text=found.said, **ui.PreviewImage(found.overlays, cls=cls).as_dict())
 
 
 class LikenessBrushMask(io.ComfyNode):
@@ -198,15 +196,14 @@ class LikenessBrushMask(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessBrushMask",
-            display_name="Mask by Brush",
-            category=CATEGORY,
+            display_name="Edit Mask in MaskEditor",
             description="Shows one picture with its mask for ComfyUI's mask editor: run once, open the "
             "editor on this node, paint, save, run again. The other masks of the batch pass through.",
             inputs=[
                 io.Image.Input(
-                    "images", display_name="pictures", tooltip="The pictures the masks belong to.",
+                    "images", display_name="images", tooltip="The pictures the masks belong to.",
                 ),
                 io.Mask.Input(
                     "masks", display_name="masks", tooltip="Masks to begin with, one per picture.",

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY
+from .types import schema
 
 STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES; that file is heavy
 
@@ -12,10 +12,9 @@ class LikenessMiniature(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessMiniature",
-            display_name="Load the Miniature",
-            category=CATEGORY,
+            display_name="Load Demo Model (Miniature)",
             description="A tiny portrait model that comes with Likeness, and pictures of a made-up person "
             "to learn. Nothing is downloaded. Use it to try things out in seconds, then put a checkpoint "
             "in its place.",
@@ -26,7 +25,7 @@ class LikenessMiniature(io.ComfyNode):
                     "Change it to try another face.",
                 ),
                 io.Int.Input(
-                    "pictures", display_name="pictures", default=4, min=1, max=16, step=1,
+                    "pictures", display_name="how many images", default=4, min=1, max=16, step=1,
                     tooltip="How many different pictures of that person to give. Raise it to see how much "
                     "more pictures help.",
                 ),
@@ -41,7 +40,7 @@ class LikenessMiniature(io.ComfyNode):
                     tooltip="Its text encoder, with a vocabulary of its own.",
                 ),
                 io.Vae.Output(display_name="VAE", tooltip="Its autoencoder."),
-                io.Image.Output(display_name="pictures", tooltip="Pictures of the person, 128 x 128."),
+                io.Image.Output(display_name="images", tooltip="Pictures of the person, 128 x 128."),
                 io.Mask.Output(display_name="masks", tooltip="Where the person is in each picture."),
                 io.String.Output(display_name="class word", tooltip="What the person is: man or woman."),
             ],
@@ -60,12 +59,11 @@ class LikenessMiniatureStyle(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessMiniatureStyle",
-            display_name="Load the Miniature's Style Pictures",
-            category=CATEGORY,
+            display_name="Demo Style Images (Miniature)",
             description="A few made-up strangers, all drawn in one style, with masks that leave their heads "
-            "out. To try Learn a Person in a Style without pictures of your own.",
+            "out. To try Train Person + Style without pictures of your own.",
             inputs=[
                 io.Combo.Input(
                     "style", options=list(STYLES), display_name="style", default="watercolor",
@@ -73,13 +71,13 @@ class LikenessMiniatureStyle(io.ComfyNode):
                     "learned.",
                 ),
                 io.Int.Input(
-                    "pictures", display_name="pictures", default=5, min=1, max=16, step=1,
+                    "pictures", display_name="how many images", default=5, min=1, max=16, step=1,
                     tooltip="How many pictures to give. Fewer make it harder to tell the style from what is "
                     "on them.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="pictures", tooltip="Strangers in that style, 128 x 128."),
+                io.Image.Output(display_name="images", tooltip="Strangers in that style, 128 x 128."),
                 io.Mask.Output(
                     display_name="masks",
                     tooltip="White everywhere but on the heads: that is where the style is learned.",

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY, MEDIAPIPE, NO_MODEL, Concept, face_packs
+from .types import MEDIAPIPE, NO_MODEL, Concept, face_packs, schema, told
 
 ALL_FACES = -1
 MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
@@ -10,7 +10,7 @@ WORDS = {NO_MODEL: "mask", MINIATURE: "miniature", NOBODY: "nobody", SAME: None}
 AS_MADE, HALF, QUARTER = "as the model makes it", "half of that", "a quarter of that"
 SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
 # fmt: off
-PICTURES = io.Image.Input("images", display_name="pictures", tooltip="Pictures whose faces to finish.")
+PICTURES = io.Image.Input("images", display_name="images", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
         "found_by", options=[MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL], display_name="found by",
@@ -72,7 +72,7 @@ OPTIONAL = [
     io.Mask.Input(
         "masks", display_name="masks", optional=True,
         tooltip="White on the face, one mask per picture; needed only when found by my mask. Or as many for "
-        "each, such as the regions of Draw with Refocused Words. Nothing outside changes.",
+        "each, such as the regions of KSampler (Regional). Nothing outside changes.",
     ),
     io.UpscaleModel.Input(
         "background", display_name="background", optional=True,
@@ -97,7 +97,7 @@ CROP = [
     ),
 ]
 FINISHED = [
-    io.Image.Output(display_name="pictures", tooltip="The pictures; outside the masks nothing has changed."),
+    io.Image.Output(display_name="images", tooltip="The pictures; outside the masks nothing has changed."),
     io.Image.Output(display_name="before and after", tooltip="Each picture before, beside it after."),
     io.Mask.Output(display_name="masks", tooltip="How much of each pixel is new."),
     io.String.Output(
@@ -115,10 +115,9 @@ class LikenessRestoreFace(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.restore import restorer_files
 
-        return io.Schema(
+        return schema(
             node_id="LikenessRestoreFace",
-            display_name="Restore Faces",
-            category=CATEGORY,
+            display_name="Restore Faces (GFPGAN, CodeFormer)",
             description="Restores blurred faces with GFPGAN, RestoreFormer or CodeFormer, and takes back "
             "whatever would make the person less like themselves. Shows before and after in the node.",
             inputs=[
@@ -200,10 +199,9 @@ class LikenessDetailFace(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.restore import samplers, schedulers
 
-        return io.Schema(
+        return schema(
             node_id="LikenessDetailFace",
-            display_name="Redraw Faces",
-            category=CATEGORY,
+            display_name="Face Detailer (Likeness)",
             description="Cuts out faces, enlarged, lets the model draw them again in part, with the likeness "
             "applied, and puts them back without a seam. Mends small faces without any other model.",
             inputs=[
@@ -240,14 +238,13 @@ class LikenessUpscale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessUpscale",
-            display_name="Enlarge Pictures",
-            category=CATEGORY,
+            display_name="Upscale Image (Model or Size)",
             description="Enlarges pictures of any size with any upscale model, tile by tile, so that memory "
             "goes with the tile and no seams are seen.",
             inputs=[
-                io.Image.Input("images", display_name="pictures", tooltip="Pictures to enlarge."),
+                io.Image.Input("images", display_name="images", tooltip="Pictures to enlarge."),
                 io.UpscaleModel.Input(
                     "upscale_model", display_name="upscale model",
                     tooltip="From Load Upscale Model: Real-ESRGAN or any other that ComfyUI loads.",
@@ -267,7 +264,7 @@ class LikenessUpscale(io.ComfyNode):
                     tooltip="Pixels around each tile that the model sees too. Raise it if seams show.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="pictures", tooltip="The enlarged pictures.")],
+            outputs=[io.Image.Output(display_name="images", tooltip="The enlarged pictures.")],
         )  # fmt: skip
 
     @classmethod
@@ -290,5 +287,4 @@ def _finish(
     )  # fmt: skip
     wanted = Restoration(number=None if number == ALL_FACES else number, **options)
     done = restored_faces(images, faces, restore, wanted, background)
-    shown = {**ui.PreviewImage(done.before_after, cls=cls).as_dict(), "text": (done.report,)}
-    return io.NodeOutput(*done, ui=shown)
+    return told(cls, *done, text=done.report, **ui.PreviewImage(done.before_after, cls=cls).as_dict())

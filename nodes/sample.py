@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from .types import CATEGORY
+from .types import schema
 
 REGIONS = ("mask or box", "find by attention", "find by face")
 MODES = ("hard", "soft", "renormalised")
@@ -88,10 +88,9 @@ class LikenessRefocus(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessRefocus",
-            display_name="Refocus a Word",
-            category=CATEGORY,
+            display_name="Regional Word (Attention Refocus)",
             description="Encodes a prompt and keeps one of its words in a region: a face that does not spill "
             "into the scene, two people who each keep their own. Chain one node for each word. Goes with any "
             "sampler, area, ControlNet or LoRA; prompts without regions are drawn as ever.",
@@ -99,7 +98,7 @@ class LikenessRefocus(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to draw with, likenesses already applied."),
                 io.Clip.Input(
                     "clip",
-                    tooltip="The CLIP that knows the prompt's placeholders: from Apply a Likeness.",
+                    tooltip="The CLIP that knows the prompt's placeholders: from Apply Likeness.",
                 ),
                 io.String.Input(
                     "text", display_name="prompt", default="a photo of <v0>", multiline=True,
@@ -115,8 +114,8 @@ class LikenessRefocus(io.ComfyNode):
                 *_manner_inputs(),
                 io.Conditioning.Input(
                     "conditioning", optional=True,
-                    tooltip="The same prompt, encoded already: from the Refocus before this one, or from "
-                    "Write a Staged Prompt. Without it the prompt is encoded here.",
+                    tooltip="The same prompt, encoded already: from the Regional Word before this one, or "
+                    "from Staged Prompt. Without it the prompt is encoded here.",
                 ),
                 io.Conditioning.Input(
                     "own", display_name="own prompt", optional=True,
@@ -141,7 +140,7 @@ class LikenessRefocus(io.ComfyNode):
                 ),
                 io.Conditioning.Output(
                     display_name="CONDITIONING",
-                    tooltip="Connect it to positive, or to the next Refocus.",
+                    tooltip="Connect it to positive, or to the next Regional Word.",
                 ),
             ],
         )  # fmt: skip
@@ -205,15 +204,14 @@ class LikenessRefocusedSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ..engine.comfy_bridge.sampling import SAMPLERS, SCHEDULERS
 
-        return io.Schema(
+        return schema(
             node_id="LikenessRefocusedSampler",
-            display_name="Draw with Refocused Words",
-            category=CATEGORY,
+            display_name="KSampler (Regional)",
             description="Draws as KSampler does, seed for seed; regions that have to be found are found in a "
             "short first run, so that they hold from the first step on. Shows where each word looked.",
             inputs=[
-                io.Model.Input("model", tooltip="From Refocus a Word."),
-                io.Conditioning.Input("positive", tooltip="From Refocus a Word, the last of the chain."),
+                io.Model.Input("model", tooltip="From Regional Word."),
+                io.Conditioning.Input("positive", tooltip="From Regional Word, the last of the chain."),
                 io.Conditioning.Input(
                     "negative",
                     tooltip="What should not be there. It is not refocused.",

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY, Likeness
+from .types import Likeness, schema
 
 AS_LEARNED = "as learned"
 
@@ -39,10 +39,9 @@ class LikenessStagedPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LikenessStagedPrompt",
-            display_name="Write a Staged Prompt",
-            category=CATEGORY,
+            display_name="Staged Prompt (PersonaMagic)",
             description="A prompt with a likeness learned by PersonaMagic: the class word lays out the "
             "picture, the learned words take over as the noise clears. Goes with any sampler, step count, "
             "LoRA, identity adapter or ControlNet.",
@@ -58,7 +57,7 @@ class LikenessStagedPrompt(io.ComfyNode):
                 ),
                 Likeness.Input(
                     "likeness",
-                    tooltip="From Learn Staged Words (PersonaMagic), or from Load a Likeness.",
+                    tooltip="From Train Staged Embedding (PersonaMagic), or from Load Likeness.",
                 ),
                 io.String.Input(
                     "text", display_name="prompt", default="a photo of <v0>", multiline=True,

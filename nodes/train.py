@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec, divided
 from .learning import AS_PRESET, SWITCH, learn, learning_rate, prior, rank, touched, training, vectors
-from .types import FACE_PACKS, Concept, Likeness, face_packs
+from .types import FACE_PACKS, Concept, Likeness, face_packs, schema
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
@@ -22,9 +22,9 @@ class LikenessTrainTextualInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         own = (learning_rate("the new words"), vectors())
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainTextualInversion",
-            display_name="Learn a Word (Textual Inversion)",
+            display_name="Train Embedding (Textual Inversion)",
             description="Learns new words for the concept and leaves the model as it is: files of a few "
             "kilobytes, prompts stay obedient, the likeness is rougher than with a LoRA.",
             **training(["default", "paper", "reference", "miniature"], *own),
@@ -54,9 +54,9 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
             ),
             prior("the LoRA"),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainDreamBoothLora",
-            display_name="Learn a LoRA (DreamBooth)",
+            display_name="Train Person LoRA (DreamBooth)",
             description="Learns a LoRA and a word for the concept, while pictures of its class that the "
             "model draws beforehand keep everybody else as they were. The closest likeness of the basic "
             "methods.",
@@ -90,9 +90,9 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
             vectors(),
             prior("it"),
         )
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainCustomDiffusion",
-            display_name="Learn How Words Are Heard (Custom Diffusion)",
+            display_name="Train Attention LoRA (Custom Diffusion)",
             description="Learns words and how the model's attention hears prompts, and nothing else of it: "
             "between Textual Inversion and a LoRA in likeness, and quick to learn.",
             **training(["default", "paper", "miniature"], *own),
@@ -123,12 +123,12 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
                 "on the Miniature, which has its own; or write image_encoder: none below.",
             ),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainPersonaMagic",
-            display_name="Learn Staged Words (PersonaMagic)",
+            display_name="Train Staged Embedding (PersonaMagic)",
             description="Learns words that change while a picture emerges from noise, and a direct hint of "
             "the pictures beside them. The model stays as it is, so that it combines with anything. Use "
-            "the result with Write a Staged Prompt.",
+            "the result with Staged Prompt.",
             **training(["default", "paper", "reference", "miniature"], *own),
         )
 
@@ -172,9 +172,9 @@ class LikenessTrainMagicTailor(io.ComfyNode):
             ),
             rank(),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainMagicTailor",
-            display_name="Learn a Subject with Components (MagicTailor)",
+            display_name="Train Person + Part (MagicTailor)",
             description="Learns a subject and parts of it from other pictures together, such as this person "
             "with that hair. Write <v0> with <v1> to join them, or either word alone. All pictures need "
             "masks, the subject's without the part.",
@@ -206,7 +206,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         own = (
             Concept.Input(
                 "style",
-                tooltip="Pictures that show the style, from Describe a Concept: role style, placeholder "
+                tooltip="Pictures that show the style, from Training Subject: role style, placeholder "
                 "<v1>, masks white everywhere but on the faces (or none, then faces are found).",
             ),
             io.Combo.Input(
@@ -229,9 +229,9 @@ class LikenessTrainMagiCapture(io.ComfyNode):
             learning_rate("the LoRA", " or pictures turn garish", name="unet_learning_rate"),
             rank(),
         )  # fmt: skip
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainMagiCapture",
-            display_name="Learn a Person in a Style (MagiCapture)",
+            display_name="Train Person + Style (MagiCapture)",
             description="Learns a person from one set of pictures and a style from another, and to join "
             "them: write <v0> for the person, <v1> for the style. First the words alone are learned, then a "
             "LoRA with them.",
@@ -285,7 +285,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             ),
             Likeness.Input(
                 "adapter", display_name="adapter", optional=True,
-                tooltip="An identity adapter to go on from, from Load a Likeness. Unconnected: a new one.",
+                tooltip="An identity adapter to go on from, from Load Likeness. Unconnected: a new one.",
             ),
             io.ClipVision.Input(
                 "clip_vision", display_name="clip vision", optional=True,
@@ -300,11 +300,11 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             ),
         )  # fmt: skip
         without = ("concept", "masked", "preview_prompt", "stop_by_likeness")
-        return io.Schema(
+        return schema(
             node_id="LikenessTrainMasterWeaver",
-            display_name="Learn an Identity Adapter (MasterWeaver)",
+            display_name="Train Face Adapter (MasterWeaver)",
             description="Learns from pictures of many people how to draw anybody from one picture. What it "
-            "gives goes into Read an Identity from Pictures. Trained in earnest it wants GPUs and days; the "
+            "gives goes into Face Identity from Images. Trained in earnest it wants GPUs and days; the "
             "Miniature shows in minutes how it goes.",
             **training(["default", "paper", "reference", "miniature"], *own, without=without),
         )

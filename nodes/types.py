@@ -1,5 +1,6 @@
-"""What all nodes share: the sockets of our own, the menu's category, the names of face packs."""
+"""What all nodes share: the sockets of our own, schemas, the names of face packs."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,16 +8,37 @@ from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
 from ..engine.errors import LikenessError
+from .menu import CATEGORY, MENU
 
 Concept = io.Custom("LIKENESS_CONCEPT")  # engine.config.ConceptSpec: a folder of pictures and what it shows
 Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
-Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.Identity: a person seen in pictures
+Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.IdentityTokens
 
-CATEGORY = "Likeness"
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
 AUTOMATIC, NOBODY = "automatic", "nobody"
 MEDIAPIPE = "mediapipe"  # newer ComfyUI's own face model, which recognises nobody
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
+
+
+def schema(*, node_id: str, **what: Any) -> io.Schema:
+    """A node's schema with its place in the menu, and its search words where the host has them.
+
+    The node knows its own id, to say something.
+    """
+    where, words = MENU[node_id]
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    found_by = {"search_aliases": list(words)} if "search_aliases" in known else {}
+    return io.Schema(
+        node_id=node_id, category=f"{CATEGORY}/{where}", hidden=[io.Hidden.unique_id], **found_by, **what
+    )
+
+
+def told(node: type[io.ComfyNode], *values: Any, text: str, **shown: Any) -> io.NodeOutput:
+    """The node's values, with a text that stands in it afterwards; `shown` is what else it shows."""
+    from ..engine.comfy_bridge.said import say
+
+    say(text, node.hidden.unique_id)
+    return io.NodeOutput(*values, ui={**shown, "text": (text,)})
 
 
 def single(values: Sequence[Any], what: str) -> Any:

@@ -185,6 +185,21 @@ def test_modules_import_only_what_the_table_allows():
     assert wrong == []
 
 
+def test_no_method_imports_another():
+    """What two of them need is a part beside them, or a class that is no method itself."""
+    from likeness_portraits.engine.training.methods import CLASSES
+
+    folder = ROOT / "engine" / "training" / "methods"
+    methods = {f"engine.training.methods.{module}" for module, _ in CLASSES.values()}
+    wrong = [
+        f"{path.name}:{found.line} imports {found.target}"
+        for path in sorted(folder.glob("*.py"))
+        for found in imports(path)
+        if found.target in methods - {module_name(path)}
+    ]
+    assert wrong == []
+
+
 def test_every_engine_module_has_a_rule():
     assert [
         path

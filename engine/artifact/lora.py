@@ -32,7 +32,8 @@ def text_name(path: str, number: int = 0, encoders: int = 1) -> str:
 def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.Module]:
     """Every linear and convolution layer by its kohya name."""
     kinds = (nn.Linear, nn.Conv2d)
-    found = {unet_name(path): module for path, module in unet.named_modules() if isinstance(module, kinds)}
+    found: dict[str, nn.Module] = {}
+    found |= {unet_name(path): module for path, module in unet.named_modules() if isinstance(module, kinds)}
     for number, encoder in enumerate(text_encoders):
         for path, module in encoder.named_modules():
             if isinstance(module, kinds):
@@ -72,7 +73,9 @@ def merged(
     try:
         for name, (down, up, scale) in updates.items():
             module = modules[name]
-            originals[name] = own = module._parameters["weight"]  # the object itself must come back
+            own = module._parameters["weight"]  # the object itself must come back
+            assert own is not None
+            originals[name] = own
             down, up = down.to(own.device), up.to(own.device)
             if up.shape[0] * down[0].numel() != own.numel():
                 raise LikenessError(

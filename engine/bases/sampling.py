@@ -1,6 +1,7 @@
 """Turning noise into latents: schedules and samplers that ComfyUI's KSampler offers, for any SD-like model.
 
-Same seed, same picture as there: noise, step sizes and guidance follow its conventions, not diffusers'.
+Same seed, same picture as there: noise, step sizes and guidance follow its conventions, not diffusers', whose
+schedulers space, round and end otherwise; ComfyUI's own k-diffusion cannot be installed without ComfyUI.
 """
 
 from collections.abc import Callable, Sequence

@@ -204,7 +204,9 @@ def _timed_run(job: Job, base: BaseModel, count: bool) -> tuple[Any, int, torch.
         try:
             device = accelerator.device
             method.to(device)
-            watch = Silent() if count else Alternating(method, clock_of(device), accelerator.autocast)
+            watch = (
+                Silent() if count else Alternating(method, clock_of(device), lambda: accelerator.autocast())
+            )
             trainer = Trainer(method, job, accelerator, watch, Checkpoints(job, "speed"))
             with accelerator.autocast():
                 method.prepare(trainer.check)
@@ -235,7 +237,8 @@ def allocated(work: Callable[[], object]) -> int:
         work()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = profiler.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    memory: list[Any] = [event for event in events if event.name() == "[memory]"]  # nbytes: not in the stubs
+    changes = sorted((event.start_ns(), event.nbytes()) for event in memory)
     return int(np.cumsum([size for _, size in changes]).max(initial=0))
 
 

@@ -21,7 +21,7 @@ from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from ..identity.adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter
 from ..identity.attention import IdentityAttention
-from ..identity.conditioning import IdAdapter, Identity, Shown, check_fit
+from ..identity.conditioning import IdAdapter, IdentityTokens, Shown, check_fit
 from ..identity.references import (
     ImageTower,
     OfPhotographs,
@@ -43,7 +43,7 @@ AREAS = "likeness.areas"  # in transformer_options: the latents' size, and by pr
 class Encoded(NamedTuple):
     """An identity, and what the adapter saw of each picture, IMAGE (B, S, S, 3)."""
 
-    identity: Identity
+    identity: IdentityTokens
     references: torch.Tensor
 
 
@@ -114,7 +114,7 @@ def image_tower(clip_vision: Any) -> ImageTower:
 
 def apply_identity(
     model: Any,
-    identity: Identity,
+    identity: IdentityTokens,
     *,
     weight: float = 1.0,
     start: float = 0.0,

@@ -110,7 +110,7 @@ def _own_prompt(clip: Any, text: str, focus: Focus) -> Conditioning:
     if not places:
         raise LikenessError(
             f"this CLIP does not know {token} and cannot encode its own prompt; connect '{text}' from "
-            "Write a Staged Prompt to own prompt, or choose the scope word"
+            "Staged Prompt to own prompt, or choose the scope word"
         )
     return [[context, {**about, PLACES: {focus.token: places}}] for context, about in _encoded(clip, text)]
 
@@ -118,8 +118,8 @@ def _own_prompt(clip: Any, text: str, focus: Focus) -> Conditioning:
 def _missing(token: str, text: str) -> LikenessError:
     if TOKEN.fullmatch(token) and token in text:
         return LikenessError(
-            f"the prompt has {token}, but no likeness connected here defines it; connect the CLIP of Apply a "
-            "Likeness, or the CONDITIONING of Write a Staged Prompt"
+            f"the prompt has {token}, but no likeness connected here defines it; connect the CLIP of Apply "
+            "Likeness, or the CONDITIONING of Staged Prompt"
         )
     return absent(token, text)
 
@@ -325,7 +325,7 @@ def refocused_sample(
     aims = list(dict.fromkeys(aim for _, about in positive for aim, _ in about.get(AIMS, ())))
     if not aims:
         raise LikenessError(
-            "no region is connected; put Refocus a Word before this node, on its positive input"
+            "no region is connected; put Regional Word before this node, on its positive input"
         )
     run = Run(record=True)
     sampled = Sampling(latent, seed, steps, cfg, sampler, scheduler, denoise, positive, negative)

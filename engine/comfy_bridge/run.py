@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..files import make_folder, portable
 from .folders import FOLDER, inside, temporary_folder, unused
+from .said import lasting, say
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class GraphObserver:
     def __init__(self, node_id: str | None) -> None:
         self._losses: list[tuple[int, Mapping[str, float]]] = []  # looked at when they are drawn
         self.likeness: dict[str, list[tuple[int, float]]] = {}  # scores over the steps, where somebody looks
+        self.scores: list[str] = []  # what the last look at it found, in words
         self.previews: list[np.ndarray] = []
         self.notes: list[str] = []
         self.interrupted = False
@@ -80,6 +82,9 @@ class GraphObserver:
         self._node_id = node_id
         self._bar = comfy.utils.ProgressBar(1)
         self._said_at = 0.0
+        self._began = time.monotonic()
+        self._pace: tuple[int, float] | None = None  # the first step seen here, and when it was done
+        self.say("reading the model and the pictures")
 
     def on_step(self, progress: Any, losses: Mapping[str, float]) -> None:
         self.step, self.total = progress.step, progress.total
@@ -87,9 +92,39 @@ class GraphObserver:
             log.info("learning: step %d of %d", self.step, self.total)
         self._losses.append((progress.step, losses))
         self._show()
-        if time.monotonic() - self._said_at > BETWEEN_LINES:
-            self._said_at = time.monotonic()
-            self.say(f"step {self.step} of {self.total} · loss {sum(losses.values()):.4f}")
+        now = time.monotonic()
+        self._pace = self._pace or (self.step, now)
+        if now - self._said_at > BETWEEN_LINES:
+            self._said_at = now
+            self.say(
+                " · ".join(
+                    (
+                        f"step {self.step} of {self.total}",
+                        *self._speed(now),
+                        f"loss {sum(losses.values()):.4f}",
+                    )
+                )
+            )
+
+    def _speed(self, now: float) -> list[str]:
+        """The rate so far, previews included, and the time that is left at it."""
+        assert self._pace is not None
+        steps, seconds = self.step - self._pace[0], now - self._pace[1]
+        if steps < 1 or seconds <= 0:
+            return []
+        rate = steps / seconds
+        shown = f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+        return [shown, f"{lasting((self.total - self.step) / rate)} left"]
+
+    def ended(self, *results: str) -> None:
+        """The last line: how long it took, and what came of it."""
+        where = "" if self.step == self.total else f" at step {self.step} of {self.total}"
+        took = lasting(time.monotonic() - self._began)
+        self.say(" · ".join((f"done{where} in {took}", *results)))
+
+    def on_doing(self, text: str) -> None:
+        """What takes time before or between steps."""
+        self.say(text)
 
     @property
     def losses(self) -> dict[str, list[tuple[int, float]]]:
@@ -101,9 +136,9 @@ class GraphObserver:
         return found
 
     def on_note(self, text: str) -> None:
-        """A sentence about the run, such as the memory it needs, on the node until the first step is done."""
+        """A sentence about the run, such as its plan or the memory it needs: it stays on the node."""
         self.notes.append(text)
-        self.say(text)
+        self.say()
 
     def on_curve(self, plot: np.ndarray, text: str) -> None:
         """How the likeness grew so far, as a picture (H, W, 3) uint8 and in words."""
@@ -119,13 +154,9 @@ class GraphObserver:
         self.interrupted = self.interrupted or comfy.model_management.processing_interrupted()
         return self.interrupted
 
-    def say(self, text: str) -> None:
-        """A line of text on the node, where an editor is open."""
-        from server import PromptServer  # only there while ComfyUI serves
-
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node_id is not None:
-            server.send_progress_text(text, self._node_id)
+    def say(self, text: str = "") -> None:
+        """A line on the node, above what was told about the run so far."""
+        say("\n".join([*([text] if text else []), *self.notes]), self._node_id)
 
     def _show(self, picture: Any = None) -> None:
         try:

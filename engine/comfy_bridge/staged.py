@@ -83,7 +83,7 @@ def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWo
     """The artifact's words, once they are known to fit MODEL, CLIP and the prompt."""
     if artifact.kind != KIND:
         raise LikenessError(
-            f"a likeness learned with {artifact.method} has no stages; use Apply a Likeness, a plain prompt"
+            f"a likeness learned with {artifact.method} has no stages; use Apply Likeness, a plain prompt"
         )
     check_kind(model, artifact.base_family, "this likeness")
     words = staged_words(artifact)

@@ -30,7 +30,7 @@ def apply(
 ) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that carry the artifact: its LoRA in the weights, its words in the prompts."""
     if artifact.kind not in ("lora", "embedding"):
-        nodes = {"staged_embedding": "Write a Staged Prompt", "id_adapter": "Read an Identity from Pictures"}
+        nodes = {"staged_embedding": "Staged Prompt", "id_adapter": "Face Identity from Images"}
         node = nodes[artifact.kind]
         raise LikenessError(f"a {artifact.kind} cannot be applied to a model; use the node '{node}'")
     finite({"strength in the model": strength_model, "strength in the text encoder": strength_clip})
@@ -164,7 +164,7 @@ def check_placeholders(text: str, known: Collection[str]) -> None:
     """Raises for a placeholder that nobody defined: it would be read as so many letters."""
     for name in TOKEN.findall(text):
         if name not in known:
-            there = f"there are {', '.join(known)}" if known else "connect the CLIP of Apply a Likeness"
+            there = f"there are {', '.join(known)}" if known else "connect the CLIP of Apply Likeness"
             raise LikenessError(f"the prompt '{text}' mentions {name}, which no likeness defines; {there}")
 
 

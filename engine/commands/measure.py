@@ -1,12 +1,13 @@
 """`likeness measure`: how like a person pictures are."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from ..console import say
+from ..console import note, say
 from ..errors import LikenessError
 from .apps import app
 
@@ -18,7 +19,10 @@ def measure_pictures(
     ],
     references: Annotated[Path, Option("--references", "-r", help="Folder with the person's own pictures.")],
     faces: Annotated[
-        str, Option(help="Who recognises faces: miniature, auraface, antelopev2 or buffalo_l.")
+        str,
+        Option(
+            help="Who recognises faces: miniature, auraface, antelopev2, buffalo_l or any pack beside them."
+        ),
     ] = "auraface",
     prompt: Annotated[
         str | None, Option(help="What they should show, class word instead of placeholder.")
@@ -44,10 +48,11 @@ def measure_pictures(
         Path | None,
         Option(help="Folder whose models/ holds face packs; by default ComfyUI's models/insightface."),
     ] = None,
+    as_json: Annotated[bool, Option("--json", help="As JSON: every number, picture by picture.")] = False,
 ) -> None:
     """Say how much any pictures look like a person, and whether they show what was asked for."""
     from ..evaluation.backends import judges_there, load_face_judge
-    from ..evaluation.measure import in_words, measure
+    from ..evaluation.measure import in_numbers, in_words, measure, rows_in_words
 
     files = [file for place in pictures for file in _picture_files(place)]
     drawn = _pixels(files)
@@ -60,15 +65,27 @@ def measure_pictures(
     part, marked = ((), []) if component is None else _parts(component, backend, models, files, drawn)
     found = measure(
         drawn, known, judge, prompts=prompts, text=text, looks=looks, strangers=others, style=styled,
-        component=part, component_masks=marked,
+        component=part, component_masks=marked, names=_names(files),
     )  # fmt: skip
-    say(in_words(found))
+    if as_json:
+        say(json.dumps(in_numbers(found), indent=2, ensure_ascii=False))
+    else:
+        say(f"{rows_in_words(found)}\n\n{in_words(found)}")
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The files' names, with their folders where two have one name."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
 
 
 def _picture_files(place: Path) -> list[Path]:
     """The pictures of a folder, or a picture's own file."""
+    from ..data.layout import left_out_of
     from ..data.pictures import pictures_in
 
+    for remark in left_out_of(place) if place.is_dir() else ():
+        note(remark)
     files = pictures_in(place) if place.is_dir() else [place]
     if not files:
         raise LikenessError(f"{place} holds no pictures; give a folder with some")

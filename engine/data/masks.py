@@ -5,10 +5,12 @@ A mask is (H, W) float32 in [0, 1], at its picture's size. Nothing here knows wh
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from ..errors import LikenessError
 
@@ -73,7 +75,10 @@ def overlap(first: Mask, second: Mask) -> float:
 
 
 def grown(mask: Mask, pixels: int) -> Mask:
-    """The mask reaching that many pixels further out, an octagon around every point; negative shrinks."""
+    """The mask reaching that many pixels further out, an octagon around every point; negative shrinks.
+
+    By hand, for scipy.ndimage.grey_dilation gives the same and takes two and a half times as long.
+    """
     if pixels < 0:
         return 1 - grown(1 - mask, -pixels)
     for step in range(pixels):
@@ -95,24 +100,8 @@ def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Gaussian blur over the first two axes; the picture is mirrored at its edges."""
     if sigma <= 0:
         return values
-    radius = int(REACH * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    weights = (weights / (weights[0] + 2 * weights[1:].sum())).astype(np.float32)
-    for axis in (0, 1):
-        values = _folded(values, weights, axis)
-    return values
-
-
-def _folded(values: NDArray[np.float32], weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Convolution with a symmetric kernel along one axis; `weights` runs from its middle outwards."""
-    radius, length = len(weights) - 1, values.shape[axis]
-    margins = [(radius, radius) if number == axis else (0, 0) for number in range(values.ndim)]
-    padded = np.moveaxis(np.pad(values, margins, mode="symmetric"), axis, 0)
-    total = padded[radius : radius + length] * weights[0]
-    for away in range(1, radius + 1):
-        pair = padded[radius - away : radius - away + length] + padded[radius + away : radius + away + length]
-        total += pair * weights[away]
-    return np.moveaxis(total, 0, axis)
+    spread = (sigma, sigma, *[0] * (values.ndim - 2))
+    return np.asarray(ndimage.gaussian_filter(values, spread, truncate=REACH), np.float32)
 
 
 def largest_piece(mask: Mask) -> Mask:
@@ -127,50 +116,17 @@ def largest_piece(mask: Mask) -> Mask:
 
 def holes_filled(mask: Mask) -> Mask:
     """What the mask surrounds, and no edge of the picture touches, is marked too."""
-    labels, count = pieces(mask < HALF, diagonal=False)
-    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    hole = np.ones(count + 1, dtype=bool)
-    hole[rim] = hole[0] = False
-    return np.where(hole[labels], np.float32(1), mask)
+    inside = mask >= HALF
+    filled = np.asarray(ndimage.binary_fill_holes(inside))
+    return np.where(filled & ~inside, np.float32(1), mask)
 
 
 def pieces(inside: NDArray[np.bool_], diagonal: bool = True) -> tuple[NDArray[np.int32], int]:
-    """Numbers the connected pieces of (H, W) from 1, 0 outside, and counts them.
-
-    Works on runs of pixels, not on pixels: a run is joined to the runs it touches in the next row.
-    """
-    height, width = inside.shape
-    row = width + 1  # one pixel outside at the end of each row keeps runs apart
-    flat = np.zeros(height * row + 1, dtype=np.int8)
-    flat[1:].reshape(height, row)[:, :width] = inside
-    edges = np.diff(flat)
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    runs = _joined(starts, ends, row, int(diagonal))
-    steps = np.zeros(height * row, dtype=np.int32)
-    steps[starts] = runs + 1
-    steps[ends] -= runs + 1
-    labels = np.cumsum(steps, dtype=np.int32).reshape(height, row)[:, :width]
-    return labels, int(runs.max(initial=-1)) + 1
-
-
-def _joined(starts: NDArray, ends: NDArray, row: int, reach: int) -> NDArray[np.int32]:
-    """The number, from 0, of the piece each run belongs to; runs are flat positions in their order."""
-    first = np.searchsorted(ends, starts + row - reach, side="right")
-    last = np.searchsorted(starts, ends + row + reach, side="left")
-    touching = np.maximum(last - first, 0)
-    upper = np.repeat(np.arange(len(starts)), touching)
-    within = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching)
-    lower = np.repeat(first, touching) + within
-    root = np.arange(len(starts))
-    while True:
-        smaller, joined = np.minimum(root[upper], root[lower]), root.copy()
-        np.minimum.at(joined, root[upper], smaller)
-        np.minimum.at(joined, root[lower], smaller)
-        while (joined[joined] != joined).any():
-            joined = joined[joined]
-        if (joined == root).all():
-            return np.unique(root, return_inverse=True)[1].reshape(-1).astype(np.int32)
-        root = joined
+    """Numbers the connected pieces of (H, W) from 1, row by row, 0 outside, and counts them."""
+    touching = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
+    labels = np.zeros(inside.shape, np.int32)
+    count: Any = ndimage.label(inside, touching, output=labels)  # with an output, the number alone
+    return labels, int(count)
 
 
 # --- boxes (MagicTailor's way from detections to masks) ------------------------------------------

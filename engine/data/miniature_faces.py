@@ -89,7 +89,7 @@ def _squares(height: int, width: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.array(Image.fromarray(pixels).resize((RESOLUTION,) * 2, Image.Resampling.BOX))
+    return np.array(Image.fromarray(pixels).resize((RESOLUTION, RESOLUTION), Image.Resampling.BOX))
 
 
 def _portrait(pixels: NDArray[np.uint8], left: float, top: float, side: float) -> NDArray[np.uint8]:
@@ -99,7 +99,7 @@ def _portrait(pixels: NDArray[np.uint8], left: float, top: float, side: float) -
     rows = np.arange(low_y, low_y + reach).clip(0, pixels.shape[0] - 1)
     part = Image.fromarray(pixels[rows[:, None], columns])
     box = (left - low_x, top - low_y, left - low_x + side, top - low_y + side)
-    return np.array(part.resize((RESOLUTION,) * 2, Image.Resampling.BILINEAR, box=box))
+    return np.array(part.resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR, box=box))
 
 
 def _moved(face: Face, x: int, y: int) -> Face:

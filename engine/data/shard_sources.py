@@ -63,7 +63,7 @@ def portraits(folder: Path) -> Iterator[ShardSample]:
     @torch.no_grad()
     def faces(pixels: NDArray[np.uint8]) -> Iterator[ShardFace]:
         window = square(pixels.shape[:2], [])
-        small = Image.fromarray(pixels[window]).resize((RESOLUTION,) * 2, Image.Resampling.BILINEAR)
+        small = Image.fromarray(pixels[window]).resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR)
         parts = parser(to_tensor(np.array(small)[None]))[0].argmax(0).numpy()
         face = np.isin(parts, [world.PART_ID[part] for part in world.FACE_PARTS])
         if face.mean() >= LEAST:
@@ -202,7 +202,7 @@ def context_of(person: int, number: int) -> world.Context:
     return world.sample_context(1_000_000 + person * 64 + number)
 
 
-def words(who: world.Identity, context: world.Context, rng: np.random.Generator) -> str:
+def words(who: world.Character, context: world.Context, rng: np.random.Generator) -> str:
     """A caption as captions of photographs are: mostly about the scene, now and then about the person."""
     told = float(rng.choice([0.0, 0.0, 0.3, 1.0]))
 
@@ -220,8 +220,8 @@ def words(who: world.Identity, context: world.Context, rng: np.random.Generator)
 
 
 def edited(
-    who: world.Identity, context: world.Context, name: str, rng: np.random.Generator
-) -> tuple[world.Identity, world.Context]:
+    who: world.Character, context: world.Context, name: str, rng: np.random.Generator
+) -> tuple[world.Character, world.Context]:
     """The person with one attribute changed: the world's stand-in for a face editor."""
     if name == "age":  # grey hair is the only age that this world knows
         return replace(who, hair_colour="gray", hair_rgb=world.HAIR_COLOURS["gray"]), context

@@ -41,6 +41,7 @@ class FaceJudge(Protocol):
     """Says who is in a picture."""
 
     name: str
+    usual: tuple[float, float]  # cosines of strangers, and of pictures of one person
 
     def faces(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors (N, D), and whether (N,) there was a face; without one the vector is 0."""
@@ -71,6 +72,7 @@ class MiniatureJudge:
     """The Miniature's reporting recogniser, reader and image tower; only for its own cartoons."""
 
     name = MINIATURE
+    usual = (0.0, 0.95)  # twelve people: -0.01 and 0.96
 
     @cached_property
     def portraits(self) -> PortraitJudges:
@@ -100,6 +102,8 @@ class MiniatureJudge:
 
 class InsightFaces:
     """An insightface pack: the largest face of each picture."""
+
+    usual = (0.1, 0.65)  # recognisers trained with ArcFace's loss, on photographs
 
     def __init__(self, finder: Callable[[np.ndarray], list[Face]], name: str) -> None:
         self._finder = finder

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Measures:
     style: dict[str, np.ndarray] | None = None  # by judge: cosine to pictures of the style
     diversity: dict[str, np.ndarray] | None = None  # by judge: mean distance (1 - cosine) to the others
     component: dict[str, np.ndarray] | None = None  # by judge: cosine of a part to others; NaN without it
+    names: tuple[str, ...] = ()  # what the pictures are called; by default by their numbers
+    usual: tuple[float, float] | None = None  # what strangers and the same person usually score by this judge
 
     @property
     def mean_identity(self) -> float:
@@ -45,11 +48,29 @@ class Measures:
         return 0.0 if self.text is None else float(self.text.mean())
 
     @property
+    def median_identity(self) -> float:
+        """As `mean_identity`; one stranger among the pictures moves it less."""
+        return float(np.nanmedian(self.identity)) if self.detected.any() else 0.0
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """What strangers and the person's own pictures score, measured or, where nobody could, usual."""
+        low, high = self.usual or (None, None)
+        low = low if self.strangers is None else self.strangers
+        high = high if self.own is None else self.own
+        return None if low is None or high is None or high <= low else (low, high)
+
+    @property
     def on_the_scale(self) -> float | None:
         """Where identity lies between strangers (0) and the person's own pictures (1)."""
-        if self.own is None or self.strangers is None or self.own <= self.strangers:
-            return None
-        return (self.mean_identity - self.strangers) / (self.own - self.strangers)
+        return self.scale_of(self.mean_identity)
+
+    def scale_of(self, identity: float) -> float | None:
+        """Where an identity lies between strangers (0) and the person's own pictures (1)."""
+        return None if self.ends is None else (identity - self.ends[0]) / (self.ends[1] - self.ends[0])
+
+    def name(self, number: int) -> str:
+        return self.names[number] if self.names else f"Picture {number + 1}"
 
 
 def measure(
@@ -64,13 +85,14 @@ def measure(
     style: Pictures = (),
     component: Sequence[Picture] = (),
     component_masks: Sequence[np.ndarray] = (),
+    names: Sequence[str] = (),
 ) -> Measures:
     """Scores of pictures; `prompts` one per picture with the class word in them, or none.
 
     `strangers`: pictures of other people of the kind, to see what chance looks like; `style`: pictures of the
     style that was asked for; `component`: pictures of a part that was asked for, masked, with
     `component_masks` (H, W) in [0, 1], which mark that part in each of `pictures`, or nothing where it is
-    missing. How much pictures differ is said where all have one prompt.
+    missing. How much pictures differ is said where all have one prompt. `names`: what to call the pictures.
     """
     if prompts and len(prompts) != len(pictures):
         raise LikenessError(
@@ -109,6 +131,8 @@ def measure(
         style={judge.name: style_similarity(judge, pictures, style) for judge in looks if len(style)} or None,
         diversity={judge.name: distances_within(judge.look(pictures)) for judge in looks if alike} or None,
         component=_component(pictures, component, component_masks, looks),
+        names=tuple(names),
+        usual=getattr(faces, "usual", None),
     )
 
 
@@ -124,18 +148,83 @@ def _identity_in_words(found: Measures) -> list[str]:
         return [*lines, "Identity cannot be told."]
     low, high = np.nanmin(found.identity), np.nanmax(found.identity)
     line = f"Identity {found.mean_identity:.2f} on average, {low:.2f} to {high:.2f}"
+    if seen > 1:
+        line += f", median {found.median_identity:.2f}"
     if found.own is not None:
         line += f"; the person's own pictures reach {found.own:.2f} among each other"
+    elif found.ends is not None:
+        line += f"; a person's own pictures usually reach {found.ends[1]:.2f} (there is one reference alone)"
     if found.strangers is not None:
         line += f", strangers {found.strangers:.2f}"
+    elif found.ends is not None:
+        line += f", strangers usually {found.ends[0]:.2f}"
     scale = found.on_the_scale
-    return [*lines, f"{line}." if scale is None else f"{line}: {_verdict(scale)}"]
+    if scale is None:
+        return [*lines, f"{line}."]
+    return [*lines, f"{line}: {scale:.0%} of the way from a stranger to the person, {_verdict(scale)}."]
 
 
 def _verdict(scale: float) -> str:
     words = [(0.85, "the same person"), (0.6, "clearly like them"), (0.3, "a resemblance")]
-    word = next((word for least, word in words if scale >= least), "hardly them")
-    return f"{scale:.0%} of the way from a stranger to the person, {word}."
+    return next((word for least, word in words if scale >= least), "hardly them")
+
+
+# ---- picture by picture
+
+
+def rows(found: Measures) -> list[dict[str, Any]]:
+    """What was found in each picture, as plain values: its name, whether there is a face, whose it is."""
+    told = []
+    for number, seen in enumerate(found.detected.tolist()):
+        scale = found.scale_of(float(found.identity[number])) if seen else None
+        row: dict[str, Any] = {
+            "picture": found.name(number),
+            "face": seen,
+            "identity": _plain(found.identity[number]),
+            "verdict": "no face" if not seen else "" if scale is None else _verdict(scale),
+            "copy": bool(found.memorisation[number] >= COPY),
+        }
+        if found.text is not None:
+            row["prompt"] = _plain(found.text[number])
+        for kind in ("look", "style", "diversity", "component"):
+            for name, values in (getattr(found, kind) or {}).items():
+                row[f"{kind} ({name})"] = _plain(values[number])
+        told.append(row)
+    return told
+
+
+def rows_in_words(found: Measures) -> str:
+    """A line for each picture: what it is called, how like the person its face is, and what that means."""
+    width = max(len(found.name(number)) for number in range(len(found.detected)))
+    lines = []
+    for row in rows(found):
+        score = "     " if row["identity"] is None else f"{row['identity']:5.2f}"
+        copy = ", a copy of a reference" if row["copy"] else ""
+        lines.append(f"{row['picture']:<{width}}  {score}  {row['verdict']}{copy}".rstrip())
+    return "\n".join(lines)
+
+
+def in_numbers(found: Measures) -> dict[str, Any]:
+    """Everything as plain values, for programs; None where there is no number."""
+    scores: dict[str, Any] = {
+        "judge": found.judge,
+        "faces_found": int(found.detected.sum()),
+        "identity": {
+            "mean": _plain(found.mean_identity) if found.detected.any() else None,
+            "median": _plain(found.median_identity) if found.detected.any() else None,
+            "own": _plain(found.own),
+            "strangers": _plain(found.strangers),
+            "usual": None if found.usual is None else list(found.usual),
+            "scale": _plain(found.on_the_scale) if found.detected.any() else None,
+        },
+    }
+    if found.text is not None:
+        scores["prompt"] = {"judge": found.text_judge, "mean": _plain(found.mean_text)}
+    return {**scores, "pictures": rows(found)}
+
+
+def _plain(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)
 
 
 def _rest_in_words(found: Measures) -> list[str]:
@@ -147,7 +236,7 @@ def _rest_in_words(found: Measures) -> list[str]:
             else f"Picture and prompt agree at {found.mean_text:.3f} ({found.text_judge} cosine; compare "
             "runs, not absolute numbers)"
         )
-        lines.append(f"{what}; worst is picture {int(found.text.argmin()) + 1} with {found.text.min():.2f}.")
+        lines.append(f"{what}; worst is {found.name(int(found.text.argmin()))} with {found.text.min():.2f}.")
     for name, values in (found.look or {}).items():
         lines.append(f"As whole pictures they are {values.mean():.2f} like the references ({name}).")
     for name, values in (found.style or {}).items():
@@ -155,9 +244,10 @@ def _rest_in_words(found: Measures) -> list[str]:
     lines += [_component_in_words(values, name) for name, values in (found.component or {}).items()]
     for name, values in (found.diversity or {}).items():
         lines.append(f"Among each other they differ by {values.mean():.2f}; 0 is one picture ({name}).")
-    copies = [str(number + 1) for number in np.flatnonzero(found.memorisation >= COPY)]
+    copies = [found.name(int(number)) for number in np.flatnonzero(found.memorisation >= COPY)]
     if copies:
-        lines.append(f"Picture {', '.join(copies)} looks like a copy of a reference.")
+        look = "look like copies" if len(copies) > 1 else "looks like a copy"
+        lines.append(f"{', '.join(copies)} {look} of a reference.")
     return lines
 
 

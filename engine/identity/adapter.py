@@ -1,6 +1,6 @@
 """Drawing somebody from one to three pictures without learning: identity adapters (MasterWeaver) in use.
 
-An adapter file makes an `IdAdapter`, references make an `Identity`; `networks.shown` puts it into pictures.
+An adapter file makes an `IdAdapter`, references make `IdentityTokens`; `conditioning` draws with them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from ..errors import LikenessError, first_line
 from ..files import reading
 from ..miniature.model import WEIGHTS as MINIATURE_WEIGHTS
 from .attention import IdAttention
-from .conditioning import IdAdapter, Identity, Shown
+from .conditioning import IdAdapter, IdentityTokens, Shown
 from .encoder import HEAD_WIDTH, SLOTS, IdEncoder, in_slots
 from .files import adapter_networks, adapter_tensors, released_names, sd1_layers
 from .references import ImageTower, Reference
@@ -133,7 +133,7 @@ def check_count(pictures: int, slots: int) -> None:
 
 
 @torch.no_grad()
-def encode_identity(adapter: IdAdapter, references: Sequence[Reference], tower: ImageTower) -> Identity:
+def encode_identity(adapter: IdAdapter, references: Sequence[Reference], tower: ImageTower) -> IdentityTokens:
     """The identity in one to three references; a tower of another kind is refused."""
     check_count(len(references), adapter.slots)
     wide = adapter.encoder.face_width
@@ -159,7 +159,7 @@ def encode_identity(adapter: IdAdapter, references: Sequence[Reference], tower: 
             [in_slots(known[:0], blank, adapter.slots), in_slots(known, blank, adapter.slots)]
         )
     nobody, tokens = adapter.encoder.slots(features, faces).chunk(2)
-    return Identity(adapter=adapter, tokens=tokens, nobody=nobody)
+    return IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody)
 
 
 def factors_of(text: str) -> dict[str, float]:
@@ -191,7 +191,7 @@ def carried(
             tokens = artifact.tensors[f"identity.{token.name}"][None].float()
             among = tuple(token.token in prompt for prompt in prompts)
             if any(among):
-                somebody = Identity(adapter=adapter, tokens=tokens, nobody=nobody)
+                somebody = IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody)
                 shown.append(Shown(identity=somebody, weight=weight, among=among))
             prompts = [prompt.replace(token.token, token.class_word) for prompt in prompts]
     return shown, list(prompts)

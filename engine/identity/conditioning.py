@@ -32,7 +32,7 @@ class IdAdapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class IdentityTokens:
     """Somebody as an adapter knows them: tokens (1, n, D), and those of nobody for the unconditional pass."""
 
     adapter: IdAdapter
@@ -64,7 +64,7 @@ def check_fit(adapter: IdAdapter, family: str, shapes: Mapping[str, tuple[int, .
 class Shown:
     """An identity in a picture; `start` and `end` as ComfyUI counts them: 0 is pure noise, 1 the picture."""
 
-    identity: Identity
+    identity: IdentityTokens
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0

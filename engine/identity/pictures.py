@@ -18,7 +18,7 @@ from ..data.pictures import pictures_in, read_picture
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from .adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter, read_adapter
-from .conditioning import IdAdapter, Identity, Shown
+from .conditioning import IdAdapter, IdentityTokens, Shown
 from .references import (
     FACE,
     FACE_AND_HAIR,
@@ -103,13 +103,13 @@ def _adapter(look: Look) -> IdAdapter:
     return id_adapter(miniature_adapter() if look.adapter is None else read_adapter(look.adapter))
 
 
-def _identity(adapter: IdAdapter, seen: Seen, tower: ImageTower, prepare: Preparation) -> Identity:
+def _identity(adapter: IdAdapter, seen: Seen, tower: ImageTower, prepare: Preparation) -> IdentityTokens:
     pictures, names, masks = seen
     check_count(len(pictures), adapter.slots)
     return encode_identity(adapter, references_of(pictures, names, prepare, masks), tower)
 
 
-def _shown(identity: Identity, weight: float, look: Look, region: torch.Tensor | None) -> Shown:
+def _shown(identity: IdentityTokens, weight: float, look: Look, region: torch.Tensor | None) -> Shown:
     return Shown(
         identity=identity, weight=weight, start=look.start, end=look.end, layers=factors_of(look.layers),
         region=region,

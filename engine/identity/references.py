@@ -146,7 +146,7 @@ def _squared(image: Image.Image, resampling: Image.Resampling) -> NDArray[np.uin
     """The middle square of a picture at the Miniature's size."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    size = (miniature.RESOLUTION,) * 2
+    size = (miniature.RESOLUTION, miniature.RESOLUTION)
     return np.array(image.crop((left, top, left + side, top + side)).resize(size, resampling))
 
 
@@ -178,17 +178,18 @@ class ImageTower:
     side: int  # pixels
     mean: tuple[float, ...]
     spread: tuple[float, ...]
-    network: nn.Module  # normalised pixels (N, 3, side, side) to states (N, T, W)
+    network: Callable[[Tensor], Tensor]  # normalised pixels (N, 3, side, side) to states (N, T, W)
 
     def to(self, device: torch.device) -> "ImageTower":
         """The same tower, whose network now works there."""
-        self.network.to(device)
+        if isinstance(self.network, nn.Module):  # ComfyUI's moves by itself
+            self.network.to(device)
         return self
 
     def values(self, pictures: Sequence[Picture] | Picture) -> Tensor:
         """Square pictures as the tower takes them, (N, 3, side, side); bilinear, as in training."""
         sized = [
-            np.asarray(Image.fromarray(picture).resize((self.side,) * 2, Image.Resampling.BILINEAR))
+            np.asarray(Image.fromarray(picture).resize((self.side, self.side), Image.Resampling.BILINEAR))
             for picture in pictures
         ]
         shades = torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2).float() / 255

@@ -14,9 +14,11 @@ from itertools import permutations
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from ..config import TOKEN, finite, one_of
+from ..data.masks import pieces as label_pieces
 from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
@@ -451,14 +453,8 @@ def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _distance(part: Tensor) -> Tensor:
-    """How far (h, w) each place is from a part (h, w) of booleans, in latent pixels.
-
-    An exact distance transform: down each column, then along each row (Felzenszwalb and Huttenlocher 2012).
-    """
-    rows, columns = (torch.arange(size, device=part.device).float() for size in part.shape)
-    gaps = (rows[:, None] - rows)[..., None] ** 2  # (h, h, 1)
-    down = torch.where(part.bool(), gaps, torch.inf).amin(1)  # squared, to what lies in the same column
-    return (down[:, None] + (columns[:, None] - columns) ** 2).amin(-1).sqrt()
+    """How far (h, w) each place is from a part, in latent pixels."""
+    return torch.from_numpy(ndimage.distance_transform_edt(~part.cpu().numpy())).to(part.device)
 
 
 def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:
@@ -479,17 +475,9 @@ def _across(part: Tensor) -> float:
 
 def pieces(mask: Tensor) -> list[Tensor]:
     """The connected parts (h, w) of a mask (h, w) of booleans, by their sides and corners."""
-    left, parts = mask.clone(), []
-    while left.any():
-        part = torch.zeros_like(left)
-        part.view(-1)[int(left.flatten().int().argmax())] = True
-        size = 0
-        while int(part.sum()) != size:
-            size = int(part.sum())
-            part = (F.max_pool2d(part[None, None].float(), 3, 1, 1)[0, 0] > 0) & left
-        parts.append(part)
-        left &= ~part
-    return parts
+    numbers, count = label_pieces(mask.cpu().numpy())
+    labels = torch.from_numpy(numbers).to(mask.device)
+    return [labels == number for number in range(1, count + 1)]
 
 
 Look = Callable[[Tensor], Tensor]  # clean latents (B, C, h, w) -> what a parser marks in them, (B, H, W)

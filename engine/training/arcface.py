@@ -1,6 +1,8 @@
 """ArcFace's network (IResNet) in plain torch, from insightface's ONNX files or arcface_torch's checkpoints.
 
 It only ever judges: all that is linear is folded into convolutions, so that both give the same network.
+The ONNX files are read by hand: the identity loss wants gradients through the network, which onnxruntime has
+not; a converter to PyTorch would be one more dependency for a handful of operators.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,6 +86,9 @@ def _filled(layer: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 class Block(nn.Module):
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, weights: BlockWeights) -> None:
         super().__init__()
         self.register_buffer("scale", weights.norm.scale.float().view(1, -1, 1, 1))
@@ -104,9 +109,8 @@ class IResNet(nn.Module):
         assert weights.head is not None
         self.stem, self.slope = _convolution(weights.stem), _prelu(weights.slope)
         self.blocks = nn.ModuleList([Block(block) for block in weights.blocks])
-        self.head = _filled(
-            nn.Linear(*reversed(weights.head.weight.shape)), weights.head.weight, weights.head.bias
-        )
+        outputs, inputs = weights.head.weight.shape
+        self.head = _filled(nn.Linear(inputs, outputs), weights.head.weight, weights.head.bias)
 
     @property
     def width(self) -> int:
@@ -155,9 +159,10 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def _from_checkpoint(state: Mapping[str, Tensor], path: Path) -> Weights:
     def norm(name: str) -> Affine:
-        return _affine(
-            *(state[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
+        weight, bias, mean, variance = (
+            state[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
         )
+        return _affine(weight, bias, mean, variance)
 
     def filter_(name: str, stride: int = 1) -> Filter:
         weight = state[f"{name}.weight"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.examples import mixed_seed
 from ..files import write_atomically
+from .drawing import Drawing
 from .latents import AT_ONCE
 
 if TYPE_CHECKING:
@@ -63,13 +64,18 @@ class ClassPictures:
         """A round's pictures (n, 3, H, W) in [-1, 1]; `check` is called often, and raises to stop."""
         turn = numbers.start // self._round
         if turn not in self._rounds:
-            log.info("drawing %d pictures of '%s' for prior preservation", len(numbers), self._class_word)
+            done = sum(map(len, self._rounds.values()))
+            text = f"drawing pictures of '{self._class_word}' for prior preservation: {done} of {len(self)}"
+            log.info("%s", text)
+            self._method.say(text)
             chosen, job = self._method.job.settings, self._method.job
             seeds = [mixed_seed("prior", self._class_word, job.seed, number) for number in numbers]
             prompts = [self.prompts[number] for number in numbers]
-            self._rounds[turn] = self._method.drawn_at(
-                self._size, prompts, seeds, chosen.prior_steps, chosen.prior_guidance, check
-            )
+            how = Drawing(
+                seeds=seeds, check=check, steps=chosen.prior_steps, guidance=chosen.prior_guidance,
+                size=self._size,
+            )  # fmt: skip
+            self._rounds[turn] = self._method.pictures(prompts, how)
             self._keep()
         return torch.from_numpy(self._rounds[turn]).permute(0, 3, 1, 2).float() / 127.5 - 1
 

@@ -27,7 +27,7 @@ def arranged(method: Method, job: Job) -> Iterator[None]:
         for part in compiled:
             part.compile(backend=job.compile)
         yield
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
         reason = str(error).strip().splitlines()[0]
         raise LikenessError(f"torch.compile does not work here ({reason}); leave compile away") from error
     finally:
@@ -46,7 +46,7 @@ def compilable(method: Method) -> list[nn.Module]:
     from diffusers.models.attention import FeedForward
     from diffusers.models.resnet import ResnetBlock2D
 
-    if not method.hooks_layers:
+    if not method.capabilities.hooked_layers:
         return [method.base.unet]
     return [part for part in method.base.unet.modules() if isinstance(part, FeedForward | ResnetBlock2D)]
 

@@ -71,8 +71,8 @@ def check_people(job: Job, people: Sequence[Shown]) -> None:
     if job.method not in ON_PEOPLE:
         raise LikenessError(
             f"{job.method} cannot be learned while an identity adapter shows somebody, since that would end "
-            "up in its weights or in pictures of others; connect the MODEL from before Apply an Identity, or "
-            f"take the adapter from --on; words can be learned on it, with {' or '.join(ON_PEOPLE)}"
+            "up in its weights or in pictures of others; connect the MODEL from before Apply Face Identity, "
+            f"or take the adapter from --on; words can be learned on it, with {' or '.join(ON_PEOPLE)}"
         )
     if len(job.concepts) != 1:
         raise LikenessError(

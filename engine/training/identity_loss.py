@@ -121,6 +121,8 @@ class FeatureJudge(_Cutting):
 
     def __init__(self, tower: nn.Module, side: int, mean: Sequence[float], spread: Sequence[float]) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.spread: Tensor
         self.tower, self.side = tower, side
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("spread", torch.tensor(spread).view(1, 3, 1, 1))
@@ -225,7 +227,7 @@ def dino(folder: Path) -> FeatureJudge:
 # ------------------------------------------------------------------------------------------------- the loss
 
 
-class Identity(nn.Module):
+class IdentityLoss(nn.Module):
     """How far estimates are from the subject, in the judge's eyes; who had no face to compare is counted."""
 
     def __init__(self, judge: Any, average: bool, each_step: bool) -> None:

@@ -31,7 +31,8 @@ from .host import check_people, hosted
 from .memory import Ladder, bytes_of
 from .methods import method_class
 from .methods.base import Method
-from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, tell
+from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, mention, tell
+from .plan import in_words
 from .sharding import check_shardable, said, shard_base, sharding_asked, unsaid
 from .trainer import Trainer
 
@@ -106,6 +107,8 @@ def _learn(
     checkpoints = Checkpoints(job, pictures)
     home, alone = base.device, accelerator.num_processes == 1
     method: Method = method_class(job.method)(job, base, concepts)
+    method.say = lambda text: mention(observer, text)
+    tell(observer, in_words(job, method.phases(), concepts, method.size))
     if len(buckets_of(method.examples.pixels).unique()) > 1:
         tell(observer, f"pictures in buckets: {told(method.examples.pixels)} pixels")
     ladder = Ladder(method, job, accelerator.device, lambda text: tell(observer, text))
@@ -142,7 +145,7 @@ def _learn(
 
 def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
     """Whether to find out what the run needs: not for tiny networks on a CPU that nobody watches."""
-    if not method.can_estimate:
+    if not method.capabilities.estimate:
         return False
     told = hasattr(observer, "on_note") or job.memory is not None
     return told or bytes_of([method.base]) > TINY or job.device != "cpu" and torch.cuda.is_available()

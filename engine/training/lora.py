@@ -27,7 +27,12 @@ def inject(
     from peft import LoraConfig, inject_adapter_in_model
 
     start = "gaussian" if gaussian else True
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=start)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] (said to be whole; PEFT scales by any number)
+        target_modules=list(targets),
+        init_lora_weights=start,
+    )
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     added = []
     for _, layer in _layers(module):

@@ -1,7 +1,9 @@
 """What a run needs in memory, before its first step, and the measures it takes to fit: a ladder of rungs.
 
 Each rung keeps the measures of those above it. A run begins at the first that fits, and falls to the next one
-where memory runs out all the same.
+where memory runs out all the same. Accelerate finds a batch size by running out of memory, and knows sizes of
+weights alone; what a step of one method needs beside them, and which measures leave its gradients the same,
+is known here only.
 """
 
 import importlib.util
@@ -80,7 +82,8 @@ class Estimate:
 def rungs(method: Method, job: Job, device: torch.device) -> list[Measures]:
     """The ladder of this run, from no measure beyond what the job says to all there are."""
     elsewhere = device.type != "cpu"  # there is another place to put things
-    now = Measures(half=job.precision == "bf16" and method.can_halve)
+    can = method.capabilities
+    now = Measures(half=job.precision == "bf16" and can.half)
     found = [now]
 
     def add(wanted: bool, **more: Any) -> None:
@@ -89,13 +92,13 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[Measures]:
             now = replace(now, **more)
             found.append(now)
 
-    add(elsewhere and method.caches_latents, vae_away=True)
-    add(elsewhere and not method.trains_text, text_away=True)
-    add(elsewhere and method.can_halve and torch.cuda.is_bf16_supported(), half=True)
-    add(method.can_checkpoint, checkpointing=True)
+    add(elsewhere and can.cached_latents, vae_away=True)
+    add(elsewhere and not can.trained_text, text_away=True)
+    add(elsewhere and can.half and torch.cuda.is_bf16_supported(), half=True)
+    add(can.checkpointing, checkpointing=True)
     add(elsewhere and importlib.util.find_spec("bitsandbytes") is not None, small_moments=True)
     rows = max(method.load(phase).pictures for phase in method.phases())
-    while method.can_split and rows > 1:
+    while can.splitting and rows > 1:
         rows = (rows + 1) // 2
         add(True, pass_size=rows)
     return found
@@ -122,7 +125,7 @@ def _estimate(method: Method, measures: Measures) -> Estimate:
     twin.attach()
     trained = {id(weight): weight for group in twin.parameter_groups().values() for weight in group}
     numbers = sum(weight.numel() for weight in trained.values())
-    learned = numbers * (4 * (1 + method.copies) + STATE_BYTES[measures.small_moments])
+    learned = numbers * (4 * (1 + method.capabilities.copies) + STATE_BYTES[measures.small_moments])
     base.pass_size = measures.pass_size
     if measures.checkpointing:
         base.unet.enable_gradient_checkpointing()
@@ -148,7 +151,7 @@ def core_pass(
     many different ones as there can be.
     """
     base, load = method.base, method.load(phase)
-    with torch.set_grad_enabled(method.trains_text):
+    with torch.set_grad_enabled(method.capabilities.trained_text):
         prompts = prompts or [f"{number} {method.anchor}" for number in range(load.prompts)]
         context = base.encode_text(prompts, _rows(method))
     context = context[torch.arange(load.pictures, device=context.device) % len(prompts)]
@@ -175,7 +178,7 @@ def core_pass(
 def _rows(method: Method) -> Any:
     """The method's rows, or as many that stand for them where it makes them anew in each step."""
     rows = method.rows()
-    if rows or not method.trains_text or not method.concepts:
+    if rows or not method.capabilities.trained_text or not method.concepts:
         return rows
     count = getattr(method.settings, "vectors", 1)
     encoders: dict[str, Any] = dict(method.base.text_encoders.items())

@@ -86,6 +86,13 @@ def tell(observer: Observer, text: str) -> None:
         listener(text)
 
 
+def mention(observer: Observer, text: str) -> None:
+    """Says what the run is busy with before or between steps, to whoever watches (`on_doing`)."""
+    listener = getattr(observer, "on_doing", None)
+    if listener is not None:
+        listener(text)
+
+
 class Silent:
     """An observer that watches nothing and never stops a run."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Phase
 
@@ -42,7 +42,7 @@ def fused_devices() -> list[str]:
     return _get_fused_kernels_supported_devices()
 
 
-def go_on(optimizer: torch.optim.Optimizer, before: Mapping[nn.Parameter, Any]) -> None:
+def go_on(optimizer: torch.optim.Optimizer, before: Mapping[Tensor, Any]) -> None:
     """Gives the optimiser the moments that an earlier phase's had for the same parameters."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -50,7 +51,7 @@ def unsaid() -> Iterator[None]:
 
 def check_shardable(kind: type[Method], job: Job) -> None:
     """Raises LikenessError where the U-Net must stay in one piece."""
-    if not kind.can_shard_base:
+    if not kind.capabilities_for(job).sharded_base:
         raise LikenessError(
             f"FSDP cuts the U-Net into pieces, but {job.method} trains or changes layers of it; choose "
             "multi-GPU (DDP) in `accelerate config`"
@@ -95,7 +96,7 @@ def blocks_of(unet: nn.Module) -> list[nn.Module]:
         if isinstance(part, ResnetBlock2D):
             found.append(part)
         elif isinstance(part, BasicTransformerBlock):
-            crossed = part.attn2
+            crossed: Any = part.attn2
             attentions = (
                 [] if crossed is None else [crossed.to_q, crossed.to_k, crossed.to_v, crossed.to_out[0]]
             )

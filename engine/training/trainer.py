@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -51,7 +51,7 @@ class Trainer:
         self.best: Artifact | None = None  # the state that the critic liked best
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
-        self._moments: Mapping[nn.Parameter, Any] = {}  # the optimiser's, of the phase before
+        self._moments: Mapping[Tensor, Any] = {}  # the optimiser's, of the phase before
         self._unread: list[tuple[int, Losses]] = []  # of steps whose losses nobody has looked at yet
 
     def run(self) -> Progress:
@@ -60,7 +60,7 @@ class Trainer:
         if self.job.resume and self.checkpoints.exists():
             saved = self.checkpoints.load()
         elif self.job.resume:
-            log.info("there is no checkpoint in %s; beginning at the first step", self.checkpoints.folder)
+            log.debug("there is no checkpoint in %s; beginning at the first step", self.checkpoints.folder)
         progress = self._progress(0, 0)
         for number, phase in enumerate(self.phases):
             self.method.begin_phase(phase)
@@ -170,7 +170,7 @@ class Trainer:
     def _mean_over_processes(self, losses: Mapping[str, Tensor]) -> Losses:
         values = torch.stack([loss.float() for loss in losses.values()])
         values = self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
-        return Losses(list(losses), values)
+        return Losses(list(losses), cast(Tensor, values))
 
     def _report(self, progress: Progress, losses: Losses, look: bool) -> bool:
         """Tells the observer, shows a preview where one is due; whether to stop.
@@ -243,7 +243,7 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return answer
         together = self.accelerator.reduce(torch.tensor(float(answer), device=self.accelerator.device), "sum")
-        return bool(together.item())
+        return bool(cast(Tensor, together).item())
 
     def check(self) -> None:
         """Raises `Stopped` when the user wants no more of it; for work between steps."""

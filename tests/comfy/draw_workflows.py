@@ -111,11 +111,17 @@ def links(text: str) -> list[tuple[str, str, str, str]]:
     return [(source, output, target, socket) for (source, output), (target, socket) in ends]
 
 
+def groups(text: str) -> list[tuple[str, list[int]]]:
+    """`1  Learn: 340 -10 400 1060` and so on, a line each: (title, left, top, width and height)."""
+    parts = [line.rsplit(": ", 1) for line in text.strip().splitlines()]
+    return [(title, [int(number) for number in bounding.split()]) for title, bounding in parts]
+
+
 def draw(name: str, url: str) -> dict[str, Any]:
     """The workflow of that name, as the editor at `url` saves it."""
     plan = drawing(name)
     with editor(url) as page:
-        return page.evaluate(DRAW, [plan.NODES, links(plan.LINKS), plan.GROUPS])
+        return page.evaluate(DRAW, [plan.NODES, links(plan.LINKS), groups(plan.GROUPS)])
 
 
 def thumbnail(workflow: dict[str, Any], title: str, url: str) -> bytes:

@@ -41,7 +41,7 @@ def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
         ("<v9>", "mentions <v9>, which no likeness defines; there are <v0>"),
         ("<V0>", "mentions <V0>, which no likeness defines; there are <v0>"),
         ("<v9>, staged", "mentions <v9>, which no likeness defines; there are <v0>"),
-        ("<v9>, region", "mentions <v9>, which no likeness defines; connect the CLIP of Apply a Likeness"),
+        ("<v9>, region", "mentions <v9>, which no likeness defines; connect the CLIP of Apply Likeness"),
         ("strength", "strength in the model is nan"),
         ("weight", "the identity's weight is inf"),
         ("bypass", "the strength of <v0> is nan"),

@@ -21,6 +21,12 @@ async ([pack, name]) => {
   await window.app.loadGraphData(await answer.json(), true, true, name);
 }
 """
+SHOWN = """
+() => Object.fromEntries(window.app.graph._nodes.map(node => [node.type, [
+  node.widgets?.find(widget => widget.name === '$$node-text-preview')?.value ?? '',
+  (node.imgs ?? []).map(image => image.src),
+]]))
+"""
 SHORTEN = """
 (steps) => {
   const learn = window.app.graph._nodes.find(node => node.type === 'LikenessTrainDreamBoothLora');
@@ -50,9 +56,19 @@ def test_the_workflow_is_opened_understood_and_run_by_the_editor(
         page.evaluate(SHORTEN, STEPS)
         page.get_by_role("button", name="Run", exact=True).first.click()
         page.wait_for_function("window.seen.done || window.seen.errors.length", timeout=600_000)
-        seen = page.evaluate("window.seen")
+        page.wait_for_timeout(1500)  # live previews make room
+        seen, shown = page.evaluate("window.seen"), page.evaluate(SHOWN)
         page.screenshot(path=tmp_path / "run.png")
     assert seen["errors"] == []
+    said = {kind: text for kind, (text, _) in shown.items()}
+    assert said["LikenessConcept"] == "the pictures look good"
+    assert said["LikenessSave"].startswith("saved to ") and "learn-a-person" in said["LikenessSave"]
+    last, plan, *_ = said["LikenessTrainDreamBoothLora"].splitlines()
+    assert last.startswith("done in ")
+    assert plan.startswith(f"dreambooth-lora · {STEPS} steps · learning rate ") and "4 pictures" in plan
+    # all previews and the plot, as files that stay: no live picture
+    pictures = shown["LikenessTrainDreamBoothLora"][1]
+    assert len(pictures) == STEPS // 2 + 1 and all("/view?" in source for source in pictures)
     assert seen["previews"] >= 3
     assert any(f"of {STEPS}" in line for line in seen["lines"])
     history = json.loads(server.get("/history", max_items="1"))

@@ -62,7 +62,7 @@ def test_the_sampler_finds_regions_and_shows_where_words_looked(facts: dict[str,
         ("shape", "is 64 x 64, which is not the shape of the picture"),
         ("batch", "there are 2 regions for <v0> but 3 pictures"),
         ("no region", "no region is connected"),
-        ("staged", "connect 'a photo of <v0>, on a beach' from Write a Staged Prompt"),
+        ("staged", "connect 'a photo of <v0>, on a beach' from Staged Prompt"),
         ("no vae", "finding faces needs a VAE"),
     ],
 )

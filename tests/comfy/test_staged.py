@@ -170,7 +170,7 @@ def strangers(server: Server) -> Path:
         ({"start": 300, "end": 700}, "come at timestep 300 and go at 700"),
         ({"name": "narrow"}, "learned for a text encoder 64 wide, this model's is 128; connect the kind"),
         ({"name": "of-sd1"}, "learned on sd1, but the MODEL is miniature; connect a model of its kind"),
-        ({"name": "without-stages"}, "textual-inversion has no stages; use Apply a Likeness"),
+        ({"name": "without-stages"}, "textual-inversion has no stages; use Apply Likeness"),
     ],
 )
 def test_what_does_not_fit_is_told_in_the_node(

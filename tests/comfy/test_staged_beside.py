@@ -100,7 +100,7 @@ def test_the_command_line_draws_words_and_identity_together_as_the_graph_does(
     ("method", "changes", "message"),
     [
         ("LikenessTrainPersonaMagic", {"mask": ["half", 0]}, "apply it without a mask for learning"),
-        ("LikenessTrainDreamBoothLora", {}, "connect the MODEL from before Apply an Identity"),
+        ("LikenessTrainDreamBoothLora", {}, "connect the MODEL from before Apply Face Identity"),
     ],
 )
 def test_what_cannot_be_learned_on_an_identity_is_told_in_the_node(

@@ -1,5 +1,6 @@
 """A base model of a few thousand random weights, and a person made of noise: what contract tests train on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
 from likeness_portraits.engine.bases.families import FAMILIES
-from likeness_portraits.engine.bases.loaders.single_file import padded
+from likeness_portraits.engine.bases.loaders.single_file import new_text_encoder, padded
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
@@ -152,47 +153,33 @@ def unet_config(family: str, heads: int) -> dict[str, Any]:
 
 def text_encoder(name: str, heads: int = 2) -> Any:
     """OpenAI's tower (`clip_l`), or OpenCLIP's as SD 2.x (`clip_h`) or SDXL (`clip_g`, pooled) has it."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     tokenizer = padded(miniature.tokenizer(), name)
-    width = 64 if name == "clip_g" else 32
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=heads if name == "clip_l" else 1,
-        hidden_act="quick_gelu" if name == "clip_l" else "gelu",
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if name == "clip_g" else CLIPTextModel)(config)
+    return new_text_encoder(
+        name, tokenizer, words=len(tokenizer), width=64 if name == "clip_g" else 32, inner=64, layers=2,
+        heads=heads if name == "clip_l" else 1,
+    )  # fmt: skip
 
 
 def write_person(folder: Path) -> Path:
     """A concept folder of four small pictures with masks."""
-    rng = np.random.default_rng(3)
     mask = np.zeros((SIZE, SIZE), np.float32)
     mask[8:24, 8:24] = 1
-    pictures = tuple(
-        Picture(name=f"{i}", pixels=rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), mask=mask)
-        for i in range(4)
-    )
+    pictures = _noise_pictures(3, ("0", "1", "2", "3"), mask)
     return write_concept(folder, Concept(token="<v0>", class_word="woman", role="subject", pictures=pictures))
 
 
 def write_style(folder: Path) -> Path:
     """Two small pictures of a style, whose masks leave a face free."""
-    rng = np.random.default_rng(4)
     mask = np.ones((SIZE, SIZE), np.float32)
     mask[10:20, 12:22] = 0
-    pictures = tuple(
-        Picture(name=f"style{i}", pixels=rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), mask=mask)
-        for i in range(2)
-    )
+    pictures = _noise_pictures(4, ("style0", "style1"), mask)
     return write_concept(folder, Concept(token="<s0>", class_word="sketch", role="style", pictures=pictures))
+
+
+def _noise_pictures(seed: int, names: Sequence[str], mask: np.ndarray) -> tuple[Picture, ...]:
+    rng = np.random.default_rng(seed)
+    shades = (rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8) for _ in names)
+    return tuple(Picture(name=name, pixels=pixels, mask=mask) for name, pixels in zip(names, shades))
 
 
 def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:

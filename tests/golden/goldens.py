@@ -35,6 +35,11 @@ class Golden:
         return {name: fill(name, shape, j, number) for j, (name, shape) in enumerate(self.json(params))}
 
 
+def close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 0.0, rtol: float = 0.0) -> None:
+    """Asserts that the numbers are these, in whatever precision each is kept."""
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False)
+
+
 def uniform(count: int, number: int, seed: int) -> np.ndarray:
     """`count` values in [-1, 1) from integer arithmetic alone."""
     mask = np.uint64(0xFFFFFFFF)

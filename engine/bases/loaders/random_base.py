@@ -9,7 +9,7 @@ from ...miniature import model as miniature
 from ..base import BaseModel
 from ..families import FAMILIES
 from .folder import SD_SCHEDULE, noise_schedule
-from .single_file import padded
+from .single_file import new_text_encoder, padded
 
 SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl"}  # families by the names that `bench` asks for
 VAE = {
@@ -49,20 +49,6 @@ def random_base(name: str, device: torch.device) -> BaseModel:
 
 
 def _text_encoder(name: str) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     width, inner, layers, heads = TEXT[name]
-    tokenizer = miniature.tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=WORDS,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        hidden_act="quick_gelu" if name == "clip_l" else "gelu",
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if name == "clip_g" else CLIPTextModel)(config)
+    sizes = {"words": WORDS, "width": width, "inner": inner, "layers": layers, "heads": heads}
+    return new_text_encoder(name, miniature.tokenizer(), **sizes)

@@ -292,8 +292,6 @@ def build_text_encoder(
     family: str, name: str, own: Mapping[str, Tensor], tokenizer: Any, heads: int | None = None
 ) -> Any:
     """A text encoder out of OpenAI's, transformers' or OpenCLIP's names; `heads` stand in no shape."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     if any(key.startswith(OPEN_CLIP) for key in own):
         own = from_open_clip(own)
     weights = {key.removeprefix("text_model."): value for key, value in own.items()
@@ -307,28 +305,48 @@ def build_text_encoder(
         raise LikenessError(
             f"the tokenizer knows {len(tokenizer)} words, the checkpoint {vocabulary}; give its own tokenizer"
         )
+    if name == "clip_g":
+        projection = weights["text_projection.weight"].shape[0]
+    else:
+        weights = {key: value for key, value in weights.items() if not key.startswith("text_projection")}
+        projection = width
+    with torch.random.fork_rng(devices=[]):
+        encoder = new_text_encoder(
+            name,
+            tokenizer,
+            words=vocabulary,
+            width=width,
+            inner=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
+            layers=layers,
+            heads=heads or max(1, width // HEAD_WIDTH),
+            positions=weights["embeddings.position_embedding.weight"].shape[0],
+            projection=projection,
+        )
+    load_text(encoder, in_full(weights))
+    return encoder
+
+
+def new_text_encoder(
+    name: str, tokenizer: Any, *, words: int, width: int, inner: int, layers: int, heads: int,
+    positions: int = 77, projection: int | None = None,
+) -> Any:  # fmt: skip
+    """A text encoder of these sizes with random weights: OpenAI's, or OpenCLIP's, pooled for SDXL."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     config = CLIPTextConfig(
-        vocab_size=vocabulary,
+        vocab_size=words,
         hidden_size=width,
-        intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        intermediate_size=inner,
         num_hidden_layers=layers,
-        num_attention_heads=heads or max(1, width // HEAD_WIDTH),
-        max_position_embeddings=weights["embeddings.position_embedding.weight"].shape[0],
+        num_attention_heads=heads,
+        max_position_embeddings=positions,
         hidden_act="quick_gelu" if name == "clip_l" else "gelu",
-        projection_dim=width,
+        projection_dim=projection or width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id if name == "clip_l" else 0,
     )
-    pooled = name == "clip_g"
-    if pooled:
-        config.projection_dim = weights["text_projection.weight"].shape[0]
-    else:
-        weights = {key: value for key, value in weights.items() if not key.startswith("text_projection")}
-    with torch.random.fork_rng(devices=[]):
-        encoder = (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config)
-    load_text(encoder, in_full(weights))
-    return encoder
+    return (CLIPTextModelWithProjection if name == "clip_g" else CLIPTextModel)(config)
 
 
 OPEN_CLIP = "transformer.resblocks."  # what its layers' names begin with

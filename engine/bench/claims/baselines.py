@@ -1,6 +1,7 @@
 """The baselines against the bare base and each other: what every method of the papers is compared with."""
 
-from .bench import Arm, Bench, Claim, Metrics
+from .bench import Arm, Bench, Metrics
+from .written import claims_of
 
 PAPER = "arXiv 2208.01618, 2208.12242, 2212.04488"  # Textual Inversion, DreamBooth, Custom Diffusion
 
@@ -30,45 +31,28 @@ class Baselines:
             headline=False,
         ),
     )
-    claims = (
-        Claim(
-            claim="The judges know the real person from strangers, or nothing here means anything",
-            method="the real person", against="base", metric="identity",
-        ),
-        Claim(
-            claim="Keys and values of the prompt alone carry a likeness",
-            method="custom-diffusion", against="base", metric="identity",
-        ),
-        Claim(
-            claim="Keys and values alone obey prompts as the base does, within 5 points",
-            method="custom-diffusion", against="base", metric="prompt", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="Words alone carry a likeness",
-            method="textual-inversion", against="base", metric="identity",
-        ),
-        Claim(
-            claim="A LoRA carries a likeness",
-            method="dreambooth-lora", against="base", metric="identity",
-        ),
-        Claim(
-            claim="A LoRA carries more of it than words",
-            method="dreambooth-lora", against="textual-inversion", metric="identity",
-        ),
-        Claim(
-            claim="Words alone obey prompts as the base does, within 5 points",
-            method="textual-inversion", against="base", metric="prompt", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="A LoRA obeys prompts as the base does, within 5 points",
-            method="dreambooth-lora", against="base", metric="prompt", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="The loss inside masks keeps the pictures' context out",
-            method="dreambooth-lora", against="dreambooth-lora, whole pictures", metric="leakage",
-            better="lower",
-        ),
-    )  # fmt: skip
+    claims = claims_of(
+        """
+        The judges know the real person from strangers, or nothing here means anything
+            the real person > base in identity
+        Keys and values of the prompt alone carry a likeness
+            custom-diffusion > base in identity
+        Keys and values alone obey prompts as the base does, within 5 points
+            custom-diffusion >= base - 0.05 in prompt
+        Words alone carry a likeness
+            textual-inversion > base in identity
+        A LoRA carries a likeness
+            dreambooth-lora > base in identity
+        A LoRA carries more of it than words
+            dreambooth-lora > textual-inversion in identity
+        Words alone obey prompts as the base does, within 5 points
+            textual-inversion >= base - 0.05 in prompt
+        A LoRA obeys prompts as the base does, within 5 points
+            dreambooth-lora >= base - 0.05 in prompt
+        The loss inside masks keeps the pictures' context out
+            dreambooth-lora < dreambooth-lora, whole pictures in leakage
+        """
+    )
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         return bench.portrait_of_the_real(person) if arm is REAL else bench.portrait(arm, person, seed)

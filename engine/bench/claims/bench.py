@@ -143,17 +143,9 @@ class Bench:
 
     # ------------------------------------------------------------------------------ what is done only once
 
-    def learn(
-        self,
-        method: str,
-        settings: Mapping[str, Any],
-        concepts: Sequence[Concept],
-        seed: int = 0,
-        on: Sequence[Path] = (),
-        people: Sequence[Shown] = (),
-    ) -> Artifact:
+    def learn(self, *training: Any, **more: Any) -> Artifact:
         """What `train` leaves, read."""
-        return Artifact.load(self.train(method, settings, concepts, seed, on, people))
+        return Artifact.load(self.train(*training, **more))
 
     def train(
         self,

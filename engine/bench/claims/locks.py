@@ -4,24 +4,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ...files import make_folder
 
 
 @contextmanager
 def held(folder: Path, name: str) -> Iterator[bool]:
-    """Whether nobody else works on `name`; until the end it is ours. Ends by itself when a process dies.
-
-    Where the system has no such locks (Windows) the answer is always yes.
-    """
+    """Whether nobody else works on `name`; until the end it is ours. Ends by itself when a process dies."""
+    lock = FileLock(make_folder(folder) / name)
     try:
-        import fcntl
-    except ImportError:
-        yield True
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
         return
-    with open(make_folder(folder) / name, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
+    try:
         yield True
+    finally:
+        lock.release()

@@ -19,6 +19,7 @@ from ...miniature.styles import STYLES, style_pictures
 from ...training.attention_maps import mask_layers, recorded
 from ...training.capture_losses import attention_to_words
 from .bench import Arm, Bench, Claim, Metrics
+from .written import claims_of
 
 if TYPE_CHECKING:
     from ...bases.base import BaseModel
@@ -71,36 +72,23 @@ class MagiCapture:
             )
             for against in HALF
         ),
-        Claim(
-            claim="Composed prompts bring the person into the style",
-            method="magicapture", against="without composed prompts", metric="identity",
-        ),
-        Claim(
-            claim="The identity loss brings the person into the style",
-            method="magicapture", against="without identity loss", metric="identity",
-        ),
-        Claim(
-            claim="Refocusing keeps the person's word on the face",
-            method="magicapture", against="without refocusing", metric="attention_outside", better="lower",
-        ),
-        Claim(
-            claim="Refocusing keeps the person's features off strangers in the style",
-            method="magicapture", against="without refocusing", metric="leakage", better="lower",
-        ),
-        Claim(
-            claim="Refocusing costs no likeness, within 0.03",
-            method="magicapture", against="without refocusing", metric="identity", better="not lower",
-            margin=0.03,
-        ),
-        Claim(
-            claim="Refocusing costs no style, within 5 points",
-            method="magicapture", against="without refocusing", metric="style", better="not lower",
-            margin=0.05,
-        ),
-        Claim(
-            claim="Composed prompts and refocusing together recognise the person better than neither",
-            method="magicapture", against="without both", metric="identity",
-        ),
+    ) + claims_of(
+        """
+        Composed prompts bring the person into the style
+            magicapture > without composed prompts in identity
+        The identity loss brings the person into the style
+            magicapture > without identity loss in identity
+        Refocusing keeps the person's word on the face
+            magicapture < without refocusing in attention_outside
+        Refocusing keeps the person's features off strangers in the style
+            magicapture < without refocusing in leakage
+        Refocusing costs no likeness, within 0.03
+            magicapture >= without refocusing - 0.03 in identity
+        Refocusing costs no style, within 5 points
+            magicapture >= without refocusing - 0.05 in style
+        Composed prompts and refocusing together recognise the person better than neither
+            magicapture > without both in identity
+        """
     )  # fmt: skip
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:

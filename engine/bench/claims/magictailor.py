@@ -10,7 +10,8 @@ from ...data.concepts import Concept, Picture
 from ...evaluation.metrics import attributes_kept, similarity_to_references
 from ...evaluation.people import HEAD, PICTURES, all_shots
 from ...miniature import world
-from .bench import Arm, Bench, Claim, Metrics
+from .bench import Arm, Bench, Metrics
+from .written import claims_of
 
 WARM_UP, BALANCE = 80, 120  # steps; all arms have their sum
 STEPS = WARM_UP + BALANCE
@@ -46,73 +47,42 @@ class MagicTailor:
         _arm("without margin", component_margin=0.0),
         _arm("compared as published", area_normalised=False, shared_timestep=False),
     )
-    claims = (
-        Claim(
-            claim="The component comes from its own pictures, more than with Textual Inversion",
-            method="magictailor", against="textual-inversion", metric="component",
-        ),
-        Claim(
-            claim="… and more than with DreamBooth-LoRA under a masked loss",
-            method="magictailor", against="dreambooth-lora, masked", metric="component",
-        ),
-        Claim(
-            claim="The person with that component is recognised, more than with Textual Inversion",
-            method="magictailor", against="textual-inversion", metric="identity",
-        ),
-        Claim(
-            claim="… and more than with DreamBooth-LoRA under a masked loss",
-            method="magictailor", against="dreambooth-lora, masked", metric="identity",
-        ),
-        Claim(
-            claim="The rest stays the person's own, more than with Textual Inversion",
-            method="magictailor", against="textual-inversion", metric="subject",
-        ),
-        Claim(
-            claim="… and more than with DreamBooth-LoRA under a masked loss",
-            method="magictailor", against="dreambooth-lora, masked", metric="subject",
-        ),
-        Claim(
-            claim="Nothing but the component leaks from its pictures, against DreamBooth-LoRA",
-            method="magictailor", against="dreambooth-lora, masked", metric="leakage", better="lower",
-        ),
-        Claim(
-            claim="Prompts are obeyed as with DreamBooth-LoRA, within 5 points",
-            method="magictailor", against="dreambooth-lora, masked", metric="prompt", better="not lower",
-            margin=0.05,
-        ),
-        Claim(
-            claim="Degradation and balancing together recognise the person better than neither",
-            method="magictailor", against="neither", metric="identity",
-        ),
-        Claim(
-            claim="Dynamic degradation brings the component out",
-            method="degradation only", against="neither", metric="component",
-        ),
-        Claim(
-            claim="Balancing brings the component out",
-            method="balancing only", against="neither", metric="component",
-        ),
-        Claim(
-            claim="Dynamic degradation obeys prompts better than masking out",
-            method="magictailor", against="masked out", metric="prompt",
-        ),
-        Claim(
-            claim="Dynamic degradation recognises the person better than a fixed one",
-            method="magictailor", against="fixed degradation", metric="identity",
-        ),
-        Claim(
-            claim="Our addition: prompts that name both bring the component out",
-            method="magictailor", against="without joint prompts", metric="component",
-        ),
-        Claim(
-            claim="Our addition: a component learned past its edges makes the person recognised",
-            method="magictailor", against="without margin", metric="identity",
-        ),
-        Claim(
-            claim="Our addition: concepts compared per area and at equal noise make the person recognised",
-            method="magictailor", against="compared as published", metric="identity",
-        ),
-    )  # fmt: skip
+    claims = claims_of(
+        """
+        The component comes from its own pictures, more than with Textual Inversion
+            magictailor > textual-inversion in component
+        … and more than with DreamBooth-LoRA under a masked loss
+            magictailor > dreambooth-lora, masked in component
+        The person with that component is recognised, more than with Textual Inversion
+            magictailor > textual-inversion in identity
+        … and more than with DreamBooth-LoRA under a masked loss
+            magictailor > dreambooth-lora, masked in identity
+        The rest stays the person's own, more than with Textual Inversion
+            magictailor > textual-inversion in subject
+        … and more than with DreamBooth-LoRA under a masked loss
+            magictailor > dreambooth-lora, masked in subject
+        Nothing but the component leaks from its pictures, against DreamBooth-LoRA
+            magictailor < dreambooth-lora, masked in leakage
+        Prompts are obeyed as with DreamBooth-LoRA, within 5 points
+            magictailor >= dreambooth-lora, masked - 0.05 in prompt
+        Degradation and balancing together recognise the person better than neither
+            magictailor > neither in identity
+        Dynamic degradation brings the component out
+            degradation only > neither in component
+        Balancing brings the component out
+            balancing only > neither in component
+        Dynamic degradation obeys prompts better than masking out
+            magictailor > masked out in prompt
+        Dynamic degradation recognises the person better than a fixed one
+            magictailor > fixed degradation in identity
+        Our addition: prompts that name both bring the component out
+            magictailor > without joint prompts in component
+        Our addition: a component learned past its edges makes the person recognised
+            magictailor > without margin in identity
+        Our addition: concepts compared per area and at equal noise make the person recognised
+            magictailor > compared as published in identity
+        """
+    )
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         concepts = [subject_without_hair(person), hair_of(donor(person))]
@@ -141,7 +111,7 @@ def scores(
     mine = world.sample_identity(person)
     differ = [name for name in OWN if getattr(whose, name) != getattr(mine, name)]
 
-    def share(of: world.Identity, names: tuple[str, ...] | list[str]) -> np.ndarray:
+    def share(of: world.Character, names: tuple[str, ...] | list[str]) -> np.ndarray:
         wanted = {name: getattr(of, name) for name in names}
         return attributes_kept(read, [wanted] * len(pictures)) if names else np.zeros(len(pictures))
 
@@ -168,7 +138,7 @@ def donor(person: int) -> int:
     raise AssertionError("a hundred people have several kinds of hair")
 
 
-def with_hair_of(person: int, other: int) -> world.Identity:
+def with_hair_of(person: int, other: int) -> world.Character:
     """The person with everything about the hair of the other; beard and brows keep the person's colour."""
     mine, hair = world.sample_identity(person), world.sample_identity(other)
     names = (*HAIR, "hair_rgb", "hair_volume", "parting", "fringe")
@@ -176,7 +146,7 @@ def with_hair_of(person: int, other: int) -> world.Identity:
     return replace(mine, beard_rgb=mine.facial_hair_rgb, **taken)
 
 
-def rendered(who: world.Identity) -> list[world.Portrait]:
+def rendered(who: world.Character) -> list[world.Portrait]:
     """Somebody in the test contexts, as references."""
     return [world.render(who, world.test_context(index)) for index in range(len(world.TEST_CONTEXTS))]
 

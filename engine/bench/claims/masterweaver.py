@@ -24,7 +24,8 @@ from ...identity.conditioning import Shown
 from ...identity.references import ImageTower, OfTheMiniature, miniature_tower
 from ...inference.generate import generate
 from ...miniature import world
-from .bench import Arm, Bench, Claim, Metrics, digest_of_somebody
+from .bench import Arm, Bench, Metrics, digest_of_somebody
+from .written import claims_of
 
 # what all arms share, settled by what a busy CPU had time for
 ALIKE = {"identity_steps": 0, "editing_steps": 120, "editing_learning_rate": 5e-4}
@@ -37,7 +38,7 @@ SHIPPED = "the Miniature's adapter"
 FACE = tuple(name for name in world.IDENTITY_ATTRIBUTES if not name.startswith("hair_"))  # who, hair aside
 
 
-def edits(who: world.Identity) -> list[tuple[str, str, dict[str, str]]]:
+def edits(who: world.Character) -> list[tuple[str, str, dict[str, str]]]:
     """The edits that are asked for: what changes, the prompt, and what should be seen.
 
     Smiles come with clothes: so asked, the base itself smiles in 15 of 16 pictures; without, a woman in none
@@ -77,60 +78,34 @@ class MasterWeaver:
         _arm("strong editing loss", headline=False, editing_weight=STRONG),
         _arm("with edited faces", headline=False, edited_faces=True),
     )  # fmt: skip
-    claims = (
-        Claim(
-            claim="One picture gives a likeness that the adapter without a face does not",
-            method=SHIPPED, against="null adapter", metric="identity",
-        ),
-        Claim(
-            claim="… while prompts are obeyed as by the base, within 5 points",
-            method=SHIPPED, against="base", metric="prompt", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="… and edits too, within 5 points",
-            method=SHIPPED, against="base", metric="edits", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="Trained as long, it obeys edits better than IP-Adapter-plus's recipe",
-            method="masterweaver", against="ip-adapter-plus", metric="edits",
-        ),
-        Claim(
-            claim="… at the same identity, within 0.03",
-            method="masterweaver", against="ip-adapter-plus", metric="identity", better="not lower",
-            margin=0.03,
-        ),
-        Claim(
-            claim="… with the face itself, hair aside, as well kept, within 5 points",
-            method="masterweaver", against="ip-adapter-plus", metric="face", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="The editing-direction loss makes edits obeyed",
-            method="masterweaver", against="without editing loss", metric="edits",
-        ),
-        Claim(
-            claim="… at no loss of identity, within 0.03",
-            method="masterweaver", against="without editing loss", metric="identity", better="not lower",
-            margin=0.03,
-        ),
-        Claim(
-            claim="Ten times as strong it makes edits obeyed",
-            method="strong editing loss", against="without editing loss", metric="edits",
-        ),
-        Claim(
-            claim="Edited faces as references make edits obeyed",
-            method="with edited faces", against="masterweaver", metric="edits",
-        ),
-        Claim(
-            claim="… at no loss of identity, within 0.03",
-            method="with edited faces", against="masterweaver", metric="identity", better="not lower",
-            margin=0.03,
-        ),
-        Claim(
-            claim="… nor of the face, hair aside, within 5 points",
-            method="with edited faces", against="masterweaver", metric="face", better="not lower",
-            margin=0.05,
-        ),
-    )  # fmt: skip
+    claims = claims_of(
+        """
+        One picture gives a likeness that the adapter without a face does not
+            the Miniature's adapter > null adapter in identity
+        … while prompts are obeyed as by the base, within 5 points
+            the Miniature's adapter >= base - 0.05 in prompt
+        … and edits too, within 5 points
+            the Miniature's adapter >= base - 0.05 in edits
+        Trained as long, it obeys edits better than IP-Adapter-plus's recipe
+            masterweaver > ip-adapter-plus in edits
+        … at the same identity, within 0.03
+            masterweaver >= ip-adapter-plus - 0.03 in identity
+        … with the face itself, hair aside, as well kept, within 5 points
+            masterweaver >= ip-adapter-plus - 0.05 in face
+        The editing-direction loss makes edits obeyed
+            masterweaver > without editing loss in edits
+        … at no loss of identity, within 0.03
+            masterweaver >= without editing loss - 0.03 in identity
+        Ten times as strong it makes edits obeyed
+            strong editing loss > without editing loss in edits
+        Edited faces as references make edits obeyed
+            with edited faces > masterweaver in edits
+        … at no loss of identity, within 0.03
+            with edited faces >= masterweaver - 0.03 in identity
+        … nor of the face, hair aside, within 5 points
+            with edited faces >= masterweaver - 0.05 in face
+        """
+    )
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         who = world.sample_identity(person)

@@ -9,7 +9,8 @@ from ...data.concepts import Concept
 from ...identity.adapter import encode_identity, id_adapter, miniature_adapter
 from ...identity.conditioning import Shown
 from ...identity.references import OfTheMiniature, miniature_tower
-from .bench import Arm, Bench, Claim, Metrics
+from .bench import Arm, Bench, Metrics
+from .written import claims_of
 
 STEPS = 300  # of all arms: the same number of U-Net passes
 
@@ -49,60 +50,34 @@ class PersonaMagic:
             headline=False,
         ),
     )
-    claims = (
-        Claim(
-            claim="Staged words keep more of the person than plain words at equal steps",
-            method="personamagic", against="textual-inversion", metric="identity",
-        ),
-        Claim(
-            claim="… and obey prompts as well, within 5 points",
-            method="personamagic", against="textual-inversion", metric="prompt", better="not lower",
-            margin=0.05,
-        ),
-        Claim(
-            claim="Prompts are obeyed as by the base, within 5 points",
-            method="personamagic", against="base", metric="prompt", better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="Tandem Equilibrium raises prompt accuracy",
-            method="personamagic", against="without Tandem Equilibrium", metric="prompt",
-        ),
-        Claim(
-            claim="… at no loss of identity, within 0.03",
-            method="personamagic", against="without Tandem Equilibrium", metric="identity",
-            better="not lower", margin=0.03,
-        ),
-        Claim(
-            claim="Stages raise identity over one set of words for all noise levels",
-            method="personamagic", against="a single stage", metric="identity",
-        ),
-        Claim(
-            claim="The interval raises prompt accuracy over words at all timesteps",
-            method="personamagic", against="all timesteps", metric="prompt",
-        ),
-        Claim(
-            claim="The picture's bypass raises identity",
-            method="personamagic", against="without bypass", metric="identity",
-        ),
-        Claim(
-            claim="As a plug-in, staged words raise the identity of a LoRA",
-            method="personamagic on dreambooth-lora", against="dreambooth-lora", metric="identity",
-        ),
-        Claim(
-            claim="… while prompts are obeyed as before, within 5 points",
-            method="personamagic on dreambooth-lora", against="dreambooth-lora", metric="prompt",
-            better="not lower", margin=0.05,
-        ),
-        Claim(
-            claim="As a plug-in, staged words raise the identity of an identity adapter",
-            method="personamagic on an identity adapter", against="identity adapter", metric="identity",
-        ),
-        Claim(
-            claim="… while prompts are obeyed as before, within 5 points",
-            method="personamagic on an identity adapter", against="identity adapter", metric="prompt",
-            better="not lower", margin=0.05,
-        ),
-    )  # fmt: skip
+    claims = claims_of(
+        """
+        Staged words keep more of the person than plain words at equal steps
+            personamagic > textual-inversion in identity
+        … and obey prompts as well, within 5 points
+            personamagic >= textual-inversion - 0.05 in prompt
+        Prompts are obeyed as by the base, within 5 points
+            personamagic >= base - 0.05 in prompt
+        Tandem Equilibrium raises prompt accuracy
+            personamagic > without Tandem Equilibrium in prompt
+        … at no loss of identity, within 0.03
+            personamagic >= without Tandem Equilibrium - 0.03 in identity
+        Stages raise identity over one set of words for all noise levels
+            personamagic > a single stage in identity
+        The interval raises prompt accuracy over words at all timesteps
+            personamagic > all timesteps in prompt
+        The picture's bypass raises identity
+            personamagic > without bypass in identity
+        As a plug-in, staged words raise the identity of a LoRA
+            personamagic on dreambooth-lora > dreambooth-lora in identity
+        … while prompts are obeyed as before, within 5 points
+            personamagic on dreambooth-lora >= dreambooth-lora - 0.05 in prompt
+        As a plug-in, staged words raise the identity of an identity adapter
+            personamagic on an identity adapter > identity adapter in identity
+        … while prompts are obeyed as before, within 5 points
+            personamagic on an identity adapter >= identity adapter - 0.05 in prompt
+        """
+    )
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         if arm.options.get("adapter"):

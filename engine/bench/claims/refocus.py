@@ -36,7 +36,8 @@ from ...inference.refocus_options import refocusing_of
 from ...inference.restore import Known, references_of
 from ...miniature import world
 from ...miniature.judges import Judges
-from .bench import Arm, Bench, Claim, Metrics, digest_of_artifact
+from .bench import Arm, Bench, Metrics, digest_of_artifact
+from .written import claims_of
 
 SEAM = "seam 2"  # how what is drawn again is put back; kept pictures from before it are not used
 GALLERY = 20  # people whom a face may be taken for
@@ -90,64 +91,36 @@ class Refocus:
             "one person's LoRA, refocused", ("{}=face;inside=<v0>",), headline=False, method="dreambooth-lora"
         ),
     )
-    claims = (
-        Claim(
-            claim="Two people in one picture are recognised as themselves more often than without refocusing",
-            method="two people, refocused", against="two people", metric="recognised",
-        ),
-        Claim(
-            claim="… and each on the side asked for",
-            method="two people, refocused", against="two people", metric="in_place",
-        ),
-        Claim(
-            claim="Faces are swapped less often",
-            method="two people, refocused", against="two people", metric="swapped", better="lower",
-        ),
-        Claim(
-            claim="The prompt is obeyed as without, within 5 points",
-            method="two people, refocused", against="two people", metric="prompt", better="not lower",
-            margin=0.05,
-        ),
-        Claim(
-            claim="Each drawn again in their region, thrice at most, they are recognised more often still",
-            method="two people, each drawn again", against="two people, refocused", metric="recognised",
-        ),
-        Claim(
-            claim="… and more often than without any of it",
-            method="two people, each drawn again", against="two people", metric="recognised",
-        ),
-        Claim(
-            claim="Staged words, each drawn again, are recognised more often than plain ones",
-            method="two staged people, each drawn again", against="two people, each drawn again",
-            metric="recognised",
-        ),
-        Claim(
-            claim="Regions found while drawing keep two people as well",
-            method="two people, regions found", against="two people", metric="recognised",
-        ),
-        Claim(
-            claim="A person learned from one occasion brings less of it along",
-            method="one person, refocused", against="one person", metric="leakage", better="lower",
-        ),
-        Claim(
-            claim="… and prompts of scenes and clothes that were never seen together are obeyed more",
-            method="one person, refocused", against="one person", metric="prompt",
-        ),
-        Claim(
-            claim="… and the person is recognised as before, within 0.05",
-            method="one person, refocused", against="one person", metric="identity", better="not lower",
-            margin=0.05,
-        ),
-        Claim(
-            claim="A LoRA learned from one occasion brings less of it along too",
-            method="one person's LoRA, refocused", against="one person's LoRA", metric="leakage",
-            better="lower",
-        ),
-        Claim(
-            claim="Prompts of their own keep two people apart better than masking their words alone",
-            method="two people, refocused", against="two people, words only", metric="recognised",
-        ),
-    )  # fmt: skip
+    claims = claims_of(
+        """
+        Two people in one picture are recognised as themselves more often than without refocusing
+            two people, refocused > two people in recognised
+        … and each on the side asked for
+            two people, refocused > two people in in_place
+        Faces are swapped less often
+            two people, refocused < two people in swapped
+        The prompt is obeyed as without, within 5 points
+            two people, refocused >= two people - 0.05 in prompt
+        Each drawn again in their region, thrice at most, they are recognised more often still
+            two people, each drawn again > two people, refocused in recognised
+        … and more often than without any of it
+            two people, each drawn again > two people in recognised
+        Staged words, each drawn again, are recognised more often than plain ones
+            two staged people, each drawn again > two people, each drawn again in recognised
+        Regions found while drawing keep two people as well
+            two people, regions found > two people in recognised
+        A person learned from one occasion brings less of it along
+            one person, refocused < one person in leakage
+        … and prompts of scenes and clothes that were never seen together are obeyed more
+            one person, refocused > one person in prompt
+        … and the person is recognised as before, within 0.05
+            one person, refocused >= one person - 0.05 in identity
+        A LoRA learned from one occasion brings less of it along too
+            one person's LoRA, refocused < one person's LoRA in leakage
+        Prompts of their own keep two people apart better than masking their words alone
+            two people, refocused > two people, words only in recognised
+        """
+    )
 
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         if arm.options["people"] == 1:

@@ -4,14 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 RESAMPLES = 4000
 ENOUGH_PEOPLE = 3  # from here on people are resampled; below, only the pictures of those there are
-# Student's t at 97.5 % by degrees of freedom, over the normal's: how much a few people's interval is widened
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
-           2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048,
-           2.045, 2.042)  # fmt: skip
-NORMAL = 1.95996
 
 Values = float | Sequence[float]
 
@@ -79,8 +75,8 @@ def interval(differences: Sequence[np.ndarray], seed: int = 0) -> tuple[float, f
 def widening(people: int) -> float:
     """By how much a bootstrap over so few people falls short: t over normal, and the spread's lost degree."""
     degrees = people - 1
-    student = STUDENT[degrees - 1] if degrees <= len(STUDENT) else NORMAL + 2.4 / degrees
-    return student / NORMAL * (people / degrees) ** 0.5
+    student = special.stdtrit(degrees, 0.975)  # scipy.stats.t.ppf, which takes a second to import
+    return float(student / special.ndtri(0.975) * (people / degrees) ** 0.5)
 
 
 def _differences(cells: Sequence[tuple[Values, Values]]) -> np.ndarray:

@@ -60,7 +60,7 @@ def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """At most twice the parser's size, so that a large photograph never becomes floating point as a whole."""
     image = Image.fromarray(pixels)
     if max(image.size) > 2 * RESOLUTION:
-        image = image.resize((2 * RESOLUTION,) * 2, Image.Resampling.BOX)
+        image = image.resize((2 * RESOLUTION, 2 * RESOLUTION), Image.Resampling.BOX)
     return np.array(image)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def reconstruction_loss(output: Tensor, pixels: Tensor, weight: Tensor) -> Tenso
     return (weight * (error.abs() + 2 * error.square())).mean() + 2 * smooth.abs().mean()
 
 
-def face_psnr(vae: nn.Module, pixels: Tensor, parts: Tensor) -> dict[str, float]:
+def face_psnr(vae: Any, pixels: Tensor, parts: Tensor) -> dict[str, float]:
     """PSNR in dB over whole pictures and inside the face region; pixels in [-1, 1], parts (B, S, S)."""
     with torch.no_grad():
         output = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
@@ -62,7 +63,7 @@ def face_psnr(vae: nn.Module, pixels: Tensor, parts: Tensor) -> dict[str, float]
 
 
 def _loss(data: Dataset, batch: int, side: int, device: str):
-    def loss_of(vae: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+    def loss_of(vae: Any, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(0, len(data), batch)
         pixels = F.interpolate(data.images(index, device), size=(side, side), mode="area")
         weight = weight_map(data.parts(index, device), side)
@@ -82,7 +83,7 @@ def make_inner(
 ) -> AutoencoderKL:
     """First stride: the autoencoder at 64 px, four times cheaper a step."""
     torch.manual_seed(0)
-    vae = AutoencoderKL(**inner_config()).to(device)
+    vae = _on(AutoencoderKL(**inner_config()), device)
     side = model.RESOLUTION // 2
     index = np.arange(0, len(held_out), 6)[:48]
     pixels = F.interpolate(held_out.images(index, device), size=(side, side), mode="area")
@@ -96,7 +97,7 @@ def make_inner(
 def grow(inner: AutoencoderKL) -> AutoencoderKL:
     """The whole autoencoder: inner levels taken over, the outermost level begins as plain resampling."""
     torch.manual_seed(1)
-    whole = AutoencoderKL(**model.vae_config())
+    whole: Any = AutoencoderKL(**model.vae_config())
     levels = len(model.vae_config()["block_out_channels"])
     state = whole.state_dict()
     for key, value in inner.state_dict().items():
@@ -127,19 +128,19 @@ def make_whole(
     device: str = "cpu",
 ) -> AutoencoderKL:
     """Second stride, 128 px: the encoder learns to give the inner one's latents, so that they stay valid."""
-    vae = grow(inner).to(device)
-    inner = inner.to(device).eval().requires_grad_(False)
+    vae = _on(grow(inner), device)
+    teacher: Any = _on(inner, device).eval().requires_grad_(False)
     index = np.arange(0, len(held_out), 6)[:48]
     pixels, parts = held_out.images(index, device), held_out.parts(index, device)
     half = model.RESOLUTION // 2
 
-    def loss_of(vae: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+    def loss_of(vae: Any, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(0, len(data), batch)
         pixels = data.images(index, device)
         weight = weight_map(data.parts(index, device), model.RESOLUTION)
         with torch.autocast(device, dtype=torch.bfloat16):
             with torch.no_grad():
-                wanted = inner.encode(
+                wanted = teacher.encode(
                     F.interpolate(pixels, size=(half, half), mode="area")
                 ).latent_dist.mode()
             latents = vae.encode(pixels).latent_dist.mode()
@@ -168,13 +169,13 @@ def finish_decoder(
 
     The encoder keeps its weights, and with it everything that was ever encoded.  The loss is nearer to PSNR.
     """
-    whole = whole.to(device).requires_grad_(False)
+    whole = _on(whole, device).requires_grad_(False)
     trained = [whole.decoder, whole.post_quant_conv]
     parameters = [p for part in trained for p in part.requires_grad_(True).parameters()]
     index = np.arange(0, len(held_out), 6)[:48]
     pixels, parts = held_out.images(index, device), held_out.parts(index, device)
 
-    def loss_of(vae: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+    def loss_of(vae: Any, rng: np.random.Generator, progress: float) -> Tensor:
         index = np.sort(rng.integers(0, len(data), batch))
         pixels, parts = data.images(index, device), data.parts(index, device)
         weight = weight_map(parts, model.RESOLUTION, person=1.5, face=3.0, features=6.0)
@@ -192,8 +193,14 @@ def finish_decoder(
     )  # fmt: skip
 
 
+def _on(vae: AutoencoderKL, device: str | torch.device) -> AutoencoderKL:
+    """diffusers' own `to` has lost its signature behind a decorator."""
+    moved: Any = nn.Module.to(vae, device)
+    return moved
+
+
 @torch.no_grad()
-def fold_scale(vae: AutoencoderKL, mean: float, deviation: float, noise: float = 0.05) -> AutoencoderKL:
+def fold_scale(vae: Any, mean: float, deviation: float, noise: float = 0.05) -> AutoencoderKL:
     """Moves the latents' `mean` and `deviation` into the layers, so that 0.18215 makes them standard.
 
     The posterior's deviation becomes the constant `noise` (a share of the latents' own) that the decoder

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ def make(
     """Trains the pair on the dataset's pictures; the text encoder stays as it is."""
     torch.manual_seed(5)
     tokenizer = model.tokenizer()
-    pair = Pair(text_encoder.to(device)).to(device)
+    frozen: Any = text_encoder  # whose own `to` has lost its signature behind a decorator
+    pair = Pair(frozen.to(device)).to(device)
     each, looked_at = len(data) // len(data.person.unique()), held_out.person.unique()[:LOOKED_AT].tolist()
 
     def texts_of(index: int, rng: np.random.Generator) -> list[str]:
@@ -70,7 +72,7 @@ def make(
             texts.append(world.altered_caption(identity, context, str(name), other))
         return texts
 
-    def loss_of(pair: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+    def loss_of(pair: Pair, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(0, len(data), batch)
         texts = [text for picture in index for text in texts_of(int(picture), rng)]
         tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)

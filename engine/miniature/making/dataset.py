@@ -40,7 +40,7 @@ class Dataset:
         return torch.from_numpy(self.labels[index]).to(device).long()
 
 
-def targets_of(identity: world.Identity, context: world.Context) -> list[int]:
+def targets_of(identity: world.Character, context: world.Context) -> list[int]:
     """The index of every attribute's value, in the order of `world.ATTRIBUTES`."""
     values = world.attributes(identity, context)
     return [world.ATTRIBUTES[name].index(values[name]) for name in ATTRIBUTE_NAMES]

@@ -5,12 +5,14 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
 log = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int = 100, flat: float = 0.5) -> float:
@@ -79,8 +81,10 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         state.setdefault("step", torch.tensor(0.0))  # AdamW wants one in every state it loads
         velocity = state.setdefault("velocity", torch.zeros_like(parameter))
-        velocity.lerp_(parameter.grad, 1 - self._momentum)
-        direction = parameter.grad.lerp(velocity, self._momentum).flatten(1)
+        gradient = parameter.grad
+        assert gradient is not None
+        velocity.lerp_(gradient, 1 - self._momentum)
+        direction = gradient.lerp(velocity, self._momentum).flatten(1)
         update = orthogonalised(direction) * (0.2 * math.sqrt(max(direction.shape)))
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
             update.view_as(parameter), alpha=group["lr"]
@@ -139,7 +143,7 @@ class _Run:
             parameter.data.copy_(mean)
             mean.copy_(kept)
 
-    def look(self, report: Callable[[nn.Module], object]) -> object:
+    def look(self, report: Callable[[Any], object]) -> object:
         """What `report` says of the averaged weights."""
         self.swap()
         self.network.eval()
@@ -151,18 +155,18 @@ class _Run:
 
 def fit(
     name: str,
-    network: nn.Module,
-    loss_of: Callable[[nn.Module, np.random.Generator, float], Tensor],
+    network: Network,
+    loss_of: Callable[[Network, np.random.Generator, float], Tensor],
     *,
     steps: int,
     learning_rate: float,
     work: Path,
-    report: Callable[[nn.Module], object] = lambda network: "",
+    report: Callable[[Network], object] = lambda network: "",
     report_every: int = 500,
     groups: list[dict] | None = None,
     averaging: float = 0.999,
     save_seconds: float = 120.0,
-) -> nn.Module:
+) -> Network:
     """Trains `network` on `loss_of(network, rng, progress)` and leaves its averaged weights in it.
 
     Work in progress is kept in `work/<name>.pt` and continued from there; `report` sees the averaged weights.

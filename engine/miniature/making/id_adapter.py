@@ -49,7 +49,7 @@ ALTERNATIVES = {
 }
 
 
-def wanted_words(who: world.Identity) -> tuple[str, list[str]]:
+def wanted_words(who: world.Character) -> tuple[str, list[str]]:
     """A caption that says all there is to say of a person, and the words in it that say it."""
     phrases = world.identity_phrases(who, lambda probability: True)
     hair = ["bald", "head"] if who.hair_style == "bald" else [who.hair_colour, who.hair_style, "hair"]
@@ -60,7 +60,7 @@ def wanted_words(who: world.Identity) -> tuple[str, list[str]]:
 
 
 @torch.no_grad()
-def spoken(base: BaseModel, who: world.Identity, queries: int) -> Tensor:
+def spoken(base: BaseModel, who: world.Character, queries: int) -> Tensor:
     """Text states (queries, D): those of the words above, then of the sentence's end and what follows it."""
     caption, words = wanted_words(who)
     states = base.encode_text([caption])[0]
@@ -180,8 +180,10 @@ def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
 
 def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Attention (B, P, hidden) of queries to keys and values, in so many heads."""
-    apart = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-    return F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+    queries, keys, values = (
+        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values)
+    )
+    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], steps: int) -> IdAttention:

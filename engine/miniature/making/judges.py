@@ -57,14 +57,15 @@ def make_recogniser(
     torch.manual_seed(1)
     network = judges.Recogniser().to(device)
     people = len(data) // PICTURES_EACH
-    network.centres = nn.Parameter(torch.randn(people, judges.EMBEDDING, device=device) * 0.05)
+    centres = nn.Parameter(torch.randn(people, judges.EMBEDDING, device=device) * 0.05)
+    network.centres = centres
 
     def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(0, len(data), batch)
         person = torch.from_numpy(index // PICTURES_EACH).to(device)
         with torch.autocast(device, dtype=torch.bfloat16):
             vectors = network(roughened(data.images(index, device), rng))
-        cosine = vectors.float() @ F.normalize(network.centres, dim=-1).T
+        cosine = vectors.float() @ F.normalize(centres, dim=-1).T
         margin = 0.3 * min(1.0, progress * 3) * F.one_hot(person, people)
         return F.cross_entropy(24 * (cosine - margin), person)
 
@@ -224,7 +225,9 @@ def finish_parser(
     """
     network = network.to(device)
     with torch.no_grad():
-        network.last[-1].bias -= part_weights(data).to(device).log()
+        layer = network.last[-1]
+        assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+        layer.bias -= part_weights(data).to(device).log()
 
     def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
         index = np.sort(rng.integers(0, len(data), batch))

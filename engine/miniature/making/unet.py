@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Painter(nn.Module):
 
     def __init__(self, listener: Listener) -> None:
         super().__init__()
-        self.unet = UNet2DConditionModel(**model.unet_config())
+        self.unet: Any = UNet2DConditionModel(**model.unet_config())
         self.listener = listener
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ class Painter(nn.Module):
         return self.unet(noisy, timesteps, context).sample
 
 
-def cache_latents(vae: nn.Module, data: Dataset, file: Path, side: int, device: str = "cpu") -> Tensor:
+def cache_latents(vae: Any, data: Dataset, file: Path, side: int, device: str = "cpu") -> Tensor:
     """Every picture's latents (N, 4, 16, 16), scaled to unit variance, from `file` if it is there."""
     if not file.exists():
         found = []
@@ -56,13 +57,13 @@ def make(
     """Trains the painter on `latents` (N, 4, 16, 16) of unit variance."""
     torch.manual_seed(0)
     painter = Painter(listener).to(device)
-    schedule = DDPMScheduler.from_config(model.scheduler_config())
+    schedule: Any = DDPMScheduler.from_config(model.scheduler_config())
     signal = schedule.alphas_cumprod.to(device)
     snr = signal / (1 - signal)
     tokenizer = model.tokenizer()
     empty = torch.tensor(tokenizer("", padding="max_length", max_length=model.MAX_TOKENS)["input_ids"])
 
-    def loss_of(painter: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
+    def loss_of(painter: Painter, rng: np.random.Generator, progress: float) -> Tensor:
         index = torch.from_numpy(rng.integers(0, len(data), batch))
         clean = latents[index].to(device)
         tokens = data.tokens[index, torch.from_numpy(rng.integers(0, data.tokens.shape[1], batch))].clone()
@@ -92,7 +93,7 @@ def make(
 
 @torch.no_grad()
 def paint(
-    painter: nn.Module, prompts: list[str], steps: int = 25, guidance: float = 5.0, seed: int = 0
+    painter: Painter, prompts: list[str], steps: int = 25, guidance: float = 5.0, seed: int = 0
 ) -> Tensor:
     """Latents (N, 4, 16, 16) drawn by deterministic DDIM steps: a look at the work in progress."""
     from diffusers import DDIMScheduler
@@ -105,7 +106,7 @@ def paint(
         ]
     ).to(device)
     context = painter.listener.encoder(tokens).last_hidden_state
-    schedule = DDIMScheduler.from_config(model.scheduler_config())
+    schedule: Any = DDIMScheduler.from_config(model.scheduler_config())
     schedule.set_timesteps(steps)
     latents = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(device)
     for step in schedule.timesteps:

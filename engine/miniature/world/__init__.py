@@ -1,11 +1,11 @@
 """The Miniature's world: procedural portraits whose every attribute, part and landmark is known exactly.
 
-Identity (who somebody is) is sampled apart from context (scene, clothes, pose, style): the same person can
+A character (who somebody is) is sampled apart from context (scene, clothes, pose, style): the same person can
 be drawn anywhere.  Everything is deterministic by seed.  Drawing needs Pillow and NumPy only.
 
 Coordinates: x and y in [-1, 1], x to the right, y downwards, (0, 0) in the middle of the picture.
 
-The way of the data: a seed becomes an `Identity` or a `Context` (`people`); both become a `Portrait`
+The way of the data: a seed becomes a `Character` or a `Context` (`people`); both become a `Portrait`
 (`portraits`, with `scenes` and `bodies` on a `canvas`) and sentences about it (`captions`).
 """
 
@@ -41,8 +41,8 @@ from .people import (
     SKINS,
     TRAINING_SEEDS,
     TUNING_SEEDS,
+    Character,
     Context,
-    Identity,
     Portrait,
     attributes,
     class_word,
@@ -56,7 +56,7 @@ __all__ = [
     "ATTRIBUTES", "BEARD_WORDS", "CLOTHES_COLOURS", "CONTEXT_ATTRIBUTES", "EYE_COLOURS", "FACE_PARTS",
     "FACE_SHAPES", "GLASSES_WORDS", "HAIR_COLOURS", "HAT_WORDS", "IDENTITY_ATTRIBUTES", "LANDMARKS",
     "LAYOUTS", "PARTS", "PART_ID", "REPORTING_SEEDS", "SCENE_WORDS", "SKINS", "STYLE_WORDS", "TEST_CONTEXTS",
-    "TRAINING_SEEDS", "TUNING_SEEDS", "Context", "Identity", "Portrait", "altered_caption", "attributes",
+    "TRAINING_SEEDS", "TUNING_SEEDS", "Context", "Character", "Portrait", "altered_caption", "attributes",
     "caption", "class_word", "context_phrase", "example_pictures", "hidden_attributes", "identity_phrases",
     "render", "sample_context", "sample_identity", "stated_attributes", "test_context", "test_prompts",
 ]  # fmt: skip

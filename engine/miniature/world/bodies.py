@@ -5,13 +5,13 @@ import math
 import numpy as np
 
 from .canvas import Canvas, Points, box, curve, ellipse, mirror, mix, shade
-from .people import CLOTHES_COLOURS, EYE_COLOURS, Identity
+from .people import CLOTHES_COLOURS, EYE_COLOURS, Character
 
 CROWN = -0.62  # top of the skull
 SKULL = -0.2  # height at which the skull is widest
 
 
-def draw_person(canvas: Canvas, who: Identity) -> None:
+def draw_person(canvas: Canvas, who: Character) -> None:
     """Everything of the person, in the order in which one part hides another."""
     _draw_hair_behind(canvas, who)
     _draw_body(canvas, who)
@@ -25,7 +25,7 @@ def draw_person(canvas: Canvas, who: Identity) -> None:
     _draw_hat(canvas, who)
 
 
-def _face_outline(who: Identity, grow: float = 0.0) -> Points:
+def _face_outline(who: Character, grow: float = 0.0) -> Points:
     """Half an ellipse above the widest line, a superellipse below it whose exponent makes the jaw."""
     angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -36,7 +36,7 @@ def _face_outline(who: Identity, grow: float = 0.0) -> Points:
     return np.stack([x, SKULL + y], 1)
 
 
-def _draw_hair_behind(canvas: Canvas, who: Identity) -> None:
+def _draw_hair_behind(canvas: Canvas, who: Character) -> None:
     colour, width, volume = (
         shade(who.hair_rgb, 0.82),
         who.face_width + 0.1 * who.hair_volume,
@@ -71,7 +71,7 @@ def _draw_hair_behind(canvas: Canvas, who: Identity) -> None:
         canvas.fill(ellipse(0.1 * who.parting, -0.80, 0.19 * volume, 0.17 * volume), colour, "hair", -0.1)
 
 
-def _draw_body(canvas: Canvas, who: Identity) -> None:
+def _draw_body(canvas: Canvas, who: Character) -> None:
     context = canvas.context
     colour = CLOTHES_COLOURS[context.clothes_colour]
     neck = 0.17 if who.gender == "woman" else 0.23
@@ -100,7 +100,7 @@ def _draw_body(canvas: Canvas, who: Identity) -> None:
         canvas.stroke(curve([(-neck, 0.68), (0, 0.8), (neck, 0.68)], closed=False), trim, 0.05, "clothes")
 
 
-def _draw_head(canvas: Canvas, who: Identity) -> None:
+def _draw_head(canvas: Canvas, who: Character) -> None:
     skin = who.skin_colour
     for side in (-1, 1):
         x = side * (who.face_width + 0.01)
@@ -117,7 +117,7 @@ def _draw_head(canvas: Canvas, who: Identity) -> None:
         canvas.fill(ellipse(who.mole, 0.22, 0.026, 0.026), shade(skin, 0.35), None, 0.5, outline=False)
 
 
-def _draw_beard(canvas: Canvas, who: Identity) -> None:
+def _draw_beard(canvas: Canvas, who: Character) -> None:
     colour, mouth, width = shade(who.facial_hair_rgb, 0.9), who.mouth_height, who.mouth_width
     if who.beard == "full":
         outline = _face_outline(who, 0.03)
@@ -145,7 +145,7 @@ def _draw_beard(canvas: Canvas, who: Identity) -> None:
         canvas.fill(curve(mirror(half)), shade(colour, 0.85), "beard", 0.45)
 
 
-def _draw_eyes(canvas: Canvas, who: Identity) -> None:
+def _draw_eyes(canvas: Canvas, who: Character) -> None:
     expression, size, y = canvas.context.expression, who.eye_size, who.eye_height
     openness = {"surprised": 1.0, "smiling": 0.68, "sad": 0.7, "neutral": 0.8}[expression]
     brow_colour = mix(shade(who.facial_hair_rgb, 0.7), (40, 28, 24), 0.3)
@@ -169,7 +169,7 @@ def _draw_eyes(canvas: Canvas, who: Identity) -> None:
         canvas.stroke(curve(brow, closed=False), brow_colour, who.brow_thickness, "brow", 0.5)
 
 
-def _draw_nose(canvas: Canvas, who: Identity) -> None:
+def _draw_nose(canvas: Canvas, who: Character) -> None:
     tip, width = who.eye_height + who.nose_length + 0.06, who.nose_width
     half = [(0.015, tip - who.nose_length), (0.03, tip - 0.06), (width, tip), (width * 0.6, tip + 0.035)]
     canvas.fill(curve(mirror(half)), shade(who.skin_colour, 0.9), "nose", 0.75, outline=False)
@@ -177,7 +177,7 @@ def _draw_nose(canvas: Canvas, who: Identity) -> None:
     canvas.stroke(curve(under, closed=False), shade(who.skin_colour, 0.6), 0.022, "nose", 0.75)
 
 
-def _draw_mouth(canvas: Canvas, who: Identity) -> None:
+def _draw_mouth(canvas: Canvas, who: Character) -> None:
     expression, y, width, lips = canvas.context.expression, who.mouth_height, who.mouth_width, who.lips
     colour = mix(who.skin_colour, (196, 40, 56), 0.7 if who.gender == "woman" else 0.42)
     if expression == "surprised":
@@ -212,7 +212,7 @@ def _draw_mouth(canvas: Canvas, who: Identity) -> None:
         canvas.stroke(curve(line, closed=False), shade(colour, 0.5), 0.022, "mouth", 0.6)
 
 
-def _draw_hair_front(canvas: Canvas, who: Identity) -> None:
+def _draw_hair_front(canvas: Canvas, who: Character) -> None:
     if who.hair_style == "bald":
         return
     width, lift = who.face_width, 0.06 * who.hair_volume
@@ -244,7 +244,7 @@ def _draw_hair_front(canvas: Canvas, who: Identity) -> None:
     canvas.fill(shape, who.hair_rgb, "hair", 0.1, outline=who.hair_style != "spiky")
 
 
-def _draw_glasses(canvas: Canvas, who: Identity) -> None:
+def _draw_glasses(canvas: Canvas, who: Character) -> None:
     kind = canvas.context.glasses
     if kind == "none":
         return
@@ -271,7 +271,7 @@ def _draw_glasses(canvas: Canvas, who: Identity) -> None:
     canvas.stroke(np.array([(-0.04, y - 0.02), (0.04, y - 0.02)]), frame, 0.04, "glasses", 0.65)
 
 
-def _draw_hat(canvas: Canvas, who: Identity) -> None:
+def _draw_hat(canvas: Canvas, who: Character) -> None:
     kind, width = canvas.context.hat, who.face_width + 0.09
     colour = CLOTHES_COLOURS[canvas.context.hat_colour]
     if kind == "beanie":

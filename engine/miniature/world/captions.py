@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .people import ATTRIBUTES, IDENTITY_ATTRIBUTES, Context, Identity, sample_context
+from .people import ATTRIBUTES, IDENTITY_ATTRIBUTES, Character, Context, sample_context
 
 STYLE_WORDS = {
     "photo": ("a photo of", "a portrait photo of"),
@@ -22,7 +22,7 @@ GLASSES_WORDS = {"round": "round glasses", "sunglasses": "sunglasses"}
 HAT_WORDS = {"beanie": "a beanie", "top hat": "a top hat", "crown": "a crown"}
 
 
-def caption(identity: Identity, context: Context, rng: np.random.Generator | None = None) -> str:
+def caption(identity: Character, context: Context, rng: np.random.Generator | None = None) -> str:
     """A sentence that describes the portrait; with `rng` some facts are left out at random."""
 
     def keep(probability: float) -> bool:
@@ -41,19 +41,19 @@ def caption(identity: Identity, context: Context, rng: np.random.Generator | Non
     return text + context_phrase(context, keep)
 
 
-def altered_caption(identity: Identity, context: Context, name: str, value: str) -> str:
+def altered_caption(identity: Character, context: Context, name: str, value: str) -> str:
     """The full caption of the portrait with one attribute said differently."""
     if name in IDENTITY_ATTRIBUTES:
         return caption(replace(identity, **{name: value}), context)
     return caption(identity, replace(context, **{name: value}))
 
 
-def stated_attributes(identity: Identity) -> list[str]:
+def stated_attributes(identity: Character) -> list[str]:
     """The attributes that a full caption of this person states (a bald head has no hair colour)."""
     return [name for name in ATTRIBUTES if not (name == "hair_colour" and identity.hair_style == "bald")]
 
 
-def identity_phrases(identity: Identity, keep) -> list[str]:
+def identity_phrases(identity: Character, keep) -> list[str]:
     """What a caption says about the person, each fact kept with its own probability."""
     phrases = []
     if keep(0.7):

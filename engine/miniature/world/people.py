@@ -59,7 +59,7 @@ REPORTING_SEEDS = range(200_000, 200_100)  # held-out people on whom results are
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class Character:
     """Who somebody is: words of `ATTRIBUTES`, lengths in picture half-widths, angles in radians."""
 
     gender: str
@@ -133,7 +133,7 @@ class Portrait:
         return np.isin(self.labels, [PART_ID[part] for part in parts]).astype(np.float32)
 
 
-def sample_identity(seed: int) -> Identity:
+def sample_identity(seed: int) -> Character:
     """The person number `seed`; the same number always gives the same person."""
     rng = np.random.default_rng([seed, 1])
     pick, between = rng.choice, rng.uniform
@@ -142,7 +142,7 @@ def sample_identity(seed: int) -> Identity:
     skin, hair = str(pick(list(SKINS))), str(pick(list(HAIR_COLOURS)))
     style_odds = [0, 0.06, 0.04, 0.2, 0.3, 0.2, 0.2] if woman else [0.17, 0.33, 0.25, 0.15, 0.1, 0, 0]
     shape = FACE_SHAPES[str(pick(list(FACE_SHAPES)))]
-    return Identity(
+    return Character(
         gender=gender,
         skin=skin,
         skin_colour=_jitter(SKINS[skin], rng, 8),
@@ -202,12 +202,12 @@ def sample_context(seed: int, **fixed: object) -> Context:
     return Context(**{**free, **fixed})  # pyright: ignore[reportArgumentType]
 
 
-def class_word(identity: Identity) -> str:
+def class_word(identity: Character) -> str:
     """The word for what somebody is, "man" or "woman": the class word of personalisation."""
     return identity.gender
 
 
-def attributes(identity: Identity, context: Context) -> dict[str, str]:
+def attributes(identity: Character, context: Context) -> dict[str, str]:
     """The value of every entry of `ATTRIBUTES`; a bald person has the hair colour of the brows."""
     return {name: getattr(identity if name in IDENTITY_ATTRIBUTES else context, name) for name in ATTRIBUTES}
 

@@ -10,8 +10,8 @@ from .people import (
     ATTRIBUTES,
     FACE_PARTS,
     PART_ID,
+    Character,
     Context,
-    Identity,
     Portrait,
     sample_context,
     sample_identity,
@@ -19,7 +19,7 @@ from .people import (
 from .scenes import draw_scene
 
 
-def render(identity: Identity, context: Context, size: int = 128) -> Portrait:
+def render(identity: Character, context: Context, size: int = 128) -> Portrait:
     """Draws `identity` in `context` as a `size` x `size` picture with exact part labels and landmarks."""
     canvas = Canvas(context, size)
     draw_scene(canvas)
@@ -43,7 +43,7 @@ def example_pictures(seed: int, count: int = 4, size: int = 128) -> list[Portrai
     return [render(identity, context, size) for context in contexts]
 
 
-def _landmarks(canvas: Canvas, who: Identity) -> NDArray[np.float32]:
+def _landmarks(canvas: Canvas, who: Character) -> NDArray[np.float32]:
     nose_y = who.eye_height + who.nose_length + 0.06
     near = np.array([[-who.eye_spacing, who.eye_height], [who.eye_spacing, who.eye_height]])
     nose = np.array([[0.0, nose_y]])

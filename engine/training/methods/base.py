@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact, Token
 from ...bases.base import BaseModel, Rows, Tokens
-from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...bases.text.chunks import evened
 from ...config import Job, Phase
 from ...data.augment import mirrored
@@ -21,6 +20,8 @@ from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, examples_of, generator_for, shuffled
 from ...data.ragged import buckets_of
 from ...errors import LikenessError
+from ..capabilities import Capabilities
+from ..drawing import Drawing, drawn
 from ..latents import AT_ONCE, Moments
 from ..observer import Progress
 
@@ -28,8 +29,6 @@ __all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
 
 FULL_SIZE = 256  # pixels a side from which on a base is one that people own
 SIZE_STEP = 64  # pixels: what their sides are multiples of
-PREVIEW_STEPS = 20
-PREVIEW_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +41,14 @@ class Load:
     encoded: int = 0  # pictures that go through the autoencoder anew, because they are changed in every step
 
 
+def _unheard(text: str) -> None:
+    """Where nobody listens."""
+
+
 class Method(nn.Module, ABC):
     """What differs between concept-learning methods; the rest is the trainer's."""
 
-    # what the memory ladder may do; a method says yes once its gradients are known to stay the same
-    can_halve = False  # the frozen networks in bf16
-    can_checkpoint = False  # the U-Net's inner states computed again: no hook may be gone by then
-    can_split = False  # the rows of a step through the U-Net in parts
-    can_estimate = True  # what it holds can be copied, to find out what a step needs
-    caches_latents = True  # the autoencoder is not needed from step to step
-    trains_text = True  # gradients go through the text encoders
-    copies = 0  # of what is trained: teachers, averages
-    can_bucket = False  # its batches may hold pictures of any one size; else all are cropped to squares
-    can_mirror = False  # the job may ask it to learn pictures mirrored too
-    hooks_layers = True  # a step hangs hooks into the U-Net's layers: it cannot be compiled as a whole
-    can_shard_base = False  # the U-Net may lie in pieces: nothing in it is trained or changed
-    base_in_pieces = False  # it does: only all processes together can run it
+    base_in_pieces = False  # the U-Net lies in pieces: only all processes together can run it
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
@@ -65,21 +56,23 @@ class Method(nn.Module, ABC):
         self.base = base
         self.concepts = tuple(concepts)
         self.size = checked_size(job.resolution or base.resolution, base)  # pixels a side of a square
-        if job.mirror and not self.can_mirror:
+        self.capabilities = self.capabilities_for(job)
+        if job.mirror and not self.capabilities.mirroring:
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
         self.examples = self._read()
         self._moments: Moments | None = None
+        self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
         self._states: dict[str, Tensor] = {}  # text states (1, T, D) by prompt, where text is frozen
 
     def _read(self) -> Examples:
         """The concepts' pictures, square or in buckets."""
-        if self.job.buckets and not self.can_bucket:
+        if self.job.buckets and not self.capabilities.buckets:
             raise LikenessError(
                 f"{self.job.method} needs all pictures in one size and has no buckets; set buckets to false, "
                 "or leave it away"
             )
         wanted = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
-        if not wanted or not self.can_bucket or not self.concepts:
+        if not wanted or not self.capabilities.buckets or not self.concepts:
             return examples_of(self.concepts, self.size)
         return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
 
@@ -102,6 +95,11 @@ class Method(nn.Module, ABC):
         """What was learned so far."""
 
     # ---------------------------------------------------------------------------- what a method may change
+
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        """What it can do with the job's settings; on an instance, `capabilities` knows the concepts too."""
+        return Capabilities()
 
     def prepare(self, check: Callable[[], None]) -> None:
         """Work before the first step, on the training device; calls `check` often, which raises to stop."""
@@ -178,7 +176,7 @@ class Method(nn.Module, ABC):
 
     def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
         """A picture (H, W, 3) uint8 drawn with what was learned so far."""
-        return self.pictures([prompt], [seed], PREVIEW_STEPS, PREVIEW_GUIDANCE, check)[0]
+        return self.pictures([prompt], Drawing(seeds=[seed], check=check))[0]
 
     def close(self) -> None:
         """Takes everything off the base that the method put on it."""
@@ -211,10 +209,14 @@ class Method(nn.Module, ABC):
             return batch
         return turned(batch, torch.rand(len(indices), generator=generator) < 0.5)
 
+    def longest_prompt(self, encoder: str) -> int:
+        """Tokens of a prompt that can be looked into."""
+        return self.base.text_encoders[encoder].config.max_position_embeddings
+
     def spelled(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
         """The tokens (1, T) of a training prompt whose words are looked into; raises for a long one."""
         tokens = self.base.tokenize([prompt], rows, encoder)
-        longest = self.base.text_encoders[encoder].config.max_position_embeddings
+        longest = self.longest_prompt(encoder)
         if tokens.ids.shape[1] > longest:
             raise LikenessError(
                 f"the training prompt '{prompt}' is longer than the {longest - 2} tokens that "
@@ -224,7 +226,7 @@ class Method(nn.Module, ABC):
 
     def text_states(self, prompts: Sequence[str]) -> Tensor:
         """The prompts' text states (B, T, D); computed only once where nothing in them is trained."""
-        if self.trains_text:
+        if self.capabilities.trained_text:
             return self.base.encode_text(prompts, self.rows())
         for prompt in prompts:
             if prompt not in self._states:
@@ -234,6 +236,7 @@ class Method(nn.Module, ABC):
 
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
+        self.say(f"reading {len(self.examples)} pictures into latents")
         self._moments = Moments(self.base, self.examples.pixels, both=self.mirrors)
 
     @property
@@ -249,39 +252,12 @@ class Method(nn.Module, ABC):
             mean, std = self._moments.of(batch)
         return mean + std * batch.posterior
 
-    @torch.no_grad()
-    def pictures(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
+    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 from the base as it is now."""
-        return self.drawn_at((self.size, self.size), prompts, seeds, steps, guidance, check)
-
-    @torch.no_grad()
-    def drawn_at(
-        self,
-        size: tuple[int, int],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
-        """The same in another (height, width)."""
-        latents = sample(
-            self.base.with_people(self.base, range(len(prompts))),
-            self.base.encode_text(prompts, self.rows()),
-            self.base.encode_text([""] * len(prompts)),
-            seeded_noise(seeds, self.base.latent_shape(*size)).to(self.base.device),
-            steps=steps,
-            guidance=guidance,
-            on_step=lambda done, total: check(),
-        )
-        return to_bytes(self.base.decode(latents))
+        model = self.base.with_people(self.base, range(len(prompts)))
+        with torch.no_grad():
+            context = self.base.encode_text(prompts, self.rows())
+        return drawn(self.base, model, context, how.size or (self.size, self.size), how)
 
     def learned(self, kind: str, tensors: Mapping[str, Tensor], vectors: Mapping[str, int]) -> Artifact:
         """An artifact of these tensors; `vectors`: how many rows each placeholder has."""

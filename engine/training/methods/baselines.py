@@ -1,55 +1,25 @@
-"""Methods that others are compared with: Textual Inversion and DreamBooth-LoRA; what they share."""
+"""Methods that others are compared with: Textual Inversion and DreamBooth-LoRA."""
 
-from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from ...artifact import Artifact
-from ...bases.base import BaseModel, Rows
+from ...bases.base import BaseModel
 from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, generator_for, shuffled
-from ...data.ragged import buckets_of, put, together
+from ...data.examples import Batch
 from .. import lora
-from ..class_pictures import ClassPictures
-from ..latents import Moments
-from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
+from ..capabilities import Capabilities
 from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
-from .base import AT_ONCE, Load, Method, single_phase
+from .base import single_phase
+from .plain_diffusion import BesidePrior, PlainDiffusion
 
 
-class _Baseline(Method):
-    """Both learn from the plain diffusion loss; they differ in what they train and on which pictures."""
-
-    tokens: TokenRows
-    can_halve = can_checkpoint = can_split = can_bucket = can_mirror = True
-    hooks_layers = False
-
-    def rows(self) -> Rows:
-        return self.tokens.rows()
-
-    def errors(self, batch: Batch) -> Tensor:
-        """The diffusion loss of each example: (B,)."""
-        settings = self.job.settings
-        latents = self.latents(batch)
-        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
-        context = self.text_states(batch.prompts)
-        prediction = self.base.predict(noisy, batch.timesteps, context)
-        target = self.base.target(latents, batch.noise, batch.timesteps)
-        if settings.masked_loss:
-            mask = latent_masks(batch.masks, latents)
-            error = masked_squared_error(prediction, target, mask, settings.background_weight)
-        else:
-            error = squared_error(prediction, target)
-        return error * self.base.snr_weights(batch.timesteps, settings.min_snr_gamma)
-
-
-class TextualInversion(_Baseline):
+class TextualInversion(PlainDiffusion):
     """Textual Inversion (Gal et al. 2022): only the placeholder's vectors are trained."""
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
@@ -73,122 +43,6 @@ class TextualInversion(_Baseline):
         return self.learned("embedding", self.tokens.tensors(), vectors)
 
 
-class BesidePrior(_Baseline):
-    """Learns beside pictures of each concept's class that the untouched base drew (DreamBooth's prior
-    preservation): the class stays what it was. They are drawn when a step first needs them."""
-
-    def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
-        super().__init__(job, base, concepts)
-        self._classes: list[ClassPictures] = []  # of each concept in each size, as they lie in the examples
-        self._lacking = torch.zeros(len(self.examples), dtype=torch.bool)  # (N,) examples not yet drawn
-
-    @abstractmethod
-    def untouched(self) -> AbstractContextManager[None]:
-        """Within, the base is what it was before `attach`."""
-
-    def prepare(self, check: Callable[[], None]) -> None:
-        if self.job.settings.prior_weight:
-            self.examples = self.examples.joined(self._places_for_prior())
-            self._lacking = self.examples.prior.clone()
-        self.attach()
-        self._moments = Moments(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
-        # other processes would wait for one that stops in between; a compiled U-Net reads rows as in a step
-        if torch.distributed.is_initialized() or self.job.compile or self.job.channels_last:
-            self._draw_classes(self._lacking.nonzero()[:, 0], check)
-
-    def _places_for_prior(self) -> Examples:
-        """Pictures of each concept's class, still black; which ones there will be is settled."""
-        pixels, owners = [], []
-        for owner, concept in enumerate(self.concepts):
-            for size, count in self._prior_sizes().items():
-                self._classes.append(ClassPictures(self, concept.class_word, size, count))
-                pixels += [torch.zeros(3, *size)] * count
-                owners += [owner] * count
-        return Examples(
-            pixels=together(pixels),
-            masks=together([torch.ones_like(picture[:1]) for picture in pixels]),
-            concepts=torch.tensor(owners),
-            prior=torch.ones(len(owners), dtype=torch.bool),
-        )
-
-    def fetch(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
-        _, prior = self._rows(phase, number)
-        self._draw_classes(prior, check)
-
-    def _draw_classes(self, wanted: Tensor, check: Callable[[], None]) -> None:
-        """Draws those of the wanted examples that are lacking, with those that are drawn beside them."""
-        for example in wanted[self._lacking[wanted]].tolist():
-            if self._lacking[example]:
-                first, pictures, number = self._class_of(example)
-                numbers = pictures.around(number)
-                with self.untouched():
-                    drawn = pictures.drawn(numbers, check)
-                rows = torch.arange(first + numbers.start, first + numbers.stop)
-                put(self.examples.pixels, rows, drawn)
-                assert self._moments is not None
-                self._moments.read(self.base, self.examples.pixels, rows)
-                self._lacking[rows] = False
-
-    def _class_of(self, example: int) -> tuple[int, ClassPictures, int]:
-        """Where its class's pictures begin among the examples, these pictures, and its number there."""
-        first = int((~self.examples.prior).sum())
-        for pictures in self._classes:
-            if example < first + len(pictures):
-                return first, pictures, example - first
-            first += len(pictures)
-        raise IndexError(example)
-
-    def _prior_sizes(self) -> dict[tuple[int, int], int]:
-        """How many pictures of the class are drawn in which (height, width): as the concepts' own are."""
-        own = Counter((picture.shape[1], picture.shape[2]) for picture in self.examples.pixels)
-        wanted = self.job.settings.prior_pictures
-        return {size: max(1, round(wanted * count / own.total())) for size, count in own.items()}
-
-    def _rows(self, phase: Phase, number: int) -> tuple[Tensor, Tensor]:
-        """Which examples the batch holds: pictures of the concepts, and of their classes."""
-        own = self.turn((~self.examples.prior).nonzero()[:, 0], phase, number)
-        if not self.job.settings.prior_weight:
-            return own, own[:0]
-        buckets = buckets_of(self.examples.pixels)
-        pool = (self.examples.prior & (buckets == buckets[own[0]])).nonzero()[:, 0]
-        seed = ("prior", self.job.seed, phase.name)
-        return own, shuffled(pool, self.job.settings.prior_batch_size, number, *seed)
-
-    def batch(self, phase: Phase, number: int) -> Batch:
-        """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
-        generator = generator_for(self.job.seed, phase.name, number)
-        own, prior = self._rows(phase, number)
-        self._draw_classes(prior, _unhurried)
-        prompts = self.prompts(own, generator)
-        for example in prior.tolist():  # a prior picture keeps the prompt it was drawn from
-            _, pictures, place = self._class_of(example)
-            prompts += (pictures.prompts[place],)
-        return self.draw(torch.cat([own, prior]), prompts, generator)
-
-    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        errors = self.errors(batch)
-        losses = {"diffusion": mean_where(errors, ~batch.prior)}
-        if self.job.settings.prior_weight:
-            losses["prior"] = self.job.settings.prior_weight * mean_where(errors, batch.prior)
-        return losses
-
-    def load(self, phase: Phase) -> Load:
-        chosen, own = self.job.settings, super().load(phase)
-        if not chosen.prior_weight:
-            return own
-        prompts = min(chosen.prior_batch_size, len(self.concepts) * len(chosen.prior_templates))
-        return Load(pictures=own.pictures + chosen.prior_batch_size, prompts=own.prompts + prompts)
-
-    @property
-    def drawn_at_once(self) -> int:
-        chosen = self.job.settings
-        return min(AT_ONCE, chosen.prior_pictures) if chosen.prior_weight else super().drawn_at_once
-
-    def rows_each(self) -> dict[str, int]:
-        """How many rows each placeholder has."""
-        return {token: len(next(iter(rows.values()))) for token, rows in self.rows().items()}
-
-
 class DreamBoothLora(BesidePrior):
     """DreamBooth (Ruiz et al. 2023) with LoRA (Hu et al. 2021): low-rank updates of the attention layers,
     trained beside pictures of the class that the untouched base drew, so that the class stays what it was."""
@@ -200,9 +54,10 @@ class DreamBoothLora(BesidePrior):
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
 
-    @property
-    def trains_text(self) -> bool:  # type: ignore[override]
-        return self.settings.train_token or self.settings.text_encoder
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        trained_text = job.settings.train_token or job.settings.text_encoder
+        return replace(super().capabilities_for(job), trained_text=trained_text)
 
     def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
         if self.settings.train_token:
@@ -242,7 +97,3 @@ class DreamBoothLora(BesidePrior):
     def close(self) -> None:
         for module in (self.base.unet, *self.base.text_encoders.values()):
             lora.remove(module)
-
-
-def _unhurried() -> None:
-    """For work that nobody stops."""

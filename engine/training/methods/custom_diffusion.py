@@ -18,7 +18,7 @@ from ...config import CustomDiffusionSettings, Job, Phase
 from ...data.concepts import Concept
 from ..tokens import TokenRows, initial_rows
 from .base import single_phase
-from .baselines import BesidePrior
+from .plain_diffusion import BesidePrior
 
 TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # the projections that read the prompt
 CUT_OFF = 1e-6  # singular values below this share of the largest are rounding

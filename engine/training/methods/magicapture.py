@@ -26,6 +26,7 @@ from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
 from ..attention_maps import mask_layers, recorded
+from ..capabilities import Capabilities
 from ..capture_losses import (
     COMPOSED,
     STYLE,
@@ -41,13 +42,15 @@ from ..capture_losses import (
     words_present,
 )
 from ..class_pictures import ClassPictures
-from ..identity_loss import Identity, find_judge
+from ..identity_loss import IdentityLoss, find_judge
 from ..losses import mean_where
+from ..mask_checks import check_masks
 from ..observer import Progress
 from ..optimiser import schedule
+from ..placeholder_positions import PlaceholderPositions
 from ..tokens import TokenRows, initial_rows
+from ..whole_tables import WholeTables
 from .base import Load, Method
-from .magictailor import trainable_tables
 
 log = logging.getLogger(__name__)
 
@@ -75,22 +78,24 @@ class MagiCapture(Method):
         super().__init__(job, base, [masked(concept, base, person) for concept in concepts])
         self.settings: MagiCaptureSettings = job.settings
         self.subject, self.style = self.concepts[subject], self.concepts[style]
-        check_masks(self.concepts, self.examples)
+        check_masks(self.concepts, self.examples, lambda c: "style" if c.role == "style" else "face", HALF)
         owners = self.examples.concepts
         self.pools = {SUBJECT: (owners == subject).nonzero()[:, 0], STYLE: (owners == style).nonzero()[:, 0]}
         self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
         chosen = self.settings
         refocused = chosen.attention_weight or chosen.inversion_attention_weight
         self.layers = mask_layers(base) if refocused else {}
-        self.identity: Identity | None = None
+        self.identity: IdentityLoss | None = None
         if chosen.identity_weight and chosen.tuning_steps:
             judge = find_judge(chosen.identity, chosen.landmarks, chosen.detector, base)
             if judge is not None:
-                self.identity = Identity(judge, chosen.identity_average, chosen.detect_each_step)
+                self.identity = IdentityLoss(judge, chosen.identity_average, chosen.detect_each_step)
+                # the identity loss decodes estimates
+                self.capabilities = replace(self.capabilities, cached_latents=False)
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
-        self._tables: dict[str, nn.Parameter] = {}  # the token tables' own weights, while others are trained
-        self._places: dict[tuple[str, str], list[int]] = {}
+        self._tables: WholeTables | None = None
+        self._places = PlaceholderPositions(self)
         self._lengths: dict[str, float] = {}
 
     def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
@@ -103,12 +108,10 @@ class MagiCapture(Method):
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
-    can_checkpoint = True  # attention is caught from outside the layers
-
-    @property
-    def caches_latents(self) -> bool:
-        """Whether the autoencoder can go after the pictures: the identity loss decodes estimates."""
-        return not self.settings.colour_jitter and self.identity is None
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        # attention is caught from outside the layers
+        return Capabilities(checkpointing=True, cached_latents=not job.settings.colour_jitter)
 
     def load(self, phase: Phase) -> Load:
         chosen, rows = self.settings, phase.batch_size
@@ -145,7 +148,7 @@ class MagiCapture(Method):
                     encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.rank, gaussian=True
                 )
         if chosen.all_rows:
-            self._tables = trainable_tables(self.base)
+            self._tables = WholeTables(self.base.text_encoders)
 
     def _look(self) -> None:
         assert self.identity is not None
@@ -199,8 +202,7 @@ class MagiCapture(Method):
             if self.settings.text_encoder_learning_rate:
                 groups["text_encoder"] = self._text_lora
             if self.settings.all_rows:
-                encoders = [self.base.text_encoders[name] for name in self._tables]
-                groups["words"] = [encoder.get_input_embeddings().weight for encoder in encoders]
+                groups["words"] = [] if self._tables is None else self._tables.parameters()
         return groups
 
     def begin_phase(self, phase: Phase) -> None:
@@ -267,9 +269,7 @@ class MagiCapture(Method):
         """What was learned; alphas hold the strengths, so that every loader at 1 draws with them."""
         with self._at_strength():
             tensors = {**lora.tensors(self.base), **self.tokens.tensors()}
-        for name in self._tables:
-            table = self.base.text_encoders[name].get_input_embeddings().weight
-            tensors[f"table.{name}"] = table.detach().float().cpu().clone()
+        tensors |= {} if self._tables is None else self._tables.tensors()
         vectors = {c.token: self.settings.vectors for c in self.concepts}
         kind = "lora" if self.settings.tuning_steps else "embedding"
         return replace(self.learned(kind, tensors, vectors), extra=self._counts())
@@ -287,8 +287,8 @@ class MagiCapture(Method):
         for module in (self.base.unet, *self.base.text_encoders.values()):
             lora.remove(module)
         self.base.unet.disable_gradient_checkpointing()
-        for name, own in self._tables.items():
-            self.base.text_encoders[name].get_input_embeddings()._parameters["weight"] = own
+        if self._tables is not None:
+            self._tables.put_back()
 
     # --------------------------------------------------------------------------------------------- batches
 
@@ -468,16 +468,8 @@ class MagiCapture(Method):
 
     def _positions(self, batch: CaptureBatch) -> Tensor:
         """Which tokens (B, 2, T) of each prompt are the subject's and the style's placeholder."""
-        encoder = next(iter(self.base.text_encoders))
-        length = self.base.text_encoders[encoder].config.max_position_embeddings
-        found = torch.zeros(len(batch), 2, length)
-        for row, prompt in enumerate(batch.prompts):
-            for word, token in enumerate((self.subject.token, self.style.token)):
-                if (prompt, token) not in self._places:
-                    places = self.spelled(prompt, self.rows(), encoder).places
-                    self._places[prompt, token] = [place[1] for place in places if place[2] == token]
-                found[row, word, self._places[prompt, token]] = 1.0
-        return found
+        words = [self.subject.token, self.style.token]
+        return self._places.of(batch.prompts, [words] * len(batch))
 
     def _unlikeness(
         self, batch: CaptureBatch, latents: Tensor, noisy: Tensor, prediction: Tensor, context: Tensor
@@ -582,15 +574,3 @@ def _with_mask(picture: Picture, concept: Concept, segmenter: object) -> Picture
         log.warning("no face in %s: the style is learned from all of it", picture.name)
         face = np.zeros(picture.pixels.shape[:2], np.float32)
     return replace(picture, mask=1 - face if concept.role == "style" else face)
-
-
-def check_masks(concepts: Sequence[Concept], examples: Examples) -> None:
-    """Raises where a mask leaves nothing to learn in what training sees of its picture."""
-    pictures = [(concept, picture) for concept in concepts for picture in concept.pictures]
-    for (concept, picture), mask in zip(pictures, examples.masks):
-        if not (mask >= HALF).any():
-            what = "face" if concept.role == "subject" else "style"
-            raise LikenessError(
-                f"{concept.token}, picture {picture.name}: the mask of the {what} is empty where training "
-                f"looks; move it to the middle, or drop the picture"
-            )

@@ -19,11 +19,12 @@ from ...bases.base import BaseModel, Rows
 from ...config import Job, MagicTailorSettings, Phase
 from ...data.augment import KINDS, jittered, mirrored
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...data.examples import Batch, Examples, shuffled
 from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
 from ..attention_maps import mask_layers, recorded
+from ..capabilities import Capabilities
 from ..component_losses import (
     attention_in_mask,
     attention_to,
@@ -37,9 +38,12 @@ from ..component_losses import (
     reduced_masks,
     selection,
 )
+from ..mask_checks import check_masks
 from ..momentum import Momentum
 from ..observer import Progress
+from ..placeholder_positions import PlaceholderPositions
 from ..tokens import TokenRows, initial_rows
+from ..whole_tables import WholeTables
 from .base import Load, Method
 
 log = logging.getLogger(__name__)
@@ -68,13 +72,15 @@ class MagicTailor(Method):
         super().__init__(job, base, concepts)
         self.settings: MagicTailorSettings = job.settings
         self.together = len(self.concepts) > 1
+        taught = self._balances and self.settings.preservation_weight > 0
+        self.capabilities = replace(self.capabilities, copies=int(taught))
         if not self.together:
             log.warning("magictailor has a single concept: there is nothing to balance, training is plain")
         check_batch_size(self.settings.batch_size, len(self.concepts))
         if self.settings.whole_pictures:
             self.examples = whole_examples(self.concepts, self.size)
         if self.together:
-            check_masks(self.concepts, self.examples)
+            check_masks(self.concepts, self.examples, lambda concept: concept.class_word)
         height, width = self.examples.pixels.shape[-2:]
         self.latent_shape = base.latent_shape(height, width)  # raises where the size does not fit
         self.layers = mask_layers(base) if self.settings.attention_weight else {}
@@ -82,43 +88,37 @@ class MagicTailor(Method):
             {c.token: initial_rows(base, c.class_word, self.settings.vectors) for c in self.concepts}
         )
         self._lora: list[nn.Parameter] = []
-        self._tables: dict[str, nn.Parameter] = {}  # the token tables' own weights, while others are trained
+        self._tables: WholeTables | None = None
         self._momentum: Momentum | None = None
-        self._places: dict[tuple[str, str], list[int]] = {}
+        self._places = PlaceholderPositions(self)
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
-    can_halve = can_checkpoint = can_split = True
-
-    @property
-    def caches_latents(self) -> bool:  # type: ignore[override]
-        chosen = self.settings
-        return chosen.degradation == "none" and not chosen.colour_jitter
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        still = job.settings.degradation == "none" and not job.settings.colour_jitter
+        return Capabilities(half=True, checkpointing=True, splitting=True, cached_latents=still)
 
     @property
     def mirrors(self) -> bool:
         return self.settings.flip
 
-    @property
-    def copies(self) -> int:  # type: ignore[override]
-        return int(self._balances and self.settings.preservation_weight > 0)
-
     def load(self, phase: Phase) -> Load:
         rows = phase.batch_size
-        teacher = self._held_of(rows) if phase.name != WARM_UP and self.copies else 0
-        encoded = 0 if self.caches_latents else rows
+        teacher = self._held_of(rows) if phase.name != WARM_UP and self.capabilities.copies else 0
+        encoded = 0 if self.capabilities.cached_latents else rows
         return Load(pictures=rows, prompts=len(self.concepts), teacher=teacher, encoded=encoded)
 
     def prepare(self, check: Callable[[], None]) -> None:
         self.attach()
-        if self.caches_latents:
+        if self.capabilities.cached_latents:
             self.cache_latents()
 
     def attach(self) -> None:
         chosen = self.settings
         self._lora = lora.inject(self.base.unet, lora.TRANSFORMER, chosen.rank, chosen.alpha, gaussian=True)
         if chosen.all_rows:
-            self._tables = trainable_tables(self.base)
+            self._tables = WholeTables(self.base.text_encoders)
         if chosen.gradient_checkpointing:
             self.base.unet.enable_gradient_checkpointing()
 
@@ -153,7 +153,7 @@ class MagicTailor(Method):
         )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        tables = [self.base.text_encoders[name].get_input_embeddings().weight for name in self._tables]
+        tables = [] if self._tables is None else self._tables.parameters()
         return {"unet": self._lora, "tokens": [*self.tokens.parameters(), *tables]}
 
     def begin_phase(self, phase: Phase) -> None:
@@ -187,28 +187,21 @@ class MagicTailor(Method):
 
     def artifact(self) -> Artifact:
         tensors = {**lora.tensors(self.base), **self.tokens.tensors()}
-        for name in self._tables:
-            table = self.base.text_encoders[name].get_input_embeddings().weight
-            tensors[f"table.{name}"] = table.detach().float().cpu().clone()
+        tensors |= {} if self._tables is None else self._tables.tensors()
         return self.learned("lora", tensors, {c.token: self.settings.vectors for c in self.concepts})
 
     def close(self) -> None:
         lora.remove(self.base.unet)
         self.base.unet.disable_gradient_checkpointing()
-        for name, own in self._tables.items():
-            self.base.text_encoders[name].get_input_embeddings()._parameters["weight"] = own
+        if self._tables is not None:
+            self._tables.put_back()
 
     # --------------------------------------------------------------------------------------------- batches
 
-    def batch(self, phase: Phase, number: int) -> TailorBatch:
-        generator = generator_for(self.job.seed, phase.name, number)
-        indices = self._indices(phase, number)
-        return self.draw(indices, self.prompts(indices, generator), generator)
-
-    def _indices(self, phase: Phase, number: int) -> Tensor:
+    def turn(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
         """All pictures, or as many of each concept; grouped by concept."""
         if not self.settings.batch_size:
-            return torch.arange(len(self.examples))
+            return choices
         each, over = divmod(phase.batch_size, len(self.concepts))
         picked = []
         for owner in range(len(self.concepts)):
@@ -392,16 +385,8 @@ class MagicTailor(Method):
 
     def _positions(self, batch: TailorBatch) -> Tensor:
         """Which tokens (B, T) of each row's prompt are its own placeholder's: 1.0 or 0.0."""
-        encoder = next(iter(self.base.text_encoders))
-        length = self.base.text_encoders[encoder].config.max_position_embeddings
-        found = torch.zeros(len(batch), length)
-        for row, (prompt, owner) in enumerate(zip(batch.prompts, batch.here.concepts.tolist())):
-            token = self.concepts[owner].token
-            if (prompt, token) not in self._places:
-                places = self.spelled(prompt, self.rows(), encoder).places
-                self._places[prompt, token] = [place[1] for place in places if place[2] == token]
-            found[row, self._places[prompt, token]] = 1.0
-        return found
+        owners = batch.here.concepts.tolist()
+        return self._places.of(batch.prompts, [[self.concepts[owner].token] for owner in owners])[:, 0]
 
 
 def components(concepts: Sequence[Concept]) -> Tensor:
@@ -432,16 +417,6 @@ def mean_over_processes(values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
         values /= torch.distributed.get_world_size()
     return values
-
-
-def trainable_tables(base: BaseModel) -> dict[str, nn.Parameter]:
-    """Puts trainable copies of the token tables in their place; returns the tables' own weights."""
-    own = {}
-    for name, encoder in base.text_encoders.items():
-        table = encoder.get_input_embeddings()
-        own[name] = table._parameters["weight"]
-        table._parameters["weight"] = nn.Parameter(own[name].detach().clone())
-    return own
 
 
 # ----------------------------------------------------------------------------------------- pictures and masks
@@ -485,20 +460,3 @@ def check_batch_size(batch_size: int, concepts: int) -> None:
             f"batch_size is {batch_size}, but there are {concepts} concepts; give one picture of each at "
             "least, or 0 for all"
         )
-
-
-def check_masks(concepts: Sequence[Concept], examples: Examples) -> None:
-    """Raises unless every picture says where its concept is, within what training sees of it."""
-    pictures = [(concept, picture) for concept in concepts for picture in concept.pictures]
-    for (concept, picture), mask in zip(pictures, examples.masks):
-        where = f"{concept.class_word} ({concept.token}), picture {picture.name}"
-        if picture.mask is None:
-            raise LikenessError(
-                f"{where}: there is no mask; mark the {concept.class_word} in masks/{picture.name}.png, or "
-                "let `likeness masks` do it"
-            )
-        if not mask.any():
-            raise LikenessError(
-                f"{where}: the mask is empty where training looks; move the {concept.class_word} to the "
-                "middle, or drop the picture"
-            )

@@ -21,7 +21,7 @@ from ...artifact import Artifact
 from ...bases.base import BaseModel
 from ...bases.denoisers.seam import Seam
 from ...bases.families import MINIATURE
-from ...bases.sampling import sample, seeded_noise, to_bytes
+from ...bases.sampling import to_bytes
 from ...bases.text.chunks import evened
 from ...config import Job, MasterWeaverSettings, Phase
 from ...data.concepts import Concept
@@ -53,9 +53,11 @@ from ..adapter_losses import (
     partners,
 )
 from ..attention_maps import mask_layers
+from ..capabilities import Capabilities
+from ..drawing import Drawing, drawn
 from ..losses import squared_error
 from ..momentum import Momentum
-from .base import PREVIEW_GUIDANCE, PREVIEW_STEPS, Method, Progress
+from .base import Method, Progress
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,12 @@ class _Drawn:
 class MasterWeaver(Method):
     """ID encoder and ID attention are trained; base and image tower stand still."""
 
-    can_estimate = False  # it reads shards through threads, which cannot be copied
-    can_shard_base = True
+    nothing: Tensor  # (T, W): what the tower sees where there is no picture
+
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        # it reads shards through threads, which cannot be copied
+        return Capabilities(estimate=False, sharded_base=True)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
@@ -519,12 +525,10 @@ class MasterWeaver(Method):
         for one in people:
             face = masked(one.faces[0], 0) if one.faces else None
             prompts = self._grid_prompts(one.caption)
-            drawn = self._drawn_people(
-                [] if face is None else [face], prompts, [seed] * len(prompts), PREVIEW_STEPS,
-                PREVIEW_GUIDANCE, check,
-            )  # fmt: skip
-            shown = to_bytes(target(one, drawn.shape[1], self.settings.squash)[0][None])
-            rows.append(np.concatenate([*shown, *drawn], axis=1))
+            how = Drawing(seeds=[seed] * len(prompts), check=check)
+            pictures = self._drawn_people([] if face is None else [face], prompts, how)
+            shown = to_bytes(target(one, pictures.shape[1], self.settings.squash)[0][None])
+            rows.append(np.concatenate([*shown, *pictures], axis=1))
         return np.concatenate(rows)
 
     def _grid_prompts(self, caption: str) -> list[str]:
@@ -535,45 +539,21 @@ class MasterWeaver(Method):
         picked = edits[:: max(1, len(edits) // GRID_EDITS)][:GRID_EDITS]
         return [chosen.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
 
-    def pictures(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
+    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
         """With a placeholder in the prompts, its concept's person; else the base's own."""
         known = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
         own = [one for one in self._own if known and one.key.startswith(known[0].token)]
         faces = [masked(one.faces[0], 0) for one in own[: self.settings.slots]]
         words = [_as_class(prompt, self.concepts) for prompt in prompts]
-        return self._drawn_people(faces, words, seeds, steps, guidance, check)
+        return self._drawn_people(faces, words, how)
 
     @torch.no_grad()
-    def _drawn_people(
-        self,
-        faces: Sequence[np.ndarray],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
+    def _drawn_people(self, faces: Sequence[np.ndarray], prompts: Sequence[str], how: Drawing) -> np.ndarray:
         """The person with these faces in each prompt: (N, H, W, 3) uint8."""
         with self._averaged():
             somebody, nobody = self._tokens_of(faces), self._tokens_of([])
             model = Identified(self.base, self._seam, self.attention, somebody, nobody, len(prompts))
-            latents = sample(
-                model,
-                self.base.encode_text(prompts),
-                self.base.encode_text([""] * len(prompts)),
-                seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
-                steps=steps,
-                guidance=guidance,
-                on_step=lambda done, total: check(),
-            )
-        return to_bytes(self.base.decode(latents))
+            return drawn(self.base, model, self.base.encode_text(prompts), (self.size, self.size), how)
 
 
 def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:

@@ -14,7 +14,6 @@ from ...artifact import Artifact
 from ...bases.base import BaseModel, Tokens
 from ...bases.clip_features import image_features, load_tower, read_features
 from ...bases.denoisers.seam import using
-from ...bases.sampling import sample, seeded_noise, to_bytes
 from ...config import Job, PersonaMagicSettings, Phase
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples
@@ -25,6 +24,8 @@ from ...staged.mapper import Mapper
 from ...staged.stages import StagePlan
 from ...staged.text import Places, SplitValues, TextStates, encode
 from ...staged.words import StagedModel, StagedWords
+from ..capabilities import Capabilities
+from ..drawing import Drawing, drawn
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
 from .base import Load, Method, Progress, single_phase
 
@@ -42,11 +43,9 @@ class StagedBatch(Batch):
 class PersonaMagic(Method):
     """Only the mapper is trained: the base, its token table and its text encoder stand still."""
 
-    can_mirror = True
-
-    @property
-    def can_bucket(self) -> bool:  # type: ignore[override]
-        return not self.job.settings.squash
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        return Capabilities(buckets=not job.settings.squash, mirroring=True)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
@@ -271,26 +270,12 @@ class PersonaMagic(Method):
             fixed=self._fixed(), bypass=float(self.settings.bypass),
         )  # fmt: skip
 
-    @torch.no_grad()
-    def pictures(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        check: Callable[[], None],
-    ) -> np.ndarray:
-        model = StagedModel(self.base, prompts, {}, [self.words()])
-        latents = sample(
-            self.base.with_people(model, range(len(prompts))),
-            model.context(),
-            self.base.encode_text([""] * len(prompts)),
-            seeded_noise(seeds, self.base.latent_shape(self.size, self.size)).to(self.base.device),
-            steps=steps,
-            guidance=guidance,
-            on_step=lambda done, total: check(),
-        )
-        return to_bytes(self.base.decode(latents))
+    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
+        with torch.no_grad():
+            model = StagedModel(self.base, prompts, {}, [self.words()])
+            context = model.context()
+        people = self.base.with_people(model, range(len(prompts)))
+        return drawn(self.base, people, context, (self.size, self.size), how)
 
 
 def _length(tokens: Tokens, end: int) -> int:

@@ -7,11 +7,11 @@ from .learn_a_person import NODES as LEARN_A_PERSON
 PROMPT = "a photo of {}, wearing a blue shirt, on a beach"
 NOTE = """## This person, with that hair
 
-1. Two times **Load the Miniature**: pictures of a person, and pictures of somebody whose hair is to be had.
+1. Two times **Load Demo Model**: pictures of a person, and pictures of somebody whose hair is to be had.
    Nothing is downloaded.
-2. **Mask by Words** marks the person's head *but not* the hair; **Mask Parts of a Face** marks the other's
+2. **Mask by Text** marks the person's head *but not* the hair; **Face Parts Mask** marks the other's
    hair alone. What is not marked is drowned in noise while learning, less and less of it.
-3. **Learn a Subject with Components** (MagicTailor) learns both together, in about a minute and a half on two
+3. **Train Person + Part** (MagicTailor) learns both together, in about a minute and a half on two
    CPU cores.
 4. `<v0> with <v1>` joins them; either word alone works too.
 
@@ -55,17 +55,17 @@ for name, subject in (("before_prompt", "a woman"), ("after_prompt", "<v0> with 
     NODES[name] = (kind, place, size, title, {"text": PROMPT.format(subject)})
 # fmt: on
 LINKS = f"""
-base.pictures>head.images other.pictures>hair.images
-base.pictures>subject.images head.masks>subject.masks base.class_word>subject.class_word
-other.pictures>component.images hair.masks>component.masks
+base.images>head.images other.images>hair.images
+base.images>subject.images head.masks>subject.masks base.class_word>subject.class_word
+other.images>component.images hair.masks>component.masks
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 subject.concept>learn.concept component.concept>learn.component
 learn.likeness>apply.likeness learn.likeness>save.likeness
 {DRAWN}"""
-GROUPS = [
-    ("1  The person", (-20, -10, 1120, 680)),
-    ("2  The hair", (-20, 690, 1120, 640)),
-    ("3  Learn both", (1120, -10, 400, 1020)),
-    ("4  Draw before and after", (1560, -10, 2080, 810)),
-]
+GROUPS = """
+1  The person: -20 -10 1120 680
+2  The hair: -20 690 1120 640
+3  Learn both: 1120 -10 400 1020
+4  Draw before and after: 1560 -10 2080 810
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

@@ -5,18 +5,19 @@ from . import SAMPLING, Nodes
 PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
 NOTE = """## Learn a person, then draw them anywhere
 
-1. **Load the Miniature** brings a tiny portrait model and four pictures of a made-up person. Nothing is
+1. **Load Demo Model** brings a tiny portrait model and four pictures of a made-up person. Nothing is
    downloaded.
-2. **Learn a LoRA** learns that person in about a minute on two CPU cores. Watch the previews in the node; the
-   cancel button keeps what was learned.
-3. Behind **Apply a Likeness**, `<v0>` in any prompt is that person.
+2. **Train Person LoRA** learns that person in about a minute on two CPU cores. Watch the previews in the
+   node; the cancel button keeps what was learned.
+3. Behind **Apply Likeness**, `<v0>` in any prompt is that person.
 
 Left half of the result: the model's own *woman*. Right half: the same prompt and seed with `<v0>`.
 
 ### Your own pictures
 
-Put a checkpoint loader (SD 1.5) in the Miniature's place, give *Describe a Concept* your pictures and write
-what they show as the class word, or use *Read a Concept Folder*. Set the latent to the model's size."""
+Put a checkpoint loader (SD 1.5) in the Miniature's place, give *Training Subject* your pictures and write
+what they show as the class word, or use *Training Subject from Folder*. Set the latent to the
+model's size."""
 
 # fmt: off
 NODES: Nodes = {
@@ -66,14 +67,14 @@ before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.ne
 after_prompt.CONDITIONING>after.positive after_nothing.CONDITIONING>after.negative
 {COMPARED}"""  # the same prompt without and with what was learned
 LINKS = f"""
-base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
-base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
+base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.images>examples.images
+base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept learn.likeness>apply.likeness learn.likeness>save.likeness
 {DRAWN}"""
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 1060)),
-    ("3  Use what was learned", (760, -10, 360, 770)),
-    ("4  Draw before and after", (1140, -10, 1700, 810)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn: 340 -10 400 1060
+3  Use what was learned: 760 -10 360 770
+4  Draw before and after: 1140 -10 1700 810
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

@@ -4,12 +4,13 @@ from . import Nodes
 
 NOTE = """## Masks before learning
 
-1. **Mask by Words** marks the head and leaves the hair out; the node shows what is marked. Change the words,
+1. **Mask by Text** marks the head and leaves the hair out; the node shows what is marked. Change the words,
    grow or feather the edge, run again: only what changed is computed.
-2. **Mask by Brush** shows one of the pictures with its mask. To mend it, right-click the node, *Open in
-   MaskEditor*, paint or erase, *Save*, run again. Chain one of these nodes for each mask that needs it.
-3. **Mask Parts of a Face** marks the face; **Find Faces** cuts it out.
-4. **Describe a Concept** takes pictures and masks, and says what could be better about them.
+2. **Edit Mask in MaskEditor** shows one of the pictures with its mask. To mend it, right-click the node,
+   *Open in MaskEditor*, paint or erase, *Save*, run again. Chain one of these nodes for each mask that
+   needs it.
+3. **Face Parts Mask** marks the face; **Detect and Crop Faces** cuts it out.
+4. **Training Subject** takes pictures and masks, and says what could be better about them.
 
 ### Your own pictures
 
@@ -35,17 +36,17 @@ NODES: Nodes = {
     "save": ("LikenessSave", (1180, 720), (320, 120), "", {"name": "masks"}),
 }
 LINKS = """
-base.pictures>words.images base.pictures>parts.images base.pictures>faces.images parts.masks>faces.masks
-faces.faces>crops.images base.pictures>brush.images words.masks>brush.masks
-base.pictures>concept.images brush.masks>concept.masks
+base.images>words.images base.images>parts.images base.images>faces.images parts.masks>faces.masks
+faces.faces>crops.images base.images>brush.images words.masks>brush.masks
+base.images>concept.images brush.masks>concept.masks
 base.class_word>concept.class_word base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 concept.concept>learn.concept learn.likeness>save.likeness
 """
-GROUPS = [
-    ("1  Pictures", (-20, -10, 340, 660)),
-    ("2  Masks and faces", (340, -10, 1640, 660)),
-    ("3  Mend one by hand", (-20, 670, 360, 620)),
-    ("4  Learn inside the masks", (345, 670, 1175, 620)),
-]
+GROUPS = """
+1  Pictures: -20 -10 340 660
+2  Masks and faces: 340 -10 1640 660
+3  Mend one by hand: -20 670 360 620
+4  Learn inside the masks: 345 670 1175 620
+"""
 # fmt: on
 SHOWN = ""  # its thumbnail is a picture of the graph

@@ -5,16 +5,16 @@ from . import Nodes
 PROMPTS = "a photo of <v0>, wearing a blue suit, on a beach\na watercolor painting of <v0>, in a forest"
 NOTE = """## How much is it them, and does it still do what the prompt says?
 
-1. **Load the Miniature** brings a tiny model and four pictures of a made-up person; nothing is downloaded.
-2. **Learn How Words Are Heard** learns that person. *stop by likeness* looks every 40 steps, ends when the
+1. **Load Demo Model** brings a tiny model and four pictures of a made-up person; nothing is downloaded.
+2. **Train Attention LoRA** learns that person. *stop by likeness* looks every 40 steps, ends when the
    likeness stands still and keeps the best state; its curve is shown in the node.
-3. **Draw a Grid with Scores** draws two prompts at three strengths and scores every picture. The report, with
+3. **XY Grid with Similarity** draws two prompts at three strengths and scores every picture. The report, with
    the frontier of identity and prompt, is in ComfyUI's output folder. Take the strength at its upper right.
-4. **Measure a Likeness** says the same of any pictures, in words.
+4. **Face Similarity Score** says the same of any pictures, in words.
 
 ### Your own pictures
 
-Put a checkpoint loader in the Miniature's place, give *Describe a Concept* your pictures, set *size*, and
+Put a checkpoint loader in the Miniature's place, give *Training Subject* your pictures, set *size*, and
 choose *auraface* as the judge (files in `models/insightface/models/auraface`). With CLIP and DINOv2 in
 `models/likeness/clip` and `models/likeness/dinov2` prompts and whole pictures are judged too."""
 
@@ -38,16 +38,16 @@ NODES: Nodes = {
 }
 # fmt: on
 LINKS = """
-base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
-base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
+base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.images>examples.images
+base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept concept.concept>grid.concept concept.concept>judge.concept
 base.MODEL>grid.model base.CLIP>grid.clip base.VAE>grid.vae learn.likeness>grid.likeness
-grid.sheet>show.images grid.pictures>judge.images
+grid.sheet>show.images grid.images>judge.images
 """
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn, until the likeness stands still", (340, -10, 400, 900)),
-    ("3  Judge", (760, -10, 440, 1000)),
-    ("4  See", (1220, -10, 660, 820)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn, until the likeness stands still: 340 -10 400 900
+3  Judge: 760 -10 440 1000
+4  See: 1220 -10 660 820
+"""
 SHOWN = "The grid with its scores"  # the node whose picture is the thumbnail

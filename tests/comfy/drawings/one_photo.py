@@ -6,11 +6,11 @@ FOREST = "a watercolor painting of a smiling woman, wearing a green shirt, in a 
 BEACH = "a photo of a woman wearing sunglasses, on a beach"
 NOTE = """## One picture, no learning
 
-1. **Load the Miniature** brings a tiny portrait model and a picture of a made-up person it never saw.
+1. **Load Demo Model** brings a tiny portrait model and a picture of a made-up person it never saw.
    Nothing is downloaded.
-2. **Read an Identity from Pictures** cuts the face out, and the identity adapter that comes with the
+2. **Face Identity from Images** cuts the face out, and the identity adapter that comes with the
    Miniature turns it into a few tokens. That takes a second.
-3. Behind **Apply an Identity**, every person in a prompt is that person. Lower the weight when prompts
+3. Behind **Apply Face Identity**, every person in a prompt is that person. Lower the weight when prompts
    are ignored.
 
 Left: the model's own *woman*. Right: the same prompt and seed with the identity.
@@ -18,8 +18,8 @@ Left: the model's own *woman*. Right: the same prompt and seed with the identity
 ### Your own pictures
 
 Put *Load Image* and a checkpoint loader (SD 1.5) in the Miniature's place, load MasterWeaver's adapter with
-*Load a Likeness*, CLIP ViT-L/14 with *Load CLIP Vision*, and connect both to *Read an Identity*. Set the
-latent to 512. For two people use two of each node, with a mask each."""
+*Load Likeness*, CLIP ViT-L/14 with *Load CLIP Vision*, and connect both to *Face Identity from Images*. Set
+the latent to 512. For two people use two of each node, with a mask each."""
 
 # fmt: off
 NODES: Nodes = {
@@ -51,7 +51,7 @@ NODES: Nodes = {
 }
 # fmt: on
 LINKS = """
-base.pictures>photo.images base.pictures>identity.images base.MODEL>apply.model
+base.images>photo.images base.images>identity.images base.MODEL>apply.model
 identity.identity>apply.identity base.CLIP>forest.clip base.CLIP>beach.clip base.CLIP>nothing.clip
 base.MODEL>before_1.model base.MODEL>before_2.model apply.MODEL>after_1.model apply.MODEL>after_2.model
 forest.CONDITIONING>before_1.positive forest.CONDITIONING>after_1.positive
@@ -68,10 +68,10 @@ before_2_picture.IMAGE>pair_2.image1 after_2_picture.IMAGE>pair_2.image2
 pair_1.IMAGE>all.image1 pair_2.IMAGE>all.image2 all.IMAGE>large.image large.IMAGE>show.images
 after_1_picture.IMAGE>keep.images
 """
-GROUPS = [
-    ("1  A model and a picture", (-20, -10, 340, 660)),
-    ("2  Who is it?", (340, -10, 380, 860)),
-    ("3  What to draw", (740, -10, 400, 710)),
-    ("4  Without and with", (1160, -10, 1720, 960)),
-]
+GROUPS = """
+1  A model and a picture: -20 -10 340 660
+2  Who is it?: 340 -10 380 860
+3  What to draw: 740 -10 400 710
+4  Without and with: 1160 -10 1720 960
+"""
 SHOWN = "Without and with"  # the node whose picture is the thumbnail

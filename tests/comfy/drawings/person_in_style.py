@@ -5,21 +5,21 @@ from . import SAMPLING, Nodes
 PROMPT = "a <v1> of <v0>, wearing a green shirt, in a forest"
 NOTE = """## A person in a style
 
-1. **Load the Miniature** brings a tiny portrait model and four photos of a made-up person, **Load the
+1. **Load Demo Model** brings a tiny portrait model and four photos of a made-up person, **Load the
    Miniature's Style Pictures** five watercolors of strangers. Nothing is downloaded.
-2. **Learn a Person in a Style** (MagiCapture) learns both in one run, in about a minute and a half on two CPU
+2. **Train Person + Style** (MagiCapture) learns both in one run, in about a minute and a half on two CPU
    cores: `<v0>` is the person, `<v1>` the style.
-3. **Refocus a Word** keeps `<v0>` on the face while drawing: the face is looked for once in the unfinished
+3. **Regional Word** keeps `<v0>` on the face while drawing: the face is looked for once in the unfinished
    picture, and the rest of it belongs to the prompt and the style.
-4. **Redraw Faces** cuts the face out, enlarged, and draws it once more; then the picture is enlarged.
+4. **Face Detailer** cuts the face out, enlarged, and draws it once more; then the picture is enlarged.
 
 Left half of the result: as it was sampled. Right half: with the face redrawn.
 
 ### Your own pictures
 
-Put a checkpoint loader (SD 1.5) in the Miniature's place and give each *Describe a Concept* your pictures;
-masks are optional. Set the latent and *Redraw Faces* to 512, and choose *auraface* where it says *the
-Miniature*. With an upscale model, *Enlarge Pictures* takes the place of *Upscale Image By*; *Restore Faces*
+Put a checkpoint loader (SD 1.5) in the Miniature's place and give each *Training Subject* your pictures;
+masks are optional. Set the latent and *Face Detailer* to 512, and choose *auraface* where it says *the
+Miniature*. With an upscale model, *Upscale Image* takes the place of *Upscale Image By*; *Restore Faces*
 is there for photographs."""
 
 # fmt: off
@@ -63,8 +63,8 @@ NODES: Nodes = {
 }
 # fmt: on
 LINKS = """
-base.pictures>person.images base.masks>person.masks base.class_word>person.class_word
-paintings.pictures>style.images paintings.masks>style.masks
+base.images>person.images base.masks>person.masks base.class_word>person.class_word
+paintings.images>style.images paintings.masks>style.masks
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 person.concept>learn.concept style.concept>learn.style
 learn.likeness>apply.likeness learn.likeness>save.likeness
@@ -75,14 +75,14 @@ latent.LATENT>sample.latent base.VAE>sample.vae
 sample.LATENT>picture.samples base.VAE>picture.vae sample.attention>looked.images
 apply.CLIP>face_prompt.clip
 picture.IMAGE>finish.images apply.MODEL>finish.model face_prompt.CONDITIONING>finish.positive
-nothing.CONDITIONING>finish.negative base.VAE>finish.vae base.pictures>finish.references
-picture.IMAGE>both.image1 finish.pictures>both.image2
-both.IMAGE>large.image large.IMAGE>show.images finish.pictures>keep.images
+nothing.CONDITIONING>finish.negative base.VAE>finish.vae base.images>finish.references
+picture.IMAGE>both.image1 finish.images>both.image2
+both.IMAGE>large.image large.IMAGE>show.images finish.images>keep.images
 """
-GROUPS = [
-    ("1  A person and a style", (-20, -10, 720, 650)),
-    ("2  Learn both", (720, -10, 400, 1020)),
-    ("3  Draw, refocused", (1140, -10, 800, 1100)),
-    ("4  Finish", (1960, -10, 1330, 920)),
-]
+GROUPS = """
+1  A person and a style: -20 -10 720 650
+2  Learn both: 720 -10 400 1020
+3  Draw, refocused: 1140 -10 800 1100
+4  Finish: 1960 -10 1330 920
+"""
 SHOWN = "Sampled and finished"  # the node whose picture is the thumbnail

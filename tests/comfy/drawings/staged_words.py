@@ -6,12 +6,12 @@ from .learn_a_person import NODES as LEARN_A_PERSON
 
 NOTE = """## Words that change while the picture emerges
 
-1. **Load the Miniature** brings a tiny portrait model and four pictures of a made-up person. Nothing is
+1. **Load Demo Model** brings a tiny portrait model and four pictures of a made-up person. Nothing is
    downloaded.
-2. **Learn Staged Words** (PersonaMagic) learns a small network that says what `<v0>` means at each noise
+2. **Train Staged Embedding** (PersonaMagic) learns a small network that says what `<v0>` means at each noise
    level. The model itself stays as it is, so that the result goes with any LoRA, identity adapter or
    ControlNet.
-3. **Write a Staged Prompt** puts it to use: the class word lays out the picture, the learned words take over
+3. **Staged Prompt** puts it to use: the class word lays out the picture, the learned words take over
    as the noise clears. Connect *both* its outputs; without its MODEL the picture's own hint is left out.
 
 Left half of the result: the model's own *woman*. Right half: the same prompt and seed with `<v0>`.
@@ -24,7 +24,7 @@ noise levels the learned words stand.
 ### Your own pictures
 
 Put a checkpoint loader (SD 1.5) in the Miniature's place, connect a *Load CLIP Vision* to *Learn Staged
-Words*, and give *Describe a Concept* your pictures."""
+Words*, and give *Training Subject* your pictures."""
 SHARED = ("base", "examples", "concept", "before_prompt", "before_nothing", "latent", "before",
           "before_picture", "after_picture", "both", "large", "show")  # fmt: skip
 
@@ -45,8 +45,8 @@ NODES: Nodes = {
 }
 # fmt: on
 LINKS = f"""
-base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.pictures>examples.images
-base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
+base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.images>examples.images
+base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept learn.likeness>save.likeness
 base.CLIP>before_prompt.clip base.CLIP>before_nothing.clip
 base.MODEL>after_prompt.model base.CLIP>after_prompt.clip learn.likeness>after_prompt.likeness
@@ -55,10 +55,10 @@ latent.LATENT>before.latent_image latent.LATENT>after.latent_image
 before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
 after_prompt.CONDITIONING>after.positive before_nothing.CONDITIONING>after.negative
 {COMPARED}"""
-GROUPS = [
-    ("1  A model and four pictures", (-20, -10, 340, 660)),
-    ("2  Learn", (340, -10, 400, 1060)),
-    ("3  Keep", (760, 560, 360, 200)),
-    ("4  Draw before and after", (1140, -10, 1700, 900)),
-]
+GROUPS = """
+1  A model and four pictures: -20 -10 340 660
+2  Learn: 340 -10 400 1060
+3  Keep: 760 560 360 200
+4  Draw before and after: 1140 -10 1700 900
+"""
 SHOWN = "Before and after"  # the node whose picture is the thumbnail

@@ -8,12 +8,12 @@ NOTE = """## Two people who stay two
 
 1. Two made-up people of the **Miniature**, four pictures each. Nothing is downloaded.
 2. **Learn Words** learns each of them as words of their own, `<v0>` and `<v1>`: a minute or two each on two
-   CPU cores. **Apply a Likeness** twice, one after the other, teaches CLIP both.
+   CPU cores. **Apply Likeness** twice, one after the other, teaches CLIP both.
 3. One prompt names both. Drawn plainly, one face goes to both: every word of a prompt colours those behind
    it.
-4. **Refocus a Word** keeps `<v0>` in the left half and `<v1>` in the right. Its *region* can also be a mask,
+4. **Regional Word** keeps `<v0>` in the left half and `<v1>` in the right. Its *region* can also be a mask,
    or be found while drawing (*find by face*).
-5. **Redraw Faces** twice, once for each of the *regions* (*which face* 0 and 1): the model knows square
+5. **Face Detailer** twice, once for each of the *regions* (*which face* 0 and 1): the model knows square
    portraits, and on a wide canvas faces often stay unfinished. Each region is drawn again by itself, from a
    prompt that names one person.
 
@@ -22,7 +22,7 @@ samplers, where each word looked.
 
 ### Your own people
 
-Use *Load a Likeness* for two that you have learned under different placeholders, and a checkpoint loader in
+Use *Load Likeness* for two that you have learned under different placeholders, and a checkpoint loader in
 the Miniature's place. A LoRA of a person changes the whole picture; people learned as words (Textual
 Inversion, PersonaMagic) stay apart best."""
 PICTURES = {"pictures": 4}
@@ -74,8 +74,8 @@ NODES: Nodes = {
 }
 # fmt: on
 LINKS = """
-base.pictures>concept.images base.masks>concept.masks base.class_word>concept.class_word
-other.pictures>concept_2.images other.masks>concept_2.masks other.class_word>concept_2.class_word
+base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
+other.images>concept_2.images other.masks>concept_2.masks other.class_word>concept_2.class_word
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae concept.concept>learn.concept
 base.MODEL>learn_2.model base.CLIP>learn_2.clip base.VAE>learn_2.vae concept_2.concept>learn_2.concept
 base.MODEL>apply.model base.CLIP>apply.clip learn.likeness>apply.likeness
@@ -93,18 +93,18 @@ apply_2.CLIP>left_prompt.clip apply_2.CLIP>right_prompt.clip
 after_picture.IMAGE>left_again.images apply_2.MODEL>left_again.model base.VAE>left_again.vae
 left_prompt.CONDITIONING>left_again.positive nothing.CONDITIONING>left_again.negative
 after.regions>left_again.masks
-left_again.pictures>right_again.images apply_2.MODEL>right_again.model base.VAE>right_again.vae
+left_again.images>right_again.images apply_2.MODEL>right_again.model base.VAE>right_again.vae
 right_prompt.CONDITIONING>right_again.positive nothing.CONDITIONING>right_again.negative
 after.regions>right_again.masks
-both.IMAGE>all.image1 right_again.pictures>all.image2 all.IMAGE>large.image
-large.IMAGE>show.images right_again.pictures>keep.images
+both.IMAGE>all.image1 right_again.images>all.image2 all.IMAGE>large.image
+large.IMAGE>show.images right_again.images>keep.images
 """
-GROUPS = [
-    ("1  A model and two people", (-20, -10, 340, 570)),
-    ("2  Learn each", (340, -10, 740, 1190)),
-    ("3  Use both", (1090, -10, 380, 920)),
-    ("4  A region for each word", (1480, -10, 380, 1230)),
-    ("5  Draw without and with regions", (1870, -10, 650, 1220)),
-    ("6  Draw each region again, by itself", (2540, -10, 1690, 1000)),
-]
+GROUPS = """
+1  A model and two people: -20 -10 340 570
+2  Learn each: 340 -10 740 1190
+3  Use both: 1090 -10 380 920
+4  A region for each word: 1480 -10 380 1230
+5  Draw without and with regions: 1870 -10 650 1220
+6  Draw each region again, by itself: 2540 -10 1690 1000
+"""
 SHOWN = "Plainly, in regions, drawn again"  # the node whose picture is the thumbnail

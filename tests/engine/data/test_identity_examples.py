@@ -1,5 +1,7 @@
 """What adapter training sees of a sample, against the reference's numbers."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -16,9 +18,7 @@ from likeness_portraits.engine.data.identity_examples import (
 from likeness_portraits.engine.data.shard_sources import rendered
 from likeness_portraits.tests.golden.goldens import Golden
 
-
-def golden(case: str) -> Golden:
-    return Golden("masterweaver", case)
+golden = partial(Golden, "masterweaver")
 
 
 def test_reference_slots_are_filled_as_the_reference_fills_them():

@@ -1,5 +1,6 @@
 """Faces on trained networks and photographs: two people are told apart, and what spoils a set is named."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_what_a_folder_of_models_holds_is_listed_with_what_is_known_of_it(root: 
     assert packs_in(root) == ["mine"]
     detector, recogniser = terms_of(root / "models" / "mine")
     assert detector.startswith("any_name.onnx: not known here; see where you have it from")
+
+
+def test_measuring_tells_the_person_from_a_stranger_picture_by_picture(
+    kit: Path, root: Path, capsys: pytest.CaptureFixture, tmp_path: Path
+):
+    known = person_folder(tmp_path / "known", kit, FIRST[1:])
+    drawn = [str(kit / PEOPLE / name) for name in (FIRST[0], SECOND[0])]
+    assert main(["measure", *drawn, "-r", str(known), "--faces", "mine", "--packs", str(root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["verdict"] for row in told["pictures"]] == ["the same person", "hardly them"]
+    assert [row["picture"] for row in told["pictures"]] == [FIRST[0], SECOND[0]]
 
 
 # ---- files that are not right

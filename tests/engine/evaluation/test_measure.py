@@ -19,6 +19,8 @@ from likeness_portraits.engine.evaluation.measure import (
     in_words,
     measure,
     part_similarity,
+    rows,
+    rows_in_words,
     style_similarity,
 )
 from likeness_portraits.engine.evaluation.people import concept_of, render_person
@@ -143,7 +145,7 @@ HAIR = hair_of(donor(PERSON))
 NOTHING = np.zeros((128, 128), np.float32)
 
 
-def in_plain_pictures(who: world.Identity, count: int) -> list[world.Portrait]:
+def in_plain_pictures(who: world.Character, count: int) -> list[world.Portrait]:
     """Somebody as photographed, bareheaded."""
     return [world.render(who, world.sample_context(seed, hat="none", style="photo")) for seed in range(count)]
 
@@ -265,3 +267,50 @@ def test_the_command_line_measures_folders_and_files(tmp_path: Path, capsys):
     assert "holds no pictures" in capsys.readouterr().err
     assert main(["measure", str(tmp_path / "drawn"), *options[:2], "--packs", str(tmp_path)]) == 2
     assert "AuraFace" in capsys.readouterr().err
+
+
+# ---- picture by picture
+
+
+def test_every_picture_has_a_row_with_its_name_and_what_it_means(judge: MiniatureJudge):
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    drawn = [render_person(PERSON)[0], render_person(STRANGER)[0], noise, REFERENCES[1]]
+    names = ["anna.png", "who.png", "noise.png", "again.png"]
+    found = measure(drawn, REFERENCES, judge, names=names)
+    told = rows(found)
+    assert [row["picture"] for row in told] == names
+    assert [row["face"] for row in told] == [True, True, False, True]
+    assert told[0]["verdict"] in ("the same person", "clearly like them")
+    assert told[1]["verdict"] in ("hardly them", "a resemblance")
+    assert (told[2]["verdict"], told[2]["identity"]) == ("no face", None)
+    assert [row["copy"] for row in told] == [False, False, False, True]
+    assert "again.png looks like a copy" in in_words(found) and "median" in in_words(found)
+    assert found.median_identity == pytest.approx(np.median(found.identity[[0, 1, 3]]))
+    lines = rows_in_words(found).splitlines()
+    assert lines[2] == "noise.png         no face" and lines[3].endswith("a copy of a reference")
+
+
+def test_one_reference_gives_the_same_words_as_several(judge: MiniatureJudge):
+    alone = measure(list(render_person(PERSON)[:2]), REFERENCES[:1], judge)
+    assert alone.own is None and alone.on_the_scale > 0.5
+    told = in_words(alone)
+    assert "a person's own pictures usually reach 0.95 (there is one reference alone)" in told
+    assert "of the way from a stranger to the person" in told
+    assert all(row["verdict"] for row in rows(alone))
+
+
+def test_the_command_gives_rows_and_json_and_names_what_it_left_out(tmp_path: Path, capsys):
+    for folder, pictures in (("known", REFERENCES), ("drawn", render_person(PERSON)[:2])):
+        (tmp_path / folder).mkdir()
+        for number, pixels in enumerate(pictures):
+            Image.fromarray(pixels).save(tmp_path / folder / f"p{number}.png")
+    (tmp_path / "drawn" / "p2.cr2").write_bytes(b"x")
+    command = ["measure", str(tmp_path / "drawn"), "-r", str(tmp_path / "known"), "--faces", "miniature"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("p0.png   0.") and "\np1.png   0." in said.out
+    assert "left out p2.cr2 (raw files of cameras" in said.err
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["picture"] for row in told["pictures"]] == ["p0.png", "p1.png"]
+    assert told["identity"]["mean"] > 0.5 and told["faces_found"] == 2 and told["judge"] == "miniature"

@@ -1,5 +1,7 @@
 """MasterWeaver's networks against numbers of the reference implementation, and how they hang on a U-Net."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -28,9 +30,7 @@ from likeness_portraits.engine.identity.files import (
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
 from likeness_portraits.tests.golden.goldens import Golden, uniform
 
-
-def golden(case: str) -> Golden:
-    return Golden("masterweaver", case)
+golden = partial(Golden, "masterweaver")
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float = 0.0) -> None:

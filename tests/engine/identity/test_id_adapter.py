@@ -15,7 +15,7 @@ from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.adapter import encode_identity, factors_of, id_adapter, read_adapter
 from likeness_portraits.engine.identity.attention import IdAttention
-from likeness_portraits.engine.identity.conditioning import Identity, Shown, each_once
+from likeness_portraits.engine.identity.conditioning import IdentityTokens, Shown, each_once
 from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.identity.files import adapter_tensors, released_names, sd1_layers
 from likeness_portraits.engine.identity.references import ImageTower, Reference
@@ -59,7 +59,7 @@ def reference(shade: int, face: int = 0) -> Reference:
     return Reference(np.full((16, 16, 3), shade, np.uint8), np.full(face, 0.5, np.float32) if face else None)
 
 
-def somebody(base: BaseModel, shade: int = 250, count: int = 1) -> Identity:
+def somebody(base: BaseModel, shade: int = 250, count: int = 1) -> IdentityTokens:
     return encode_identity(id_adapter(adapter_for(base)), [reference(shade)] * count, tower())
 
 

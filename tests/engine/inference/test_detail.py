@@ -18,7 +18,7 @@ from likeness_portraits.engine.data.faces import Face
 from likeness_portraits.engine.data.masks import grown
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdAttention
-from likeness_portraits.engine.identity.conditioning import IdAdapter, Identity, Shown
+from likeness_portraits.engine.identity.conditioning import IdAdapter, IdentityTokens, Shown
 from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.inference.detail import (
     Detailer,
@@ -347,7 +347,7 @@ def person_of_an_adapter(base: BaseModel) -> Shown:
         tokens, nobody = torch.randn(2, 1, 12, width)
         encoder = IdEncoder(dim=width, image_width=12, queries=4, head_width=16)
     adapter = IdAdapter(encoder=encoder, attention=attention, family=base.family, image_encoder="none")
-    return Shown(identity=Identity(adapter=adapter, tokens=tokens, nobody=nobody))
+    return Shown(identity=IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody))
 
 
 def test_people_of_an_adapter_go_along_with_what_their_regions_have_in_the_square():

@@ -1,6 +1,7 @@
 """PersonaMagic's formulas against numbers of the reference implementation (tests/golden/personamagic)."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,8 +21,7 @@ from likeness_portraits.tests.golden.goldens import Golden
 ENCODER = "clip_l"
 
 
-def golden(case: str) -> Golden:
-    return Golden("personamagic", case)
+golden = partial(Golden, "personamagic")
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float = 0.0) -> None:

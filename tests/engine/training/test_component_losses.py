@@ -1,5 +1,7 @@
 """MagicTailor's formulas against numbers of the reference implementation (tests/golden/magictailor)."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -17,15 +19,9 @@ from likeness_portraits.engine.training.component_losses import (
     selection,
 )
 from likeness_portraits.engine.training.momentum import Momentum
-from likeness_portraits.tests.golden.goldens import Golden
+from likeness_portraits.tests.golden.goldens import Golden, close
 
-
-def golden(case: str) -> Golden:
-    return Golden("magictailor", case)
-
-
-def close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 0.0, rtol: float = 0.0) -> None:
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False)
+golden = partial(Golden, "magictailor")
 
 
 def test_degradation_holds_its_strength_and_lets_go_at_the_end():

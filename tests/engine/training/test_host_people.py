@@ -12,12 +12,13 @@ from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdAttention
-from likeness_portraits.engine.identity.conditioning import IdAdapter, Identity, Shown, showing
+from likeness_portraits.engine.identity.conditioning import IdAdapter, IdentityTokens, Shown, showing
 from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.identity.files import adapter_tensors
 from likeness_portraits.engine.identity.pictures import Look, people_of, people_on
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.training.drawing import Drawing
 from likeness_portraits.engine.training.host import hosted
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
@@ -35,7 +36,7 @@ def somebody(base: BaseModel, **how) -> Shown:
             weight.data += 2 * torch.randn_like(weight) / width**0.5
         tokens, nobody = torch.randn(2, 1, 12, width)
     adapter = IdAdapter(encoder=encoder, attention=attention, family=base.family, image_encoder="none")
-    return Shown(identity=Identity(adapter=adapter, tokens=tokens, nobody=nobody), **how)
+    return Shown(identity=IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody), **how)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_previews_show_the_person_as_pictures_drawn_with_them_do(folder: Path, m
     person, job = somebody(base), tiny_job(method, folder, "preview")
     with hosted(base, [], [person]):
         made = method_class(method)(job, base, [load_concept(job.concepts[0])])
-        preview = made.pictures(["a photo of <v0>"], [3], 3, 5.0, lambda: None)
+        preview = made.pictures(["a photo of <v0>"], Drawing(seeds=[3], steps=3, check=lambda: None))
         artifact = made.artifact()
     drawn = generate(base, ["a photo of <v0>"], seed=3, steps=3, artifacts=[(artifact, 1.0)], people=[person])
     nobody = generate(base, ["a photo of <v0>"], seed=3, steps=3, artifacts=[(artifact, 1.0)])
@@ -108,7 +109,7 @@ def test_words_learned_on_a_person_differ_and_leave_base_and_person_alone(folder
     ("method", "changes", "how", "message"),
     [
         ("dreambooth-lora", {}, {}, "dreambooth-lora cannot be learned while an identity adapter shows"),
-        ("magictailor", {}, {}, "from before Apply an Identity"),
+        ("magictailor", {}, {}, "from before Apply Face Identity"),
         ("personamagic", {}, {"region": torch.ones(4, 4)}, "inside a mask cannot be learned on"),
         ("personamagic", {"compile": "eager"}, {}, "learn without --compile"),
     ],

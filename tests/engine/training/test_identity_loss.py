@@ -12,7 +12,7 @@ from likeness_portraits.engine.miniature.judges import load_judges, to_tensor
 from likeness_portraits.engine.training.identity_loss import (
     FaceJudge,
     FeatureJudge,
-    Identity,
+    IdentityLoss,
     MiniatureJudge,
     dino,
     find_judge,
@@ -48,7 +48,7 @@ def test_the_miniatures_judge_is_the_recogniser_that_trains_and_sees_who_is_ther
 
 
 def test_a_person_is_nearer_to_themselves_than_a_stranger_is(portraits):
-    identity = Identity(MiniatureJudge(), average=True, each_step=False)
+    identity = IdentityLoss(MiniatureJudge(), average=True, each_step=False)
     strangers = world.example_pictures(SEED + 1, 3)
     everybody = pixels_of([*portraits, *strangers])
     identity.look(everybody, masks_of([*portraits, *strangers]), [*NAMES, *NAMES], [0, 1, 2])
@@ -61,7 +61,7 @@ def test_a_person_is_nearer_to_themselves_than_a_stranger_is(portraits):
 
 
 def test_what_is_no_person_is_compared_by_features_inside_its_mask(portraits):
-    identity = Identity(miniature_features(), average=False, each_step=False)
+    identity = IdentityLoss(miniature_features(), average=False, each_step=False)
     pixels = pixels_of(portraits)
     identity.look(pixels, masks_of(portraits), NAMES, [0, 1, 2])
     numbers = torch.arange(3)
@@ -122,11 +122,13 @@ def test_photographs_are_cut_out_at_the_landmarks_or_by_the_mask():
 
 
 def test_who_needs_a_mask_is_not_asked_to_find_anybody_in_estimates(portraits):
-    identity = Identity(miniature_features(), average=True, each_step=True)
+    identity = IdentityLoss(miniature_features(), average=True, each_step=True)
     identity.look(pixels_of(portraits), masks_of(portraits), NAMES, [0, 1, 2])
     assert not identity.each_step
-    assert not Identity(FaceJudge(torch.nn.Identity()), average=True, each_step=True).each_step
-    assert Identity(FaceJudge(torch.nn.Identity(), lambda pixels: []), average=True, each_step=True).each_step
+    assert not IdentityLoss(FaceJudge(torch.nn.Identity()), average=True, each_step=True).each_step
+    assert IdentityLoss(
+        FaceJudge(torch.nn.Identity(), lambda pixels: []), average=True, each_step=True
+    ).each_step
 
 
 def test_which_judge_there_is_follows_from_settings_and_base(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from likeness_portraits.engine.config import ConceptSpec, Job
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.training.checkpoint import Checkpoints
-from likeness_portraits.engine.training.identity_loss import Identity, miniature_features
+from likeness_portraits.engine.training.identity_loss import IdentityLoss, miniature_features
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
@@ -155,7 +155,7 @@ def test_whoever_reads_the_losses_in_every_step_makes_each_wait_once(tmp_path: P
 
 @pytest.mark.parametrize("average", [True, False])
 def test_the_identity_loss_knows_whom_it_compares_without_waiting(average: bool):
-    identity = Identity(miniature_features(), average=average, each_step=False)
+    identity = IdentityLoss(miniature_features(), average=average, each_step=False)
     pixels = torch.rand(3, 3, 64, 64) * 2 - 1
     identity.look(pixels, torch.ones(3, 1, 64, 64), ["a", "b", "c"], [0, 1])
     subjects, pictures = torch.tensor([0, 1, -1]), torch.tensor([2, 4, 0])

@@ -27,7 +27,7 @@ def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"), quick=True, sampling_steps=2)
 
 
-def rendered(who: world.Identity, style: str, shots) -> np.ndarray:
+def rendered(who: world.Character, style: str, shots) -> np.ndarray:
     contexts = [
         world.sample_context(5, **shot.asked, style=style, hat="none", glasses="none") for shot in shots
     ]

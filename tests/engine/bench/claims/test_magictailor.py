@@ -18,7 +18,7 @@ BEARDED = next(
 )
 
 
-def colour_of(who: world.Identity, part: str) -> np.ndarray:
+def colour_of(who: world.Character, part: str) -> np.ndarray:
     portrait = world.render(who, world.sample_context(0, hat="none", glasses="none", style="photo"))
     return portrait.pixels[portrait.mask((part,)) > 0].mean(0)
 

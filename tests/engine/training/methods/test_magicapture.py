@@ -19,7 +19,7 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training import lora
 from likeness_portraits.engine.training.capture_losses import COMPOSED, STYLE, SUBJECT
 from likeness_portraits.engine.training.checkpoint import Checkpoints
-from likeness_portraits.engine.training.identity_loss import FaceJudge, Identity
+from likeness_portraits.engine.training.identity_loss import FaceJudge, IdentityLoss
 from likeness_portraits.engine.training.launch import _accelerator, _forget, train
 from likeness_portraits.engine.training.methods.magicapture import (
     INVERSION,
@@ -30,7 +30,7 @@ from likeness_portraits.engine.training.methods.magicapture import (
 from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.engine.training.trainer import Trainer
 from likeness_portraits.tests.engine.tiny import SIZE, tiny_base, tiny_job
-from likeness_portraits.tests.golden.goldens import Golden
+from likeness_portraits.tests.golden.goldens import Golden, close
 
 TUNED = Progress(phase=TUNING, phase_step=1, phase_steps=2, step=3, total=4)
 START = Progress(phase=INVERSION, phase_step=0, phase_steps=2, step=0, total=4)
@@ -87,7 +87,7 @@ class Learner:
         self.method = MagiCapture(job(folder, **settings), base, BOTH)
         if judge is not None:
             chosen = self.method.settings
-            self.method.identity = Identity(judge, chosen.identity_average, chosen.detect_each_step)
+            self.method.identity = IdentityLoss(judge, chosen.identity_average, chosen.detect_each_step)
 
     def __enter__(self) -> MagiCapture:
         torch.manual_seed(0)
@@ -544,10 +544,6 @@ def traced(told: Golden, table: Tensor | None, folder: Path, **settings: Any):
     finally:
         _forget(accelerator)
     return method, observer.seen, norms
-
-
-def close(actual: Tensor, expected: Tensor, atol: float, rtol: float = 0.0) -> None:
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False)
 
 
 def of(seen: list[dict[str, float]], name: str) -> Tensor:

@@ -1,6 +1,7 @@
 """MasterWeaver's losses and both stages' first steps against the reference's numbers; its data on shards."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,10 +30,7 @@ from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base, tiny_job, write_person
 from likeness_portraits.tests.golden.goldens import Golden
 
-
-def golden(case: str) -> Golden:
-    return Golden("masterweaver", case)
-
+golden = partial(Golden, "masterweaver")
 
 # ------------------------------------------------------------------------------------------------- formulas
 

@@ -1,0 +1,57 @@
+"""What a run will really do, in one line, for whoever watches it begin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import Job, Phase
+from ..data.concepts import Concept
+
+
+def in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
+    """The method, its steps, rates and sizes, and the pictures; `size` is pixels a side of a square."""
+    said = [job.method, _steps(phases), _rates(phases), *_own(job.settings), job.precision, f"{size} px"]
+    pictures = [picture for concept in concepts for picture in concept.pictures]
+    if pictures:
+        masked = sum(picture.mask is not None for picture in pictures)
+        said.append(f"{counted(len(pictures), 'picture')}, {masked or 'none'} with masks")
+    return " · ".join(said)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 picture`, `9 pictures`."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _steps(phases: Sequence[Phase]) -> str:
+    if len(phases) == 1:
+        return counted(phases[0].steps, "step")
+    return f"{' + '.join(f'{phase.steps} {phase.name}' for phase in phases)} steps"
+
+
+def _rates(phases: Sequence[Phase]) -> str:
+    """Rates by group, those of a later phase behind an arrow where they differ."""
+    told = [_in_phase(phase) for phase in phases]
+    return "learning rate " + " → ".join(dict.fromkeys(told))
+
+
+def _in_phase(phase: Phase) -> str:
+    rates = {name: f"{rate:g}" for name, rate in phase.learning_rates.items() if rate}
+    if len(set(rates.values())) == 1:
+        return next(iter(rates.values()))
+    return ", ".join(f"{name.replace('_', ' ')} {rate}" for name, rate in rates.items()) or "0"
+
+
+def _own(settings: Any) -> list[str]:
+    """What the settings say beyond steps and rates, where the method has it."""
+    said = []
+    if rank := getattr(settings, "rank", None):
+        said.append(f"rank {rank}")
+    if vectors := getattr(settings, "vectors", None):
+        said.append(counted(vectors, "vector"))
+    if hasattr(settings, "text_encoder"):
+        said.append("text encoder too" if settings.text_encoder else "text encoder off")
+    if getattr(settings, "prior_weight", 0):
+        said.append(f"{settings.prior_pictures} class pictures")
+    if getattr(settings, "masked_loss", False):
+        said.append("inside masks only")
+    return said
