@@ -428,8 +428,8 @@ def regions_from_picture(masks: Tensor, maps: Tensor) -> Tensor:
     within what was marked. Beside other heads a word gets all that is nearer to its own, for it is a body and
     a place too that make two people two; a head by itself gets its rim, for hair that the class has not.
     """
-    found = []
-    for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), maps.shape[-2:])[:, 0], maps):
+    found, (height, width) = [], maps.shape[-2:]
+    for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), (height, width))[:, 0], maps):
         marked = mask >= CLEAR
         parts = sorted(pieces(marked), key=lambda part: -int(part.sum()))
         heads = parts[: len(own)]

@@ -15,7 +15,7 @@ PULL = 100.0  # by how much the learning rate is multiplied to give the norm pul
 
 
 def region_weights(
-    masks: Tensor, size: tuple[int, int], floor: float = 0.01, exponent: float = 1.0, smooth: bool = False
+    masks: Tensor, size: Sequence[int], floor: float = 0.01, exponent: float = 1.0, smooth: bool = False
 ) -> Tensor:
     """Loss weights (B, 1, h, w) from masks (B, 1, H, W) in [0, 1]: (m + floor)^exponent, at most 1 in each.
 

@@ -25,7 +25,7 @@ def degraded(pixels: Tensor, masks: Tensor, noise: Tensor, intensity: float) -> 
     return (pixels + intensity * noise * (1 - masks)).clamp(-1, 1)
 
 
-def reduced_masks(masks: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor:
+def reduced_masks(masks: Tensor, size: Sequence[int], smooth: bool = True) -> Tensor:
     """Masks (B, 1, H, W) at (B, 1, h, w): averaged, or every so-many-th pixel as the reference takes them."""
     return F.interpolate(masks.float(), size=size, mode="area" if smooth else "nearest")
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -212,7 +213,7 @@ class MagiCapture(Method):
         for _, layer in self._lora_layers():  # they do nothing yet: the first phase goes without their cost
             layer.enable_adapters(phase.name == TUNING)
 
-    def _lora_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+    def _lora_layers(self) -> list[tuple[nn.Module, Any]]:
         modules = (self.base.unet, *self.base.text_encoders.values())
         return [(module, layer) for module in modules for _, layer in lora._layers(module)]
 
@@ -455,7 +456,7 @@ class MagiCapture(Method):
         return errors * self.base.snr_weights(batch.timesteps, chosen.min_snr_gamma)
 
     def _refocusing(
-        self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: tuple[int, int]
+        self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: Sequence[int]
     ) -> Tensor:
         """Attention Refocusing of each row: (B,)."""
         looks = attention_to_words(maps, sent(self._positions(batch), weights.device))
