@@ -1,10 +1,11 @@
 """What people see while a command works: progress and previews on stderr, results on stdout."""
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from .training.observer import Progress
 
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 BETWEEN_LOOKS = 0.5  # seconds between looks at the losses: each makes a GPU wait
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
@@ -29,9 +31,10 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A remark on how it goes, on stderr."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """A remark on how it goes, on stderr; work goes on where nobody takes it (a closed pipe or terminal)."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def save_picture(path: Path, pixels: np.ndarray, about: Mapping[str, str] | None = None) -> Path:
@@ -56,23 +59,40 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.pressed = False
+        self._terminals: list[int] = []  # what we write to that ends with the terminal
+        self._hung_up = False
 
-    def _press(self, *_: object) -> None:
-        if self.pressed:
+    def _press(self, kind: int, _: object) -> None:
+        if kind == HANGUP:
+            self._hang_up()
+        # shells and service managers say it several times: only a person who presses again is in a hurry
+        if self.pressed and kind == signal.SIGINT:
             raise KeyboardInterrupt
-        self.pressed = True
-        note("stopping after this step; press Ctrl-C again to give up at once")
+        if not self.pressed:
+            self.pressed = True
+            note("stopping after this step; press Ctrl-C again to give up at once")
+
+    def _hang_up(self) -> None:
+        """Whoever closed the terminal reads no more, and writing there would fail."""
+        self._hung_up = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
     @contextmanager
     def watched(self) -> Iterator["Interrupt"]:
-        """While this lasts, Ctrl-C (and a polite kill) only sets `pressed`."""
-        kinds = (signal.SIGINT, signal.SIGTERM)
+        """While this lasts, Ctrl-C, a polite kill and the end of the terminal only set `pressed`."""
+        kinds = [signal.SIGINT, signal.SIGTERM]
+        if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:  # as nohup has it
+            kinds.append(HANGUP)
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         before = {kind: signal.signal(kind, self._press) for kind in kinds}
         try:
             yield self
         finally:
             for kind, handler in before.items():
-                signal.signal(kind, handler)
+                signal.signal(kind, signal.SIG_IGN if kind == HANGUP and self._hung_up else handler)
 
 
 class ConsoleObserver:

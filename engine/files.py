@@ -2,12 +2,15 @@
 
 import codecs
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import LikenessError
@@ -24,6 +27,8 @@ _REMEDIES = {
     errno.EEXIST: "there is a file of that name; choose another name",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+PROTECTED = "it is write-protected; choose another name, or allow writing it"
+FORGOTTEN = 24 * 3600.0  # seconds after which an unfinished file of ours belongs to no running program
 
 
 # what Windows keeps for its devices, whatever the suffix
@@ -92,27 +97,47 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def check_room(path: str | os.PathLike[str], wanted: int = 64 * 2**20) -> None:
-    """Raises before long work whose result could not be written to `path`: no folder, no right, no room."""
-    place = Path(path).absolute().parent
+def check_room(path: str | os.PathLike[str], wanted: int | None = None) -> None:
+    """Raises before long work whose result could not be written to `path`: no folder, no right, no room.
+
+    :param wanted: bytes that the file will have, where that is known.
+    """
+    target = _where(path)
+    place = target.absolute().parent
     while not place.exists():
         place = place.parent
     if not place.is_dir():
         raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.ENOTDIR]}")
     if not os.access(place, os.W_OK):
         raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.EACCES]}")
-    if shutil.disk_usage(place).free < wanted:
+    if place == target.absolute().parent:  # rights that only show when they are used: shares, containers
+        _reserve(target).unlink(missing_ok=True)
+    if shutil.disk_usage(place).free < (wanted or 64 * 2**20):
         raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.ENOSPC]}")
+    if wanted is not None and wanted > _largest_file():
+        raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.EFBIG]}")
+
+
+def _largest_file() -> float:
+    """Bytes that the system lets a file of ours have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return float("inf")
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
 
 
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path in the same folder (same suffix), which replaces `path` at the end.
 
-    On any error, a full disk included, the temporary file is removed and `path` is as it was before.
+    On any error, a full disk included, the temporary file is removed and `path` is as it was before. Where
+    `path` is a link, the file that it points to is replaced; a write-protected file is not.
     """
-    target = Path(path)
-    make_folder(target.parent)
+    target = _where(path)
+    if target == Path(path):  # where a link points there is a folder, or its disk is not there
+        make_folder(target.parent)
     temporary = _reserve(target)
     permissions = temporary.stat().st_mode
     try:
@@ -128,10 +153,17 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def _where(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or the one that a link points to."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
 def _reserve(target: Path) -> Path:
     """An empty file of a name nobody else uses, hidden, beside the target."""
     if target.is_dir():
         raise LikenessError(f"cannot write {target}: {_REMEDIES[errno.EISDIR]}")
+    if target.exists() and not target.stat().st_mode & stat.S_IWUSR:  # the superuser would replace it too
+        raise LikenessError(f"cannot write {target}: {PROTECTED}")
     temporary = unused_name(target)
     try:
         temporary.touch(exist_ok=False)
@@ -143,6 +175,42 @@ def _reserve(target: Path) -> Path:
 def unused_name(target: Path) -> Path:
     """A hidden name beside the target, of the same suffix, that nothing has."""
     return target.with_name(f".{target.stem[:60]}-{secrets.token_hex(6)}{target.suffix}")
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or with the first free number: an earlier file is never replaced."""
+    number, free = 2, path
+    while os.path.lexists(free):
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return free
+
+
+def content_of(path: str | os.PathLike[str]) -> str:
+    """A name for what a file or a folder's files hold, wherever they lie; empty where there is nothing."""
+    root = Path(path)
+    total = hashlib.sha256()
+    files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
+    if not files or not root.exists():
+        return ""
+    for file in files:
+        total.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        with open(file, "rb") as content:
+            while part := content.read(1 << 20):
+                total.update(part)
+    return total.hexdigest()[:16]
+
+
+def sweep(target: str | os.PathLike[str], older_than: float = FORGOTTEN) -> None:
+    """Removes what killed programs left of earlier attempts to write `target`: unfinished files beside it.
+
+    :param older_than: seconds since they last grew; younger ones may be somebody's who is writing now.
+    """
+    path = _where(target)
+    ours = re.compile(rf"\.{re.escape(path.stem[:60])}-[0-9a-f]{{12}}{re.escape(path.suffix)}")
+    with suppress(OSError):
+        for entry in list(os.scandir(path.parent)):
+            if ours.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > older_than:
+                os.unlink(entry.path)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -135,8 +135,26 @@ def check_job(job: Job) -> list[Concept]:
         raise LikenessError(
             f"{job.base.path} does not exist; give a checkpoint, a diffusers folder or 'miniature'"
         )
-    check_room(job.output)
+    check_output(job)
     return concepts
+
+
+def check_output(job: Job) -> None:
+    """Raises where the output cannot be written, or would take the place of something finished in silence."""
+    check_room(job.output)
+    kept = (job.checkpoints / "state.safetensors").exists()
+    there = Path(job.output).exists()
+    if job.overwrite or (job.resume and (kept or not there)):
+        return
+    if job.resume:
+        raise LikenessError(
+            f"{job.checkpoints} holds no checkpoint to go on from, and {job.output} is there already; give "
+            "--overwrite to learn it again, or another --output"
+        )
+    what = f"{job.output} is there already" if there else f"{job.checkpoints} holds a run that was broken off"
+    further = "--resume to go on with it, " if kept else ""
+    if there or kept:
+        raise LikenessError(f"{what}; give {further}--overwrite to replace it, or another --output")
 
 
 def setting_help(kind: type) -> dict[str, str]:

@@ -79,7 +79,8 @@ class LikenessSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, likeness, name: str) -> io.NodeOutput:
-        from ..engine.comfy_bridge.folders import inside, unused
+        from ..engine.comfy_bridge.folders import inside
+        from ..engine.files import unused
 
         path = unused(inside("likeness", name, ".safetensors"))
         likeness.save(path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config import check_plain
-from ..files import reading, write_atomically
+from ..files import reading, sweep, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +18,27 @@ LARGEST_HEADER = 32 * 2**20  # bytes; the largest real one we know is below 1 MB
 def write_tensors(
     path: str | os.PathLike[str], tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]
 ) -> None:
-    from safetensors.torch import save_file
+    """Equal tensors and metadata give equal bytes; unfinished files of killed runs are swept away."""
+    from safetensors.torch import save
 
     # copies: safetensors refuses tensors that share memory
     plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in sorted(tensors.items())}
-    with write_atomically(path) as temporary:
-        save_file(plain, temporary, dict(metadata))
+    content = memoryview(save(plain, dict(metadata)))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = _sorted_header(bytes(content[8:start]))
+    sweep(path)
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        file.write(content[start:])
+
+
+def _sorted_header(header: bytes) -> bytes:
+    """safetensors writes metadata in an order that changes from process to process."""
+    told = json.loads(header)
+    metadata = dict(sorted(told.pop("__metadata__", {}).items()))
+    text = json.dumps({"__metadata__": metadata, **told} if metadata else told, separators=(",", ":"))
+    return text.encode() + b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

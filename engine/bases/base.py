@@ -109,6 +109,13 @@ class BaseModel(nn.Module):
         kind = "cpu" if self.device.type == "meta" else self.device.type
         return torch.autocast(kind, enabled=False)
 
+    @property
+    def identity(self) -> str:
+        """A short name for the weights, what they predict and at which noise, for what is kept of them."""
+        noise = self.alphas_cumprod.numpy().round(6).tobytes()
+        told = f"{self.fingerprint} {self.prediction_type} ".encode() + noise
+        return hashlib.sha256(told).hexdigest()[:16]
+
     def send_away(self, part: nn.Module) -> None:
         """Moves a part to the CPU, where it works (text encoders) or waits for work (the autoencoder)."""
         if part not in self._away:

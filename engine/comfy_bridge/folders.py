@@ -65,14 +65,6 @@ def named_in(root: Path, name: str, suffix: str = "") -> Path:
     return target.with_name(target.name + suffix)
 
 
-def unused(path: Path) -> Path:
-    """The path itself, or with the first free number: an earlier file is never replaced."""
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    return free
-
-
 def input_folder(name: str) -> Path:
     """A folder the user named: a full path, or one inside ComfyUI's input folder."""
     if not name.strip():

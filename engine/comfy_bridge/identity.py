@@ -4,7 +4,6 @@ People come in through the seam of attention, and only while the U-Net runs for 
 attention patches and replacements of other nodes, staged prompts, LoRAs and ControlNets do what they did.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -201,15 +200,3 @@ def people_in(model: Any) -> list[Shown]:
     """Whom a MODEL shows, for learning on them: nothing that was made while drawing is taken along."""
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     return [replace(wrapper.shown) for wrapper in model.wrappers.get(kind, {}).get(KEY, ())]
-
-
-def digest_of(people: Sequence[Shown]) -> str:
-    """A name for these people as they are shown, the same in every session."""
-    total = hashlib.sha256()
-    for one in people:
-        told = [one.weight, one.start, one.end, sorted(one.layers.items())]
-        total.update(repr(told).encode())
-        weights = one.identity.adapter.attention.layer_weights()
-        for tensor in (one.identity.tokens, one.identity.nobody, *weights.values()):
-            total.update(tensor.detach().cpu().float().numpy().tobytes())
-    return total.hexdigest()

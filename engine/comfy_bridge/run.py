@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..files import make_folder, portable
-from .folders import FOLDER, inside, temporary_folder, unused
+from ..files import make_folder, portable, unused
+from .folders import FOLDER, inside, temporary_folder
 from .said import lasting, say
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 import typer
 
 USER_MISTAKE, INTERRUPTED = 2, 130
+ELSEWHERE = 3  # all is done, but the result is in another place than was asked
 
 app = typer.Typer(
     name="likeness",

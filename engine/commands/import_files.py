@@ -37,6 +37,7 @@ def import_(
         Path | None, Option(help="For a mapper: the picture to draw after; needs --image-encoder.")
     ] = None,
     image_encoder: Annotated[Path | None, Option(help="For --picture: a CLIP ViT-B/32's folder.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an output that is there.")] = False,
     all_words: Annotated[
         bool, Option("--all-words", help="Of MagicTailor's token table, keep the changed ordinary words too.")
     ] = False,
@@ -46,6 +47,8 @@ def import_(
     if output.suffix != ".safetensors":
         raise LikenessError(f"the output {output} must end in .safetensors; rename it")
     check_name(output.stem)
+    if output.exists() and not overwrite:
+        raise LikenessError(f"{output} is there already; give --overwrite to replace it, or another --output")
     say(str(_imported(files, token, class_word, picture, image_encoder, all_words).save(output)))
 
 

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from ..config import METHODS
 from ..console import ConsoleObserver, note, save_picture, say
-from .apps import INTERRUPTED, train_app
+from .apps import ELSEWHERE, INTERRUPTED, train_app
 from .base_parts import CLIP, TOKENIZER, VAE
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def _run(job: Any, concepts: list[Any], look_every: int = 0) -> int:
 
     people = _people_on(job)
     output = Path(job.output)
+    if job.resume and not (job.checkpoints / "state.safetensors").exists():
+        note(f"there is no checkpoint in {job.checkpoints}; beginning at the first step")
     observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
     curve = output.with_suffix(".likeness.png")
     critic = _critic(job, concepts[0] if concepts else None, look_every, curve) if look_every else None
@@ -59,9 +61,9 @@ def _run(job: Any, concepts: list[Any], look_every: int = 0) -> int:
         note(f"kept is step {critic.best.step}; {critic.ending}")
     if observer.interrupt.pressed:
         steps = observer.last.step if observer.last else 0
-        note(f"stopped after {steps} steps; what was learned is saved, and --resume goes on from there")
+        note(f"stopped after {steps} steps; what was learned is in {path}, and --resume goes on from there")
         return INTERRUPTED
-    return 0
+    return 0 if path == output else ELSEWHERE
 
 
 def _people_on(job: Any) -> "list[Shown]":
@@ -139,6 +141,9 @@ _COMMON: dict[str, Any] = {
     ],
     "device": Annotated[str | None, Option(help="auto or cpu.")],
     "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
+    "checkpoint_minutes": Annotated[
+        float | None, Option(help="Minutes between checkpoints, 5 if not told; 0: only after a stop.")
+    ],
     "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
     "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
     "stop_by_likeness": Annotated[
@@ -149,6 +154,9 @@ _COMMON: dict[str, Any] = {
     ],
     "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
     "resume": Annotated[bool, Option("--resume", help="Go on from the checkpoint beside the output.")],
+    "overwrite": Annotated[
+        bool, Option("--overwrite", help="Replace an output that is there, and what a run left there.")
+    ],
     "preset": Annotated[
         str | None, Option(help="Where all settings start: default, paper, reference, miniature.")
     ],
@@ -179,7 +187,7 @@ def _train_command(method: str) -> Callable[..., int]:
         kinds["shards_from_web"] = Annotated[
             bool, Option("--shards-from-web", help="Let --shards and --validation be addresses (https: …).")
         ]
-    flags = {"resume", "print_config", "mirror", "channels_last", "shards_from_web"}
+    flags = {"resume", "overwrite", "print_config", "mirror", "channels_last", "shards_from_web"}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(

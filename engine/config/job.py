@@ -39,10 +39,12 @@ class Job:
     memory: float | None = None  # GB that the run may use; None: what is free
     channels_last: bool = False  # the U-Net's weights in the order that some GPUs convolve fastest in
     compile: str | None = None  # torch.compile's backend for the U-Net, such as inductor; None: uncompiled
-    checkpoint_every: int = 0  # steps; 0: none but the one kept after a stop
+    checkpoint_every: int = 0  # steps; 0: none by steps
+    checkpoint_minutes: float = 5.0  # between checkpoints by the clock; 0: none but the one kept after a stop
     preview_every: int = 0  # steps; 0: no previews
     preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
     resume: bool = False  # go on from the checkpoint beside the output, if there is one
+    overwrite: bool = False  # replace an output that is there, and begin again where a run was broken off
     processes: int | None = None  # that must train together, so that none is missing unseen; None: any
     cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
     shards_from_web: bool = False  # shards may be addresses; only a person says so, no file: not in the JSON
@@ -73,9 +75,14 @@ class Job:
         check_name(Path(self.output).stem)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
-        at_least(self, 0, "seed", "checkpoint_every", "preview_every")
+        at_least(self, 0, "seed", "checkpoint_every", "checkpoint_minutes", "preview_every")
         at_least(self, 8, "resolution")
         above_zero(self, "memory")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder beside the output: `me.safetensors` has `me.checkpoint/`."""
+        return Path(self.output).with_suffix(".checkpoint")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, numbers and strings; `Job.from_json` takes it back."""

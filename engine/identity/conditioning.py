@@ -2,6 +2,7 @@
 which region they are shown. Several can be shown at once, each with own tokens.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -257,3 +258,15 @@ def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)
     return {name: int(layer.heads) for name, layer in layers.items()}
+
+
+def digest_of(people: Sequence[Shown]) -> str:
+    """A name for these people as they are shown, the same in every session."""
+    total = hashlib.sha256()
+    for one in people:
+        told = [one.weight, one.start, one.end, sorted(one.layers.items())]
+        total.update(repr(told).encode())
+        weights = one.identity.adapter.attention.layer_weights()
+        for tensor in (one.identity.tokens, one.identity.nobody, *weights.values()):
+            total.update(tensor.detach().cpu().float().numpy().tobytes())
+    return total.hexdigest()

@@ -1,12 +1,20 @@
 """Checkpoints: what a run needs to go on as if it had never stopped, in safetensors and JSON, no pickle.
 
 One file, so that it is there whole or not at all; a second one, for people, says in words what it belongs to.
+A third is locked while a run writes there. Nothing else may lie in the folder, for it goes when the run is
+done.
 """
 
+import hashlib
 import json
+import logging
+import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +25,24 @@ from torch import Tensor, nn
 
 from ..config import BaseSpec, Job
 from ..errors import LikenessError
-from ..files import make_folder, write_atomically
+from ..files import content_of, make_folder, sweep, write_atomically
+from .host import content_of_host
 
-STATE = "state.safetensors"
+log = logging.getLogger(__name__)
+
+STATE, ABOUT, LOCK = "state.safetensors", "job.json", "lock"
+# what may lie there: ours, what a killed run left of it (`.tmp…`: safetensors' own), the system's droppings
+OURS = re.compile(r"state\.safetensors|job\.json|lock|\.(state|job)-[0-9a-f]{12}\.\w+|\.tmp\w{6,}")
+IGNORED = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs\w+")
 IRRELEVANT = (
-    "output", "resume", "checkpoint_every", "preview_every", "preview_prompt", "cache", "device", "processes",
-    "memory", "channels_last", "compile",
+    "output", "resume", "overwrite", "checkpoint_every", "checkpoint_minutes", "preview_every",
+    "preview_prompt", "cache", "device", "processes", "memory", "channels_last", "compile",
 )  # fmt: skip
+LENGTHS = (  # settings that say how long phases are, in the order of the phases
+    "steps", "inversion_steps", "tuning_steps", "warm_up_steps", "balance_steps", "identity_steps",
+    "editing_steps",
+)  # fmt: skip
+KEPT_DAYS = 14  # that an unfinished run of the graph waits for somebody to go on with it
 
 
 @dataclass(frozen=True)
@@ -34,19 +53,124 @@ class Position:
     phase_step: int
 
 
-class Checkpoints:
-    """The checkpoint folder beside a job's output: `me.safetensors` has `me.checkpoint/`."""
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a run stands on by content, wherever it lies: with other content it is another run."""
 
-    def __init__(self, job: Job, digest: str) -> None:
+    pictures: str = ""  # digest of the concepts
+    weights: str = ""  # of the base: weights, what they predict, noise schedule
+    hosts: tuple[str, ...] = ()  # of the job's `on`
+    files: Mapping[str, str] = field(default_factory=dict)  # of settings that name files
+    people: str = ""  # shown meanwhile
+
+    @classmethod
+    def of(cls, job: Job, *, pictures: str, weights: str, people: str = "") -> "Origin":
+        """Of a job whose pictures, base and people are known by these names."""
+        named = {name: getattr(job.settings, name) for name in getattr(job.settings, "FILES", {})}
+        files = {name: content_of(Path(text).expanduser()) for name, text in named.items()
+                 if text and name not in ("shards", "validation")}  # fmt: skip
+        return cls(
+            pictures=pictures, weights=weights, people=people, hosts=tuple(map(content_of_host, job.on)),
+            files={name: content for name, content in files.items() if content},
+        )  # fmt: skip
+
+
+class Checkpoints:
+    """The checkpoint of a run: in the folder beside its output, or in one of many (`runs`) by its name."""
+
+    def __init__(self, job: Job, origin: Origin | str, runs: Path | None = None) -> None:
         self.job = job
-        self.folder = Path(job.output).with_suffix(".checkpoint")
-        plan = {key: value for key, value in job.to_dict().items() if key not in IRRELEVANT}
-        plan["settings"] = _relevant(plan["settings"])
-        plan["concepts"] = digest  # the pictures themselves, wherever they lie now
-        self._plan = plan
+        self.origin = origin if isinstance(origin, Origin) else Origin(pictures=origin)
+        self._plan = self._planned()
+        self._named = runs is not None
+        self.folder = job.checkpoints if runs is None else self._own_folder(runs)
+
+    def _planned(self) -> dict[str, Any]:
+        origin = self.origin
+        plan = {key: value for key, value in self.job.to_dict().items() if key not in IRRELEVANT}
+        plan["settings"] = _relevant(plan["settings"], origin.files)
+        plan["concepts"] = origin.pictures  # the pictures themselves, wherever they lie now
+        known = {key: value for key, value in json.loads(json.dumps(asdict(origin))).items() if value}
+        known.pop("pictures", None)
+        for path, content in (("base", "weights"), ("on", "hosts")):
+            if known.get(content):
+                plan.pop(path, None)
+        return plan | known
+
+    def _own_folder(self, runs: Path) -> Path:
+        """The run's folder in `runs`; an unfinished run of fewer steps becomes it, and is prolonged."""
+        plan = {**self._plan, "settings": dict(self._plan["settings"])}
+        lengths = [plan["settings"].pop(name) for name in LENGTHS if name in plan["settings"]]
+        name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+        own = runs / f"{name}-{'-'.join(map(str, lengths))}.checkpoint"
+        if not (own / STATE).exists():
+            shorter = [path for path in runs.glob(f"{name}-*.checkpoint") if _shorter(path, lengths)]
+            if shorter:
+                with suppress(OSError):  # another process has it open: a run from the first step, then
+                    os.replace(max(shorter, key=_numbers), own)
+        return own
 
     def exists(self) -> bool:
         return (self.folder / STATE).exists()
+
+    def find(self, lengths: Sequence[int]) -> "Saved | None":
+        """The checkpoint to go on from, if there is one; see `load`.
+
+        In a folder of many, where nobody would know what to delete, one that cannot be read counts as none.
+        """
+        if not self.exists():
+            log.debug("there is no checkpoint in %s; beginning at the first step", self.folder)
+            return None
+        try:
+            return self.load(lengths)
+        except LikenessError as error:
+            if not self._named:
+                raise
+            log.warning("%s: beginning at the first step", error)
+            return None
+
+    def check(self) -> None:
+        """Raises LikenessError where foreign files lie in the folder, which goes when the run is done."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LikenessError(
+                f"{self.folder} is a file, where this run's checkpoints would lie; move it, or choose "
+                "another output"
+            )
+        foreign = [entry.name for entry in _entries(self.folder) if not OURS.fullmatch(entry.name)]
+        foreign = [name for name in foreign if not IGNORED.fullmatch(name)]
+        if foreign:
+            raise LikenessError(
+                f"{self.folder} holds '{min(foreign)}', which is no checkpoint; move it away, or choose "
+                "another output"
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, no other run writes here; the folder goes at the end unless something is in it.
+
+        :raises LikenessError: where another run does.
+        """
+        from filelock import FileLock, Timeout
+
+        self.check()
+        path = make_folder(self.folder) / LOCK
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            where = "the same" if self._named else f"to {self.job.output}"
+            raise LikenessError(
+                f"another run is learning {where} at this moment; wait for it, or choose another output"
+            ) from error
+        except (OSError, NotImplementedError) as error:  # a file system without locks
+            log.info("%s cannot be locked (%s)", path, error)
+        try:
+            yield
+        finally:
+            lock.release()
+            _remove(path)
+            with suppress(OSError):
+                self.folder.rmdir()
 
     def save(
         self,
@@ -54,8 +178,9 @@ class Checkpoints:
         groups: Mapping[str, list[nn.Parameter]],
         optimizer: torch.optim.Optimizer,
         extra: Mapping[str, Tensor],
+        lengths: Sequence[int] = (),
     ) -> None:
-        """Writes the run's state, replacing the earlier checkpoint."""
+        """Writes the run's state, replacing the earlier checkpoint. `lengths`: the steps of each phase."""
         tensors = {"rng": torch.get_rng_state()}
         tensors |= {f"extra.{name}": tensor for name, tensor in extra.items()}
         for name, parameter in _named(groups):
@@ -64,14 +189,20 @@ class Checkpoints:
                 tensors[f"optimizer.{name}.{key}"] = value
         plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
         where = {"phase": position.phase, "phase_step": position.phase_step}
+        told = {"position": where, "plan": self._plan, "lengths": list(lengths)}
         make_folder(self.folder)
-        with write_atomically(self.folder / "job.json") as temporary:
+        for name in (ABOUT, STATE):
+            sweep(self.folder / name, older_than=0)  # only this run writes here
+        with write_atomically(self.folder / ABOUT) as temporary:
             temporary.write_text(json.dumps({**where, "job": self.job.to_dict()}, indent=2))
         with write_atomically(self.folder / STATE) as temporary:
-            save_file(plain, temporary, {"position": json.dumps(where), "plan": json.dumps(self._plan)})
+            save_file(plain, temporary, {key: json.dumps(value) for key, value in told.items()})
 
-    def load(self) -> "Saved":
-        """Reads the checkpoint, once it is known to belong to this job."""
+    def load(self, lengths: Sequence[int] = ()) -> "Saved":
+        """Reads the checkpoint, once it is known to belong to this job, or to one of fewer steps.
+
+        :param lengths: the steps of each phase, as they are to be.
+        """
         path = self.folder / STATE
         try:
             with safe_open(path, "pt") as file:
@@ -79,20 +210,37 @@ class Checkpoints:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             position = Position(**json.loads(metadata["position"]))
             plan: dict[str, Any] = json.loads(metadata["plan"])
+            earlier: list[int] = json.loads(metadata.get("lengths", "[]"))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise LikenessError(f"{path} is damaged; delete {self.folder} and begin again") from error
-        plan = _with_defaults(plan, type(self.job.settings))
-        other = [key for key in self._plan if plan.get(key) != self._plan[key]]
+        wanted, plan = self._plan, self._with_defaults(plan)
+        if _prolonged(earlier, lengths, position):
+            wanted, plan = _without_lengths(wanted), _without_lengths(plan)
+        other = [key for key in wanted if plan.get(key) != wanted[key]]
         if other:
             raise LikenessError(
-                f"{path} is of a run with another '{_difference(plan, self._plan, other[0])}'; set it back, "
+                f"{path} is of a run with another '{_difference(plan, wanted, other[0])}'; set it back, "
                 f"or delete {self.folder} and begin again"
             )
         return Saved(position, tensors)
 
+    def _with_defaults(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """A plan that an earlier version wrote, with what it did not know yet: runs were as defaults say."""
+        files = plan.get("files", self._plan.get("files", {}))
+        filled = {**_defaults(Job), **plan}
+        told = {**_defaults(type(self.job.settings)), **plan.get("settings", {})}
+        filled["settings"] = _relevant(told, files)
+        filled["base"] = {**_defaults(BaseSpec), **plan.get("base", {})}
+        contents = {entry.name for entry in fields(Origin)}
+        return {key: self._plan[key] for key in contents & self._plan.keys()} | filled
+
     def clear(self) -> None:
-        """Removes the folder: the run is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes what is ours in the folder: the run is done. The lock goes when the run lets go of it."""
+        for entry in _entries(self.folder):
+            if OURS.fullmatch(entry.name) and entry.name != LOCK:
+                _remove(Path(entry.path))
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -131,17 +279,61 @@ class Saved:
         return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
-def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that what is learned depends on."""
-    return {key: value for key, value in settings.items() if key != "workers"}
+def sweep_runs(runs: Path, days: float = KEPT_DAYS) -> None:
+    """Removes runs that nobody went on with for so long from a folder of many, and caches beside them."""
+    for entry in _entries(runs):
+        with suppress(OSError):
+            if time.time() - entry.stat().st_mtime < days * 86400:
+                continue
+            inner = _entries(Path(entry.path)) if entry.is_dir() else []
+            if entry.name.endswith(".checkpoint") and all(OURS.fullmatch(part.name) for part in inner):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name.endswith(".safetensors"):
+                os.unlink(entry.path)
 
 
-def _with_defaults(plan: Mapping[str, Any], settings: type) -> dict[str, Any]:
-    """A plan that an earlier version wrote, with what it did not know yet: runs were as the defaults say."""
-    filled = {**_defaults(Job), **plan}
-    filled["settings"] = _relevant({**_defaults(settings), **plan.get("settings", {})})
-    filled["base"] = {**_defaults(BaseSpec), **plan.get("base", {})}
-    return filled
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:  # there is none
+        return []
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _relevant(settings: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that what is learned depends on; those that name files count by what is in them."""
+    return {key: value for key, value in settings.items() if key != "workers" and key not in files}
+
+
+def _without_lengths(plan: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in plan["settings"].items() if key not in LENGTHS}
+    return {**plan, "settings": settings}
+
+
+def _prolonged(earlier: Sequence[int], now: Sequence[int], position: Position) -> bool:
+    """Whether phases that are not over yet got longer, and nothing else changed about lengths."""
+    if len(earlier) != len(now) or list(earlier) == list(now) or position.phase >= len(now):
+        return False
+    over, ahead = slice(0, position.phase), slice(position.phase, None)
+    longer = all(after >= before for before, after in zip(earlier[ahead], now[ahead]))
+    return list(earlier[over]) == list(now[over]) and longer
+
+
+def _numbers(path: Path) -> list[int]:
+    """The lengths in a run's name."""
+    return [int(text) for text in path.stem.split("-")[1:] if text.isdecimal()]
+
+
+def _shorter(path: Path, lengths: Sequence[int]) -> bool:
+    """Whether there is a checkpoint of a run that differs by fewer steps alone."""
+    found = _numbers(path)
+    fits = len(found) == len(lengths) and all(before <= after for before, after in zip(found, lengths))
+    return fits and (path / STATE).exists()
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
@@ -160,10 +352,16 @@ def _fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.defaults.get("fused"))
 
 
+NAMES = {  # what people call what a plan holds
+    "concepts": "training pictures", "weights": "base model", "hosts": "LoRA or adapter that is learned on",
+    "people": "person shown by the adapter", "files": "file that a setting names",
+}  # fmt: skip
+
+
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> str:
     """The most telling name for what differs: a setting rather than `settings`."""
     old, new = before.get(key), now[key]
     if isinstance(old, dict) and isinstance(new, dict):
         inner = [name for name in new if old.get(name) != new[name]]
-        return inner[0] if inner else key
-    return "training pictures" if key == "concepts" else key
+        return inner[0] if inner else NAMES.get(key, key)
+    return NAMES.get(key, key)

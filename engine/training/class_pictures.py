@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.examples import mixed_seed
 from ..files import write_atomically
 from .drawing import Drawing
+from .host import content_of_host
 from .latents import AT_ONCE
 
 if TYPE_CHECKING:
@@ -38,16 +39,18 @@ class ClassPictures:
         templates = chosen.prior_templates
         self.prompts = [templates[number % len(templates)].format(class_word) for number in range(count)]
         side = size[0] if size[0] == size[1] else size
-        recipe = (method.base.fingerprint, job.on, class_word, side, templates, count,
+        hosts = [content_of_host(text) for text in job.on]
+        recipe = (method.base.identity, hosts, class_word, side, templates, count,
                   chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
         name = f"class-{mixed_seed(*recipe):016x}.safetensors"
         self._kept = Path(job.cache).expanduser() / name if job.cache else None
         self._rounds: dict[int, np.ndarray] = {}  # those that are drawn, (n, H, W, 3) uint8
         if self._kept is not None and self._kept.exists():
-            pictures = _read(self._kept)
+            pictures = _read(self._kept, (count, *size, 3))
             self._rounds = {
                 first // self._round: pictures[first : first + self._round] for first in self._firsts()
-            }
+                if pictures is not None
+            }  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -89,10 +92,20 @@ class ClassPictures:
             _write(self._kept, np.concatenate([self._rounds[turn] for turn in sorted(self._rounds)]))
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The kept pictures; None, and a word about it, where the file is damaged: they are drawn again."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return load_file(path)["pictures"]
+    try:
+        pictures = load_file(path)["pictures"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        log.warning("%s is damaged (%s); the pictures are drawn again", path, error)
+        return None
+    if pictures.shape != shape or pictures.dtype != np.uint8:
+        log.warning("%s holds other pictures; they are drawn again", path)
+        return None
+    return pictures
 
 
 def _write(path: Path, pictures: np.ndarray) -> None:

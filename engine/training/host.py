@@ -2,8 +2,10 @@
 identity adapter shows meanwhile.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from ..artifact import Artifact, read_metadata
 from ..artifact.lora import adaptable, merged
@@ -11,6 +13,7 @@ from ..bases.base import BaseModel
 from ..bases.text.token_tables import changed
 from ..config import Job
 from ..errors import LikenessError
+from ..files import content_of
 from ..identity.conditioning import Shown, attached, unchanged
 
 ADAPTER = "id_adapter"
@@ -56,6 +59,14 @@ def shows_people(text: str) -> bool:
     if text == MINIATURE or "=" in text or ";" in text or text.endswith((".pt", ".bin")):
         return True
     return text.endswith(".safetensors") and read_metadata(text)["kind"] == ADAPTER
+
+
+def content_of_host(text: str) -> str:
+    """An entry of a job's `on` with what its files hold in place of their names."""
+    if Path(text).expanduser().is_file():
+        return content_of(Path(text).expanduser())
+    parts = re.split(r"([=;,]|:(?![/\\]))", text)  # but not C:/
+    return "".join(content_of(Path(part).expanduser()) or part if part else "" for part in parts)
 
 
 def check_people(job: Job, people: Sequence[Shown]) -> None:

@@ -11,27 +11,30 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from ..bases.base import BaseModel, load_base
 from ..config import Job
 from ..data.concepts import Concept, digest, load_concept
 from ..data.ragged import buckets_of, told
 from ..errors import LikenessError
-from ..files import make_folder
-from ..identity.conditioning import Shown
-from .checkpoint import Checkpoints
+from ..files import check_room, make_folder
+from ..identity.conditioning import Shown, digest_of
+from .checkpoint import Checkpoints, Origin
 from .faster import arranged, check_backend
 from .host import check_people, hosted
 from .memory import Ladder, bytes_of
 from .methods import method_class
 from .methods.base import Method
 from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, mention, tell
+from .output import Output
 from .plan import in_words
 from .sharding import check_shardable, said, shard_base, sharding_asked, unsaid
 from .trainer import Trainer
@@ -51,10 +54,14 @@ def train(
     critic: Critic | None = None,
     people: Sequence[Shown] = (),
     concepts: Iterable[Concept] | None = None,
+    runs: Path | None = None,
 ) -> Path:
-    """Learns what the job says and writes its artifact; returns the artifact's path.
+    """Learns what the job says and writes its artifact; returns the artifact's path, which is another than
+    the job's where that cannot be written, or holds something finished while this was stopped.
 
-    When the observer stops it, what was learned so far is written, beside a checkpoint to go on from.
+    When the observer stops it, what was learned so far is written, beside a checkpoint to go on from. With
+    `runs`, checkpoints lie there, under names that say what is learned on what: an equal job goes on from
+    them whatever its output is called.
     A `base` given is used as it is and comes back unchanged; without one the job's is loaded. With a
     `critic`, what is written is the state it liked best, and the run ends when it has seen enough. `people`
     are in every picture meanwhile: those of the identity adapters that the job names, or of a graph's MODEL.
@@ -64,7 +71,7 @@ def train(
     check_people(job, people)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(job.seed)
-        return _train(job, observer or Silent(), base, critic, people, concepts)
+        return _train(job, observer or Silent(), base, critic, people, concepts, runs)
 
 
 def _train(
@@ -74,9 +81,12 @@ def _train(
     critic: Critic | None,
     people: Sequence[Shown],
     concepts: Iterable[Concept] | None,
+    runs: Path | None,
 ) -> Path:
-    output = Path(job.output)
-    make_folder(output.parent)
+    make_folder(Path(job.output).parent)
+    check_room(job.output)
+    if runs is None:
+        Checkpoints(job, Origin()).check()
     if job.compile:
         check_backend(job.compile)
     concepts = list(map(load_concept, job.concepts) if concepts is None else concepts)
@@ -88,23 +98,29 @@ def _train(
     base = _trainable(base) if base is not None else load_base(job.base)
     accelerator = _accelerator(job)
     pictures, enough = digest(concepts), SPARE * (job.resolution or base.resolution)
+    origin = Origin.of(
+        job,
+        pictures=pictures,
+        weights=base.identity,
+        people=digest_of(people) if people and runs is not None else "",  # the command line's are in `on`
+    )
     concepts = [concept.within(enough) for concept in concepts]
-    with hosted(base, job.on, people):
-        _learn(job, base, concepts, pictures, accelerator, observer, critic)
-    return output
+    checkpoints = Checkpoints(job, origin, runs)
+    with hosted(base, job.on, people), checkpoints.held() if accelerator.is_main_process else nullcontext():
+        return _learn(job, base, concepts, accelerator, observer, critic, checkpoints)
 
 
 def _learn(
     job: Job,
     base: BaseModel,
     concepts: Sequence[Concept],
-    pictures: str,
     accelerator: Accelerator,
     observer: Observer,
     critic: Critic | None,
-) -> None:
+    checkpoints: Checkpoints,
+) -> Path:
     """The run itself, from the method's first weights to its artifact; the base returns where it was."""
-    checkpoints = Checkpoints(job, pictures)
+    output = Output(Path(job.output))
     home, alone = base.device, accelerator.num_processes == 1
     method: Method = method_class(job.method)(job, base, concepts)
     method.say = lambda text: mention(observer, text)
@@ -122,6 +138,7 @@ def _learn(
         trainer = Trainer(method, job, accelerator, observer, checkpoints, ladder_here, critic)
         with accelerator.autocast():
             method.prepare(trainer.check)
+        check_room(job.output, bytes_of(_learned(method)))
         ladder.take_late()
         if sharding_asked():
             shard_base(method, accelerator)
@@ -131,16 +148,24 @@ def _learn(
         if accelerator.is_main_process:
             best = None if progress.stopped else trainer.best
             artifact = best or replace(method.artifact(), steps=progress.step)
-            replace(artifact, digest=pictures).save(Path(job.output))
+            artifact = replace(artifact, digest=checkpoints.origin.pictures)
+            output.path = output.keep(artifact, progress, observer)
             if not progress.stopped:
                 checkpoints.clear()
         accelerator.wait_for_everyone()
+        return output.path
     finally:
         method.close()
         ladder.undo()
         if not method.base_in_pieces:
             base.to(home)
         _forget(accelerator)
+
+
+def _learned(method: Method) -> list[nn.Module]:
+    """What is trained, to be measured."""
+    groups = method.parameter_groups().values()
+    return [nn.ParameterList(parameter for group in groups for parameter in group)]
 
 
 def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
@@ -206,13 +231,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch", description="Train what a job file says.")
     parser.add_argument("job", help="YAML or JSON, as `likeness train METHOD --print-config` writes it")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside the output")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--shards-from-web", action="store_true", help="let shards be addresses (https: …)")
     parser.add_argument("--processes", type=int, help="refuse to run on another number of processes")
     told = parser.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(asctime)s %(message)s")
     try:
         config = read_yaml(told.job)
-        options: dict[str, object] = {"resume": True} if told.resume else {}
+        flags = ("resume", "overwrite", "shards_from_web")
+        options: dict[str, object] = {name: True for name in flags if getattr(told, name)}
         options |= {"processes": told.processes} if told.processes else {}
         job = build_job(str(config.get("method")), config, options, {})
         log.info("%s", train(job, Logged(), concepts=iter(check_job(job))))

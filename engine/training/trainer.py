@@ -5,6 +5,7 @@ It knows nothing about any method: what is trained, on what and by which loss is
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
 from .memory import Ladder, ran_out_of_memory
 from .methods.base import Method
-from .observer import Critic, Losses, Observer, Progress, Stopped
+from .observer import Critic, Losses, Observer, Progress, Stopped, tell
 from .optimiser import adamw, clipped, go_on, set_learning_rates
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,15 @@ class Trainer:
         self.total = sum(phase.steps for phase in self.phases)
         self._moments: Mapping[Tensor, Any] = {}  # the optimiser's, of the phase before
         self._unread: list[tuple[int, Losses]] = []  # of steps whose losses nobody has looked at yet
+        self._saved_at = time.monotonic()
 
     def run(self) -> Progress:
         """Trains to the end, or until the observer stops it; says where it ended."""
-        saved = None
-        if self.job.resume and self.checkpoints.exists():
-            saved = self.checkpoints.load()
-        elif self.job.resume:
-            log.debug("there is no checkpoint in %s; beginning at the first step", self.checkpoints.folder)
+        lengths = [phase.steps for phase in self.phases]
+        saved = self.checkpoints.find(lengths) if self.job.resume else None
+        if saved is not None and self.accelerator.is_main_process:
+            done = sum(lengths[: saved.position.phase]) + saved.position.phase_step
+            tell(self.observer, f"going on from step {done} of {self.total}")
         progress = self._progress(0, 0)
         for number, phase in enumerate(self.phases):
             self.method.begin_phase(phase)
@@ -107,6 +109,8 @@ class Trainer:
                 if stop or saving:
                     self._check_losses()
                     self._checkpoint(Position(number, step + 1), groups, optimizer)
+                elif not last and self._long_ago():
+                    self._checkpoint(Position(number, step + 1), groups, optimizer)
                 if stop and progress.step < self.total:
                     return self._progress(number, step + 1, stopped=True)
         finally:
@@ -121,10 +125,24 @@ class Trainer:
     ) -> None:
         if not self.accelerator.is_main_process:
             return
+        lengths = [phase.steps for phase in self.phases]
         try:
-            self.checkpoints.save(position, groups, optimizer, self.method.extra_state())
+            self.checkpoints.save(position, groups, optimizer, self.method.extra_state(), lengths)
         except LikenessError as error:  # a full disk: what is learned is worth more than the checkpoint
             log.warning("%s; training goes on without a checkpoint", error)
+        self._saved_at = time.monotonic()
+
+    def _long_ago(self) -> bool:
+        """Whether a checkpoint is due by the clock; in the main process alone, which asks nobody about it.
+
+        A state whose losses are no numbers is not kept: it ends the run where all processes look at them.
+        """
+        minutes = self.job.checkpoint_minutes
+        if not minutes or time.monotonic() - self._saved_at < 60 * minutes:
+            return False
+        if not self.accelerator.is_main_process:
+            return False
+        return all(math.isfinite(loss) for _, losses in self._unread for loss in losses.values())
 
     def _fitting_step(
         self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress

@@ -11,7 +11,7 @@ from PIL import Image
 
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError, nearest
-from likeness_portraits.engine.files import write_atomically
+from likeness_portraits.engine.files import check_room, content_of, sweep, write_atomically
 from likeness_portraits.engine.job_file import read_yaml
 
 
@@ -82,6 +82,54 @@ except LikenessError as error:
     )
     assert done.stderr.startswith("told: cannot write ") and "big.bin" in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_of_a_link_the_file_it_points_to_is_replaced(tmp_path: Path):
+    target, link = tmp_path / "disk" / "a.txt", tmp_path / "a.txt"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    with write_atomically(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and target.read_text() == "new" and os.listdir(target.parent) == ["a.txt"]
+
+
+def test_a_link_to_a_disk_that_is_not_there_makes_no_folder(tmp_path: Path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "disk" / "a.txt")
+    with pytest.raises(LikenessError, match="cannot write"), write_atomically(tmp_path / "a.txt"):
+        pass
+    assert not (tmp_path / "disk").exists()
+
+
+def test_a_write_protected_file_stays(tmp_path: Path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    target.chmod(0o444)
+    for writing in (lambda: write_atomically(target).__enter__(), lambda: check_room(target)):
+        with pytest.raises(LikenessError, match="it is write-protected"):
+            writing()
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_old_leftovers_of_the_same_file_are_swept_and_nothing_else(tmp_path: Path):
+    names = [".a-0123456789ab.txt", ".a-ba9876543210.txt", ".b-0123456789ab.txt", ".a-notes.txt", "a.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+        if name != names[1]:  # somebody may be writing this one
+            os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path / "a.txt")
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
+
+
+def test_content_has_the_same_name_wherever_it_lies(tmp_path: Path):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("x")
+    first = content_of(tmp_path / "here")
+    assert first == content_of(tmp_path / "there") and content_of(tmp_path / "nowhere") == ""
+    assert content_of(tmp_path / "here" / "a.txt") == content_of(tmp_path / "there" / "a.txt")
+    (tmp_path / "there" / "a.txt").write_text("y")
+    assert first != content_of(tmp_path / "there")
 
 
 def test_the_nearest_word_is_offered_only_if_it_is_near():

@@ -76,6 +76,15 @@ def test_what_is_saved_is_loaded_exactly(tmp_path: Path):
     assert os.listdir(tmp_path) == ["anna.safetensors"]
 
 
+def test_equal_artifacts_are_equal_files(tmp_path: Path):
+    paths = [person().save(tmp_path / f"{number}.safetensors") for number in range(6)]
+    assert len({path.read_bytes() for path in paths}) == 1  # safetensors' own order differs from map to map
+    whole = load_file(paths[0])
+    assert_equal_tensors(whole, person().tensors)
+    with safe_open(paths[0], "pt") as file:
+        assert file.metadata()["likeness.method"] == "dreambooth-lora"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_others_may_read_a_concept_file(tmp_path: Path):
     (tmp_path / "plain").touch()

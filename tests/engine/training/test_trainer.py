@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from likeness_portraits.engine.config import Phase
 from likeness_portraits.engine.data.examples import Batch, generator_for
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.checkpoint import Checkpoints
+from likeness_portraits.engine.training.checkpoint import Checkpoints, Origin
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
@@ -93,6 +94,14 @@ class StopAt(Silent):
 
     def should_stop(self) -> bool:
         return self.now == self.step
+
+
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_only_the_groups_a_phase_names_are_trained(tmp_path):
@@ -189,6 +198,55 @@ def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(tmp_path)
         run(Toy(FIRST, SECOND), tmp_path, resume=True, settings={"learning_rate": 1.0})
     with pytest.raises(LikenessError, match="another 'seed'"):
         run(Toy(FIRST, SECOND), tmp_path, resume=True, seed=8)
+
+
+def test_a_stopped_run_may_be_prolonged_and_gives_the_long_runs_numbers(tmp_path):
+    longer = replace(FIRST, steps=9)
+    whole, part, rest = Toy(longer), Toy(FIRST), Toy(longer)
+    run(whole, tmp_path, settings={"steps": 9})
+    run(part, tmp_path, StopAt(3), settings={"steps": 5})
+    listener = Listening()
+    run(rest, tmp_path, listener, resume=True, settings={"steps": 9})
+    assert part.trace + rest.trace == whole.trace and listener.notes == ["going on from step 3 of 9"]
+
+
+def test_a_run_is_not_shortened_nor_are_phases_that_are_over_prolonged(tmp_path):
+    run(Toy(FIRST, SECOND), tmp_path, StopAt(8), settings={"steps": 11})
+    for phases in ([FIRST, replace(SECOND, steps=5)], [replace(FIRST, steps=6), SECOND], [FIRST]):
+        with pytest.raises(LikenessError, match="another 'steps'"):
+            run(Toy(*phases), tmp_path, resume=True, settings={"steps": 12})
+
+
+def test_checkpoints_come_by_the_clock_without_asking_anybody(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("likeness_portraits.engine.training.trainer.time.monotonic", lambda: now[0])
+    kept = []
+
+    class Clock(Silent):
+        def on_step(self, progress, losses):
+            now[0] += 100  # seconds
+            state = tmp_path / "me.checkpoint" / "state.safetensors"
+            kept.append(state.stat().st_mtime_ns if state.exists() else 0)
+
+    run(Toy(FIRST, SECOND), tmp_path, Clock())  # every five minutes
+    changes = [step for step in range(1, 11) if kept[step] != kept[step - 1]]
+    assert changes == [3, 6, 9]  # seen a step later
+    run(Toy(FIRST), tmp_path / "none", Clock(), checkpoint_minutes=0.0)
+    assert not (tmp_path / "none" / "me.checkpoint").exists()
+
+
+def test_a_host_counts_by_what_it_holds_and_a_base_by_its_weights_and_noise(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    (tmp_path / "b.safetensors").write_bytes(b"one")
+
+    def folder(name: str, weights: str = "w") -> Path:
+        job = tiny_job("textual-inversion", tmp_path, on=[f"{tmp_path / name}=x.png:0.5"])
+        return Checkpoints(job, Origin.of(job, pictures="p", weights=weights), tmp_path / "runs").folder
+
+    assert folder("a.safetensors") == folder("b.safetensors")
+    assert folder("a.safetensors") != folder("a.safetensors", weights="another noise schedule")
+    (tmp_path / "b.safetensors").write_bytes(b"two")
+    assert folder("a.safetensors") != folder("b.safetensors")
 
 
 def test_a_checkpoint_from_before_a_setting_existed_is_of_the_same_run_while_that_is_as_by_default(tmp_path):

@@ -90,6 +90,27 @@ def test_class_pictures_drawn_late_are_the_untouched_bases(base, tmp_path, kind)
         method.close()
 
 
+def test_kept_class_pictures_are_used_again_and_made_again_where_they_are_damaged(base, tmp_path, caplog):
+    cache, host = tmp_path / "cache", tmp_path / "host.safetensors"
+    host.write_bytes(b"a LoRA")
+    job = tiny_job("dreambooth-lora", tmp_path, cache=str(cache), on=[str(host)])
+    method = DreamBoothLora(job, base, [ANNA])
+    wanted = ClassPictures(method, "woman", (SIZE, SIZE), 2).all(unchecked)
+    (file,) = cache.iterdir()
+    whole, drawn = file.read_bytes(), []
+    method.drawn_at = lambda *given: drawn.append(given) or pytest.fail("they are there")
+    assert torch.equal(ClassPictures(method, "woman", (SIZE, SIZE), 2).all(unchecked), wanted)
+    del method.drawn_at
+    for damage in (whole[:100], b"", whole[:-5]):
+        file.write_bytes(damage)
+        assert torch.equal(ClassPictures(method, "woman", (SIZE, SIZE), 2).all(unchecked), wanted)
+        assert file.read_bytes() == whole
+    assert caplog.text.count("the pictures are drawn again") == 3
+    host.write_bytes(b"another")  # of the same name, so that others are drawn
+    ClassPictures(method, "woman", (SIZE, SIZE), 2).all(unchecked)
+    assert len(list(cache.iterdir())) == 2
+
+
 def test_without_prior_weight_no_class_pictures_are_drawn(base, tmp_path):
     method = dreambooth(base, [ANNA], tmp_path, prior_weight=0.0)
     try:
