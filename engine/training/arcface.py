@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..artifact.tensors import read_pickle, read_tensors
 from ..errors import LikenessError
 from ..files import reading
+from .onnx_network import OnnxNetwork, read_graph
 
 SIDE = 112  # pixels a side of the upright faces that it sees
 NORM_EPSILON = 1e-5
@@ -141,6 +142,20 @@ def load_arcface(path: str | Path) -> IResNet:
         return IResNet(weights).eval().requires_grad_(False)
 
 
+def load_recogniser(path: str | Path) -> nn.Module:
+    """The recogniser in that file: an IResNet as `load_arcface` reads it, or any other network in ONNX.
+
+    Takes upright faces (B, 3, 112, 112), RGB in [-1, 1]; gradients go through it.
+    """
+    path = Path(path).expanduser()
+    try:
+        return load_arcface(path)
+    except LikenessError:
+        if path.suffix.lower() != ".onnx" or not path.is_file():
+            raise
+    return OnnxNetwork(path).eval().requires_grad_(False)
+
+
 # ------------------------------------------------------------------------------- arcface_torch's checkpoints
 
 
@@ -251,7 +266,7 @@ PASSED_OVER = ("Flatten", "Reshape", "Identity", "Dropout", "Add", "Constant", "
 
 def _layers(path: Path) -> list[Filter | Affine | Tensor]:
     """The graph's layers in running order; normalisation right behind a convolution is folded into it."""
-    graph = _graph(path)
+    graph = read_graph(path)
     values = {entry.name: entry for entry in graph.initializer}
     _check_input(graph, values, path)
     found: list[Any] = []
@@ -284,23 +299,6 @@ def _layers(path: Path) -> list[Filter | Affine | Tensor]:
             raise LikenessError(f"{path} is no IResNet (it has a layer {node.op_type}); give {KNOWN}")
         made[node.output[0]] = len(found) - 1
     return found
-
-
-def _graph(path: Path) -> Any:
-    try:
-        import onnx
-        from onnx.external_data_helper import uses_external_data
-    except ImportError as error:
-        raise LikenessError(
-            f'{path.name} is read with onnx, which does not load ({error}); run `pip install ".[faces]"`'
-        ) from error
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:  # protobuf raises what it likes
-        raise LikenessError(f"{path} is damaged or no ONNX model; get it again") from error
-    if any(uses_external_data(entry) for entry in graph.initializer):
-        raise LikenessError(f"{path} keeps its weights in another file; give {KNOWN}")
-    return graph
 
 
 def _check_input(graph: Any, values: Mapping[str, Any], path: Path) -> None:

@@ -23,7 +23,7 @@ from ..data.masks import HALF, Mask
 from ..data.packs import PACKS, default_root, find_pack
 from ..devices import sent
 from ..errors import LikenessError
-from .arcface import load_arcface
+from .arcface import load_recogniser
 from .capture_losses import identity_distance
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def find_judge(
         return dino(path)
     root = root or default_root()
     finder = None if landmarks == "mask" else _detector(detector, root)
-    return FaceJudge(load_arcface(_recogniser(identity, path, root)), finder)
+    return FaceJudge(load_recogniser(_recogniser(identity, path, root)), finder)
 
 
 def _detector(pack: str, root: Path) -> Any:
