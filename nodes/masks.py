@@ -70,9 +70,13 @@ class LikenessSegmentText(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "backend",
-                    options=["miniature", "clipseg", "grounded-sam2", "sam2-points", "sam3", "birefnet"],
+                    options=[
+                        "miniature", "selfie", "face-oval", "clipseg", "grounded-sam2", "sam2-points", "sam3",
+                        "birefnet",
+                    ],
                     display_name="found by", default="miniature",
-                    tooltip="miniature needs no download but knows the Miniature's pictures only; clipseg "
+                    tooltip="miniature needs no download but knows the Miniature's pictures only; selfie "
+                    "finds the person in a photograph, face-oval draws an oval around each face; clipseg "
                     "finds any word, softly; grounded-sam2 and sam3 find any word with sharp edges; "
                     "sam2-points marks what lies under points; birefnet tells subject from background. "
                     "sam3 and birefnet are run by newer ComfyUI itself.",

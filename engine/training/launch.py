@@ -125,6 +125,10 @@ def _learn(
     method: Method = method_class(job.method)(job, base, concepts)
     method.say = lambda text: mention(observer, text)
     tell(observer, in_words(job, method.phases(), concepts, method.size))
+    known = {remark for concept in concepts for remark in concept.remarks}
+    for remark in [remark for concept in method.concepts for remark in concept.remarks]:
+        if remark not in known:  # what the method found out by itself
+            tell(observer, remark)
     if len(buckets_of(method.examples.pixels).unique()) > 1:
         tell(observer, f"pictures in buckets: {told(method.examples.pixels)} pixels")
     ladder = Ladder(method, job, accelerator.device, lambda text: tell(observer, text))

@@ -23,6 +23,7 @@ from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.masks import HALF, Refinement
 from ...data.segment import Request, find_mask, load_segmenter
+from ...data.segmenters.base import Segmenter
 from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
@@ -551,24 +552,38 @@ def masked(concept: Concept, base: BaseModel, person: bool = True) -> Concept:
             f"{concept.token}, picture {bare[0]}: there is no mask, and only faces are found by themselves; "
             f"mark {what}"
         )
-    try:
-        segmenter = load_segmenter(base.traits.segmenter)
-    except LikenessError as error:
-        where = "the face" if concept.role == "subject" else "all but the face"
-        raise LikenessError(
-            f"the pictures of {concept.token} have no masks, and faces cannot be found here: {error}; or "
-            f"mask {where} yourself"
-        ) from error
+    segmenter, remark = _face_segmenter(concept, base)
     return replace(
-        concept, pictures=tuple(_with_mask(picture, concept, segmenter) for picture in concept.pictures)
+        concept,
+        pictures=tuple(_with_mask(picture, concept, segmenter) for picture in concept.pictures),
+        remarks=(*concept.remarks, *remark),
     )
 
 
-def _with_mask(picture: Picture, concept: Concept, segmenter: object) -> Picture:
+def _face_segmenter(concept: Concept, base: BaseModel) -> tuple[Segmenter, tuple[str, ...]]:
+    """What finds faces, and what is to be said of it: without a face parser an oval around the landmarks."""
+    try:
+        return load_segmenter(base.traits.segmenter), ()
+    except LikenessError as error:
+        missing = error
+    try:
+        if base.traits.own_world:
+            raise missing
+        oval = load_segmenter("face-oval")
+    except LikenessError as error:
+        where = "the face" if concept.role == "subject" else "all but the face"
+        raise LikenessError(
+            f"the pictures of {concept.token} have no masks, and faces cannot be found here: {missing}; or "
+            f"mask {where} yourself"
+        ) from error
+    return oval, (f"{concept.token}: an oval stands for each face, for there is no face parser ({missing})",)
+
+
+def _with_mask(picture: Picture, concept: Concept, segmenter: Segmenter) -> Picture:
     if picture.mask is not None:
         return picture
     try:
-        face = find_mask(segmenter, picture.pixels, FACE, picture.name)  # pyright: ignore[reportArgumentType]
+        face = find_mask(segmenter, picture.pixels, FACE, picture.name)
     except LikenessError as error:
         if concept.role == "subject":
             raise LikenessError(f"no face in {picture.name} ({error}); crop closer or drop it") from error
