@@ -11,7 +11,7 @@ from .types import Concept, Likeness, face_packs, schema, single, told
 def _judge() -> io.Input:
     """Who says how alike the faces are."""
     return io.Combo.Input(
-        "faces", options=["miniature", *face_packs()], display_name="faces judged by", default="auraface",
+        "faces", options=["miniature", *face_packs()], display_name="face model", default="auraface",
         tooltip="Who recognises faces: miniature only knows its own cartoons; auraface may be used for "
         "anything, the others for non-commercial research. Change it to miniature when nothing else is "
         "installed.",
@@ -168,7 +168,7 @@ class LikenessMeasure(io.ComfyNode):
         prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
         others, styled = ([] if some is None else pictures_of(some) for some in (strangers, style))
         part = _component(single(component, "component"), component_masks)
-        known, judge = single(concept, "concept"), single(faces, "faces judged by")
+        known, judge = single(concept, "concept"), single(faces, "face model")
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
         report = f"{rows_in_words(found)}\n\n{in_words(found)}"
         scores = found.mean_identity, found.mean_text, report, found.median_identity

@@ -74,7 +74,7 @@ class LikenessSegmentText(io.ComfyNode):
                         "miniature", "selfie", "face-oval", "clipseg", "grounded-sam2", "sam2-points", "sam3",
                         "birefnet",
                     ],
-                    display_name="found by", default="miniature",
+                    display_name="segmentation model", default="miniature",
                     tooltip="miniature needs no download but knows the Miniature's pictures only; selfie "
                     "finds the person in a photograph, face-oval draws an oval around each face; clipseg "
                     "finds any word, softly; grounded-sam2 and sam3 find any word with sharp edges; "
@@ -123,7 +123,7 @@ class LikenessParseFace(io.ComfyNode):
                     tooltip="Parts to leave out, such as eyeglasses.",
                 ),
                 io.Combo.Input(
-                    "pictures_are", options=list(PARSERS), display_name="pictures are", default=MINIATURE,
+                    "pictures_are", options=list(PARSERS), display_name="face model", default=MINIATURE,
                     tooltip="photographs need face parsing weights in models/likeness/face_parsing; "
                     "MediaPipe, in newer ComfyUI, marks face, lips and eyes; the Miniature's pictures need "
                     "nothing.",
@@ -158,7 +158,7 @@ class LikenessDetectFaces(io.ComfyNode):
                 io.Image.Input("images", display_name="images", tooltip="Pictures with faces in them."),
                 io.Combo.Input(
                     "pack", options=[*face_packs(), MEDIAPIPE, NO_MODEL],
-                    display_name="found by", default="auraface",
+                    display_name="face model", default="auraface",
                     tooltip="Which models look for faces: auraface (insightface) and mediapipe (in newer "
                     "ComfyUI) may be used for anything, the others for non-commercial research. Choose my "
                     "mask to mark the face yourself.",

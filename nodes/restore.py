@@ -13,7 +13,7 @@ SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
 PICTURES = io.Image.Input("images", display_name="images", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
-        "found_by", options=[MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL], display_name="found by",
+        "found_by", options=[MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL], display_name="face model",
         default=MINIATURE,
         tooltip="What looks for faces. The Miniature knows its own pictures only; for photographs choose "
         "auraface or, in newer ComfyUI, mediapipe, both free for any use, or my mask and mark the face "
