@@ -227,6 +227,11 @@ def learn(
     from ..engine.comfy_bridge.run import GraphObserver, stop_graph
     from ..engine.evaluation.loss_plot import plot_losses
 
+    if chosen.get("masked_loss") is True and not any(map(_has_masks, concepts)):
+        raise LikenessError(
+            "train inside masks says yes, but no picture has a mask; connect masks to the Training "
+            "Subject, or say no"
+        )
     observer = GraphObserver(node.hidden.unique_id)
     settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
     path = _train(loaded, observer, method, settings, concepts, run)
@@ -237,6 +242,12 @@ def learn(
     previews = image_of(observer.previews) if observer.previews else plot
     observer.ended(*observer.scores)
     return io.NodeOutput(Artifact.load(path), previews, plot, ui=_seen(node, observer.previews, plot))
+
+
+def _has_masks(spec: ConceptSpec) -> bool:
+    from ..engine.data.concepts import load_concept
+
+    return any(picture.mask is not None for picture in load_concept(spec).pictures)
 
 
 def _seen(node: type[io.ComfyNode], previews: Sequence[Any], plot: Any) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _eyes(
 ) -> tuple[ImageTower, Preparation]:
     """The image tower, and what makes references, for this adapter's kind of pictures."""
     if adapter.image_encoder == "miniature":
-        return miniature_tower(), OfTheMiniature(keep)
+        return miniature_tower(), OfTheMiniature(keep, checked=True)
     if clip_vision is None:
         raise LikenessError(
             f"this adapter looks through {adapter.image_encoder}; connect it with Load CLIP Vision"

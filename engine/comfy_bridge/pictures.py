@@ -9,9 +9,12 @@ import torch
 
 from ..config import ConceptSpec
 from ..data.concepts import Concept, Picture, digest, write_concept
+from ..data.packs import PACKS, packs_in
 from ..data.quality import in_words
+from ..data.segmenters.miniature import FOREIGN, certainty
 from ..errors import LikenessError
 from ..inference.heads import AUTOMATIC, examined
+from ..inference.onlookers import MINIATURE
 from .folders import packs_folder, temporary_folder
 
 
@@ -76,6 +79,16 @@ def advice_on(concept: Concept, faces: str = AUTOMATIC) -> str:
     """
     reports, remark = examined(concept, faces, packs_folder())
     return "\n".join(line for line in (*concept.remarks, in_words(reports), remark) if line)
+
+
+def face_model_for(pictures: Sequence[np.ndarray], wanted: str) -> str:
+    """Who looks at the faces in pictures; automatic: the Miniature at its own, else a pack that is there."""
+    if wanted != AUTOMATIC:
+        return wanted
+    if certainty(pictures) >= FOREIGN:
+        return MINIATURE
+    there = sorted(packs_in(packs_folder()), key=lambda name: (name not in PACKS, name))
+    return there[0] if there else PACKS[0]  # which says where to get it
 
 
 def _masks_for(

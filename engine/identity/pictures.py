@@ -123,7 +123,7 @@ def _eyes(adapter: IdAdapter, look: Look) -> tuple[ImageTower, Preparation]:
     """The image tower, and what makes references, for this adapter's kind of pictures."""
     keep = FACE if look.without_hair else FACE_AND_HAIR
     if adapter.image_encoder == "miniature":
-        return miniature_tower(), OfTheMiniature(keep)
+        return miniature_tower(), OfTheMiniature(keep, checked=True)
     if look.image_encoder is None:
         raise LikenessError(
             f"this adapter looks through {adapter.image_encoder}; give its folder as --image-encoder, or "
