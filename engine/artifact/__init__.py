@@ -1,8 +1,8 @@
 """The concept file, and the way from and to other tools' files.
 
 The way of the data: a method's tensors become an `Artifact` (`concept_file`), which checks them and writes
-them with what they mean (`tensors`); reading goes back the same way. LoRAs and embeddings of other tools
-become artifacts too, and artifacts become such files (`other_tools`).
+them with what they mean (`tensors`); reading goes back the same way. LoRAs (`lora_layouts`) and `embeddings`
+of other tools become artifacts too, and artifacts become such files (`other_tools`).
 """
 
 from .concept_file import (
@@ -14,7 +14,8 @@ from .concept_file import (
     placeholders,
     read_metadata,
 )
-from .other_tools import CLIP_WORDS, export_numbered, export_stock, import_file
+from .embeddings import CLIP_WORDS
+from .other_tools import export_numbered, export_stock, import_file
 
 __all__ = [
     "CLIP_WORDS", "FORMAT_VERSION", "KINDS", "Artifact", "Token",

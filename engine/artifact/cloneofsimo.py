@@ -16,6 +16,7 @@ from ..errors import LikenessError
 from .lora import ALPHA, DOWN, UP, text_name, unet_name
 
 STRENGTHS = {"unet": 0.6, "text_encoder": 0.9}  # what MagiCapture's code draws with, whatever the file says
+MARK = "likeness.strengths"  # in metadata: the file is meant for code that draws so
 CLASSES = {"unet": ["Attention", "CrossAttention", "GEGLU"], "text_encoder": ["CLIPAttention"]}
 _KEY = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
@@ -52,9 +53,14 @@ def text_paths(layers: int) -> list[str]:
 
 
 def read(
-    tensors: Mapping[str, Tensor], path: Path, blocks: Sequence[str] | None = None
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    blocks: Sequence[str] | None = None,
+    strengths: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The LoRA under kohya names, its alphas holding `STRENGTHS`, and the placeholders' vectors (D,)."""
+    """The LoRA under kohya names, its alphas holding `strengths` (by default `STRENGTHS`, 1 for a part that
+    is not named), and the placeholders' vectors (D,)."""
+    strengths = STRENGTHS if strengths is None else strengths
     counts = {part: _count(tensors, part) for part in STRENGTHS}
     blocks = blocks or LAYOUTS.get(counts["unet"] // len(_IN_BLOCK), ())
     names = {
@@ -75,7 +81,7 @@ def read(
             name = names[part][number]
             lora[name + (UP if way == "up" else DOWN)] = tensor
             if way == "down":
-                lora[name + ALPHA] = torch.tensor(STRENGTHS[part] * tensor.shape[0])
+                lora[name + ALPHA] = torch.tensor(strengths.get(part, 1.0) * tensor.shape[0])
         elif _PLACEHOLDER.fullmatch(key):
             rows[key] = tensor.flatten()
         else:

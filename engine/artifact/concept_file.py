@@ -1,9 +1,10 @@
 """What was learned and what it means, in one `.safetensors` file: written, read and checked.
 
 LoRA tensors have kohya names with explicit alpha (`lora_unet_…`, `lora_te_…`, SDXL `lora_te1_…`,
-`lora_te2_…`); a placeholder's rows are `token.<name without brackets>.<encoder>`, (vectors, width), encoder
-clip_l, clip_g or clip_h. Where training moved all words of the vocabulary, their table is `table.<encoder>`.
-Files come from anywhere: what is read is checked first, and nothing in them is ever executed.
+`lora_te2_…`), its relatives LyCORIS' endings; a placeholder's rows are
+`token.<name without brackets>.<encoder>`, (vectors, width), encoder clip_l, clip_g or clip_h. Where training
+moved all words of the vocabulary, their table is `table.<encoder>`. Files come from anywhere: what is read is
+checked first, and nothing in them is ever executed.
 """
 
 import json
@@ -28,7 +29,24 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MOST_VECTORS = 1000  # of one placeholder: text encoders read 75 at a time
 KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
-LORA_KEY = re.compile(r"(lora_(?:unet|te|te1|te2)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
+LORA_PARTS = (  # LoRA and LoCon, with DoRA's magnitudes; LoHa; LoKr; OFT; a whole difference
+    "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+    "oft_blocks", "diff", "diff_b",
+)  # fmt: skip
+LORA_KEY = re.compile(rf"(lora_(?:unet|te|te1|te2)_\w+)\.({'|'.join(map(re.escape, LORA_PARTS))})")
+_SIGNS = {"lora_": "LoRA", "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "diff": "difference"}
+_NEEDED = {  # by kind, the tensors of which a layer must have one in each group
+    "LoRA": (("lora_down.weight",), ("lora_up.weight",)),
+    "LoHa": (("hada_w1_a",), ("hada_w1_b",), ("hada_w2_a",), ("hada_w2_b",)),
+    "LoKr": (
+        ("lokr_w1", "lokr_w1_a"), ("lokr_w1", "lokr_w1_b"), ("lokr_w2", "lokr_w2_a"),
+        ("lokr_w2", "lokr_w2_b"),
+    ),
+    "OFT": (("oft_blocks",),),
+    "difference": (("diff", "diff_b"),),
+}  # fmt: skip
 _TOKEN_KEY = re.compile(r"token\.([^.]+)\.(\w+)")
 _TABLE_KEY = re.compile(r"table\.(\w+)")
 _TEXT_FIELDS = ("kind", "method", "base_family", "base_fingerprint", "digest", "licence")
@@ -218,15 +236,27 @@ def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
 
 
 def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> None:
-    for module in {key.split(".")[0] for key in lora}:
-        down, up = lora.get(f"{module}.lora_down.weight"), lora.get(f"{module}.lora_up.weight")
-        alpha = lora.get(f"{module}.alpha")
-        if down is None or up is None or alpha is None or alpha.numel() != 1:
-            raise LikenessError(f"{path}: the LoRA of {module} is incomplete; get it again")
-        if down.ndim not in (2, 4) or up.ndim != down.ndim:
-            raise LikenessError(f"{path}: the LoRA of {module} is for no kind of layer we know; get it again")
-        if down.shape[0] != up.shape[1]:
-            raise LikenessError(f"{path}: the shapes in the LoRA of {module} disagree; get it again")
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in lora.items():
+        module, _, part = key.partition(".")
+        modules.setdefault(module, {})[part] = tensor
+    for module, parts in modules.items():
+        kind = next((kind for sign, kind in _SIGNS.items() if any(sign in part for part in parts)), "LoRA")
+        named = f"{path}: the {kind} of {module}"
+        wanted, alpha = _NEEDED[kind], parts.get("alpha")
+        if not all(any(name in parts for name in names) for names in wanted):
+            raise LikenessError(f"{named} is incomplete; get it again")
+        if (alpha is None and kind == "LoRA") or (alpha is not None and alpha.numel() != 1):
+            raise LikenessError(f"{named} is incomplete; get it again")
+        if kind == "LoRA":
+            down, up = parts["lora_down.weight"], parts["lora_up.weight"]
+            if down.ndim not in (2, 4) or up.ndim not in (2, 4):
+                raise LikenessError(f"{named} is for no kind of layer we know; get it again")
+            if down.shape[0] != up.shape[1]:
+                raise LikenessError(f"{path}: the shapes in the LoRA of {module} disagree; get it again")
+        blocks = parts.get("oft_blocks")
+        if blocks is not None and (blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2]):
+            raise LikenessError(f"{named} is a BOFT or damaged; ask for a plain LoRA of it")
 
 
 def _check_tokens(artifact: Artifact, path: str | os.PathLike[str]) -> None:

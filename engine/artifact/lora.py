@@ -1,11 +1,14 @@
 """Low-rank updates in kohya's naming: which module a name means, and weights with updates folded in.
 
 Names: `lora_unet_` or `lora_te_` (two text encoders: `lora_te1_`, `lora_te2_`), then the module's path with
-underscores, then `.lora_down.weight` (r, in), `.lora_up.weight` (out, r) or `.alpha`.
+underscores, then `.lora_down.weight` (r, in), `.lora_up.weight` (out, r) or `.alpha`; or the endings of a
+relative (LoCon, DoRA, LoHa, LoKr, OFT, a whole difference). U-Nets' modules are known by LDM's names too,
+which kohya's trainer takes for SDXL and ComfyUI's for all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,17 @@ from torch import Tensor, nn
 from ..errors import LikenessError
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+_LDM_TOPS = {  # diffusers' names of a U-Net's parts, and LDM's
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}  # fmt: skip
+_LDM_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
 
 
 def unet_name(path: str) -> str:
@@ -29,11 +43,44 @@ def text_name(path: str, number: int = 0, encoders: int = 1) -> str:
     return f"{prefix}_{path.replace('.', '_')}"
 
 
+def ldm_paths(paths: Iterable[str], layers: int) -> dict[str, str]:
+    """By what diffusers calls a U-Net's modules, what LDM does; `layers`: of each block."""
+    paths = list(paths)
+    crossing = {path.partition(".attentions.")[0] for path in paths if ".attentions." in path}
+    found = {}
+    for path in paths:
+        top = next((top for top in _LDM_TOPS if f"{path}.".startswith(f"{top}.")), None)
+        if top is not None:
+            place, rest = _LDM_TOPS[top], path.removeprefix(top).lstrip(".")
+        else:
+            block, level, kind, number, *names = path.split(".")
+            rest = ".".join(names)
+            place = _ldm_block(block, int(level), kind, int(number), layers, f"{block}.{level}" in crossing)
+            rest = "op" if kind == "downsamplers" else rest
+        rest = _LDM_RESNET.get(rest, rest) if "resnets" in path else rest
+        found[path] = f"{place}.{rest}" if rest else place
+    return found
+
+
+def _ldm_block(block: str, level: int, kind: str, number: int, layers: int, crossing: bool) -> str:
+    """LDM's name for a part of one of diffusers' blocks; an upsampler comes behind attention, where it is."""
+    first, place = level * (layers + 1), {"resnets": 0, "attentions": 1}
+    if block == "down_blocks":
+        at = first + layers + 1 if kind == "downsamplers" else first + 1 + number
+        return f"input_blocks.{at}.{place.get(kind, 0)}"
+    at = first + layers if kind == "upsamplers" else first + number
+    return f"output_blocks.{at}.{place.get(kind, 1 + crossing)}"
+
+
 def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.Module]:
-    """Every linear and convolution layer by its kohya name."""
-    kinds = (nn.Linear, nn.Conv2d)
-    found: dict[str, nn.Module] = {}
-    found |= {unet_name(path): module for path, module in unet.named_modules() if isinstance(module, kinds)}
+    """Every linear, convolution and norm layer by its kohya names."""
+    kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    paths = {path: module for path, module in unet.named_modules() if isinstance(module, kinds)}
+    found = {unet_name(path): module for path, module in paths.items()}
+    config: Any = getattr(unet, "config", None)
+    if config is not None:
+        theirs = ldm_paths(paths, config.layers_per_block)
+        found |= {unet_name(theirs[path]): module for path, module in paths.items()}
     for number, encoder in enumerate(text_encoders):
         for path, module in encoder.named_modules():
             if isinstance(module, kinds):
@@ -41,21 +88,81 @@ def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.M
     return found
 
 
-def split(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """(down, up, scale) by kohya name; scale is alpha / rank."""
-    updates = {}
-    for key, down in tensors.items():
-        if key.endswith(DOWN):
-            name = key.removesuffix(DOWN)
-            alpha = tensors.get(name + ALPHA)
-            scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-            updates[name] = (down, tensors[name + UP], scale)
-    return updates
+def by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """A LoRA's tensors by the kohya name of their module, then by their ending, without the dot."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.partition(".")
+        modules.setdefault(name, {})[part] = tensor
+    return modules
 
 
-def difference(down: Tensor, up: Tensor, shape: torch.Size) -> Tensor:
-    """up @ down in fp32, in the shape of the weight it is for."""
-    return (up.float().flatten(1) @ down.float().flatten(1)).reshape(shape)
+def changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float) -> Tensor:
+    """A weight in fp32 with `strength` times a module's update, as ComfyUI's weight adapters compute it."""
+    weight = weight.detach().float()
+    parts = {part: tensor.to(weight.device).float() for part, tensor in parts.items()}
+    if "oft_blocks" in parts:
+        return weight + strength**2 * _rotation(weight, parts["oft_blocks"], float(parts.get("alpha", 0.0)))
+    update, rank = _update(parts)
+    scale = float(parts["alpha"]) / rank if rank and "alpha" in parts else 1.0
+    update = scale * update.reshape(weight.shape)
+    if "dora_scale" not in parts:
+        return weight + strength * update
+    return weight + strength * (_of_magnitude(parts["dora_scale"], weight, weight + update) - weight)
+
+
+def _update(parts: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    """What a module's weight changes by at scale 1, and the rank that divides alpha; 0: alpha is unused."""
+    if DOWN[1:] in parts:
+        down, up = parts[DOWN[1:]], parts[UP[1:]]
+        rank = down.shape[0]
+        if "lora_mid.weight" in parts:  # a convolution's Tucker core (r, r, h, w)
+            down = torch.einsum("o r h w, r i -> o i h w", parts["lora_mid.weight"], down.flatten(1))
+        return up.flatten(1) @ down.flatten(1), rank
+    if "hada_w1_a" in parts:
+        first, second = (_hadamard_factor(parts, n) for n in (1, 2))
+        return first * second, parts["hada_w1_b"].shape[0]
+    if "diff" in parts:
+        return parts["diff"], 0
+    rank = 0
+    factors = []
+    for number in (1, 2):
+        factors.append(parts.get(f"lokr_w{number}"))
+        if factors[-1] is None:
+            factors[-1] = parts[f"lokr_w{number}_a"] @ parts[f"lokr_w{number}_b"]
+            rank = parts[f"lokr_w{number}_b"].shape[0]
+    first, second = factors
+    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - first.ndim)), second), rank
+
+
+def _hadamard_factor(parts: Mapping[str, Tensor], number: int) -> Tensor:
+    """One of a LoHa's two factors: a product, through a Tucker core where there is one."""
+    first, second = parts[f"hada_w{number}_a"], parts[f"hada_w{number}_b"]
+    if f"hada_t{number}" in parts:
+        return torch.einsum("i j k l, j r, i p -> p r k l", parts[f"hada_t{number}"], second, first)
+    return first @ second
+
+
+def _of_magnitude(magnitude: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """DoRA: directions of `after` with learned lengths (arXiv 2402.09353). Along outputs the length they had
+    before is divided by, as ComfyUI does it, along inputs the one they have."""
+    if len(magnitude) == len(after):
+        length = before.flatten(1).norm(dim=1).reshape(-1, *[1] * (after.ndim - 1))
+    else:
+        length = after.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *[1] * (after.ndim - 2))
+    return after * (magnitude / (length + torch.finfo(length.dtype).eps))
+
+
+def _rotation(weight: Tensor, blocks: Tensor, most: float) -> Tensor:
+    """What rotating a weight's outputs in blocks (k, n, n) changes (OFT, arXiv 2306.07280); `most`: the norm
+    that a rotation's generator is held to. ComfyUI multiplies it with the strength twice."""
+    turn = blocks - blocks.transpose(1, 2)
+    if 0 < most < turn.norm():
+        turn = turn * (most / (turn.norm() + 1e-8))
+    one = torch.eye(blocks.shape[1], device=blocks.device)
+    rotation = (one + turn) @ torch.linalg.inv(one - turn)
+    split = weight.unflatten(0, tuple(blocks.shape[:2]))
+    return torch.einsum("k n m, k n ... -> k m ...", rotation - one, split).flatten(0, 1)
 
 
 @contextmanager
@@ -63,27 +170,38 @@ def merged(
     modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], strength: float
 ) -> Iterator[None]:
     """The named modules with `strength` times the updates added; afterwards their own parameters are back."""
-    updates = split(tensors)
+    updates = by_module(tensors)
     unknown = [name for name in updates if name not in modules]
     if unknown:
         raise LikenessError(
             f"this base has no layer for {unknown[0]}; use the base that the LoRA was made for"
         )
-    originals: dict[str, nn.Parameter] = {}
+    originals: list[tuple[nn.Module, str, nn.Parameter]] = []  # the objects themselves must come back
     try:
-        for name, (down, up, scale) in updates.items():
-            module = modules[name]
-            own = module._parameters["weight"]  # the object itself must come back
-            assert own is not None
-            originals[name] = own
-            down, up = down.to(own.device), up.to(own.device)
-            if up.shape[0] * down[0].numel() != own.numel():
-                raise LikenessError(
-                    f"{name} has another size in this base; use the base the LoRA was made for"
-                )
-            changed = own.detach().float() + strength * scale * difference(down, up, own.shape)
-            module._parameters["weight"] = nn.Parameter(changed.to(own.dtype), requires_grad=False)
+        for name, parts in updates.items():
+            for kind, own_parts in _by_parameter(parts).items():
+                module, own = modules[name], modules[name]._parameters.get(kind)
+                if own is None:
+                    raise LikenessError(
+                        f"{name} has no {kind} in this base; use the base the LoRA was made for"
+                    )
+                try:
+                    new = changed(own, own_parts, strength).to(own.dtype)
+                except RuntimeError as error:
+                    raise LikenessError(
+                        f"{name} has another size in this base; use the base the LoRA was made for"
+                    ) from error
+                originals.append((module, kind, own))
+                module._parameters[kind] = nn.Parameter(new, requires_grad=False)
         yield
     finally:
-        for name, own in originals.items():
-            modules[name]._parameters["weight"] = own
+        for module, kind, own in reversed(originals):
+            module._parameters[kind] = own
+
+
+def _by_parameter(parts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What changes a module's weight, and what its bias, as tensors that `changed` takes."""
+    weight = {part: tensor for part, tensor in parts.items() if part != "diff_b"}
+    bias = {"diff": parts["diff_b"]} if "diff_b" in parts else {}
+    only_alpha = not weight.keys() - {"alpha"}
+    return {**({} if only_alpha else {"weight": weight}), **({"bias": bias} if bias else {})}

@@ -71,6 +71,13 @@ def read_tensors(
         return load_file(path)
 
 
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as safetensors do, whatever it is called."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_HEADER
+
+
 def read_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
     """What a file of torch.save holds: tensors and plain containers; nothing in it is run. `remedy` says what
     to do about one that holds more or is damaged."""

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import re
 import shutil
 import uuid
@@ -23,6 +24,8 @@ from ..errors import LikenessError
 from ..files import write_atomically
 from .folders import inside, temporary_folder
 from .weights import check_kind, text_towers_of
+
+log = logging.getLogger(__name__)
 
 
 def apply(
@@ -169,7 +172,11 @@ def check_placeholders(text: str, known: Collection[str]) -> None:
 
 
 def export(artifact: Artifact, name: str) -> list[Path]:
-    """Writes the LoRA into models/loras and the words into models/embeddings; the paths of both."""
+    """Writes the LoRA into models/loras and the words into models/embeddings; the paths of both.
+
+    A prompt ends an embedding's name at spaces and commas, and reads brackets and colons as weights: in their
+    place come underscores.
+    """
     staging = temporary_folder("export", uuid.uuid4().hex)
     written = []
     try:
@@ -177,6 +184,8 @@ def export(artifact: Artifact, name: str) -> list[Path]:
             lora = file.stem == "the LoRA"
             plain = lora or len(artifact.tokens) == 1
             kind, stem = "loras" if lora else "embeddings", name if plain else f"{name}-{file.stem}"
+            if not lora and stem != (stem := re.sub(r"[\s(),:]+", "_", stem)):
+                log.warning("prompts reach the embedding as embedding:%s", stem)
             target = inside(kind, stem, file.suffix)
             with write_atomically(target) as unfinished:
                 shutil.copyfile(file, unfinished)

@@ -1,6 +1,6 @@
 """`likeness import`: other tools' files as a concept file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +41,10 @@ def import_(
     all_words: Annotated[
         bool, Option("--all-words", help="Of MagicTailor's token table, keep the changed ordinary words too.")
     ] = False,
+    family: Annotated[
+        str | None,
+        Option(help="Of a LoRA that fits several kinds of base: sd1, sd2, sdxl or miniature."),
+    ] = None,
 ) -> None:
     """Make a concept file out of other tools' files; nothing in them is executed."""
 
@@ -49,16 +53,12 @@ def import_(
     check_name(output.stem)
     if output.exists() and not overwrite:
         raise LikenessError(f"{output} is there already; give --overwrite to replace it, or another --output")
-    say(str(_imported(files, token, class_word, picture, image_encoder, all_words).save(output)))
+    options = {"token": token, "class_word": class_word, "all_rows": all_words, "family": family}
+    say(str(_imported(files, options, picture, image_encoder).save(output)))
 
 
 def _imported(
-    files: Sequence[Path],
-    token: str | None,
-    class_word: str,
-    picture: Path | None,
-    tower: Path | None,
-    all_words: bool,
+    files: Sequence[Path], options: Mapping[str, Any], picture: Path | None, tower: Path | None
 ) -> "Artifact":
     from ..artifact import import_file, merge
     from ..identity.adapter import import_released, is_released
@@ -68,7 +68,6 @@ def _imported(
         return import_released(files[0])
     mappers = [file for file in files if file.suffix == ".pt" and is_reference_mapper(file)]
     if not mappers:
-        options: dict[str, Any] = {"token": token, "class_word": class_word, "all_rows": all_words}
         return merge([import_file(file, **options) for file in files])
     others = [file for file in files if file not in mappers]
     if len(mappers) != 1 or len(others) != 1:
@@ -82,6 +81,5 @@ def _imported(
         from ..training.methods.personamagic import features_of
 
         features = features_of(picture, tower)
-    return import_reference(
-        mappers[0], others[0], token=token or "<v0>", class_word=class_word, image_features=features
-    )
+    token, word = options["token"] or "<v0>", options["class_word"]
+    return import_reference(mappers[0], others[0], token=token, class_word=word, image_features=features)

@@ -130,13 +130,6 @@ def test_our_own_file_is_imported_as_it_is(tmp_path: Path):
     assert import_file(tmp_path / "anna.safetensors").settings == person().settings
 
 
-@pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl")])
-def test_the_base_is_known_by_the_width_of_its_text(tmp_path: Path, width: int, family: str):
-    unet_only = {key: tensor for key, tensor in lora_tensors(width).items() if key.startswith("lora_unet_")}
-    save_file(unet_only, tmp_path / "x.safetensors")
-    assert import_file(tmp_path / "x.safetensors").base_family == family
-
-
 def test_diffusers_names_become_kohya_names(tmp_path: Path):
     down, up = torch.randn(4, 768), torch.randn(320, 4)
     module = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -326,7 +319,6 @@ STRANGE = {
     "an embedding of no vector": {"emb_params": torch.zeros(0, 768)},
     "an embedding of three dimensions": {"emb_params": torch.zeros(1, 2, 768)},
     "a numbered LoRA of no dimension": {"unet:0:up": torch.tensor(1.0), "unet:0:down": torch.tensor(1.0)},
-    "a LoRA in float8": {key: tensor.to(torch.float8_e5m2) for key, tensor in lora_tensors(768).items()},
 }
 
 

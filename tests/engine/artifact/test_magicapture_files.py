@@ -15,7 +15,7 @@ from likeness_portraits.engine.artifact import (
     export_stock,
     import_file,
 )
-from likeness_portraits.engine.artifact.lora import DOWN, UP, difference, split, text_name, unet_name
+from likeness_portraits.engine.artifact.lora import DOWN, UP, by_module, changed, text_name, unet_name
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.golden.goldens import Golden
@@ -57,12 +57,12 @@ def test_the_references_tiny_file_is_read_and_written_again(tmp_path):
     assert {kohya(path) for path in case.json("index_map").values()} == {
         key.removesuffix(DOWN) for key in lora if key.endswith(DOWN)
     }
-    updates = split(lora)
+    updates = by_module(lora)
     for name, expected in case.under("out.delta.").items():
         path = name.removeprefix("unet.").removeprefix("text.")
-        down, up, scale = updates[kohya(path)]
-        torch.testing.assert_close(difference(down, up, expected.shape), expected, atol=1e-5, rtol=0)
-        assert scale == pytest.approx(0.6 if name.startswith("unet.") else 0.9)
+        drawn = 0.6 if name.startswith("unet.") else 0.9
+        found = changed(torch.zeros_like(expected), updates[kohya(path)], 1 / drawn)
+        torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=0)
     tensors, metadata = cloneofsimo.write(lora, {token: row[None] for token, row in rows.items()}, TINY)
     assert metadata == case.json("file_metadata")
     assert tensors.keys() == case.under("in.file.").keys()
@@ -72,8 +72,8 @@ def test_the_references_tiny_file_is_read_and_written_again(tmp_path):
 
 def test_a_layer_with_the_lora_gives_the_references_output():
     case = Golden("magicapture", "lora_linear")
-    delta = difference(case["in.down"], case["in.up"], case["in.weight"].shape)
-    weight = case["in.weight"] + float(case["in.scale"]) * delta
+    parts = {DOWN[1:]: case["in.down"], UP[1:]: case["in.up"]}
+    weight = changed(case["in.weight"], parts, float(case["in.scale"]))
     found = torch.nn.functional.linear(case["in.x"], weight, case["in.bias"])
     torch.testing.assert_close(found, case["out.y"], atol=1e-5, rtol=1e-5)
 

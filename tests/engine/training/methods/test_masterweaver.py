@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.bases.base import unet_base
-from likeness_portraits.engine.bases.conditioning import Conditioning
-from likeness_portraits.engine.bases.process.ddpm import noise_schedule
+from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
 from likeness_portraits.engine.config import EDIT_TEMPLATES, EDITS, Job, MasterWeaverSettings, Phase
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.shard_sources import rendered
@@ -112,7 +110,7 @@ def learner_of(case: Golden, folder, **settings) -> MasterWeaver:
     tiny = tiny_base()
     unet = UNet2DConditionModel(**case.json("unet_config"))
     unet.load_state_dict(case.under("in.unet."))
-    base = unet_base(
+    base = BaseModel(
         unet=unet, vae=tiny.vae, text_encoders=dict(tiny.text_encoders.items()), tokenizers=tiny.tokenizers,
         alphas_cumprod=noise_schedule(SCHEDULE), family="sd1", resolution=256, attention_side=32,
     )  # fmt: skip
@@ -125,19 +123,19 @@ def learner_of(case: Golden, folder, **settings) -> MasterWeaver:
     return learner
 
 
-def step_of(case: Golden, number: int) -> tuple[AdapterBatch, Tensor, Tensor, Conditioning]:
+def step_of(case: Golden, number: int) -> tuple[AdapterBatch, Tensor, Tensor, Tensor]:
     """A step's batch, latents, vision features and text."""
     of = case.under(f"in.step{number}.")
     zeros, latents = torch.zeros(2, dtype=torch.long), of["latent"]
     return (
         AdapterBatch(
             pixels=torch.zeros(2, 3, 8, 8), masks=of["mask64_u8"].float(), prompts=("", ""), concepts=zeros,
-            prior=zeros.bool(), indices=zeros, noise=of["noise"], posterior=of["noise"], times=of["t"] / 1000,
+            prior=zeros.bool(), indices=zeros, noise=of["noise"], posterior=of["noise"], timesteps=of["t"],
             references=torch.zeros(2, 3, 3, 8, 8), filled=torch.zeros(2, 3).bool(), share=of["mix"],
-            edit_noise=of.get("noise_edit", of["noise"]), edit_times=of.get("t_edit", of["t"]) / 1000,
+            edit_noise=of.get("noise_edit", of["noise"]), edit_timesteps=of.get("t_edit", of["t"]),
             plain_prompts=("", ""), edit_prompts=("", ""), keys=("", ""),
         ),
-        latents, of["vision_features"], Conditioning(states=of["text"]),
+        latents, of["vision_features"], of["text"],
     )  # fmt: skip
 
 
@@ -217,8 +215,7 @@ def test_the_second_stages_trace_is_the_references(tmp_path):
         tokens = learner.encoder.slots(features)
         losses = learner.denoising_losses(batch, latents, tokens, text, editing=True)
         if number % 2 == 0:
-            said = (case[f"in.step{number}.text_{which}"] for which in ("rec", "edit"))
-            texts = [Conditioning(states=states) for states in said]
+            texts = case[f"in.step{number}.text_rec"], case[f"in.step{number}.text_edit"]
             losses["editing"] = learner.editing_loss(batch, latents, tokens, *texts)
             torch.testing.assert_close(
                 losses["editing"], case[f"out.step{number}.editing"], rtol=2e-4, atol=0
