@@ -25,7 +25,6 @@ FFHQ_POINTS: Points = np.array(
     [[192.981, 239.947], [318.903, 240.194], [256.634, 314.019], [201.261, 371.41], [313.089, 371.151]]
 )
 SHRINK_TARGET = 1024  # FFHQ: pictures with larger faces are made smaller first
-DETECTOR_SIDE, DETECTOR_LIMIT = 400, 800  # MagiCapture: shorter side for the detector, longest side allowed
 
 
 def similarity(points: Points, template: Points = ARCFACE_POINTS) -> Points:
@@ -196,8 +195,3 @@ def central_face(boxes: NDArray, size: tuple[int, int]) -> int:
 def largest_face(boxes: NDArray) -> int:
     """The number of the largest of boxes (N, 4)."""
     return int(np.argmax((boxes[:, 2:4] - boxes[:, :2]).prod(1)))
-
-
-def detector_scale(size: tuple[int, int]) -> float:
-    """How much MagiCapture's pictures are scaled before detection."""
-    return min(DETECTOR_SIDE / min(size), DETECTOR_LIMIT / max(size))

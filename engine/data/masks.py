@@ -1,4 +1,4 @@
-"""What is done to masks once they are found: pieces, edges, holes, algebra, the sizes losses want them in.
+"""What is done to masks once they are found: pieces, edges, holes, algebra, boxes.
 
 A mask is (H, W) float32 in [0, 1], at its picture's size. Nothing here knows where masks come from.
 """
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from ..errors import LikenessError
@@ -166,38 +165,23 @@ def box_overlap(box: NDArray, others: NDArray) -> NDArray:
     return common / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - common)
 
 
-# --- the sizes and weights losses want ------------------------------------------------------------
-
-
-def strided(mask: NDArray, side: int, within: float = 0.0) -> NDArray:
-    """One value from each cell of a square mask (S, S) laid out in side x side cells.
-
-    within: where in the cell; 0 its corner (tensor libraries' nearest), 0.5 its middle (Pillow's).
-    """
-    size = mask.shape[-1]
-    rows = ((np.arange(side) + within) * size / side).astype(int)
-    return mask[..., rows[:, None], rows]
-
-
-def raised(mask: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
-    """(mask + 0.01)^temperature over its maximum: nothing is wholly ignored (MagiCapture)."""
-    weights = (mask + np.float32(FLOOR)) ** np.float32(temperature)
-    return weights / weights.max()
+# --- a face in its box ------------------------------------------------------------------------------
 
 
 def in_box(inside: NDArray[np.bool_], box: Sequence[int], size: tuple[int, int]) -> Mask:
-    """A mask of size (H, W): in the box (x1, y1, x2, y2) the face as found there, raised; 0 outside the box.
+    """A mask of size (H, W): in a box (x1, y1, x2, y2) the face as found there, nowhere 0; 0 outside the box.
 
-    inside: (S, S), found on the box's part of the picture at any size; finding nothing marks the whole box.
+    inside: (S, S), found on the box's part of the picture at any size, of which each pixel takes the cell at
+    its own corner, as MagiCapture's does; finding nothing marks the whole box.
     """
     left, top, right, bottom = box
     if not inside.any():
         inside = np.ones_like(inside)
-    found = Image.fromarray(inside.astype(np.uint8), "L").resize(
-        (right - left, bottom - top), Image.Resampling.NEAREST
-    )
+    rows = np.arange(bottom - top) * inside.shape[0] // (bottom - top)
+    columns = np.arange(right - left) * inside.shape[1] // (right - left)
+    weights = inside[rows[:, None], columns].astype(np.float32) + np.float32(FLOOR)
     first_row, first_column = max(top, 0), max(left, 0)
-    part = raised(np.asarray(found, dtype=np.float32))[first_row - top :, first_column - left :]
+    part = (weights / weights.max())[first_row - top :, first_column - left :]
     mask = np.zeros(size, dtype=np.float32)
     place = mask[first_row : max(bottom, 0), first_column : max(right, 0)]
     place[:] = part[: place.shape[0], : place.shape[1]]

@@ -11,7 +11,6 @@ from ..errors import LikenessError, nearest
 
 LAST_TIMESTEP = 999
 LATE_MODES = ("hold", "class word")
-CLASS, DYNAMIC, HELD = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -75,29 +74,6 @@ class StagePlan:
         inner = [1 - (stage.low - 0.5) / LAST_TIMESTEP for stage in stages[:-1]]
         edges = [0.0, *inner, 1.0]
         return list(zip(edges[:-1], edges[1:]))
-
-
-def route(timesteps: Sequence[int], interval: tuple[int, int]) -> tuple[list[int], list[int]]:
-    """As the reference samples: each step's kind (class word, dynamic, held) and whose encoding it uses.
-
-    A schedule that begins below the interval has nothing to hold and is an error.
-    """
-    kinds, sources = [], []
-    for number, timestep in enumerate(timesteps):
-        if timestep > interval[1]:
-            kinds.append(CLASS)
-            sources.append(number)
-        elif timestep >= interval[0]:
-            kinds.append(DYNAMIC)
-            sources.append(number)
-        elif number:
-            kinds.append(HELD)
-            sources.append(sources[-1])
-        else:
-            raise LikenessError(
-                f"the first step {timestep} lies below the interval; let a StagePlan route this schedule"
-            )
-    return kinds, sources
 
 
 def check_interval(interval: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..artifact.inert_folder import from_folder
 from ..bases.base import BaseModel
-from ..data.alignment import ARCFACE_SIDE, Points, similarity, warped
+from ..data.alignment import ARCFACE_SIDE, Points, central_face, similarity, warped
 from ..data.faces import load_faces
 from ..data.helpers import DINOV2, default_models
 from ..data.masks import HALF, Mask
@@ -77,9 +77,12 @@ class FaceJudge(_Cutting):
         if self._finder is None:
             return None if mask is None else _of_box(mask, MASK_IN_CROP)
         faces = [face for face in self._finder(pixels) if face.landmarks is not None]
+        if not faces:
+            return None
         if len(faces) > 1:
-            log.warning("%s shows %d faces; the largest is taken", name, len(faces))
-        return similarity(faces[0].landmarks.astype(np.float64)) if faces else None
+            log.warning("%s shows %d faces; the large one in the middle is taken", name, len(faces))
+        chosen = central_face(np.stack([face.box for face in faces]), pixels.shape[:2])
+        return similarity(faces[chosen].landmarks.astype(np.float64))
 
     def forward(self, crops: Tensor) -> Tensor:
         return self.recogniser(crops)

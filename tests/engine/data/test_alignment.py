@@ -10,7 +10,6 @@ from likeness_portraits.engine.data.alignment import (
     ARCFACE_POINTS,
     arcface_crop,
     central_face,
-    detector_scale,
     face_box,
     ffhq_aligned,
     ffhq_quad,
@@ -38,11 +37,10 @@ def test_arcface_crop_and_its_gradient_are_the_reference_ones(golden: Golden):
     torch.testing.assert_close(crop[0].detach() * 2 - 1, golden["out.recogniser_input"], atol=4e-4, rtol=0)
 
 
-def test_which_face_counts_and_at_what_scale_it_is_looked_for(golden: Golden):
+def test_which_face_counts(golden: Golden):
     size, boxes = tuple(golden["in.image_u8"].shape[1:]), golden["in.boxes"].numpy()
     assert central_face(boxes, size) == int(golden["out.chosen_face"])
     assert boxes[0, :4].astype(int).tolist() == golden["out.mask_box"].tolist()
-    assert detector_scale(size) == pytest.approx(float(golden["out.detector_scale64"]), rel=1e-12)
     assert largest_face(np.array([[0, 0, 4, 4], [10, 10, 30, 20], [0, 0, 5, 5]])) == 1
 
 

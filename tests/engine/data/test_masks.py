@@ -15,8 +15,6 @@ from likeness_portraits.engine.data.masks import (
     largest_piece,
     overlap,
     pieces,
-    raised,
-    strided,
     thresholded,
     union,
     without,
@@ -113,22 +111,6 @@ def test_masks_from_detections_are_magictailors(case: str):
         assert ((first > 0) == (golden[f"out.{case}.full_concept_u8"].numpy() > 0)).all()
 
 
-def test_masks_of_losses_take_every_eighth_and_thirty_second_value():
-    golden = Golden("magictailor", "mask_downsample")
-    mask = golden["in.mask_u8"].float().numpy() / 255
-    for side in (64, 16):
-        torch.testing.assert_close(
-            torch.from_numpy(strided(mask, side)), golden[f"out.mask{side}"], atol=0, rtol=0
-        )
-
-
-def test_a_mask_of_any_size_reaches_the_latents_as_personamagics():
-    golden = Golden("personamagic", "dataset_item")
-    mask = golden["in.mask_u8"].float().numpy() / 255
-    expected = golden["out.mask"][0]
-    assert (torch.from_numpy(strided(mask, len(expected), within=0.5)) == expected).all()
-
-
 @pytest.mark.parametrize("found", ["mask", "nothing"])
 def test_a_face_found_in_its_box_is_composed_as_magicaptures(found: str):
     golden = Golden("magicapture", "mask_compositor")
@@ -139,15 +121,12 @@ def test_a_face_found_in_its_box_is_composed_as_magicaptures(found: str):
     torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
 
 
+def test_a_pixel_of_a_box_takes_the_cell_at_its_own_corner():
+    inside = np.array([[True, False, False, False]] * 4)
+    faint = 0.01 / 1.01
+    np.testing.assert_allclose(in_box(inside, (0, 0, 2, 2), (2, 2)), [[1, faint]] * 2, rtol=1e-6)
+
+
 def test_a_box_that_leaves_the_picture_is_cut_off():
     made = in_box(np.ones((4, 4), bool), (-3, -2, 5, 6), (8, 10))
     assert made.shape == (8, 10) and made.sum() == 5 * 6
-
-
-@pytest.mark.parametrize("temperature, name", [(1.0, "1p0"), (2.0, "2p0")])
-def test_loss_weights_are_magicaptures(temperature: float, name: str):
-    golden = Golden("magicapture", "mask_to_latent")
-    face = golden["in.mask_values"][golden["in.mask_code_u8"].long()].numpy()
-    for kind, mask in {"face": face, "style": 1 - face}.items():
-        made = torch.from_numpy(raised(strided(mask, 64), temperature))
-        torch.testing.assert_close(made, golden[f"out.{kind}_tau_{name}"], atol=1e-6, rtol=0)

@@ -13,7 +13,7 @@ from likeness_portraits.engine.bases.denoisers.seam import using
 from likeness_portraits.engine.bases.denoisers.unet import CrossProcessor
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.staged.mapper import Mapper, anchor_codes, time_code
-from likeness_portraits.engine.staged.stages import StagePlan, route
+from likeness_portraits.engine.staged.stages import StagePlan
 from likeness_portraits.engine.staged.text import Places, SplitValues, TextStates, encode
 from likeness_portraits.engine.training.losses import masked_squared_error, tandem_equilibrium
 from likeness_portraits.tests.golden.goldens import Golden
@@ -270,14 +270,6 @@ def test_masked_loss_noise_and_velocity():
 def test_picture_for_the_image_tower():
     case = golden("clip_preprocess")
     close(clip_pixels(case["in.image"])[..., ::2, ::2], case["out.pixel_values"], 1e-4)
-
-
-@pytest.mark.parametrize("steps", [20, 25, 30, 50])
-def test_routing_of_the_references_sampler(steps: int):
-    case = golden("stage_routing")
-    kinds, sources = route(case[f"out.timesteps_{steps}"].tolist(), (400, 800))
-    assert kinds == case[f"out.stage_{steps}"].tolist()
-    assert sources == case[f"out.source_step_{steps}"].tolist()
 
 
 @pytest.mark.parametrize("steps", [20, 25, 30, 50])

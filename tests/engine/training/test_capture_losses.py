@@ -192,3 +192,12 @@ def test_the_specifications_own_numbers_are_met():
     n = torch.arange(512.0)
     lost = 0.25 * identity_distance(torch.sin(0.05 * n)[None], torch.sin(0.05 * n + 0.4)[None])
     assert lost.item() == pytest.approx(0.02019353, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature, name", [(1.0, "1p0"), (2.0, "2p0")])
+def test_loss_weights_are_the_references(temperature: float, name: str):
+    golden = Golden("magicapture", "mask_to_latent")
+    face = golden["in.mask_values"][golden["in.mask_code_u8"].long()][None, None]
+    for kind, mask in {"face": face, "style": 1 - face}.items():
+        made = region_weights(mask, (64, 64), 0.01, temperature)[0, 0]
+        torch.testing.assert_close(made, golden[f"out.{kind}_tau_{name}"], atol=1e-6, rtol=0)

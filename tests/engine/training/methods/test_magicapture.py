@@ -294,17 +294,18 @@ def test_a_subject_without_any_face_is_refused_with_what_to_do(base, tmp_path):
     learner.method.close()
 
 
-def test_of_several_faces_the_largest_is_taken_and_said_aloud(caplog):
+def test_of_several_faces_the_large_one_in_the_middle_is_taken_and_said_aloud(caplog):
     from likeness_portraits.engine.data.alignment import similarity
     from likeness_portraits.engine.data.faces import Face
 
     points = np.array([[200, 220], [310, 225], [256, 290], [210, 340], [305, 345]], np.float32)
     large = Face(np.array([150, 120, 350, 400], np.float32), points, 0.9)
     small = Face(np.array([0, 0, 50, 60], np.float32), points / 5, 0.99)
-    judge = FaceJudge(torch.nn.Identity(), lambda pixels: [large, small])
+    aside = Face(np.array([0, 0, 260, 300], np.float32), points / 3, 0.95)  # larger, but in a corner
+    judge = FaceJudge(torch.nn.Identity(), lambda pixels: [aside, large, small])
     with caplog.at_level(logging.WARNING):
         matrix = judge.find(np.zeros((512, 512, 3), np.uint8), None, "party.png")
-    assert "party.png shows 2 faces; the largest is taken" in caplog.text
+    assert "party.png shows 3 faces; the large one in the middle is taken" in caplog.text
     np.testing.assert_allclose(matrix, similarity(points.astype(np.float64)))
     expected = [[0.32768672, 0.00418691, -29.116262], [-0.00418691, 0.32768672, -20.089561]]
     np.testing.assert_allclose(matrix, expected, rtol=1e-5)
