@@ -1,15 +1,23 @@
 """Drawing with every concept in its place: regions for words, and a sampler that finds and shows them."""
 
+import logging
 from collections.abc import Sequence
 
 from comfy_api.latest import io
 
 from .types import schema
 
-REGIONS = ("mask or box", "find by attention", "find by face")
-MODES = ("hard", "soft", "renormalised")
-SCOPES = ("apart", "word", "onward")
-SCHEDULES = ("constant", "falling", "rising")
+log = logging.getLogger(__name__)
+
+REGIONS = ("mask or box", "find by face")
+MODES = ("hard", "soft")
+SCOPES = ("apart", "word")
+SCHEDULES = ("constant",)  # one is left; its widget keeps the places of those behind it in saved workflows
+# what older workflows may hold, and what is done instead
+GONE = {
+    "find by attention": "find by face", "renormalised": "soft", "onward": "word",
+    "falling": "constant", "rising": "constant",
+}  # fmt: skip
 
 
 def _place_inputs() -> list[io.Input]:
@@ -18,8 +26,8 @@ def _place_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "where", options=list(REGIONS), display_name="region", default=REGIONS[0], optional=True,
-            tooltip="Where the word belongs: the MASK, or else the box below. The others look for it while "
-            "drawing: where the word's attention is, or at the head that a parser sees there.",
+            tooltip="Where the word belongs: the MASK, or else the box below. find by face looks "
+            "for it while drawing: at the head that a parser sees there.",
         ),
         io.Mask.Input(
             "mask", display_name="mask", optional=True,
@@ -50,13 +58,12 @@ def _manner_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "mode", options=list(MODES), default=MODES[0], optional=True,
-            tooltip="hard: nothing outside. soft: fading at the edge, and where the mask is grey. "
-            "renormalised: soft, and what the word loses outside it gains inside; use it for small regions.",
+            tooltip="hard: nothing outside. soft: fading at the edge, and where the mask is grey.",
         ),
         io.Combo.Input(
             "scope", options=list(SCOPES), default=SCOPES[0], optional=True,
             tooltip="apart: the region reads the prompt without the other placeholders, which keeps two "
-            "people two. word: only the word itself. onward: the words behind it too, which carry it along.",
+            "people two. word: only the word itself, in the whole prompt.",
         ),
         io.Float.Input(
             "strength", default=1.0, min=0.0, max=2.0, step=0.05, optional=True,
@@ -64,7 +71,7 @@ def _manner_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "schedule", options=list(SCHEDULES), default=SCHEDULES[0], optional=True,
-            tooltip="How the strength goes from start to end. falling lets the last details blend.",
+            tooltip="The strength is the same from start to end. Lower end to let the last details blend.",
         ),
         io.Float.Input(
             "start", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
@@ -146,6 +153,16 @@ class LikenessRefocus(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(
+        cls, where: str = REGIONS[0], mode: str = MODES[0], scope: str = SCOPES[0],
+        schedule: str = SCHEDULES[0],
+    ) -> bool | str:  # fmt: skip
+        """Lets pass what older workflows hold; the editor's own check of these inputs is off for it."""
+        told = ((where, REGIONS), (mode, MODES), (scope, SCOPES), (schedule, SCHEDULES))
+        wrong = [value for value, known in told if value not in known and GONE.get(value) not in known]
+        return f"there is no '{wrong[0]}'; choose it anew from the list" if wrong else True
+
+    @classmethod
     def execute(
         cls, model, clip, text: str, token: str, where: str = REGIONS[0], mask=None, left: float = 0.0,
         top: float = 0.0, width: float = 1.0, height: float = 1.0, mode: str = MODES[0],
@@ -156,15 +173,22 @@ class LikenessRefocus(io.ComfyNode):
         from ..engine.comfy_bridge.refocus import refocused_prompt
         from ..engine.inference.refocus import Focus
 
+        where, mode, scope, schedule = (_still_there(value) for value in (where, mode, scope, schedule))
         known = where == REGIONS[0]
         region = ((left, top, width, height) if mask is None else mask) if known else None
         focus = Focus(
-            token=token.strip(), region=region, mode=mode, scope=scope, strength=strength, schedule=schedule,
-            start=start, end=end, find_at=find_at, find_by="face" if where == REGIONS[2] else "attention",
-            inside=inside.strip() or None,
+            token=token.strip(), region=region, mode=mode, scope=scope, strength=strength, start=start,
+            end=end, find_at=find_at, inside=inside.strip() or None,
         )  # fmt: skip
         prompt = refocused_prompt(model, clip, text, focus, conditioning=conditioning, own=own, vae=vae)
         return io.NodeOutput(*prompt)
+
+
+def _still_there(value: str) -> str:
+    """What is done for a value of an older workflow."""
+    if value in GONE:
+        log.warning("Regional Word has no '%s' any more: '%s' is done instead", value, GONE[value])
+    return GONE.get(value, value)
 
 
 def _sampling_inputs(samplers: Sequence[str], schedulers: Sequence[str]) -> list[io.Input]:

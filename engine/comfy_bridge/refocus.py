@@ -80,8 +80,8 @@ def refocused_prompt(
 ) -> tuple[Any, Conditioning]:
     """A clone of MODEL that heeds regions, and the prompt as CONDITIONING with one region more."""
     check_unet(model, "refocusing")
-    if focus.region is None and focus.find_by == "face" and vae is None:
-        raise LikenessError("finding faces needs a VAE; connect one, or find the region by attention")
+    if focus.region is None and vae is None:
+        raise LikenessError("finding faces needs a VAE; connect one, or choose mask or box")
     if conditioning is None and TOKEN.fullmatch(focus.token) and focus.token not in defined_in(clip):
         raise _missing(focus.token, text)
     written = _encoded(clip, text) if conditioning is None else conditioning

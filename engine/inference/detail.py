@@ -233,11 +233,7 @@ def _places(
         around = AROUND_FOUND if focus in found else 1 / AROUND  # else just the square around it
         for number in range(len(pictures)):
             region = regions[number % len(regions)]
-            if (
-                focus in found
-                and focus.find_by == "face"
-                and not _holds_a_head(region, pictures[number], heads)
-            ):
+            if focus in found and not _holds_a_head(region, pictures[number], heads):
                 log.warning("%s stays as it was drawn in a picture: no head lies in the region found for it",
                             focus.token)  # fmt: skip
             elif (region >= HALF).any():

@@ -8,7 +8,7 @@ region becomes an additive log-mask on the logits of every cross-attention, so t
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -23,12 +23,9 @@ from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
 
-MODES = ("hard", "soft", "renormalised")
-SCOPES = ("word", "onward", "apart")
-SCHEDULES = ("constant", "falling", "rising")
-FINDERS = ("attention", "face")
+MODES = ("hard", "soft")
+SCOPES = ("word", "apart")
 FLOOR = 1e-4  # of a word's weight: a row whose words are all masked still has a softmax
-GAIN = 4.0  # the most that "renormalised" multiplies a word's weight with inside a small region
 FEATHER = 1 / 16  # of the picture's shorter side: how far soft edges reach
 CLEAR = 0.5  # what the brightest part of an attention map is multiplied with, to tell region from rest
 HEADLIKE = 0.25  # of the smallest head that is a word's: what else a parser marked, if smaller, is no head
@@ -47,17 +44,15 @@ class Focus:
     """Which word belongs where, how strictly, and for how long."""
 
     token: str  # a placeholder such as <v0>, or any words of the prompt
-    region: Region | None = None  # where, over the whole picture; None: found while drawing
+    region: Region | None = None  # where, over the whole picture; None: found while drawing, by face
     mode: str = "hard"
-    scope: str = "apart"  # onward: what follows the word too, for CLIP is causal; apart: see `log_mask`
+    scope: str = "apart"  # word: the word alone; apart: see `log_mask`
     inside: str | None = None  # with apart: the word's name in its region; outside, nothing is known of it
     own_prompt: str | None = None  # with apart: all that the region reads; None: see `own_prompt_of`
     strength: float = 1.0  # of the log-mask
-    schedule: str = "constant"  # of the strength, from start to end
     start: float = 0.0  # as ComfyUI counts noise levels: 0 is pure noise, 1 the picture
     end: float = 1.0
     find_at: float = 0.3  # share of the steps after which a region is looked for
-    find_by: str = "attention"
     redraw: float = 0.0  # share of the schedule for which the finished region is drawn again by itself
     only: str = ""  # "redraw": what is named inside is not there before, when the picture is drawn
     tries: int = 1  # how often at most, each time from other noise; the most like their pictures is kept
@@ -69,8 +64,6 @@ class Focus:
         finite({f"the strength of {self.token}": self.strength})
         one_of("mode", self.mode, MODES)
         one_of("scope", self.scope, SCOPES)
-        one_of("strength schedule", self.schedule, SCHEDULES)
-        one_of("way to find regions", self.find_by, FINDERS)
         if not self.token.strip():
             raise LikenessError(
                 "no word is named; write the placeholder, such as <v0>, or a word of the prompt"
@@ -95,11 +88,6 @@ class Focus:
                 f"only=redraw draws '{self.token}' as it stands, then the region as somebody else: say how "
                 "much with redraw=0.7, and as whom with inside=<v0>"
             )
-        if self.only and self.region is None and self.find_by != "face":
-            raise LikenessError(
-                f"where '{self.token}' is to be drawn again is found in the finished picture, by face; write "
-                "face, a half, a box or a mask"
-            )
         if self.tries < 1 or (self.tries > 1 and not self.redraw):
             raise LikenessError(
                 f"tries={self.tries} says how often a region is drawn again; use 1 or more, with redraw=0.6"
@@ -109,8 +97,7 @@ class Focus:
         """The log-mask's factor at a noise level, counted from 0 (pure noise) to 1."""
         if self.region is None or not self.start <= progress <= self.end:
             return 0.0
-        passed = (progress - self.start) / max(self.end - self.start, 1e-6)
-        return self.strength * {"constant": 1.0, "falling": 1 - passed, "rising": passed}[self.schedule]
+        return self.strength
 
 
 @dataclass(frozen=True)
@@ -228,10 +215,7 @@ def weights(region: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
         share = F.adaptive_avg_pool2d(region[:, None], grid)[:, 0]
         level = share.amax((1, 2), keepdim=True).clamp(max=0.5)  # a small region keeps its best query
         return torch.where(share >= level, 1.0, FLOOR)
-    soft = F.adaptive_avg_pool2d(_feathered(region)[:, None], grid)[:, 0].clamp(min=FLOOR)
-    if mode == "soft":
-        return soft
-    return (soft / soft.mean((1, 2), keepdim=True)).clamp(min=FLOOR, max=GAIN)
+    return F.adaptive_avg_pool2d(_feathered(region)[:, None], grid)[:, 0].clamp(min=FLOOR)
 
 
 def _feathered(region: Tensor) -> Tensor:
@@ -257,9 +241,9 @@ def log_mask(
     """What is added to a layer's logits (B, h * w, T); None where nothing is, so that all stays as it was.
 
     `regions` (B, H, W) are the spots' own over the latents of this pass. T is `tokens` and the lengths of
-    the spots' own prompts, if they have any. A concept's own words heed its own region alone; a word behind
-    several concepts that reach onward heeds their union. A concept kept apart has a prompt of its own, in
-    which no other is mentioned: its region reads that one, all the rest of the picture the whole one.
+    the spots' own prompts, if they have any. A concept's own words heed its own region alone. A concept kept
+    apart has a prompt of its own, in which no other is mentioned: its region reads that one, all the rest of
+    the picture the whole one.
     `weigh` gives a spot's weights (B, h * w) by its number, for those who know them already.
     """
 
@@ -284,30 +268,14 @@ def log_mask(
             share = (share * strength).clamp(0, 1)[..., None]
             own += share.log()  # nothing at all where it does not act
             whole[:] = torch.minimum(whole, (1 - share).clamp(min=FLOOR).log())
-    _mask_words(
-        whole, spots, {number: share.log() * strength for number, (strength, share) in acting.items()}
-    )
+    for number, (strength, share) in acting.items():
+        whole[:, :, list(spots[number].positions)] += (share.log() * strength)[..., None]
     return bias if bias.any() else None
 
 
 def _idle(spot: Spot) -> bool:
     """Whether there is nothing to be done: a word that may be everywhere, unless it has its own prompt."""
     return not spot.length and everywhere(spot.focus.region)
-
-
-def _mask_words(bias: Tensor, spots: Sequence[Spot], logs: Mapping[int, Tensor]) -> None:
-    """Adds the masks (B, Q) of words, and of what follows those that reach onward, to (B, Q, tokens)."""
-    own = {position for spot in spots for position in spot.positions}
-    behind: dict[int, Tensor] = {}
-    for number, moved in logs.items():
-        spot = spots[number]
-        bias[:, :, list(spot.positions)] += moved[..., None]
-        if spot.focus.scope == "onward":
-            for position in set(range(min(spot.positions) + 1, bias.shape[-1])) - own:
-                before = behind.get(position)
-                behind[position] = moved if before is None else torch.maximum(before, moved)
-    for position, moved in behind.items():
-        bias[:, :, position] += moved
 
 
 def places_in_all(spots: Sequence[Spot], number: int, tokens: int, longer: bool) -> tuple[int, ...]:
@@ -489,23 +457,18 @@ def look_for(spots: Sequence[Spot], maps: Tensor, clean: Tensor, look: Look | No
     A region in which nothing was found is left out: its word stays free everywhere.
     """
     missing = [number for number, spot in enumerate(spots) if spot.focus.region is None]
-    by_face = [number for number in missing if spots[number].focus.find_by == "face"]
-    if by_face and look is None:
-        raise LikenessError("finding faces needs a decoder; connect a VAE, or find regions by attention")
-    regions: dict[int, Tensor] = {}
-    for numbers, seen in ((by_face, True), ([n for n in missing if n not in by_face], False)):
-        if numbers:
-            chosen = maps[:, numbers]
-            both = (
-                regions_from_picture(look(clean), chosen) if seen and look else regions_from_attention(chosen)
-            )
-            regions.update({number: both[:, place] for place, number in enumerate(numbers)})
+    if not missing:
+        return list(spots)
+    if look is None:
+        raise LikenessError("finding faces needs a decoder; connect a VAE, or say where")
+    both = regions_from_picture(look(clean), maps[:, missing])
+    regions = {number: both[:, place] for place, number in enumerate(missing)}
     for number, region in regions.items():
         without = int((~region.flatten(1).any(1)).sum())
         if without:
-            told = (spots[number].focus.token, spots[number].focus.find_by, without, len(region))
+            told = (spots[number].focus.token, without, len(region))
             log.warning(
-                "no region was found for %s by %s in %d of %d pictures: it may be anywhere there", *told
+                "no region was found for %s by face in %d of %d pictures: it may be anywhere there", *told
             )
     return [
         spot.found(_or_all(regions[number])) if number in regions else spot

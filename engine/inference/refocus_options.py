@@ -17,7 +17,7 @@ from ..data.pictures import read_picture
 from ..data.segment import Request, find_mask, load_segmenter
 from ..errors import LikenessError, nearest
 from ..files import make_folder
-from .refocus import FINDERS, Focus, Look, Region, heat_maps
+from .refocus import Focus, Look, Region, heat_maps
 from .refocused import Heads, OnMaps, Refocusing
 from .restore_options import known_of
 
@@ -28,11 +28,12 @@ HALVES: dict[str, Region] = {
     "left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 0.5, 1.0),
     "top": (0.0, 0.0, 1.0, 0.5), "bottom": (0.0, 0.5, 1.0, 0.5),
 }  # fmt: skip
+FACE = "face"  # a region that is found while drawing
 HEADS = ("face", "hair")  # what a parser is asked to mark
 SETTINGS = {
     field.name: field.type if field.type in (float, int) else str
     for field in fields(Focus)
-    if field.name not in ("token", "region", "find_by")
+    if field.name not in ("token", "region")
 }
 
 
@@ -43,8 +44,8 @@ def focus_of(text: str) -> Focus:
     if not (token and equals and where):
         raise LikenessError(f"'{text}' gives no word a region; write it as <v0>=left or <v0>=mask.png")
     settings = typed(rest, SETTINGS, text)
-    if where in FINDERS:
-        return Focus(token=token, find_by=where, **settings)
+    if where == FACE:
+        return Focus(token=token, **settings)
     return Focus(token=token, region=_region(where, text), **settings)
 
 
@@ -56,7 +57,7 @@ def _region(where: str, text: str) -> Region:
         left, top, width, height = (_number(share, text) for share in shares)
         return left, top, width, height
     if not Path(where).suffix:
-        hint = nearest(where, [*HALVES, *FINDERS]) or "; use left, right, top, bottom, attention, face"
+        hint = nearest(where, [*HALVES, FACE]) or "; use left, right, top, bottom, face"
         raise LikenessError(
             f"unknown region '{where}' in '{text}'{hint}, a box such as 0,0,0.5,1 or a mask's file"
         )

@@ -39,6 +39,7 @@ from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.inference.generate import generate  # noqa: E402
 from likeness_portraits.engine.inference.refocus import Focus, box_region  # noqa: E402
+from likeness_portraits.engine.inference.refocus_options import refocusing_of  # noqa: E402
 from likeness_portraits.engine.inference.refocused import Refocusing  # noqa: E402
 from likeness_portraits.tests.engine.tiny import staged_person  # noqa: E402
 
@@ -48,9 +49,8 @@ SEED, STEPS, GUIDANCE = 7, 6, 5.0
 WAYS: dict[str, dict[str, Any]] = {
     "hard, apart": {},
     "hard, word": {"scope": "word"},
-    "soft, onward": {"mode": "soft", "scope": "onward"},
-    "renormalised, falling": {"mode": "renormalised", "schedule": "falling", "start": 0.1, "end": 0.8},
-    "found by attention": {"find": True, "scope": "word", "find_at": 0.4},
+    "soft, for a while": {"mode": "soft", "scope": "word", "start": 0.1, "end": 0.8},
+    "found": {"find": True, "scope": "word", "find_at": 0.4},
 }
 
 
@@ -130,13 +130,15 @@ def likeness_of_pictures(bench: Bench) -> dict[str, list[float]]:
     """For each way: how near ours is to ComfyUI's picture, and how near the plain one is to it."""
     artifacts = [(person(number), 1.0) for number in range(2)]
     plain = bench.pixels(bench.draw(bench.model, bench.encode(PROMPT)))
+    looking = refocusing_of(["<v0>=face"], bench.base)
+    assert looking is not None
     found = {}
     for name, way in WAYS.items():
         focuses = bench.focuses(**way)
         theirs = bench.pixels(bench.draw(*bench.prompt(focuses)))
         ours = generate(
             bench.base, [PROMPT], artifacts=artifacts, seed=SEED, steps=STEPS, guidance=GUIDANCE, width=256,
-            height=128, refocus=Refocusing(focuses=focuses),
+            height=128, refocus=Refocusing(focuses=focuses, look=looking.look),
         )  # fmt: skip
         found[name] = [psnr(ours, theirs), psnr(plain, theirs)]
     return {**found, "staged": likeness_of_staged(bench), "two LoRAs": likeness_of_loras(bench)}
@@ -383,11 +385,7 @@ def mistakes(bench: Bench) -> dict[str, str]:
         "batch": told(lambda: with_region(two, 3)),
         "no region": told(lambda: sampled(plain)),
         "staged": told(lambda: staged_without_own(bench)),
-        "no vae": told(
-            lambda: bridge.refocused_prompt(
-                bench.model, bench.clip, PROMPT, Focus(token="<v0>", find_by="face")
-            )
-        ),
+        "no vae": told(lambda: bridge.refocused_prompt(bench.model, bench.clip, PROMPT, Focus(token="<v0>"))),
     }
 
 

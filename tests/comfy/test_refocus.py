@@ -70,17 +70,17 @@ def test_mistakes_are_told_in_one_sentence(facts: dict[str, Any], mistake: str, 
     assert message in facts["told"][mistake] and "\n" not in facts["told"][mistake]
 
 
-def test_the_nodes_run_in_a_graph(server: Server):
+def test_the_nodes_run_in_a_graph_also_with_what_older_workflows_hold(server: Server):
     """Two words, two regions, one found; the picture, the heat maps and the regions come out."""
     graph = {
         "base": node("LikenessMiniature", person=0, pictures=1),
         "first": node(
             "LikenessRefocus", model=["base", 0], clip=["base", 1], text=PROMPT, token="a man", width=0.5,
-            scope="word",
+            mode="renormalised", scope="onward", schedule="falling",
         ),
         "second": node(
             "LikenessRefocus", model=["first", 0], clip=["base", 1], text=PROMPT, token="a woman",
-            where="find by face", scope="word", conditioning=["first", 1], vae=["base", 2],
+            where="find by attention", scope="word", conditioning=["first", 1], vae=["base", 2],
         ),
         "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
         "latent": node("EmptyLatentImage", width=256, height=128, batch_size=1),
@@ -98,3 +98,10 @@ def test_the_nodes_run_in_a_graph(server: Server):
     outputs = server.run(graph)
     assert server.picture(outputs["show"]["images"][0]).shape == (128, 256, 3)
     assert len(outputs["looked"]["images"]) == len(outputs["regions"]["images"]) == 2
+    told = server.log.read_text()
+    for gone, instead in (("find by attention", "find by face"), ("renormalised", "soft"),
+                          ("onward", "word"), ("falling", "constant")):  # fmt: skip
+        assert f"has no '{gone}' any more: '{instead}' is done instead" in told
+    graph["first"]["inputs"]["mode"] = "melted"
+    with pytest.raises(AssertionError, match="there is no 'melted'"):
+        server.queue(graph)

@@ -78,14 +78,8 @@ class Refocus:
         _two("two people, each drawn again", AGAIN),
         _two("two staged people, each drawn again", AGAIN, method="personamagic"),
         _two("two people, words only", [f"{half};scope=word" for half in HALVES], headline=False),
-        _two("two people, words onward", [f"{half};scope=onward" for half in HALVES], headline=False),
-        _two("two people, soft", [f"{half};mode=soft" for half in HALVES], headline=False),
-        _two("two people, each drawn again once", [f"{half};redraw=0.6" for half in HALVES], headline=False),
         _one("one person"),
         _one("one person, refocused", ("{}=face;inside=<v0>",)),
-        _one("one person, word only", ("<v0>=face;scope=word",), headline=False),
-        _one("one person, onward", ("<v0>=face;scope=onward",), headline=False),
-        _one("one person, by attention", ("<v0>=attention;scope=word",), headline=False),
         _one("one person's LoRA", headline=False, method="dreambooth-lora"),
         _one(
             "one person's LoRA, refocused", ("{}=face;inside=<v0>",), headline=False, method="dreambooth-lora"
