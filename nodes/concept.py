@@ -75,7 +75,7 @@ class LikenessConcept(io.ComfyNode):
             role=single(role, "role"),
         )  # fmt: skip
         spec, concept = concept_on_disk(spec, images, masks, captions)
-        return told(cls, spec, text=advice_on(concept, single(faces, "faces looked at by")))
+        return told(cls, spec, text=advice_on(concept, single(faces, "face model")))
 
 
 class LikenessConceptFolder(io.ComfyNode):

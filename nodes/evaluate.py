@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import Concept, Likeness, face_packs, schema, single, told
+from .types import AUTOMATIC, Concept, Likeness, face_packs, schema, single, told
 
 
 def _judge() -> io.Input:
     """Who says how alike the faces are."""
     return io.Combo.Input(
-        "faces", options=["miniature", *face_packs()], display_name="faces judged by", default="auraface",
-        tooltip="Who recognises faces: miniature only knows its own cartoons; auraface may be used for "
-        "anything, the others for non-commercial research. Change it to miniature when nothing else is "
-        "installed.",
+        "faces", options=[AUTOMATIC, "miniature", *face_packs()], display_name="face model",
+        default=AUTOMATIC,
+        tooltip="Who recognises faces. automatic takes what is in models/insightface, and miniature for the "
+        "Miniature's own cartoons, the only thing it knows. auraface may be used for anything, the others "
+        "for non-commercial research.",
     )  # fmt: skip
 
 
@@ -168,7 +169,7 @@ class LikenessMeasure(io.ComfyNode):
         prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
         others, styled = ([] if some is None else pictures_of(some) for some in (strangers, style))
         part = _component(single(component, "component"), component_masks)
-        known, judge = single(concept, "concept"), single(faces, "faces judged by")
+        known, judge = single(concept, "concept"), single(faces, "face model")
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
         report = f"{rows_in_words(found)}\n\n{in_words(found)}"
         scores = found.mean_identity, found.mean_text, report, found.median_identity
@@ -279,12 +280,14 @@ def _measured(
     """Measures with whatever judges are on this machine: CLIP and DINOv2 where their files are."""
     from ..engine.comfy_bridge.folders import packs_folder
     from ..engine.comfy_bridge.grid import helpers_folder
+    from ..engine.comfy_bridge.pictures import face_model_for
     from ..engine.data.concepts import load_concept
     from ..engine.evaluation.backends import judges_there, load_face_judge
     from ..engine.evaluation.measure import measure
 
     known = load_concept(concept)
-    judge = load_face_judge(faces, packs_folder())
+    looked_by = face_model_for([picture.pixels for picture in known.pictures], faces)
+    judge = load_face_judge(looked_by, packs_folder())
     text, looks = judges_there(judge, helpers_folder())
     spoken = [prompt.replace(known.token, f"a {known.class_word}") for prompt in prompts]
     return measure(

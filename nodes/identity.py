@@ -46,7 +46,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "pack", options=[*face_packs(), NO_MODEL],
-                    display_name="found by", default="auraface", optional=True,
+                    display_name="face model", default="auraface", optional=True,
                     tooltip="Which insightface models find the face in photographs: auraface may be used for "
                     "anything, the others for non-commercial research. The Miniature needs none.",
                 ),
@@ -71,7 +71,7 @@ class LikenessEncodeIdentity(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.identity import encode
 
-        found_by = single(pack, "found by")
+        found_by = single(pack, "face model")
         read = encode(
             single(adapter, "adapter"), images, clip_vision=single(clip_vision, "clip vision"), masks=masks,
             pack=None if found_by == NO_MODEL else found_by, keep=single(keep, "keep"),

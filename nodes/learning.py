@@ -13,7 +13,7 @@ from .types import Concept, Likeness
 
 AUTOMATIC = "automatic"
 SHOWN = 7  # previews that the node shows at most after a run
-AS_PRESET = "as the preset says"  # in a choice; in a number 0 means the same
+AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
 SWITCH = {"yes": True, "no": False}
 
 OUTPUTS = [
@@ -26,13 +26,43 @@ OUTPUTS = [
 ]
 
 
-def training(presets: list[str], *own: io.Input, without: Sequence[str] = ()) -> dict[str, Any]:
+NUMBERS = {  # by method: widgets that show a number of the preset, and the settings whose sum it is
+    "textual-inversion": {"steps": ["steps"], "learning_rate": ["learning_rate"], "vectors": ["vectors"]},
+    "dreambooth-lora": {"steps": ["steps"], "learning_rate": ["unet_learning_rate"], "rank": ["rank"]},
+    "custom-diffusion": {"steps": ["steps"], "learning_rate": ["learning_rate"], "vectors": ["vectors"]},
+    "personamagic": {"steps": ["steps"], "learning_rate": ["learning_rate"], "vectors": ["vectors"]},
+    "magictailor": {
+        "steps": ["warm_up_steps", "balance_steps"], "learning_rate": ["warm_up_learning_rate"],
+        "balance_learning_rate": ["balance_learning_rate"], "rank": ["rank"],
+    },
+    "magicapture": {
+        "steps": ["inversion_steps", "tuning_steps"], "identity_weight": ["identity_weight"],
+        "unet_learning_rate": ["unet_learning_rate"], "rank": ["rank"],
+    },
+    "masterweaver": {
+        "steps": ["identity_steps", "editing_steps"], "learning_rate": ["identity_learning_rate"],
+        "batch_size": ["batch_size"],
+    },
+}  # fmt: skip
+
+
+def training(
+    method: str, presets: list[str], *own: io.Input, without: Sequence[str] = ()
+) -> dict[str, Any]:  # fmt: skip
     """What the schemas of all training nodes share; `own` are the inputs of the one method.
 
-    `without` names shared inputs that make no sense for it.
+    `without` names shared inputs that make no sense for it. Numbers that a preset has stand in their widgets:
+    those of `default`; the editor puts another's there when it is chosen, or when the Miniature is connected.
     """
+    inputs = [entry for entry in _inputs(presets, own) if entry.id not in without]
+    numbers = {preset: numbers_of(method, preset) for preset in presets}
+    for entry in inputs:
+        if entry.id in numbers["default"]:
+            entry.default = numbers["default"][entry.id]
+        elif entry.id == "preset":
+            entry.extra_dict = {**(entry.extra_dict or {}), "numbers": numbers}
     return {
-        "inputs": [entry for entry in _inputs(presets, own) if entry.id not in without],
+        "inputs": inputs,
         "outputs": OUTPUTS,
         "is_output_node": True,
     }
@@ -60,7 +90,7 @@ def _subject(presets: list[str]) -> list[io.Input]:
         ),
         io.Int.Input(
             "steps", display_name="steps", default=0, min=0, max=100_000,
-            tooltip="How long to learn; 0 leaves it to the preset. Raise it when the likeness is weak, "
+            tooltip="How long to learn. Raise it when the likeness is weak, "
             "lower it when every picture looks like the examples.",
         ),
     ]  # fmt: skip
@@ -101,9 +131,10 @@ def _further() -> list[io.Input]:
             "its area where model and method can. 0 takes the model's own. Lower it when memory runs out.",
         ),
         io.Combo.Input(
-            "precision", options=list(PRECISIONS), display_name="precision", default="fp32", optional=True,
-            tooltip="bf16 halves time and memory on current GPUs at little cost. fp32 is exact and right "
-            "for CPUs.",
+            "precision", options=[AUTOMATIC, *PRECISIONS], display_name="precision", default=AUTOMATIC,
+            optional=True,
+            tooltip="automatic takes bf16 on GPUs that have it, which halves time and memory at little cost, "
+            "and fp32 elsewhere. Choose fp32 for exactness.",
         ),
         io.String.Input(
             "more_settings", display_name="more settings", default="", multiline=True, optional=True,
@@ -126,7 +157,7 @@ def learning_rate(
     """The widget of a rate: `moves` says what each step moves, `when` adds to when to halve it."""
     return io.Float.Input(
         name, display_name=title, default=0.0, min=0.0, max=1.0, step=0.00001, round=False,
-        tooltip=f"How far each step moves {moves}; 0 leaves it to the preset. Halve it when the loss "
+        tooltip=f"How far each step moves {moves}. Halve it when the loss "
         f"jumps{when}.",
     )  # fmt: skip
 
@@ -135,7 +166,7 @@ def rank() -> io.Input:
     """The widget of a LoRA's size."""
     return io.Int.Input(
         "rank", display_name="rank", default=0, min=0, max=256,
-        tooltip="Size of the LoRA; 0 leaves it to the preset. Raise it for fine detail, lower it for small "
+        tooltip="Size of the LoRA. Raise it for fine detail, lower it for small "
         "files and less overfitting.",
     )  # fmt: skip
 
@@ -144,7 +175,7 @@ def vectors() -> io.Input:
     """The widget of how many words stand for a concept."""
     return io.Int.Input(
         "vectors", display_name="vectors", default=0, min=0, max=32,
-        tooltip="How many words stand for the concept; 0 leaves it to the preset. More hold more of the "
+        tooltip="How many rows of the text encoder stand for the concept. More hold more of the "
         "likeness, fewer mix better with prompts.",
     )  # fmt: skip
 
@@ -157,6 +188,27 @@ def prior(learned: str) -> io.Input:
         tooltip="Learn beside pictures of the class, so that not everybody ends up with this face. Say no to "
         f"save time when {learned} is for this one subject only.",
     )  # fmt: skip
+
+
+def numbers_of(method: str, preset: str) -> dict[str, float]:
+    """What the widgets of a method's node show for a preset."""
+    settings = METHODS[method].preset(preset)
+    return {
+        widget: sum(getattr(settings, name) for name in names) for widget, names in NUMBERS[method].items()
+    }
+
+
+def preset_for(model: Any, preset: str) -> str:
+    """The preset by name: automatic is the one that fits the MODEL."""
+    from ..engine.bases.families import FAMILIES
+    from ..engine.comfy_bridge.weights import family_of
+
+    return FAMILIES[family_of(model)].preset if preset == AUTOMATIC else preset
+
+
+def unless_preset(value: Any, method: str, widget: str, model: Any, preset: str) -> Any:
+    """The widget's value, or 0 where the preset has the same: how it divides over phases, the preset says."""
+    return 0 if value == numbers_of(method, preset_for(model, preset))[widget] else value
 
 
 def touched(**widgets: Any) -> dict[str, Any]:
@@ -175,6 +227,11 @@ def learn(
     from ..engine.comfy_bridge.run import GraphObserver, stop_graph
     from ..engine.evaluation.loss_plot import plot_losses
 
+    if chosen.get("masked_loss") is True and not any(map(_has_masks, concepts)):
+        raise LikenessError(
+            "train inside masks says yes, but no picture has a mask; connect masks to the Training "
+            "Subject, or say no"
+        )
     observer = GraphObserver(node.hidden.unique_id)
     settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
     path = _train(loaded, observer, method, settings, concepts, run)
@@ -185,6 +242,12 @@ def learn(
     previews = image_of(observer.previews) if observer.previews else plot
     observer.ended(*observer.scores)
     return io.NodeOutput(Artifact.load(path), previews, plot, ui=_seen(node, observer.previews, plot))
+
+
+def _has_masks(spec: ConceptSpec) -> bool:
+    from ..engine.data.concepts import load_concept
+
+    return any(picture.mask is not None for picture in load_concept(spec).pictures)
 
 
 def _seen(node: type[io.ComfyNode], previews: Sequence[Any], plot: Any) -> dict[str, Any]:
@@ -200,11 +263,7 @@ def _seen(node: type[io.ComfyNode], previews: Sequence[Any], plot: Any) -> dict[
 
 def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
     """The preset, changed by the widgets, then by the text field."""
-    from ..engine.bases.families import FAMILIES
-    from ..engine.comfy_bridge.weights import family_of
-
-    if preset == AUTOMATIC:
-        preset = FAMILIES[family_of(model)].preset
+    preset = preset_for(model, preset)
     typed = from_yaml(more, "'more settings'") or {}
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
@@ -240,7 +299,7 @@ def _train(
     job = Job(
         method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
         preview_every=run["preview_every"], preview_prompt=run.get("preview_prompt") or None,
-        resolution=run.get("resolution") or None, precision=run.get("precision", "fp32"),
+        resolution=run.get("resolution") or None, precision=graph.precision(run.get("precision", "fp32")),
         device=graph.device(), cache=str(temporary_folder("class pictures")), resume=True,
         output="run.safetensors",
     )  # fmt: skip

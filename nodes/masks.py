@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import MEDIAPIPE, NO_MODEL, face_packs, schema, told
+from .types import AUTOMATIC, MEDIAPIPE, NO_MODEL, face_packs, schema, told
 
 OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
 MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
@@ -70,9 +70,13 @@ class LikenessSegmentText(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "backend",
-                    options=["miniature", "clipseg", "grounded-sam2", "sam2-points", "sam3", "birefnet"],
-                    display_name="found by", default="miniature",
-                    tooltip="miniature needs no download but knows the Miniature's pictures only; clipseg "
+                    options=[
+                        "miniature", "selfie", "face-oval", "clipseg", "grounded-sam2", "sam2-points", "sam3",
+                        "birefnet",
+                    ],
+                    display_name="segmentation model", default="miniature",
+                    tooltip="miniature needs no download but knows the Miniature's pictures only; selfie "
+                    "finds the person in a photograph, face-oval draws an oval around each face; clipseg "
                     "finds any word, softly; grounded-sam2 and sam3 find any word with sharp edges; "
                     "sam2-points marks what lies under points; birefnet tells subject from background. "
                     "sam3 and birefnet are run by newer ComfyUI itself.",
@@ -119,8 +123,10 @@ class LikenessParseFace(io.ComfyNode):
                     tooltip="Parts to leave out, such as eyeglasses.",
                 ),
                 io.Combo.Input(
-                    "pictures_are", options=list(PARSERS), display_name="pictures are", default=MINIATURE,
-                    tooltip="photographs need face parsing weights in models/likeness/face_parsing; "
+                    "pictures_are", options=[AUTOMATIC, *PARSERS], display_name="face model",
+                    default=AUTOMATIC,
+                    tooltip="automatic looks whether they are photographs or the Miniature's. "
+                    "photographs need face parsing weights in models/likeness/face_parsing; "
                     "MediaPipe, in newer ComfyUI, marks face, lips and eyes; the Miniature's pictures need "
                     "nothing.",
                 ),
@@ -133,9 +139,14 @@ class LikenessParseFace(io.ComfyNode):
     @classmethod
     def execute(cls, images, parts: str, but_not: str, pictures_are: str, **edges) -> io.NodeOutput:
         from ..engine.comfy_bridge.masks import masks_of
+        from ..engine.comfy_bridge.pictures import pictures_of
         from ..engine.data.segment import Request, words_of
+        from ..engine.data.segmenters.miniature import FOREIGN, certainty
 
         request = Request(words=words_of(parts), but_not=words_of(but_not), refine=_refinement(**edges))
+        if pictures_are == AUTOMATIC:
+            own = certainty(pictures_of(images)) >= FOREIGN
+            pictures_are = MINIATURE if own else PHOTOGRAPHS
         masks, overlay = masks_of(images, PARSERS[pictures_are], request)
         return io.NodeOutput(masks, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 
@@ -154,7 +165,7 @@ class LikenessDetectFaces(io.ComfyNode):
                 io.Image.Input("images", display_name="images", tooltip="Pictures with faces in them."),
                 io.Combo.Input(
                     "pack", options=[*face_packs(), MEDIAPIPE, NO_MODEL],
-                    display_name="found by", default="auraface",
+                    display_name="face model", default="auraface",
                     tooltip="Which models look for faces: auraface (insightface) and mediapipe (in newer "
                     "ComfyUI) may be used for anything, the others for non-commercial research. Choose my "
                     "mask to mark the face yourself.",

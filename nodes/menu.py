@@ -1,4 +1,4 @@
-"""Where each node stands in the menu, and the words that find it in the search beside those of its name.
+"""Where each node stands in the menu, the words that find it in the search, and what it shows at first.
 
 Words that people look for and that belong to several nodes stand with the one most of them want first.
 """
@@ -60,3 +60,33 @@ MENU: dict[str, tuple[str, tuple[str, ...]]] = {
     "LikenessGrid": ("evaluate", ("xy plot", "xyz plot", "plot", "compare", "evaluate", "similarity grid",
                                   "draw a grid with scores")),
 }  # fmt: skip
+
+_LEARNING = ("text_encoder", "prior", "masked", "preview_every", "resolution", "precision", "more_settings",
+             "stop_by_likeness", "rank", "vectors")  # fmt: skip
+_EDGES = ("soft", "level", "fill_holes", "keep_largest", "invert")
+_GATED = ("number", "strength", "feather", "match_colours", "gate", "allowed_drop", "judged_by")
+
+# node: inputs that stay out of sight until somebody asks for them
+ADVANCED: dict[str, tuple[str, ...]] = {
+    "LikenessSegmentText": _EDGES,
+    "LikenessParseFace": _EDGES,
+    "LikenessDetectFaces": ("number",),
+    "LikenessConcept": ("faces",),
+    "LikenessConceptFolder": ("number", "faces"),
+    "LikenessTrainTextualInversion": _LEARNING,
+    "LikenessTrainDreamBoothLora": _LEARNING,
+    "LikenessTrainCustomDiffusion": _LEARNING,
+    "LikenessTrainPersonaMagic": _LEARNING,
+    "LikenessTrainMagicTailor": (*_LEARNING, "balance_learning_rate"),
+    "LikenessTrainMagiCapture": (*_LEARNING, "identity_weight", "composed"),
+    "LikenessTrainMasterWeaver": (*_LEARNING, "people", "batch_size", "pack"),
+    "LikenessStagedPrompt": ("bypass", "late", "start", "end", "stages"),
+    "LikenessEncodeIdentity": ("keep",),
+    "LikenessApplyIdentity": ("start", "end", "layers"),
+    "LikenessRefocus": ("mode", "scope", "strength", "schedule", "start", "end", "find_at", "inside"),
+    "LikenessRefocusedSampler": ("restart",),
+    "LikenessRestoreFace": _GATED,
+    "LikenessDetailFace": (*_GATED, "cfg", "sampler_name", "scheduler", "around"),
+    "LikenessUpscale": ("tile", "margin"),
+    "LikenessGrid": ("negative", "seed"),
+}

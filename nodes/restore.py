@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .types import MEDIAPIPE, NO_MODEL, Concept, face_packs, schema, told
+from .types import AUTOMATIC, MEDIAPIPE, NO_MODEL, Concept, face_packs, schema, told
 
 ALL_FACES = -1
 MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
@@ -13,11 +13,11 @@ SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
 PICTURES = io.Image.Input("images", display_name="images", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
-        "found_by", options=[MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL], display_name="found by",
-        default=MINIATURE,
-        tooltip="What looks for faces. The Miniature knows its own pictures only; for photographs choose "
-        "auraface or, in newer ComfyUI, mediapipe, both free for any use, or my mask and mark the face "
-        "yourself.",
+        "found_by", options=[AUTOMATIC, MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL],
+        display_name="face model", default=AUTOMATIC,
+        tooltip="What looks for faces. automatic takes what is in models/insightface, and the Miniature for "
+        "its own pictures, the only thing it knows. auraface and, in newer ComfyUI, mediapipe are free for "
+        "any use; choose my mask to mark the face yourself.",
     ),
     io.Int.Input(
         "number", display_name="which face", default=ALL_FACES, min=ALL_FACES, max=31, step=1,
@@ -278,11 +278,13 @@ def _finish(
     cls, images, restore, found_by: str, number: int, judged_by: str, references=None, concept=None,
     masks=None, background=None, part: str = "face", **options,
 ) -> io.NodeOutput:  # fmt: skip
+    from ..engine.comfy_bridge.pictures import face_model_for, pictures_of
     from ..engine.comfy_bridge.restore import Faces, restored_faces
     from ..engine.inference.restore import Restoration
 
+    found_by = face_model_for(pictures_of(images), WORDS.get(found_by, found_by))
     faces = Faces(
-        found_by=WORDS.get(found_by, found_by), judged_by=WORDS.get(judged_by, judged_by), masks=masks,
+        found_by=found_by, judged_by=WORDS.get(judged_by, judged_by), masks=masks,
         references=references, concept=concept, part=part,
     )  # fmt: skip
     wanted = Restoration(number=None if number == ALL_FACES else number, **options)

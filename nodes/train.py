@@ -5,13 +5,25 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec, divided
-from .learning import AS_PRESET, SWITCH, learn, learning_rate, prior, rank, touched, training, vectors
+from .learning import (
+    AS_PRESET,
+    SWITCH,
+    learn,
+    learning_rate,
+    prior,
+    rank,
+    touched,
+    training,
+    unless_preset,
+    vectors,
+)
 from .types import FACE_PACKS, Concept, Likeness, face_packs, schema
 
 WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
 IDENTITY_SHARE = 0.8  # of an identity adapter's steps, as on the Miniature
 IDENTITIES = ("auto", "features", "none", *FACE_PACKS)
+PRESETS = ["default", "paper", "reference", "miniature"]
 STAGES = ("both", "identity", "editing")  # of an identity adapter's training
 FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
@@ -27,7 +39,7 @@ class LikenessTrainTextualInversion(io.ComfyNode):
             display_name="Train Embedding (Textual Inversion)",
             description="Learns new words for the concept and leaves the model as it is: files of a few "
             "kilobytes, prompts stay obedient, the likeness is rougher than with a LoRA.",
-            **training(["default", "paper", "reference", "miniature"], *own),
+            **training("textual-inversion", PRESETS, *own),
         )
 
     @classmethod
@@ -60,7 +72,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
             description="Learns a LoRA and a word for the concept, while pictures of its class that the "
             "model draws beforehand keep everybody else as they were. The closest likeness of the basic "
             "methods.",
-            **training(["default", "reference", "miniature"], *own),
+            **training("dreambooth-lora", ["default", "reference", "miniature"], *own),
         )
 
     @classmethod
@@ -95,7 +107,7 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
             display_name="Train Attention LoRA (Custom Diffusion)",
             description="Learns words and how the model's attention hears prompts, and nothing else of it: "
             "between Textual Inversion and a LoRA in likeness, and quick to learn.",
-            **training(["default", "paper", "miniature"], *own),
+            **training("custom-diffusion", ["default", "paper", "miniature"], *own),
         )
 
     @classmethod
@@ -129,7 +141,7 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
             description="Learns words that change while a picture emerges from noise, and a direct hint of "
             "the pictures beside them. The model stays as it is, so that it combines with anything. Use "
             "the result with Staged Prompt.",
-            **training(["default", "paper", "reference", "miniature"], *own),
+            **training("personamagic", PRESETS, *own),
         )
 
     @classmethod
@@ -178,7 +190,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
             description="Learns a subject and parts of it from other pictures together, such as this person "
             "with that hair. Write <v0> with <v1> to join them, or either word alone. All pictures need "
             "masks, the subject's without the part.",
-            **training(["default", "paper", "reference", "miniature"], *own, without=("masked",)),
+            **training("magictailor", PRESETS, *own, without=("masked",)),
         )
 
     @classmethod
@@ -187,6 +199,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
         learning_rate: float, balance_learning_rate: float, rank: int, component_2=None, component_3=None,
         **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
+        steps = unless_preset(steps, "magictailor", "steps", model, preset)
         chosen = divided(steps, WARM_UP_SHARE, "warm_up_steps", "balance_steps") | touched(
             warm_up_learning_rate=learning_rate,
             balance_learning_rate=balance_learning_rate,
@@ -210,14 +223,14 @@ class LikenessTrainMagiCapture(io.ComfyNode):
                 "<v1>, masks white everywhere but on the faces (or none, then faces are found).",
             ),
             io.Combo.Input(
-                "identity", options=list(IDENTITIES), display_name="judged by", default="auto",
+                "identity", options=list(IDENTITIES), display_name="face model", default="auto",
                 tooltip="Who says how alike the faces are: auto takes the Miniature's own recogniser, or "
                 "AuraFace from models/insightface. Choose features for pets and things, none to learn "
                 "without.",
             ),
             io.Float.Input(
-                "identity_weight", display_name="identity weight", default=0.0, min=0.0, max=10.0, step=0.05,
-                tooltip="How much alike faces count; 0 leaves it to the preset. Raise it when the style is "
+                "identity_weight", display_name="identity weight", default=0.5, min=0.0, max=10.0, step=0.05,
+                tooltip="How much alike faces count. Raise it when the style is "
                 "there and the person is not, lower it when faces look pasted in.",
             ),
             io.Combo.Input(
@@ -235,7 +248,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
             description="Learns a person from one set of pictures and a style from another, and to join "
             "them: write <v0> for the person, <v1> for the style. First the words alone are learned, then a "
             "LoRA with them.",
-            **training(["default", "paper", "reference", "miniature"], *own, without=("masked",)),
+            **training("magicapture", PRESETS, *own, without=("masked",)),
         )
 
     @classmethod
@@ -244,6 +257,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         identity: str, identity_weight: float, composed: str, unet_learning_rate: float, rank: int,
         **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
+        steps = unless_preset(steps, "magicapture", "steps", model, preset)
         chosen = divided(steps, INVERSION_SHARE, "inversion_steps", "tuning_steps") | touched(
             identity_weight=identity_weight,
             composed=composed,
@@ -280,8 +294,8 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             learning_rate("the adapter", " or faces fall apart"),
             io.Int.Input(
                 "batch_size", display_name="pictures per step", default=0, min=0, max=4096,
-                tooltip="0 leaves it to the preset. Lower it when memory runs out; more than one is needed, "
-                "for people are compared with each other.",
+                tooltip="Pictures that a step learns from. Lower it when memory runs out; more than one is "
+                "needed, for people are compared with each other.",
             ),
             Likeness.Input(
                 "adapter", display_name="adapter", optional=True,
@@ -293,7 +307,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
                 "same again when the adapter is used. The Miniature has its own.",
             ),
             io.Combo.Input(
-                "pack", options=face_packs(), display_name="found by",
+                "pack", options=face_packs(), display_name="face model",
                 default="auraface", optional=True,
                 tooltip="Which insightface models find faces in photographs: auraface may be used for "
                 "anything, the others for non-commercial research. Shards and the Miniature need none.",
@@ -306,7 +320,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             description="Learns from pictures of many people how to draw anybody from one picture. What it "
             "gives goes into Face Identity from Images. Trained in earnest it wants GPUs and days; the "
             "Miniature shows in minutes how it goes.",
-            **training(["default", "paper", "reference", "miniature"], *own, without=without),
+            **training("masterweaver", PRESETS, *own, without=without),
         )
 
     @classmethod
@@ -324,6 +338,8 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
         from ..engine.comfy_bridge.adapter_training import check_stage, files_for
 
         check_stage(stage, steps, adapter)
+        steps = unless_preset(steps, "masterweaver", "steps", model, preset)
+        learning_rate = unless_preset(learning_rate, "masterweaver", "learning_rate", model, preset)
         rate = "editing_learning_rate" if stage == "editing" else "identity_learning_rate"
         chosen = touched(batch_size=batch_size, **{rate: learning_rate}, **steps_of(stage, steps))
         chosen |= {f"{other}_steps": 0 for other in STAGES[1:] if stage not in ("both", other)}

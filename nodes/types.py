@@ -1,5 +1,6 @@
 """What all nodes share: the sockets of our own, schemas, the names of face packs."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
 from ..engine.errors import LikenessError
-from .menu import CATEGORY, MENU
+from .menu import ADVANCED, CATEGORY, MENU
 
 Concept = io.Custom("LIKENESS_CONCEPT")  # engine.config.ConceptSpec: a folder of pictures and what it shows
 Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
@@ -20,17 +21,30 @@ MEDIAPIPE = "mediapipe"  # newer ComfyUI's own face model, which recognises nobo
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
 
 
-def schema(*, node_id: str, **what: Any) -> io.Schema:
-    """A node's schema with its place in the menu, and its search words where the host has them.
+def schema(*, node_id: str, inputs: Sequence[io.Input], **what: Any) -> io.Schema:
+    """A node's schema with its place in the menu, advanced inputs, and search words where the host has them.
 
     The node knows its own id, to say something.
     """
     where, words = MENU[node_id]
     known = {field.name for field in dataclasses.fields(io.Schema)}
     found_by = {"search_aliases": list(words)} if "search_aliases" in known else {}
+    inputs = [_advanced(one) if one.id in ADVANCED.get(node_id, ()) else one for one in inputs]
     return io.Schema(
-        node_id=node_id, category=f"{CATEGORY}/{where}", hidden=[io.Hidden.unique_id], **found_by, **what
+        node_id=node_id,
+        inputs=inputs,
+        category=f"{CATEGORY}/{where}",
+        hidden=[io.Hidden.unique_id],
+        **found_by,
+        **what,
     )
+
+
+def _advanced(one: io.Input) -> io.Input:
+    """The input, marked as one that newer editors hide at first; older ones pass the mark on to web/."""
+    marked = copy.copy(one)  # some inputs stand in several nodes
+    marked.extra_dict = {**(one.extra_dict or {}), "advanced": True}
+    return marked
 
 
 def told(node: type[io.ComfyNode], *values: Any, text: str, **shown: Any) -> io.NodeOutput:
@@ -60,7 +74,7 @@ def face_packs() -> list[str]:
 def who_looks() -> io.Input:
     """The widget of who looks at the faces in a concept's pictures."""
     return io.Combo.Input(
-        "faces", options=[AUTOMATIC, NOBODY, "miniature", *face_packs()], display_name="faces looked at by",
+        "faces", options=[AUTOMATIC, NOBODY, "miniature", *face_packs()], display_name="face model",
         default=AUTOMATIC, optional=True,
         tooltip="Who looks at the faces and says below when a picture shows several people, somebody else, "
         "or a head that is not upright. automatic takes a face pack where one is in models/insightface. Say "

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.miniature.networks": MIDDLE | {"engine.bases.text.clip_weights"},
     "engine.miniature.making.id_adapter": BASED | {"engine.training"},  # made as a user would make one
     "engine.miniature.make": MIDDLE | {"engine.bench"},  # the maker prints the scores of what it made
-    "engine.bases": MIDDLE | {"engine.identity.conditioning"},
+    "engine.bases": MIDDLE,
     "engine.identity": BASED,
     "engine.training": BASED,
     "engine.training.launch": BASED | {"engine.training", "engine.job_file"},  # also a program

@@ -1,5 +1,8 @@
-/* What the editor does not do by itself for our nodes: when one is done, what it shows takes the live
-   preview's place. */
+/* What the editor does not do by itself for our nodes.
+
+   - When one is done, what it shows takes the live preview's place.
+   - The classic canvas hides advanced inputs until somebody asks for them, as Nodes 2.0 does.
+   - A training node's numbers are those of its preset, also when another is chosen or connected. */
 
 import { app } from "../../scripts/app.js";
 
@@ -36,9 +39,121 @@ function showTheEnd({ detail }) {
   }, REVOKED_BY);
 }
 
+const AUTOMATIC = "automatic";
+const DEMO = "LikenessMiniature";
+
+const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+/** A training node's numbers by preset, as its schema says. */
+const numbersOf = (node) => node.constructor?.nodeData?.input?.required?.preset?.[1]?.numbers;
+
+function presetOf(node) {
+  const chosen = widgetOf(node, "preset")?.value;
+  if (chosen !== AUTOMATIC) return chosen;
+  const slot = node.inputs?.findIndex((input) => input.name === "model") ?? -1;
+  const source = slot < 0 ? null : node.getInputNode?.(slot);
+  return (source?.comfyClass ?? source?.type) === DEMO ? "miniature" : "default";
+}
+
+/** Puts the preset's numbers into the widgets; what somebody typed stays where a preset is only guessed. */
+function fillIn(node, chosen) {
+  const numbers = numbersOf(node);
+  const wanted = numbers?.[presetOf(node)];
+  for (const [name, value] of Object.entries(wanted ?? {})) {
+    const widget = widgetOf(node, name);
+    const untouched = Object.values(numbers).some((preset) => preset[name] === widget?.value);
+    if (widget && (chosen || untouched)) widget.value = value;
+  }
+  node.setDirtyCanvas?.(true, true);
+}
+
+const MORE = "show advanced inputs";
+const NOTHING = () => [0, -4]; // with the gap between widgets: no height at all
+
+const advancedOf = (node) => (node.widgets ?? []).filter((widget) => widget.options?.advanced);
+
+/** Whether a cable ends in the widget: what is connected stays in sight. */
+const isLinked = (node, widget) =>
+  node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
+
+function hide(widget, hidden) {
+  widget.hidden = hidden;
+  // older canvases leave room for hidden widgets
+  if (hidden) widget.computeSize = NOTHING;
+  else if (widget.computeSize === NOTHING) delete widget.computeSize;
+}
+
+/** In the classic canvas: a button for the advanced inputs, at the end, where it is in no workflow's values. */
+function offerAdvanced(node) {
+  if (!advancedOf(node).length || widgetOf(node, MORE)) return;
+  const button = node.addWidget("button", MORE, null, () => {
+    node.properties["advanced inputs"] = !node.properties["advanced inputs"];
+    settle(node);
+  });
+  button.serialize = false;
+  button.options.serialize = false;
+  settle(node);
+}
+
+/** Shows or hides as the node says, and gives it the height for it. */
+function settle(node) {
+  const button = widgetOf(node, MORE);
+  if (!button) return;
+  const shown = Boolean(node.properties?.["advanced inputs"]);
+  for (const widget of advancedOf(node)) hide(widget, !shown && !isLinked(node, widget));
+  button.label = shown ? "hide advanced inputs" : MORE;
+  node.setSize?.([node.size[0], node.computeSize()[1]]);
+  node.setDirtyCanvas?.(true, true);
+}
+
+/** Nodes 2.0 has a button of its own. */
+function leaveToEditor(node) {
+  const place = node.widgets?.indexOf(widgetOf(node, MORE)) ?? -1;
+  if (place < 0) return;
+  node.widgets.splice(place, 1);
+  for (const widget of advancedOf(node)) hide(widget, false);
+}
+
+const everyNode = (graph) =>
+  (graph?._nodes ?? []).flatMap((node) => [node, ...everyNode(node.subgraph)]);
+
+function onRenderer({ detail }) {
+  const newer = Boolean(detail?.value ?? window.LiteGraph?.vueNodesMode);
+  for (const node of everyNode(app.graph)) {
+    if (OURS.test(node.comfyClass ?? "")) (newer ? leaveToEditor : offerAdvanced)(node);
+  }
+}
+
+const after = (object, name, then) => {
+  const before = object[name];
+  object[name] = function (...all) {
+    const result = before?.apply(this, all);
+    then.apply(this, all);
+    return result;
+  };
+};
+
 app.registerExtension({
   name: "likeness.nodes",
   setup() {
     app.api.addEventListener("executed", showTheEnd);
+    app.ui?.settings?.addEventListener?.("Comfy.VueNodes.Enabled.change", onRenderer);
+  },
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!OURS.test(nodeData.name)) return;
+    after(nodeType.prototype, "onNodeCreated", function () {
+      const preset = widgetOf(this, "preset");
+      if (preset && numbersOf(this)) {
+        after(preset, "callback", () => fillIn(this, preset.value !== AUTOMATIC));
+      }
+      if (!window.LiteGraph?.vueNodesMode) offerAdvanced(this);
+    });
+    after(nodeType.prototype, "onConfigure", function () {
+      settle(this);
+    });
+    after(nodeType.prototype, "onConnectionsChange", function (side, slot, connected) {
+      const opening = app.configuringGraph || this.graph?._configuring;
+      if (connected && !opening && this.inputs?.[slot]?.name === "model" && side === 1) fillIn(this, false);
+    });
   },
 });

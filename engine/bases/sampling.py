@@ -1,4 +1,4 @@
-"""Turning noise into latents: schedules and samplers that ComfyUI's KSampler offers, for any SD-like model.
+"""Turning noise into latents: samplers that ComfyUI's KSampler offers, for any base and process.
 
 Same seed, same picture as there: noise, step sizes and guidance follow its conventions, not diffusers', whose
 schedulers space, round and end otherwise; ComfyUI's own k-diffusion cannot be installed without ComfyUI.
@@ -12,48 +12,28 @@ import torch
 from torch import Tensor
 
 from ..errors import LikenessError, nearest
-from .text.chunks import evened
+from .conditioning import Conditioning
+from .process.ddpm import FULL
+from .process.protocol import Process
 
 OnStep = Callable[[int, int], None]  # (steps done, steps in all)
-FULL = 0.9999  # as much as all of the schedule, in ComfyUI's eyes too
 
 
-class Denoiser(Protocol):
-    """What a sampler needs of a base model."""
+class DiffusionModel(Protocol):
+    """What a sampler needs of a base model, or of what stands before one."""
 
-    alphas_cumprod: Tensor  # (T,) float64, on the CPU
-    prediction_type: str
-    tail: int  # last rows of text states that nothing attends to
+    process: Process
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
 
 
-def training_sigmas(alphas_cumprod: Tensor) -> Tensor:
-    """Noise levels (T,) of the training timesteps, lowest first, for latents that keep unit weight."""
-    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().float()
+# from a model, and which of a run's pictures it draws, to what draws them instead
+ModelWrapper = Callable[[DiffusionModel, Sequence[int]], DiffusionModel]
 
 
-def simple_schedule(sigmas: Tensor, steps: int) -> Tensor:
-    """Every (T / steps)-th training level from the highest down, then 0: (steps + 1,)."""
-    stride = len(sigmas) / steps
-    picked = [sigmas[-1 - int(step * stride)] for step in range(steps)]
-    return torch.stack([*picked, torch.zeros(())])
-
-
-def karras_schedule(sigmas: Tensor, steps: int, rho: float = 7.0) -> Tensor:
-    """Levels evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5), then 0: (steps + 1,)."""
-    ramp = torch.linspace(0, 1, steps)
-    low, high = float(sigmas[0]) ** (1 / rho), float(sigmas[-1]) ** (1 / rho)
-    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1)])
-
-
-def ddim_schedule(sigmas: Tensor, steps: int) -> Tensor:
-    """Evenly spaced levels down to the lowest training level, not 0: (steps + 1,) (MasterWeaver, spec 3).
-
-    With Euler's steps it is DDIM as diffusers has it: "leading" spacing, an offset of 1, without a final 1.
-    """
-    picked = torch.arange(steps).flip(0) * (len(sigmas) // steps) + 1
-    return sigmas[torch.cat([picked, torch.zeros(1, dtype=torch.long)])]
+def unwrapped(model: DiffusionModel, pictures: Sequence[int]) -> DiffusionModel:
+    """The model itself."""
+    return model
 
 
 def euler(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor, on_step: OnStep) -> Tensor:
@@ -86,7 +66,6 @@ def dpmpp_2m(
     return x
 
 
-SCHEDULES = {"simple": simple_schedule, "karras": karras_schedule, "ddim": ddim_schedule}
 SAMPLERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 
 
@@ -103,31 +82,28 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
     return shades.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def denoiser(model: Denoiser, context: Tensor, unconditional: Tensor, guidance: float):
+def denoiser(model: DiffusionModel, context: Conditioning, unconditional: Conditioning, guidance: float):
     """A function (x, sigma) -> clean latents under classifier-free guidance, both halves in one pass."""
-    sigmas = training_sigmas(model.alphas_cumprod)
-    guided = guidance != 1.0
-    both = torch.cat(evened([unconditional, context], model.tail)) if guided else context
+    process, guided = model.process, guidance != 1.0
+    both = Conditioning.cat([unconditional, context]) if guided else context
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        timestep = (sigma.log() - sigmas.log()).abs().argmin().to(x.device)
-        scaled = x / (sigma**2 + 1).sqrt()
+        t = process.time_of(sigma).to(x.device)
+        scaled = process.network_input(x, sigma)
         inputs = torch.cat([scaled, scaled]) if guided else scaled
-        output = model.predict(inputs, timestep.expand(len(inputs)), both).to(x.dtype)
+        output = model.predict(inputs, t.expand(len(inputs)), both).to(x.dtype)
         if guided:
             without, along = output.chunk(2)
             output = without + guidance * (along - without)
-        if model.prediction_type == "v_prediction":
-            return x / (sigma**2 + 1) - output * sigma / (sigma**2 + 1).sqrt()
-        return x - output * sigma
+        return process.denoised(x, output, sigma)
 
     return denoise
 
 
 def sample(
-    model: Denoiser,
-    context: Tensor,
-    unconditional: Tensor,
+    model: DiffusionModel,
+    context: Conditioning,
+    unconditional: Conditioning,
     noise: Tensor,
     *,
     steps: int,
@@ -138,23 +114,20 @@ def sample(
     start: Tensor | None = None,
     denoise: float = 1.0,
 ) -> Tensor:
-    """Latents (N, C, H, W) from noise (N, C, H, W) and contexts (N, T, D).
+    """Latents (N, C, h, w) from noise (N, C, h, w) and what N prompts say.
 
     With `start`, latents to begin from, `denoise` is the share of the schedule that is run, as KSampler has
     it: at 1 hardly anything of them is left, near 0 all of it.
     """
-    for what, name, known in (("sampler", sampler, SAMPLERS), ("schedule", schedule, SCHEDULES)):
-        if name not in known:
-            raise LikenessError(
-                f"unknown {what} '{name}'{nearest(name, known) or f'; valid are {list(known)}'}"
-            )
+    if sampler not in SAMPLERS:
+        hint = nearest(sampler, SAMPLERS) or f"; valid are {list(SAMPLERS)}"
+        raise LikenessError(f"unknown sampler '{sampler}'{hint}")
     if not 0 < denoise <= 1:
         raise LikenessError(f"denoise is {denoise}; give a share above 0, up to 1")
-    whole = training_sigmas(model.alphas_cumprod)
-    sigmas = SCHEDULES[schedule](whole, steps if denoise >= FULL else int(steps / denoise))[-(steps + 1) :]
-    loudest = bool(sigmas[0] >= whole[-1] * FULL)
-    x = noise * ((1 + sigmas[0] ** 2).sqrt() if loudest else sigmas[0])
-    x = x if start is None else x + start
+    process = model.process
+    whole = process.sigmas(steps if denoise >= FULL else int(steps / denoise), schedule)
+    sigmas = whole[-(steps + 1) :]
+    x = process.begin(noise, start, sigmas[0])
     clean = denoiser(model, context, unconditional, guidance)
     x = SAMPLERS[sampler](clean, x, sigmas, on_step or (lambda done, total: None))
-    return x / (1 + sigmas[-1] ** 2).sqrt()  # of unit weight again where a schedule does not end at 0
+    return process.finish(x, sigmas[-1])

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bases.base import BaseModel
+from ..bases.process.ddpm import PUBLISHED_STEPS
 
 RATE = 1e-4
 LAYERS = ["to_k", "to_q", "to_v", "to_out.0"]
@@ -82,7 +83,7 @@ def _text(base: BaseModel, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Te
         encoder(_ids(base, name, prompts), output_hidden_states=True)
         for name, encoder in base.text_encoders.items()
     ]
-    if not base.pooled_width:
+    if not len(told) > 1:
         return told[0].last_hidden_state, {}
     states = torch.cat([output.hidden_states[-2] for output in told], dim=-1)
     return states, {"text_embeds": told[-1].text_embeds}
@@ -93,11 +94,12 @@ def _loss(base: BaseModel, pixels: Tensor, states: Tensor, more: dict[str, Tenso
     with torch.no_grad():
         latents = base.vae.encode(pixels).latent_dist.sample() * base.latent_scale
     noise = torch.randn_like(latents)
-    timesteps = torch.randint(base.timesteps, (len(pixels),), device=pixels.device)
-    noisy = base.add_noise(latents, noise, timesteps)
+    timesteps = torch.randint(PUBLISHED_STEPS, (len(pixels),), device=pixels.device)
+    times = timesteps / PUBLISHED_STEPS
+    noisy = base.process.add_noise(latents, noise, times)
     if more:
         size = pixels.shape[-2:]
         more["time_ids"] = pixels.new_tensor([*size, 0, 0, *size]).expand(len(pixels), 6)
     output = base.unet(noisy, timesteps, states, added_cond_kwargs=more, return_dict=False)[0]
-    target = base.target(latents, noise, timesteps)
+    target = base.process.target(latents, noise, times)
     return F.mse_loss(output.float(), target.float(), reduction="none").flatten(1).mean(1)

@@ -154,16 +154,16 @@ def adapter_pass(method: Any, batch: AdapterBatch, editing: bool) -> None:
     if not method.settings.latent_cache:
         base.encode_moments(batch.pixels)
     with method.showing(tokens):
-        prediction = base.predict(batch.noise, batch.timesteps, context)
+        prediction = base.predict(batch.noise, batch.times, context)
     with torch.no_grad(), method.showing(tokens):
-        base.predict(batch.noise, batch.timesteps, context)
+        base.predict(batch.noise, batch.times, context)
     loss = prediction.float().square().mean()
     if editing:
-        both = torch.cat([context, context])
-        student = method._text_branches(batch.edit_noise, batch.edit_timesteps, both, tokens)
+        both = context.repeat(2)
+        student = method._text_branches(batch.edit_noise, batch.edit_times, both, tokens)
         with torch.no_grad():
             nobody = method._nobody(len(tokens))
-            method._text_branches(batch.edit_noise, batch.edit_timesteps, both, nobody)
+            method._text_branches(batch.edit_noise, batch.edit_times, both, nobody)
         loss = loss + torch.stack([branch.float().mean() for branch in student.values()]).sum()
     loss.backward()
     for weight in method.parameters():

@@ -24,7 +24,7 @@ def part_of(region: Tensor, latents: tuple[int, int], area: Area) -> Tensor:
     if (height, width) == latents:
         return region
     fine = [max(1, side // whole) for side, whole in zip(region.shape[-2:], latents)]
-    whole = F.adaptive_avg_pool2d(region.float(), [side * k for side, k in zip(latents, fine)])
+    whole = F.adaptive_avg_pool2d(region.float(), (latents[0] * fine[0], latents[1] * fine[1]))
     corner, sides = (top, left), (height, width)
     rows, columns = (slice(k * at, k * (at + long)) for k, at, long in zip(fine, corner, sides))
     return whole[..., rows, columns]

@@ -29,6 +29,7 @@ from ..identity.references import (
     miniature_tower,
     references_of,
 )
+from ..staged.stages import LAST_TIMESTEP
 from .areas import area_of, part_of
 from .attention import Sites, user_in
 from .folders import folder
@@ -79,7 +80,7 @@ def _eyes(
 ) -> tuple[ImageTower, Preparation]:
     """The image tower, and what makes references, for this adapter's kind of pictures."""
     if adapter.image_encoder == "miniature":
-        return miniature_tower(), OfTheMiniature(keep)
+        return miniature_tower(), OfTheMiniature(keep, checked=True)
     if clip_vision is None:
         raise LikenessError(
             f"this adapter looks through {adapter.image_encoder}; connect it with Load CLIP Vision"
@@ -169,7 +170,7 @@ class _Showing:
     def __call__(
         self, executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any
     ) -> Any:
-        if not self.shown.in_pass(timesteps):
+        if not self.shown.in_pass(lambda: 1 - float(timesteps[0]) / LAST_TIMESTEP):
             return executor(x, timesteps, *rest, **options)
         told = len(rest) > 3  # by place, as ComfyUI does, or by name
         about = rest[3] if told else options.get("transformer_options") or {}

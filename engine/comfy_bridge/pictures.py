@@ -3,21 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..config import ConceptSpec
 from ..data.concepts import Concept, Picture, digest, write_concept
-from ..data.heads import advice_on_heads, look
 from ..data.packs import PACKS, packs_in
-from ..data.quality import examine_pictures, in_words, own_world
+from ..data.quality import in_words
+from ..data.segmenters.miniature import FOREIGN, certainty
 from ..errors import LikenessError
-from ..inference.onlookers import MINIATURE, NOBODY, eyes_of
+from ..inference.heads import AUTOMATIC, examined
+from ..inference.onlookers import MINIATURE
 from .folders import packs_folder, temporary_folder
-
-AUTOMATIC = "automatic"
 
 
 def pictures_of(images: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarray]:
@@ -79,33 +77,18 @@ def advice_on(concept: Concept, faces: str = AUTOMATIC) -> str:
 
     faces: who looks at the faces, `nobody`, or automatic for whoever is there.
     """
-    finder, remark = _who_looks(concept, faces)
-    seen = [] if finder is None else [look(picture.pixels, finder) for picture in concept.pictures]
-    if faces == AUTOMATIC and not any(one.faces for one in seen):  # a dog, a vase
-        reports = examine_pictures(concept.pictures)
-    else:
-        heads = advice_on_heads(seen, [picture.name for picture in concept.pictures])
-        reports = examine_pictures(
-            concept.pictures, [one.side for one in seen] or None, heads=heads if seen else None
-        )
+    reports, remark = examined(concept, faces, packs_folder())
     return "\n".join(line for line in (*concept.remarks, in_words(reports), remark) if line)
 
 
-def _who_looks(concept: Concept, faces: str) -> tuple[Any, str]:
-    """What finds faces, or None; and what to say of it."""
-    if faces == NOBODY or (faces == AUTOMATIC and concept.role != "subject"):
-        return None, ""
-    if faces != AUTOMATIC:
-        return eyes_of(faces, packs=packs_folder()), ""
-    if own_world(concept.pictures):
-        return eyes_of(MINIATURE), ""
+def face_model_for(pictures: Sequence[np.ndarray], wanted: str) -> str:
+    """Who looks at the faces in pictures; automatic: the Miniature at its own, else a pack that is there."""
+    if wanted != AUTOMATIC:
+        return wanted
+    if certainty(pictures) >= FOREIGN:
+        return MINIATURE
     there = sorted(packs_in(packs_folder()), key=lambda name: (name not in PACKS, name))
-    if not there:
-        return None, f"nobody looked at the faces: there is no face pack in {packs_folder() / 'models'}"
-    try:
-        return eyes_of(there[0], packs=packs_folder()), ""
-    except LikenessError as error:
-        return None, f"nobody looked at the faces: {error}"
+    return there[0] if there else PACKS[0]  # which says where to get it
 
 
 def _masks_for(

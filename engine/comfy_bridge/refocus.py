@@ -293,7 +293,7 @@ def _look(run: Run, aims: Sequence[Aim], spots: Sequence[Spot], sigma: float, cl
     assert maps is not None  # looked for after a pass only
     look = next((aim.look for aim in aims if aim.look is not None), None)
     for aim, spot in zip(aims, look_for(spots, maps, clean, look)):
-        if run.looking(aim) and spot.focus.region is not None:
+        if run.looking(aim) and isinstance(spot.focus.region, torch.Tensor):
             run.found[aim] = spot.focus.region
     if run.only_look:
         raise RegionsFound

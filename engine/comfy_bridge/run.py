@@ -40,6 +40,15 @@ def device() -> str:
     return "cpu" if comfy.model_management.get_torch_device().type == "cpu" else "auto"
 
 
+def precision(wanted: str) -> str:
+    """The job's precision: `automatic` is bf16 on GPUs that compute in it, and fp32 elsewhere."""
+    if wanted != "automatic":
+        return wanted
+    device = comfy.model_management.get_torch_device()
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if able else "fp32"
+
+
 def left_out(model: Any) -> list[str]:
     """What other nodes put around a MODEL's weights, by ComfyUI's names: learning knows nothing of it."""
     options = model.model_options.get("transformer_options", {})

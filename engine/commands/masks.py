@@ -19,7 +19,11 @@ def masks(
         str, Option("--but-not", help="What to leave out of it, such as hair; several with commas.")
     ] = "",
     backend: Annotated[
-        str, Option(help="What finds it: miniature, clipseg, grounded-sam2, sam2-points or face-parts.")
+        str,
+        Option(
+            help="What finds it: miniature, selfie, face-oval, clipseg, grounded-sam2, sam2-points or "
+            "face-parts."
+        ),
     ] = "miniature",
     models: Annotated[
         Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")

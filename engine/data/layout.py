@@ -81,9 +81,13 @@ def nothing_in(folder: Path) -> LikenessError:
     return LikenessError(f"no pictures in {folder}{found}; put some .png, .jpg or .webp files there")
 
 
-def left_out_of(folder: Path) -> list[str]:
-    """What to say of a folder's files that are no pictures which can be read here."""
-    return said_of(_left_out(folder, set(pictures_in(folder))))
+def left_out_of(folder: Path, captions: bool = True) -> list[str]:
+    """What to say of a folder's files that are no pictures which can be read here.
+
+    captions: whether those count as left out.
+    """
+    left = _left_out(folder, set(pictures_in(folder)))
+    return said_of([path for path in left if captions or path.suffix.lower() not in _CAPTIONS])
 
 
 def said_of(paths: Sequence[Path]) -> list[str]:

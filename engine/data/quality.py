@@ -30,6 +30,7 @@ class Quality:
     face: float | None  # the shorter side of its face; None where nobody looked or nothing was found
     coverage: float | None
     like: str | None  # an earlier picture that it repeats
+    looked: bool = False  # somebody looked for its face; else the mask says how large it may be
     advice: tuple[str, ...] = field(default=())
 
 
@@ -62,6 +63,7 @@ def examine_pictures(
             side,
             None if picture.mask is None else float(picture.mask.mean()),
             None if twin is None else pictures[twin].name,
+            faces is not None,
         )
         reports.append(_advised(report, smallest, faces is not None, more))
     return reports

@@ -12,9 +12,10 @@ from PIL import Image
 from ..errors import LikenessError, nearest
 from ..files import make_folder, write_atomically
 from .helpers import default_models
+from .layout import look_into
 from .masks import HALF, Mask, Refinement, union, without
 from .overlays import contact_sheet, thumbnail, veiled
-from .pictures import pictures_in, read_picture, to_mask_image
+from .pictures import read_picture, to_mask_image
 from .segmenters.base import Found, Segmenter
 
 BACK_ENDS = {  # name -> (module in segmenters, what it is for)
@@ -22,6 +23,8 @@ BACK_ENDS = {  # name -> (module in segmenters, what it is for)
     "grounded-sam2": ("grounded", "any word, with sharp edges (GroundingDINO and SAM 2)"),
     "sam2-points": ("points", "what lies under points of the picture (SAM 2)"),
     "face-parts": ("face_parts", "face, hair, eyes, lips … of photographs (face parsing)"),
+    "face-oval": ("face_oval", "an oval for each face of photographs (a face pack's detector)"),
+    "selfie": ("selfie", "a photographed person, by 213 KB (MediaPipe's selfie network)"),
     "miniature": ("miniature", "pictures of the Miniature's world, without any download"),
 }
 TRACE = 0.25  # a soft mask that nowhere reaches this has found nothing
@@ -173,10 +176,9 @@ def mask_folder(
 
 
 def _pictures_and_targets(folder: Path, overwrite: bool) -> tuple[list[Path], list[Path]]:
-    inner = folder / "images"
-    pictures = pictures_in(inner if inner.is_dir() else folder) if folder.is_dir() else []
-    if not pictures:
-        raise LikenessError(f"no pictures in {folder}; put some .png, .jpg or .webp files there")
+    if not folder.is_dir():
+        raise LikenessError(f"no pictures in {folder}; it is no folder that is there")
+    pictures = list(look_into(folder).pictures)
     targets = [folder / "masks" / f"{path.stem}.png" for path in pictures]
     taken = [path for path in targets if path.exists()]
     if taken and not overwrite:

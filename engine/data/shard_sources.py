@@ -18,6 +18,7 @@ from ..miniature.judges import load_judge, to_tensor
 from ..miniature.model import RESOLUTION
 from .alignment import ffhq_aligned
 from .identity_examples import square
+from .layout import left_out_of
 from .pictures import grey_in, pictures_in, read_picture
 from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
 from .shards import ShardFace, ShardSample, jpeg, landmarks_in
@@ -81,6 +82,8 @@ def _pictured(
 ) -> Iterator[ShardSample]:
     """A sample of each picture with a face; those without, and those that cannot be read, are counted."""
     none = lost = 0
+    for remark in left_out_of(folder, captions=False):
+        log.warning("%s", remark)
     for path in pictures_in(folder):
         try:
             pixels = read_picture(path)

@@ -20,9 +20,11 @@ from ..bases.clip_features import SPREAD as CLIP_SPREAD
 from ..data.faces import Face, load_faces
 from ..data.helpers import CLIP, DINOV2, Helper, default_models
 from ..data.packs import PACKS
+from ..data.segmenters.miniature import check_own_world
 from ..errors import LikenessError
 from ..miniature import world
 from ..miniature.judges import load_judges
+from ..miniature.model import RESOLUTION
 from .metrics import unit
 from .people import asked_in, fitted
 from .portraits import PortraitJudges
@@ -77,6 +79,12 @@ class MiniatureJudge:
     @cached_property
     def portraits(self) -> PortraitJudges:
         return PortraitJudges(load_judges())
+
+    def check(self, pictures: Pictures, what: str) -> None:
+        """Raises LikenessError where pictures are photographs: it would score them with confidence."""
+        own = all(picture.shape[:2] == (RESOLUTION, RESOLUTION) for picture in pictures)
+        if not own:  # what the Miniature draws may be as broken as it likes
+            check_own_world(list(pictures), what, "choose another face model, such as auraface")
 
     def faces(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
         small = _small(pictures)

@@ -103,6 +103,9 @@ def measure(
             "nobody here can judge a style; put CLIP or DINOv2 into models/likeness/, or leave the style out"
         )
     _check_component(pictures, component, component_masks, looks)
+    if isinstance(faces, MiniatureJudge):
+        faces.check(references, "the reference pictures")
+        faces.check(pictures, "the pictures")
     known, there = faces.faces(references)
     if not there.any():
         raise LikenessError(

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bases.conditioning import Conditioning
 from ..bases.denoisers.seam import Seam
 from ..bases.denoisers.unet import cross_attention_layers
-from ..bases.sampling import Denoiser
+from ..bases.process.protocol import Process
+from ..bases.sampling import DiffusionModel, ModelWrapper, unwrapped
 from ..config import finite
 from ..errors import LikenessError, nearest
 from ..staged.stages import LAST_TIMESTEP
@@ -90,18 +92,18 @@ class Shown:
                 hint = nearest(beginning, parts) or f"; there are {sorted(parts)}"
                 raise LikenessError(f"the model has no layer '{beginning}'{hint}")
 
-    def at(self, timestep: float) -> bool:
-        """Whether they are there at a timestep; steps exactly on a boundary are."""
-        share = 1 - timestep / LAST_TIMESTEP
+    def at(self, progress: float) -> bool:
+        """Whether they are there so far on the way from noise (0) to picture (1); steps exactly on a
+        boundary are."""
         half = 0.5 / LAST_TIMESTEP
-        return self.weight != 0 and self.start - half <= share <= self.end + half
+        return self.weight != 0 and self.start - half <= progress <= self.end + half
 
-    def in_pass(self, timesteps: Tensor) -> bool:
-        """Whether they are there in a pass whose samples share a timestep (B,); the device is asked for it
-        only where that is in question."""
+    def in_pass(self, progress: Callable[[], float]) -> bool:
+        """Whether they are there in a pass whose samples are equally far; asked only where that is in
+        question, for the answer lies on the device."""
         if self.weight == 0 or (self.start == 0 and self.end == 1):
             return self.weight != 0
-        return self.at(float(timesteps[0]))
+        return self.at(progress())
 
     def among_rows(self, pictures: Sequence[int], rows: int) -> tuple[bool | None, ...]:
         """For each sample of a pass, a run's pictures last: them (True), nobody, or as it was (None)."""
@@ -113,11 +115,11 @@ class Shown:
             *(True if shown else None for shown in there),
         )
 
-    def who_at(self, timesteps: Tensor) -> tuple[bool | None, ...]:
-        """For each sample of a training pass, at its own timestep (B,): them (True), or as it was (None)."""
+    def who_at(self, t: Tensor, process: Process) -> tuple[bool | None, ...]:
+        """For each sample of a training pass, at its own time (B,): them (True), or as it was (None)."""
         if self.start == 0 and self.end == 1:
-            return (True,) * len(timesteps)  # without asking the device
-        return tuple(True if self.at(timestep) else None for timestep in timesteps.tolist())
+            return (True,) * len(t)  # without asking the device
+        return tuple(True if self.at(process.progress(one)) else None for one in t.tolist())
 
     def person(self, who: tuple[bool | None, ...], heads: Mapping[str, int], like: Tensor) -> Person:
         """For a pass whose samples show them (True), nobody, or are as they were (None), like `like`.
@@ -189,40 +191,33 @@ class PeopleModel:
 
     def __init__(
         self,
-        inner: Denoiser,
+        inner: DiffusionModel,
         seam: Seam,  # of its network
         heads: Mapping[str, int],
         shown: Sequence[Shown],
         pictures: Sequence[int],
     ) -> None:
-        self.alphas_cumprod: Tensor = inner.alphas_cumprod
-        self.prediction_type: str = inner.prediction_type
-        self.tail: int = inner.tail
+        self.process = inner.process
         self._inner, self._seam, self._heads = inner, seam, heads
         self._shown, self._pictures = tuple(shown), pictures
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """As the inner model's."""
         rows = len(noisy)
         people = [
             shown.person(shown.among_rows(self._pictures, rows), self._heads, noisy)
             for shown in self._shown
-            if shown.in_pass(timesteps)
+            if shown.in_pass(lambda: self.process.progress(float(t[0])))
         ]
         with self._seam.using("identity", IdentityAttention(people)):
-            return self._inner.predict(noisy, timesteps, context)
-
-
-Showing = Callable[
-    [Denoiser, Sequence[int]], Denoiser
-]  # a model of a run's pictures, as one that shows people
+            return self._inner.predict(noisy, t, conditioning)
 
 
 @contextmanager
-def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
+def showing(base: Any, shown: Sequence[Shown]) -> Iterator[ModelWrapper]:
     """Within, the base's U-Net can show these people; gives what makes a model of some pictures do so."""
     if not shown:
-        yield unchanged
+        yield unwrapped
         return
     heads = _heads(base, shown)
     seam = Seam(base.unet)
@@ -230,25 +225,21 @@ def showing(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
 
 
 @contextmanager
-def attached(base: Any, shown: Sequence[Shown]) -> Iterator[Showing]:
+def attached(base: Any, shown: Sequence[Shown]) -> Iterator[ModelWrapper]:
     """Within, every pass of the base's U-Net shows these people, as something learned on them needs it; and
     the same as `showing`, for models that draw meanwhile."""
     if not shown:
-        yield unchanged
+        yield unwrapped
         return
     heads = _heads(base, shown)
 
     def everybody(noisy: Tensor, timesteps: Tensor) -> IdentityAttention:
-        return IdentityAttention([one.person(one.who_at(timesteps), heads, noisy) for one in shown])
+        t = base.process.from_network_time(timesteps)
+        return IdentityAttention([one.person(one.who_at(t, base.process), heads, noisy) for one in shown])
 
     seam = Seam(base.unet)
     with seam.using("identity", everybody):
         yield lambda model, pictures: PeopleModel(model, seam, heads, shown, pictures)
-
-
-def unchanged(model: Denoiser, pictures: Sequence[int]) -> Denoiser:
-    """What shows nobody."""
-    return model
 
 
 def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Identities from picture files: what `likeness generate --identity` means, from reading to tokens."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..data.concepts import load_concept
 from ..data.faces import load_faces
 from ..data.helpers import default_models
 from ..data.masks import Mask
-from ..data.pictures import pictures_in, read_picture
+from ..data.pictures import read_picture
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from .adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter, read_adapter
@@ -30,6 +31,8 @@ from .references import (
     miniature_tower,
     references_of,
 )
+
+log = logging.getLogger(__name__)
 
 # pictures (H, W, 3), what errors call them, and the masks that say what of them to keep
 Seen: TypeAlias = tuple[list[NDArray[np.uint8]], list[str], list[Mask | None]]
@@ -120,7 +123,7 @@ def _eyes(adapter: IdAdapter, look: Look) -> tuple[ImageTower, Preparation]:
     """The image tower, and what makes references, for this adapter's kind of pictures."""
     keep = FACE if look.without_hair else FACE_AND_HAIR
     if adapter.image_encoder == "miniature":
-        return miniature_tower(), OfTheMiniature(keep)
+        return miniature_tower(), OfTheMiniature(keep, checked=True)
     if look.image_encoder is None:
         raise LikenessError(
             f"this adapter looks through {adapter.image_encoder}; give its folder as --image-encoder, or "
@@ -149,15 +152,16 @@ def _pictures(files: Sequence[Path]) -> Seen:
     """Pictures, what errors call them, and the masks of a concept folder's."""
     pictures, names, masks = [], [], []
     for file in files:
-        if file.is_dir() and ((file / "images").is_dir() or (file / "masks").is_dir()):
+        if file.is_dir():
             concept = load_concept(file, class_word="person")
             pictures += [picture.pixels for picture in concept.pictures]
             names += [f"{file / picture.name}" for picture in concept.pictures]
             masks += [picture.mask for picture in concept.pictures]
-            continue
-        for path in pictures_in(file) if file.is_dir() else [file]:
-            pictures.append(read_picture(path))
-            names.append(str(path))
+            for remark in concept.remarks:
+                log.warning("%s", remark)
+        else:
+            pictures.append(read_picture(file))
+            names.append(str(file))
             masks.append(None)
     if not pictures:
         told = ", ".join(map(str, files)) or "nothing"

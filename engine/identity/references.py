@@ -20,6 +20,7 @@ from ..bases.clip_features import MEAN, SPREAD, load_tower
 from ..data.faces import Face, choose, face_of_mask, upright
 from ..data.masks import HALF, Mask
 from ..data.segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
+from ..data.segmenters.miniature import check_own_world
 from ..errors import LikenessError, nearest
 from ..miniature import model as miniature
 from ..miniature import world
@@ -122,13 +123,17 @@ class OfPhotographs:
 class OfTheMiniature:
     """Keeps what the Miniature's own parser sees; its faces are upright and in the middle already."""
 
-    def __init__(self, keep: str = FACE_AND_HAIR) -> None:
+    def __init__(self, keep: str = FACE_AND_HAIR, checked: bool = False) -> None:
+        """`checked`: photographs are refused, as somebody gives them who takes it for a real adapter."""
         check_keep(keep)
+        self._checked = checked
         self._keep = [world.PART_ID[part] for part in MINIATURE_KEEPS[keep]]
         self._parser, self._recogniser = load_judge("parser"), load_judge("recogniser")
 
     @torch.no_grad()
     def __call__(self, pixels: Picture, name: str, mask: Mask | None = None) -> Reference:
+        if self._checked:
+            check_own_world([pixels], name, "load an identity adapter that was trained on photographs")
         small = _squared(Image.fromarray(pixels), Image.Resampling.BILINEAR)
         values = to_tensor(small[None])
         if mask is None:

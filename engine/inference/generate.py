@@ -1,11 +1,11 @@
 """Drawing pictures without ComfyUI, with the same numbers as its KSampler: same seed, same picture."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from ..artifact import Artifact
 from ..artifact.lora import adaptable, merged
-from ..bases.sampling import Denoiser, OnStep, sample, seeded_noise, to_bytes
+from ..bases.base import BaseModel
+from ..bases.conditioning import Conditioning
+from ..bases.sampling import DiffusionModel, ModelWrapper, OnStep, sample, seeded_noise, to_bytes
+from ..bases.text.protocol import Rows
 from ..bases.text.token_tables import changed
 from ..config import TOKEN
 from ..errors import LikenessError
@@ -24,16 +27,13 @@ from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_w
 from ..staged.words import StagedModel, StagedWords, with_class_word
 from .refocused import Refocusing
 
-if TYPE_CHECKING:
-    from ..bases.base import BaseModel, Rows
-
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # pictures in one pass; more needs memory and is no faster
 
 
 def generate(
-    base: "BaseModel",
+    base: BaseModel,
     prompts: Sequence[str],
     *,
     negative: str = "",
@@ -95,10 +95,10 @@ def generate(
 class _Easel:
     """What all pictures of one call are painted with."""
 
-    base: "BaseModel"
-    rows: "Rows"
+    base: BaseModel
+    rows: Rows
     staged: Sequence[StagedWords]
-    with_people: Callable[[Denoiser, Sequence[int]], Denoiser]
+    with_people: ModelWrapper
     refocus: Refocusing | None
     negative: str
     how: Mapping[str, Any]  # what `sample` is told of steps, guidance, sampler, schedule and denoise
@@ -139,7 +139,7 @@ def _one_for_each(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int
 
 
 def _staged(
-    base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]], prompts: Sequence[str]
+    base: BaseModel, artifacts: Sequence[tuple[Artifact, float]], prompts: Sequence[str]
 ) -> list[StagedWords]:
     """The placeholders whose words change with the noise level; each must be in some prompt."""
     found = []
@@ -156,9 +156,9 @@ def _staged(
 
 
 def _painter(
-    base: "BaseModel", prompts: Sequence[str], rows: "Rows", staged: Sequence[StagedWords]
-) -> tuple[Denoiser, Tensor]:
-    """What predicts the noise, and the text states (N, T, D) it begins with."""
+    base: BaseModel, prompts: Sequence[str], rows: Rows, staged: Sequence[StagedWords]
+) -> tuple[DiffusionModel, Conditioning]:
+    """What predicts the noise, and what it is told at first."""
     if not staged:
         return base, base.encode_text(prompts, rows)
     model = StagedModel(base, prompts, rows, staged)
@@ -166,12 +166,12 @@ def _painter(
 
 
 @contextmanager
-def applied(base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]]) -> "Iterator[Rows]":
+def applied(base: BaseModel, artifacts: Sequence[tuple[Artifact, float]]) -> Iterator[Rows]:
     """The base with the artifacts' LoRAs and tables in its weights; gives the rows of their placeholders."""
     rows: dict[str, dict[str, Tensor]] = {}
     seen: set[str] = set()
     with ExitStack() as stack:
-        modules = adaptable(base.unet, list(base.text_encoders.values())) if artifacts else {}
+        modules = adaptable(base.network, list(base.text_encoders.values())) if artifacts else {}
         for artifact, strength in artifacts:
             _check_fit(base, artifact)
             stack.enter_context(merged(modules, artifact.lora(), strength))
@@ -187,7 +187,7 @@ def applied(base: "BaseModel", artifacts: Sequence[tuple[Artifact, float]]) -> "
         yield rows
 
 
-def _check_fit(base: "BaseModel", artifact: Artifact) -> None:
+def _check_fit(base: BaseModel, artifact: Artifact) -> None:
     if artifact.kind not in ("lora", "embedding", KIND):
         raise LikenessError(f"drawing with a {artifact.kind} is not possible here; use its node in ComfyUI")
     if artifact.base_family != base.family:
@@ -199,13 +199,13 @@ def _check_fit(base: "BaseModel", artifact: Artifact) -> None:
         log.warning("the concept was learned on other weights of the same family; the likeness may suffer")
 
 
-def _latents(base: "BaseModel", pictures: np.ndarray) -> Tensor:
+def _latents(base: BaseModel, pictures: np.ndarray) -> Tensor:
     """Latents (N, C, h, w) of pictures (N, H, W, 3) in [0, 1]."""
     pixels = torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2)
     return base.encode_pixels(pixels * 2 - 1)
 
 
-def _check_placeholders(prompts: Sequence[str], rows: "Rows") -> None:
+def _check_placeholders(prompts: Sequence[str], rows: Rows) -> None:
     """Raises for a placeholder that nobody defined: it would be read as so many letters."""
     for prompt in prompts:
         for name in TOKEN.findall(prompt):
@@ -218,5 +218,5 @@ def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:
     return None if on_step is None else lambda done, _: on_step(before + done, total)
 
 
-def _size(base: "BaseModel", shape: tuple[int, int, int]) -> tuple[int, int]:
+def _size(base: BaseModel, shape: tuple[int, int, int]) -> tuple[int, int]:
     return shape[1] * base.pixels_per_latent, shape[2] * base.pixels_per_latent

@@ -3,15 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..bases.base import BaseModel
+from ..bases.conditioning import Conditioning
 from ..bases.denoisers.seam import Seam
-from ..bases.sampling import Denoiser
+from ..bases.sampling import DiffusionModel
+from ..bases.text.protocol import Rows
 from ..errors import LikenessError
+from ..staged.stages import LAST_TIMESTEP
 from ..staged.text import TextStates
 from ..staged.words import StagedModel
 from .refocus import (
@@ -30,9 +34,6 @@ from .refocus import (
 from .regions import FocusedPrompt, Regions, RegionsFound
 from .restore import Known
 
-if TYPE_CHECKING:
-    from ..bases.base import BaseModel, Rows
-
 
 class RefocusedModel:
     """A model for sampling whose words act in their regions; the last rows of a context are its prompts.
@@ -43,10 +44,10 @@ class RefocusedModel:
 
     def __init__(
         self,
-        base: "BaseModel",
+        base: BaseModel,
         painter: "Painter",
         prompts: Sequence[str],
-        rows: "Rows",
+        rows: Rows,
         focuses: Sequence[Focus],
         *,
         latents: tuple[int, int],
@@ -56,9 +57,7 @@ class RefocusedModel:
         record: bool = False,
     ) -> None:
         inner, self.context = painter(prompts)
-        self.alphas_cumprod: Tensor = inner.alphas_cumprod
-        self.prediction_type: str = inner.prediction_type
-        self.tail: int = inner.tail
+        self.process = inner.process
         self._base, self._inner, self._seam = base, inner, Seam(base.unet)
         self._prompts, self._rows = tuple(prompts), rows
         self.focuses = list(focuses)
@@ -77,7 +76,7 @@ class RefocusedModel:
         for focus in focuses:
             if focus.region is not None:
                 fitted(focus.region, latents, len(prompts), focus.token)
-        self._spots(len(self.alphas_cumprod) - 1)  # a word that is not in the prompt is told before drawing
+        self._spots(LAST_TIMESTEP)  # a word that is not in the prompt is told before drawing
 
     def _forget(self) -> None:
         """Begins anew: with other regions nothing holds that was made before."""
@@ -92,10 +91,11 @@ class RefocusedModel:
         """Where the words looked so far, (B, K, h, w)."""
         return mean_maps(self._maps)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """As the inner model's, with masks on what its prompts' words may reach."""
-        timestep = int(timesteps[0])
-        progress = 1 - timestep / (len(self.alphas_cumprod) - 1)
+        first = t[:1].cpu()
+        timestep = int(self.process.published_timestep(first))
+        progress = self.process.progress(float(first))
         looking = self._look_after is not None
         prompts = self._focused_at(timestep)
         regions = Regions(
@@ -103,18 +103,16 @@ class RefocusedModel:
             record=self._record or looking,
         )  # fmt: skip
         with self._seam.using("regions", regions) if regions.needed else nullcontext():
-            output = self._inner.predict(noisy, timesteps, context)
+            output = self._inner.predict(noisy, t, conditioning)
         self._done += 1
         if looking and self._done >= (self._look_after or 0):
-            self._find(noisy, output, timesteps, self._spots(timestep))
+            self._find(noisy, output, t, self._spots(timestep))
         return output
 
-    def _find(
-        self, noisy: Tensor, output: Tensor, timesteps: Tensor, spots: Sequence[Sequence[Spot]]
-    ) -> None:
+    def _find(self, noisy: Tensor, output: Tensor, t: Tensor, spots: Sequence[Sequence[Spot]]) -> None:
         count, maps = len(self._prompts), self.maps()
         assert maps is not None  # looked for after a pass only
-        clean = self._base.clean(noisy[-count:], output[-count:].float(), timesteps[-count:])
+        clean = self.process.predict_x0(noisy[-count:], output[-count:].float(), t[-count:])
         found = look_for(spots[0], maps, clean, self._look)
         self.focuses = [spot.focus for spot in found]
         self._look_after = None
@@ -127,14 +125,14 @@ class RefocusedModel:
     def _focused_at(self, timestep: int) -> list[FocusedPrompt]:
         """The prompts at a timestep: the same objects until another stage begins."""
         stages = [
-            model.states(timestep) if isinstance(model, StagedModel) else TextStates(context, context)
+            model.states(timestep) if isinstance(model, StagedModel) else context
             for model, context in self._painted.values()
         ]
         spots = self._spots(timestep)
-        key = [spots, *(side for states in stages for side in (states.keys, states.values))]
+        key = [spots, *(side for states in stages for side in (states.states, states.values))]
         known, prompts = self._focused
         if known is None or len(known) != len(key) or any(a is not b for a, b in zip(known, key)):
-            masks, length = self._masks_at(spots), self._attended(self.context).shape[1]
+            masks, length = self._masks_at(spots), self.context.length
             prompts = [
                 FocusedPrompt(masks[row], length, self._own(stages, row), self._maps[row])
                 for row in range(len(self._prompts))
@@ -142,16 +140,11 @@ class RefocusedModel:
             self._focused = key, prompts
         return prompts
 
-    def _own(self, stages: Sequence[TextStates], row: int) -> list[TextStates]:
+    @staticmethod
+    def _own(stages: Sequence[Conditioning], row: int) -> list[TextStates]:
         """What one picture's regions read."""
-        sides = ((self._attended(states.keys), states.values) for states in stages)
-        return [
-            TextStates(keys[row : row + 1], values[row : row + 1, : keys.shape[1]]) for keys, values in sides
-        ]
-
-    def _attended(self, context: Tensor) -> Tensor:
-        """The text states that cross-attention reads: all but the pooled vector's row, where there is one."""
-        return context[:, : context.shape[1] - (1 if self._base.pooled_width else 0)]
+        picked = [stage.rows(slice(row, row + 1)) for stage in stages]
+        return [TextStates(one.states, one.states if one.values is None else one.values) for one in picked]
 
     def _masks_at(self, spots: Sequence[Sequence[Spot]]) -> list[LogMasks]:
         places = tuple(tuple(spot.positions for spot in line) for line in spots)
@@ -180,11 +173,11 @@ class RefocusedModel:
     def _line(self, index: int, rows: Mapping[str, Mapping[str, Tensor]]) -> list[Spot]:
         line = []
         for number, focus in enumerate(self.focuses):
-            tokens = self._attended(self.context).shape[1]
+            tokens = self.context.length
             spot = Spot(focus, word_places(self._base, self._prompts[index], focus.token, rows, tokens))
             if number in self._apart:
                 name = focus.inside or focus.token
-                length = self._attended(self._painted[number][1]).shape[1]
+                length = self._painted[number][1].length
                 own = word_places(self._base, self._apart[number][index], name, rows, length)
                 spot = replace(spot, alone=own, length=length)
             line.append(spot)
@@ -198,7 +191,7 @@ def _steps_before_looking(focuses: Sequence[Focus], steps: int) -> int | None:
 
 
 def word_places(
-    base: "BaseModel", prompt: str, token: str, rows: Mapping[str, Mapping[str, Tensor]], length: int = 0
+    base: BaseModel, prompt: str, token: str, rows: Mapping[str, Mapping[str, Tensor]], length: int = 0
 ) -> tuple[int, ...]:
     """Where a placeholder's vectors, or any words, stand among the prompt's text states.
 
@@ -220,8 +213,8 @@ def word_places(
 
 
 Painter = Callable[
-    [Sequence[str]], tuple[Denoiser, Tensor]
-]  # prompts -> what predicts the noise, text states
+    [Sequence[str]], tuple[DiffusionModel, Conditioning]
+]  # prompts -> what predicts the noise, and what it is told
 
 # which pictures of a run, their maps (B, K, h, w), focuses with their regions, the pictures themselves
 OnMaps = Callable[[range, Tensor, Sequence[Focus], np.ndarray], None]
@@ -242,7 +235,7 @@ class Refocusing:
     on_regions: "OnRegions | None" = None
 
     def model(
-        self, base: "BaseModel", painter: Painter, prompts: Sequence[str], rows: "Rows",
+        self, base: BaseModel, painter: Painter, prompts: Sequence[str], rows: Rows,
         latents: tuple[int, int], steps: int, group: range,
     ) -> RefocusedModel:  # fmt: skip
         """What draws these pictures of a run."""

@@ -1,5 +1,6 @@
 """Finishing pictures as people type it: `redraw`, `redraw;denoise=0.5`, `GFPGANv1.4.pth;faces=auraface`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..config.typed import typed
+from ..data.layout import look_into
 from ..data.masks import Mask
-from ..data.pictures import pictures_in, read_picture
+from ..data.pictures import read_picture
 from ..errors import LikenessError, nearest
 from .detail import Detailer
 from .onlookers import MASK, Onlookers, call_onlookers
 from .restore import Known, Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
 from .restorers import SUFFIXES, load_restorer, load_upscaler
 from .upscale import upscaled
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from ..bases.base import BaseModel
@@ -165,11 +169,9 @@ def needs_mask(wish: Wish) -> bool:
 
 
 def _pictures(folder: Path) -> list[NDArray[np.uint8]]:
-    inner = folder / "images"
-    place = inner if inner.is_dir() else folder
-    if not place.is_dir():
+    if not folder.is_dir():
         raise LikenessError(f"{folder} is no folder; name one with pictures of the person")
-    found = [read_picture(path) for path in pictures_in(place)]
-    if not found:
-        raise LikenessError(f"no pictures in {place}; put some of the person there")
-    return found
+    layout = look_into(folder)
+    for remark in layout.remarks:
+        log.warning("%s", remark)
+    return [read_picture(path) for path in layout.pictures]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bases.denoisers.seam import Seam
-from ..bases.text.chunks import repeated, side_by_side
+from ..bases.conditioning import Conditioning
+from ..bases.text.chunks import side_by_side
 from .mapper import Mapper
-from .stages import Stage, StagePlan
-from .text import Places, SplitValues, TextStates, encode
+from .stages import LAST_TIMESTEP, Stage, StagePlan
+from .text import Places, encode
 
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
 
@@ -56,35 +56,28 @@ class StagedModel:
     def __init__(
         self, base: Any, prompts: Sequence[str], rows: Rows, concepts: Sequence[StagedWords]
     ) -> None:
-        self.alphas_cumprod: Tensor = base.alphas_cumprod
-        self.prediction_type: str = base.prediction_type
-        self.tail: int = base.tail
+        self.process = base.process
         self._base = base
         self._prompts = tuple(prompts)
         self._rows = rows
         self._concepts = tuple(concepts)
-        self._seam = Seam(base.unet)
         self._length = self._common_length()
-        self._known: dict[tuple[Stage, ...], TextStates] = {}
+        self._known: dict[tuple[Stage, ...], Conditioning] = {}
 
-    def context(self) -> Tensor:
-        """Text states (N, T, D) of the first steps, for a sampler's bookkeeping."""
-        return self.states(len(self.alphas_cumprod) - 1).keys
+    def context(self) -> Conditioning:
+        """What the N prompts say in the first steps, for a sampler's bookkeeping."""
+        return self.states(LAST_TIMESTEP)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """As the base's; the last N samples of the context are replaced by what the prompts say now."""
-        states = self.states(int(timesteps[0]))
-        others = context[: len(context) - len(self._prompts)]
-        length = context.shape[1] - self.tail  # a multiple of our own, where another prompt is longer
-        keys = torch.cat([others, repeated(states.keys, length, self.tail).to(context.dtype)])
-        if states.values is states.keys:
-            return self._base.predict(noisy, timesteps, keys)
-        values = SplitValues((len(others), None), (len(states.values), states.values))
-        with self._seam.using("values", values):
-            return self._base.predict(noisy, timesteps, keys)
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """As the base's; the last N prompts are replaced by what they say now."""
+        states = self.states(int(self.process.published_timestep(t[:1])))
+        others = conditioning.rows(slice(len(conditioning) - len(self._prompts)))
+        # its length is a multiple of our own, where another prompt is longer
+        own = states.lengthened(conditioning.length).to(conditioning.states.dtype)
+        return self._base.predict(noisy, t, Conditioning.cat([others, own]))
 
     def _common_length(self) -> int:
-        """How many text states all stages have, the pooled vector's apart: a multiple of what each needs."""
+        """How many text states all stages have: a multiple of what each needs."""
         name, lengths = next(iter(self._base.text_encoders)), []
         for spoken in product((True, False), repeat=len(self._concepts)):
             prompts, rows = self._prompts, dict(self._rows)
@@ -106,18 +99,14 @@ class StagedModel:
             taken[words.token] = {name: torch.zeros(count, 1) for name, count in counts.items()}
         return taken
 
-    def states(self, timestep: int) -> TextStates:
-        """The prompts' text states at a timestep; every stage is encoded once, when it is first met."""
+    def states(self, timestep: int) -> Conditioning:
+        """What the prompts say at a timestep; every stage is encoded once, when it is first met."""
         stages = tuple(words.plan.at(timestep) for words in self._concepts)
         if stages not in self._known:
-            found = self._encode(stages)
-            keys = values = repeated(found.keys, self._length, self.tail)
-            if found.values is not found.keys:
-                values = repeated(found.values, self._length)
-            self._known[stages] = TextStates(keys, values)
+            self._known[stages] = self._encode(stages).lengthened(self._length)
         return self._known[stages]
 
-    def _encode(self, stages: Sequence[Stage]) -> TextStates:
+    def _encode(self, stages: Sequence[Stage]) -> Conditioning:
         prompts = self._prompts
         dynamic: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         for words, stage in zip(self._concepts, stages):
@@ -127,22 +116,23 @@ class StagedModel:
                 dynamic[words.token] = words.at(stage.timestep)
         rows = {**self._rows, **{token: vectors for token, (vectors, _) in dynamic.items()}}
         if not dynamic:
-            states = self._base.encode_text(prompts, self._rows)
-            return TextStates(states, states)
+            return self._base.encode_text(prompts, self._rows)
         parts = []
         for name, encoder in self._base.text_encoders.items():
             tokens = self._base.tokenize(prompts, rows, name)
             added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
             here = {token: row[name] for token, row in rows.items()}
             places = places_of(tokens, here, added, self._base.device)
-            ids, early = tokens.ids.to(self._base.device), self._base.pooled_width > 0
+            ids, early = tokens.ids.to(self._base.device), self._base.text.pooled
             parts.append(encode(encoder, ids, places, penultimate=early))
         keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
-        # the pooled vector has no room for what changes with the noise: it is the class word's
-        for words in self._concepts:
-            prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
-        pooled = self._base.pooled_rows(prompts).to(keys.dtype)
-        return TextStates(torch.cat([keys, pooled], 1), values)
+        pooled = None
+        if self._base.text.pooled:
+            # the pooled vector has no room for what changes with the noise: it is the class word's
+            for words in self._concepts:
+                prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
+            pooled = self._base.encode_text(prompts).pooled
+        return Conditioning(states=keys, values=values, pooled=pooled)
 
 
 def places_of(

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..bases.base import BaseModel
-from ..bases.sampling import Denoiser, sample, seeded_noise, to_bytes
+from ..bases.conditioning import Conditioning
+from ..bases.sampling import DiffusionModel, sample, seeded_noise, to_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Drawing:
 
 @torch.no_grad()
 def drawn(
-    base: BaseModel, model: Denoiser, context: Tensor, size: tuple[int, int], how: Drawing
+    base: BaseModel, model: DiffusionModel, context: Conditioning, size: tuple[int, int], how: Drawing
 ) -> np.ndarray:
     """Pictures (N, H, W, 3) uint8 of what `context` says, by a model that stands before the base."""
     latents = sample(

@@ -19,7 +19,7 @@ from .methods.base import Method
 @contextmanager
 def arranged(method: Method, job: Job) -> Iterator[None]:
     """Within, the U-Net is laid out and compiled as the job asks."""
-    unet = method.base.unet
+    unet = method.base.network
     compiled = compilable(method) if job.compile else []
     try:
         if job.channels_last:
@@ -47,8 +47,8 @@ def compilable(method: Method) -> list[nn.Module]:
     from diffusers.models.resnet import ResnetBlock2D
 
     if not method.capabilities.hooked_layers:
-        return [method.base.unet]
-    return [part for part in method.base.unet.modules() if isinstance(part, FeedForward | ResnetBlock2D)]
+        return [method.base.network]
+    return [part for part in method.base.network.modules() if isinstance(part, FeedForward | ResnetBlock2D)]
 
 
 def check_backend(name: str) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from ..artifact import Artifact, read_metadata
 from ..artifact.lora import adaptable, merged
 from ..bases.base import BaseModel
+from ..bases.sampling import unwrapped
 from ..bases.text.token_tables import changed
 from ..config import Job
 from ..errors import LikenessError
 from ..files import content_of
-from ..identity.conditioning import Shown, attached, unchanged
+from ..identity.conditioning import Shown, attached
 
 ADAPTER = "id_adapter"
 MINIATURE = "miniature"  # instead of a file: the adapter that comes with it
@@ -31,7 +32,7 @@ def hosted(base: BaseModel, files: Sequence[str], people: Sequence[Shown] = ()) 
     left to `people`.
     """
     with ExitStack() as stack:
-        modules = adaptable(base.unet, list(base.text_encoders.values())) if files else {}
+        modules = adaptable(base.network, list(base.text_encoders.values())) if files else {}
         for file in files:
             if shows_people(file):
                 continue
@@ -48,8 +49,8 @@ def hosted(base: BaseModel, files: Sequence[str], people: Sequence[Shown] = ()) 
                 )
             stack.enter_context(merged(modules, host.lora(), 1.0))
             stack.enter_context(changed(base.text_encoders, host.tables(), 1.0))
-        base.with_people = stack.enter_context(attached(base, people))
-        stack.callback(setattr, base, "with_people", unchanged)
+        base.model_wrapper = stack.enter_context(attached(base, people))
+        stack.callback(setattr, base, "model_wrapper", unwrapped)
         yield
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..bases.base import BaseModel
 from ..bases.denoisers.unet import CrossAttention, cross_attention_layers
+from ..bases.process.ddpm import PUBLISHED_STEPS
 from ..data.concepts import Concept
 from ..data.examples import examples_of, generator_for
 from ..errors import LikenessError
@@ -43,19 +44,20 @@ def measure_overlap(
         raise LikenessError("none of the pictures has a mask; make masks first, with `likeness masks`")
     latents = base.encode_pixels(examples.pixels)
     noise = torch.randn(latents.shape, generator=generator_for(seed, "interval")).to(latents.device)
-    step = base.timesteps // points
-    timesteps = list(range(step // 2, base.timesteps, step))
+    step = PUBLISHED_STEPS // points
+    timesteps = list(range(step // 2, PUBLISHED_STEPS, step))
     found = []
     for number, timestep in enumerate(timesteps):
-        when = torch.full((len(latents),), timestep, device=latents.device)
-        maps = class_word_maps(base, base.add_noise(latents, noise, when), when, concept.class_word)
+        when = torch.full((len(latents),), base.process.published_time(timestep), device=latents.device)
+        noisy = base.process.add_noise(latents, noise, when)
+        maps = class_word_maps(base, noisy, when, concept.class_word)
         found.append(float(overlap(maps, examples.masks.to(maps.device)).mean()))
         check(number + 1, len(timesteps))
     first, last = band(found, share)
-    return Overlap(timesteps, found, (first * step, min((last + 1) * step, base.timesteps)))
+    return Overlap(timesteps, found, (first * step, min((last + 1) * step, PUBLISHED_STEPS)))
 
 
-def class_word_maps(base: BaseModel, noisy: Tensor, timesteps: Tensor, class_word: str) -> Tensor:
+def class_word_maps(base: BaseModel, noisy: Tensor, times: Tensor, class_word: str) -> Tensor:
     """Attention (B, side, side) to the class word, mean over heads and the layers of `attention_side`."""
     height, width = noisy.shape[-2:]
     layers: dict[str, CrossAttention] = {
@@ -67,7 +69,7 @@ def class_word_maps(base: BaseModel, noisy: Tensor, timesteps: Tensor, class_wor
     ids = base.tokenize([prompt], encoder=encoder).ids[0].tolist()
     (word,) = base.tokenizers[encoder](class_word, add_special_tokens=False)["input_ids"]
     with recorded(base.unet, layers) as maps, torch.enable_grad():
-        base.predict(noisy, timesteps, base.encode_text([prompt] * len(noisy)))
+        base.predict(noisy, times, base.encode_text([prompt] * len(noisy)))
         columns = [rows[..., ids.index(word)].mean(1) for rows in maps.all()]
     return torch.stack(columns).mean(0).detach().unflatten(-1, (base.attention_side, -1))
 

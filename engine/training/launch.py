@@ -35,7 +35,7 @@ from .methods import method_class
 from .methods.base import Method
 from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, mention, tell
 from .output import Output
-from .plan import in_words
+from .plan import in_words, remarks
 from .sharding import check_shardable, said, shard_base, sharding_asked, unsaid
 from .trainer import Trainer
 
@@ -125,6 +125,12 @@ def _learn(
     method: Method = method_class(job.method)(job, base, concepts)
     method.say = lambda text: mention(observer, text)
     tell(observer, in_words(job, method.phases(), concepts, method.size))
+    known = {remark for concept in concepts for remark in concept.remarks}
+    for remark in [remark for concept in method.concepts for remark in concept.remarks]:
+        if remark not in known:  # what the method found out by itself
+            tell(observer, remark)
+    for remark in remarks(job, base, concepts):
+        tell(observer, remark)
     if len(buckets_of(method.examples.pixels).unique()) > 1:
         tell(observer, f"pictures in buckets: {told(method.examples.pixels)} pixels")
     ladder = Ladder(method, job, accelerator.device, lambda text: tell(observer, text))

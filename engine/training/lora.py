@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from ..artifact import lora as kohya
 from ..bases.base import BaseModel
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention of a U-Net
-TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.2")  # what else is in a U-Net's attention blocks
-TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")  # and of a CLIP text model
 ADAPTER = "likeness"
 
 
@@ -66,7 +63,7 @@ def switched_off(*modules: nn.Module) -> Iterator[None]:
 def tensors(base: BaseModel) -> dict[str, Tensor]:
     """Copies of all LoRA weights in the base, under kohya names with explicit alpha."""
     encoders: list[Any] = list(base.text_encoders.values())
-    named = [(kohya.unet_name(path), layer) for path, layer in _layers(base.unet)]
+    named = [(kohya.unet_name(path), layer) for path, layer in _layers(base.network)]
     for number, encoder in enumerate(encoders):
         named += [(kohya.text_name(path, number, len(encoders)), layer) for path, layer in _layers(encoder)]
     found: dict[str, Tensor] = {}

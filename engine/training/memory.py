@@ -119,7 +119,7 @@ def _estimate(method: Method, measures: Measures) -> Estimate:
     if measures.half:
         for weight in [weight for part in halved(base) for weight in part.parameters()]:
             weight.data = weight.data.to(HALF)
-    resident = [base.unet]
+    resident = [base.network]
     resident += [] if measures.text_away else list(base.text_encoders.values())
     weights = bytes_of(resident) + (0 if measures.vae_away else bytes_of([base.vae]))
     twin.attach()
@@ -128,7 +128,7 @@ def _estimate(method: Method, measures: Measures) -> Estimate:
     learned = numbers * (4 * (1 + method.capabilities.copies) + STATE_BYTES[measures.small_moments])
     base.pass_size = measures.pass_size
     if measures.checkpointing:
-        base.unet.enable_gradient_checkpointing()
+        base.network.enable_gradient_checkpointing()
     for weight in trained.values():
         weight.requires_grad_(True)
     step = max(
@@ -154,19 +154,23 @@ def core_pass(
     with torch.set_grad_enabled(method.capabilities.trained_text):
         prompts = prompts or [f"{number} {method.anchor}" for number in range(load.prompts)]
         context = base.encode_text(prompts, _rows(method))
-    context = context[torch.arange(load.pictures, device=context.device) % len(prompts)]
-    if not any(weight.requires_grad for weight in base.unet.parameters()):
-        context = context if context.requires_grad else context.detach().requires_grad_()
+    context = context.rows(torch.arange(load.pictures, device=context.states.device) % len(prompts))
+    if not any(weight.requires_grad for weight in base.network.parameters()):
+        states = context.states
+        context = replace(
+            context, states=states if states.requires_grad else states.detach().requires_grad_()
+        )
     if load.encoded:
         base.encode_moments(torch.zeros(load.encoded, 3, method.size, method.size, device=base.device))
     shape = (load.pictures, *base.latent_shape(method.size, method.size))
     noisy = torch.empty(shape, device=base.device).normal_()
-    timesteps = torch.zeros(load.pictures, dtype=torch.long, device=base.device)
+    times = torch.zeros(load.pictures, device=base.device)
     if load.teacher:
         with torch.no_grad():
-            base.predict(noisy[: load.teacher], timesteps[: load.teacher], context[: load.teacher])
-    with recorded(base.unet, {} if base.pass_size else layers or {}) as maps:
-        prediction = base.predict(noisy, timesteps, context)
+            first = slice(load.teacher)
+            base.predict(noisy[first], times[first], context.rows(first))
+    with recorded(base.network, {} if base.pass_size else layers or {}) as maps:
+        prediction = base.predict(noisy, times, context)
     loss = nn.functional.mse_loss(prediction.float(), torch.empty_like(noisy))
     if layers and not base.pass_size:
         loss = loss + torch.stack([look.mean() for look in maps.all()]).sum()
@@ -205,7 +209,7 @@ def _pictures(method: Method) -> None:
 
 def halved(base: BaseModel) -> Sequence[Any]:
     """The networks that may be kept in bf16; the autoencoder would lose what it shows."""
-    return [base.unet, *base.text_encoders.values()]
+    return [base.network, *base.text_encoders.values()]
 
 
 def bytes_of(parts: Sequence[nn.Module]) -> int:
@@ -275,7 +279,7 @@ class Ladder:
                         self._own[weight] = weight.data.cpu()
                         weight.data = weight.data.to(HALF)
         if self.measures.checkpointing:
-            base.unet.enable_gradient_checkpointing()
+            base.network.enable_gradient_checkpointing()
         base.pass_size = self.measures.pass_size
 
     def take_late(self) -> None:
@@ -305,7 +309,7 @@ class Ladder:
     def undo(self) -> None:
         """The base as it was."""
         base = self.method.base
-        base.unet.disable_gradient_checkpointing()
+        base.network.disable_gradient_checkpointing()
         base.pass_size = 0
         base.call_back()
         for weight, own in self._own.items():

@@ -3,18 +3,40 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..bases.base import BaseModel
 from ..config import Job, Phase
 from ..data.concepts import Concept
+from ..data.segmenters.miniature import FOREIGN, certainty
 
 
 def in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
     """The method, its steps, rates and sizes, and the pictures; `size` is pixels a side of a square."""
     said = [job.method, _steps(phases), _rates(phases), *_own(job.settings), job.precision, f"{size} px"]
     pictures = [picture for concept in concepts for picture in concept.pictures]
+    masked = sum(picture.mask is not None for picture in pictures)
+    if masked and getattr(job.settings, "masked_loss", False):
+        said.append("inside masks only")
     if pictures:
-        masked = sum(picture.mask is not None for picture in pictures)
         said.append(f"{counted(len(pictures), 'picture')}, {masked or 'none'} with masks")
     return " · ".join(said)
+
+
+def remarks(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> list[str]:
+    """What somebody should know before the run goes on: what it cannot do as they may think."""
+    said = []
+    pictures = [picture for concept in concepts for picture in concept.pictures]
+    masked = sum(picture.mask is not None for picture in pictures)
+    if getattr(job.settings, "masked_loss", False) and masked < len(pictures):
+        which = f"only {masked} of {len(pictures)} pictures have masks" if masked else "no picture has a mask"
+        said.append(f"{which}: the others' backgrounds are learned too" if masked else
+                    f"{which}: backgrounds are learned too")  # fmt: skip
+    if base.traits.own_world and pictures and certainty([one.pixels for one in pictures]) < FOREIGN:
+        said.append(
+            "ATTENTION: these are photographs, and the base is the Miniature, which draws nothing but "
+            "its own cartoons: what is learned fits no other model; name a checkpoint with --base, or "
+            "connect one"
+        )
+    return said
 
 
 def counted(number: int, what: str) -> str:
@@ -52,6 +74,4 @@ def _own(settings: Any) -> list[str]:
         said.append("text encoder too" if settings.text_encoder else "text encoder off")
     if getattr(settings, "prior_weight", 0):
         said.append(f"{settings.prior_pictures} class pictures")
-    if getattr(settings, "masked_loss", False):
-        said.append("inside masks only")
     return said

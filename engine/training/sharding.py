@@ -69,7 +69,7 @@ def check_shardable(kind: type[Method], job: Job) -> None:
 
 def shard_base(method: Method, accelerator: Accelerator) -> None:
     """Cuts the U-Net, on the training device already, over all processes; it stays so."""
-    unet, processes = method.base.unet, accelerator.num_processes
+    unet, processes = method.base.network, accelerator.num_processes
     # PyTorch warns of adding into what a projection returned, which neither diffusers' blocks nor we do
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (processes,))

@@ -32,6 +32,7 @@ from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact  # noqa: E402
 from likeness_portraits.engine.bases.base import load_base  # noqa: E402
+from likeness_portraits.engine.bases.conditioning import Conditioning  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import attention as seam  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.adapter_training import tower_folder  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode, image_tower  # noqa: E402
@@ -171,7 +172,7 @@ def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.
     base = load_base(BaseSpec())
     with showing(base, [Shown(identity=identity, **changes)]) as with_people:
         model = with_people(base, range(sum(who)))
-        return model.predict(NOISY, torch.full((len(NOISY),), STEP), TEXT)
+        return model.predict(NOISY, torch.full((len(NOISY),), STEP / 1000), Conditioning(states=TEXT))
 
 
 def towers_apart() -> tuple[float, float, float]:

@@ -59,13 +59,14 @@ from tiny_models import fp8_model, tiny_model  # noqa: E402
 
 from likeness_portraits.engine.artifact.lora import adaptable  # noqa: E402
 from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
+from likeness_portraits.engine.bases.denoisers.conditional_unet import LORA_TARGETS  # noqa: E402
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
+from likeness_portraits.engine.bases.text.clip import ATTENTION as TEXT_ATTENTION  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import with_rows  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
-from likeness_portraits.engine.training import lora  # noqa: E402
 
 PROMPTS = ["a photo of a smiling man, wearing a red hoodie, on a beach", "", "a sketch of a woman"]
 RANDOM = torch.Generator().manual_seed(0)
@@ -89,23 +90,23 @@ def differences(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dic
     states, pooled = text_states(clip)
     noisy = torch.randn(len(PROMPTS), 4, side, side, generator=RANDOM)
     timesteps, more = torch.tensor([1, 500, 999]), {}
-    if base.pooled_width:
+    if context.pooled is not None:
         pixels = side * base.pixels_per_latent
         more["y"] = model.model.encode_adm(
-            pooled_output=context[:, -1, : base.pooled_width],
+            pooled_output=context.pooled,
             width=pixels,
             height=pixels,
             noise=noisy,
             device=noisy.device,
         )
-    heard = context[:, : states.shape[1]]
+    heard = context.states
     predicted = model.model.diffusion_model(noisy, timesteps.float(), context=heard, **more)
     pixels, _, _ = miniature_person(0, 2)
     latents = vae.encode(pixels)
     return {
         "text": apart(states, heard),
-        "pooled": apart(pooled, context[:, -1, : base.pooled_width]) if base.pooled_width else 0.0,
-        "noise": apart(predicted, base.predict(noisy, timesteps, context)),
+        "pooled": 0.0 if context.pooled is None else apart(pooled, context.pooled),
+        "noise": apart(predicted, base.predict(noisy, base.process.times(timesteps), context)),
         "latents": apart(latents, base.encode_pixels(pixels.movedim(-1, 1) * 2 - 1) / base.latent_scale),
         "pictures": apart(  # as IMAGE, in [0, 1]
             vae.decode(latents), base.decode(latents * base.latent_scale).movedim(1, -1) / 2 + 0.5
@@ -172,9 +173,9 @@ def used_words(clip: Any, base: BaseModel) -> float:
         for text in (prompt, long):
             states, more = told.encode_from_tokens_scheduled(told.tokenize(text))[0]
             context = base.encode_text([text], rows)
-            found.append(apart(states, context[:, : context.shape[1] - base.tail]))
-            if base.pooled_width:
-                found.append(apart(more["pooled_output"], context[:, -1, : base.pooled_width]))
+            found.append(apart(states, context.states))
+            if context.pooled is not None:
+                found.append(apart(more["pooled_output"], context.pooled))
     return max(found)
 
 
@@ -182,7 +183,7 @@ def unknown_layers(model: Any, clip: Any, base: BaseModel) -> list[str]:
     """Names that our LoRA files would have, and ComfyUI's loader would not understand."""
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
-    ends = tuple("_" + end.replace(".", "_") for end in (*lora.TRANSFORMER, *lora.TEXT_ATTENTION))
+    ends = tuple("_" + end.replace(".", "_") for end in (*LORA_TARGETS["transformer"], *TEXT_ATTENTION))
     ours = adaptable(base.unet, list(base.text_encoders.values()))
     return [name for name in ours if name.endswith(ends) and name not in known and "resnets" not in name]
 
@@ -258,7 +259,7 @@ def main() -> None:
         "sdxl": differences(sdxl, taken_out(sdxl), 8),
         "fp8": differences(plain_fp8, taken_out(plain_fp8), 8),
         "scaled fp8": differences(scaled_fp8, taken_out(scaled_fp8), 8),
-        "schedule": apart(headless.alphas_cumprod, from_graph.alphas_cumprod),
+        "schedule": apart(headless.process.alphas_cumprod, from_graph.process.alphas_cumprod),
         "same fingerprint": headless.fingerprint == from_graph.fingerprint,
         "refused": refusals(model, clip, vae),
         "patch of a half": (as_used - untouched).mean().item(),

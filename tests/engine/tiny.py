@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from likeness_portraits.engine.artifact import Artifact, Token
-from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bases.base import BaseModel, unet_base
 from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.bases.loaders.single_file import new_text_encoder, padded
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
@@ -117,7 +118,7 @@ def tiny_base(
             scaling_factor=0.13025 if family == "sdxl" else 0.18215,
         )
         encoders = {name: text_encoder(name, text_heads) for name in FAMILIES[family].encoders}
-    return BaseModel(
+    return unet_base(
         unet=unet,
         vae=vae,
         text_encoders=encoders,

@@ -57,7 +57,8 @@ class _Processor:
         from diffusers.models.embeddings import apply_rotary_emb
 
         def rotate(x: Tensor) -> Tensor:
-            return x if rotary is None else apply_rotary_emb(x, rotary, sequence_dim=1)
+            turned: Any = x if rotary is None else apply_rotary_emb(x, rotary, sequence_dim=1)
+            return turned
 
         def compute(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
             return attend(rotate(q), rotate(k), v, bias)

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...artifact.inert_folder import from_folder
 from ...errors import LikenessError
 from ..families import FAMILIES, KNOWN
 from ..families import family_of_unet as row_of_unet
-
-SD_SCHEDULE = {  # of SD 1.x, SD 2.x and SDXL alike
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
-LAST_ALPHA = 4.8973451890853435e-08  # of a zero-terminal-SNR schedule: ComfyUI's, for 0 divides nothing
+from ..process.ddpm import noise_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +48,6 @@ def import_networks() -> None:
     finally:
         if working:
             gc.enable()
-
-
-def noise_schedule(config: Mapping[str, Any]) -> Tensor:
-    """alphas_cumprod (T,) in float64 from a diffusers scheduler's config."""
-    count, kind = config["num_train_timesteps"], config["beta_schedule"]
-    start, end = config["beta_start"], config["beta_end"]
-    if kind == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
-    elif kind == "linear":
-        betas = torch.linspace(start, end, count, dtype=torch.float64)
-    else:
-        raise LikenessError(f"this base's noise schedule '{kind}' is not supported; use {KNOWN}")
-    alphas_cumprod = torch.cumprod(1 - betas, dim=0)
-    return zero_terminal_snr(alphas_cumprod) if config.get("rescale_betas_zero_snr") else alphas_cumprod
-
-
-def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The schedule (T,) stretched until no signal is left at its end (Lin et al. 2023, alg. 1)."""
-    signal = alphas_cumprod.sqrt()
-    stretched = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-    return torch.cat([stretched[:-1].square(), alphas_cumprod.new_tensor([LAST_ALPHA])])
 
 
 # ------------------------------------------------------------------------------------------ diffusers folders

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from ...errors import LikenessError
-from ..base import BaseModel
-from .folder import KNOWN, SD_SCHEDULE, import_networks, noise_schedule
+from ..base import BaseModel, unet_base
+from ..families import KNOWN
+from ..process.ddpm import SD_SCHEDULE, noise_schedule
+from .folder import import_networks
 from .graph_weights import BaseWeights
 from .single_file import build_text_encoder, build_unet, build_vae, padded, trained_side
 
@@ -26,7 +28,7 @@ def base_from_graph(weights: BaseWeights) -> BaseModel:
         raise LikenessError(
             f"this MODEL, CLIP or VAE is built in a way of its own ({reason}); connect {KNOWN}"
         ) from error
-    return BaseModel(
+    return unet_base(
         unet=unet,
         vae=vae,
         text_encoders=text_encoders,

@@ -6,9 +6,9 @@ import torch
 
 from ...errors import LikenessError, nearest
 from ...miniature import model as miniature
-from ..base import BaseModel
+from ..base import BaseModel, unet_base
 from ..families import FAMILIES
-from .folder import SD_SCHEDULE, noise_schedule
+from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from .single_file import new_text_encoder, padded
 
 SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl"}  # families by the names that `bench` asks for
@@ -36,7 +36,7 @@ def random_base(name: str, device: torch.device) -> BaseModel:
         unet = UNet2DConditionModel(**row.network)
         vae = AutoencoderKL(**VAE, scaling_factor=row.latent_scale)
         encoders = {encoder: _text_encoder(encoder) for encoder in row.encoders}
-    return BaseModel(
+    return unet_base(
         unet=unet,
         vae=vae,
         text_encoders=encoders,

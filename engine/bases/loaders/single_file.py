@@ -14,9 +14,10 @@ from torch import Tensor
 from ...config import BaseSpec
 from ...errors import LikenessError
 from ..families import FAMILIES, family_of_unet
+from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from ..text.clip_weights import load_text
 from .checkpoint_file import UNET, VAE, Stored, check_kind, read_tensors
-from .folder import SD_SCHEDULE, Parts, checked_prediction, noise_schedule, read_text_folder
+from .folder import Parts, checked_prediction, read_text_folder
 from .folder import read_vae_folder as vae_of_folder
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
-"""Prompts longer than a text encoder reads at once, and contexts of unequal length together; as ComfyUI."""
+"""Prompts longer than a text encoder reads at once, and two encoders' states together; as in ComfyUI."""
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -28,22 +27,6 @@ def in_chunks(groups: Sequence[Sequence[Piece]], size: int) -> list[list[Piece]]
             chunks.append([])
         chunks[-1] += rest
     return chunks
-
-
-def repeated(states: Tensor, length: int, tail: int = 0) -> Tensor:
-    """Text states (B, T, D) over and over up to `length`, a multiple of T; what attention gives stays.
-
-    The last `tail` rows count in neither number and stay where they are: nothing attends to them.
-    """
-    front, back = states[:, : states.shape[1] - tail], states[:, states.shape[1] - tail :]
-    times = length // front.shape[1]
-    return states if times == 1 else torch.cat([front.repeat(1, times, 1), back], 1)
-
-
-def evened(contexts: Sequence[Tensor], tail: int = 0) -> list[Tensor]:
-    """Contexts (B, T, D) repeated to the least common multiple of lengths; `tail` last rows do not count."""
-    length = math.lcm(*(context.shape[1] - tail for context in contexts))
-    return [repeated(context, length, tail) for context in contexts]
 
 
 def side_by_side(states: Sequence[Tensor]) -> Tensor:

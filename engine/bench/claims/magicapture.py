@@ -248,7 +248,7 @@ def attention_map(base: "BaseModel", picture: np.ndarray, shot: Shot, rows: Any)
     layers = mask_layers(base)
     latents, _ = base.encode_moments(to_tensor(picture[None]))
     noise = torch.randn(latents.shape, generator=generator_for("attention", shot.seed))
-    timesteps = torch.tensor([LOOKED_AT])
+    times = torch.tensor([base.process.published_time(LOOKED_AT)])
     encoder = next(iter(base.text_encoders))
     tokens = base.tokenize([shot.prompt], rows, encoder)
     positions = torch.zeros(1, 1, tokens.ids.shape[1])
@@ -258,7 +258,7 @@ def attention_map(base: "BaseModel", picture: np.ndarray, shot: Shot, rows: Any)
         recorded(base.unet, layers) as maps,
     ):  # passes without gradients are not recorded
         base.predict(
-            base.add_noise(latents, noise, timesteps), timesteps, base.encode_text([shot.prompt], rows)
+            base.process.add_noise(latents, noise, times), times, base.encode_text([shot.prompt], rows)
         )
     side = next(iter(layers.values())).size((latents.shape[-2], latents.shape[-1]))
     with torch.no_grad():

@@ -56,6 +56,22 @@ class MiniatureParser:
         return Found(enlarged(maps, pixels.shape[:2]), scores, instead, doubt)
 
 
+@torch.no_grad()
+def certainty(pictures: Sequence[NDArray[np.uint8]]) -> float:
+    """The parser's mean certainty about pictures (H, W, 3): `FOREIGN` and more for those of its own world."""
+    network = load_judge("parser")
+    shares = [network(to_tensor(_small(pixels)[None]))[0].softmax(0).amax(0).mean() for pixels in pictures]
+    return float(torch.stack(shares).mean())
+
+
+def check_own_world(pictures: Sequence[NDArray[np.uint8]], what: str, instead: str) -> None:
+    """Raises LikenessError where pictures are photographs: `what` they are, and what to do `instead`."""
+    if pictures and certainty(pictures) < FOREIGN:
+        raise LikenessError(
+            f"{what}: no picture of the Miniature's world, which is all that it knows; {instead}"
+        )
+
+
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """At most twice the parser's size, so that a large photograph never becomes floating point as a whole."""
     image = Image.fromarray(pixels)

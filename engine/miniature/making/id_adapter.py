@@ -63,7 +63,7 @@ def wanted_words(who: world.Character) -> tuple[str, list[str]]:
 def spoken(base: BaseModel, who: world.Character, queries: int) -> Tensor:
     """Text states (queries, D): those of the words above, then of the sentence's end and what follows it."""
     caption, words = wanted_words(who)
-    states = base.encode_text([caption])[0]
+    states = base.encode_text([caption]).states[0]
     ids = base.tokenize([caption]).ids[0].tolist()
     tokenizer = base.tokenizers["clip_l"]
     places = []
@@ -160,14 +160,15 @@ def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
         with torch.autocast("cpu", torch.bfloat16):
             latents = base.vae.encode(pixels).latent_dist.mean.float() * base.latent_scale
         plain, full = (base.encode_text(texts) for texts in zip(*map(captions_of, few)))
-        timesteps = torch.randint(50, base.timesteps, (len(few),), generator=generator)
+        times = base.process.sample_times(len(few), generator, low=base.process.published_time(50))
         noise = torch.randn(latents.shape, generator=generator)
-        base.predict(base.add_noise(latents, noise, timesteps), timesteps, full)
+        base.predict(base.process.add_noise(latents, noise, times), times, full)
         for name, layer in layers.items():
             places = torch.randperm(asked[name].shape[1], generator=generator)[:PLACES]
             queries = asked[name][:, places]
             full_out, plain_out = (
-                attended(queries, layer.to_k(text), layer.to_v(text), layer.heads) for text in (full, plain)
+                attended(queries, layer.to_k(text.states), layer.to_v(text.states), layer.heads)
+                for text in (full, plain)
             )
             told.setdefault(name, []).append((queries, full_out - plain_out))
     for hook in hooks:

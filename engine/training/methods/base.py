@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact, Token
 from ...bases.base import BaseModel, Rows, Tokens
-from ...bases.text.chunks import evened
+from ...bases.conditioning import Conditioning
 from ...config import Job, Phase
 from ...data.augment import mirrored
 from ...data.buckets import bucketed_examples, one_bucket, sizes_of
@@ -62,7 +62,7 @@ class Method(nn.Module, ABC):
         self.examples = self._read()
         self._moments: Moments | None = None
         self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
-        self._states: dict[str, Tensor] = {}  # text states (1, T, D) by prompt, where text is frozen
+        self._states: dict[str, Conditioning] = {}  # by prompt, where text is frozen
 
     def _read(self) -> Examples:
         """The concepts' pictures, square or in buckets."""
@@ -190,7 +190,7 @@ class Method(nn.Module, ABC):
     # ---------------------------------------------------------------------------------- what methods share
 
     def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
-        """The examples with fresh noise and timesteps from the generator."""
+        """The examples with fresh noise and times from the generator."""
         pixels, masks = self.examples.pixels[indices], self.examples.masks[indices]
         shape = (len(indices), *self.base.latent_shape(*pixels.shape[-2:]))
         batch = Batch(
@@ -202,7 +202,7 @@ class Method(nn.Module, ABC):
             indices=indices,
             noise=torch.randn(shape, generator=generator),
             posterior=torch.randn(shape, generator=generator),
-            timesteps=torch.randint(self.base.timesteps, (len(indices),), generator=generator),
+            times=self.base.process.sample_times(len(indices), generator),
             bucket=int(buckets_of(self.examples.pixels)[indices[0]]),
         )
         if not self.job.mirror:
@@ -224,15 +224,15 @@ class Method(nn.Module, ABC):
             )
         return tokens
 
-    def text_states(self, prompts: Sequence[str]) -> Tensor:
-        """The prompts' text states (B, T, D); computed only once where nothing in them is trained."""
+    def text_states(self, prompts: Sequence[str]) -> Conditioning:
+        """What the prompts say; computed only once where nothing in it is trained."""
         if self.capabilities.trained_text:
             return self.base.encode_text(prompts, self.rows())
         for prompt in prompts:
             if prompt not in self._states:
                 with torch.no_grad():
                     self._states[prompt] = self.base.encode_text([prompt], self.rows())
-        return torch.cat(evened([self._states[prompt] for prompt in prompts], self.base.tail))
+        return Conditioning.cat([self._states[prompt] for prompt in prompts])
 
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
@@ -254,7 +254,7 @@ class Method(nn.Module, ABC):
 
     def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 from the base as it is now."""
-        model = self.base.with_people(self.base, range(len(prompts)))
+        model = self.base.model_wrapper(self.base, range(len(prompts)))
         with torch.no_grad():
             context = self.base.encode_text(prompts, self.rows())
         return drawn(self.base, model, context, how.size or (self.size, self.size), how)
@@ -294,7 +294,7 @@ def checked_size(size: int, base: BaseModel) -> int:
 
 def size_step(size: int, base: BaseModel) -> int:
     """What the sides of buckets are multiples of, in pixels."""
-    return SIZE_STEP if size >= FULL_SIZE else base.pixels_per_latent * 2 ** (len(base.unet.down_blocks) - 1)
+    return SIZE_STEP if size >= FULL_SIZE else base.pixels_per_latent * base.denoiser.side_multiple
 
 
 def turned(batch: Batch, which: Tensor) -> Batch:

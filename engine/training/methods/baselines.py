@@ -66,10 +66,14 @@ class DreamBoothLora(BesidePrior):
 
     def attach(self) -> None:
         chosen = self.settings
-        self._unet_lora = lora.inject(self.base.unet, lora.ATTENTION, chosen.rank, chosen.alpha)
+        self._unet_lora = lora.inject(
+            self.base.network, self.base.denoiser.lora_targets["attention"], chosen.rank, chosen.alpha
+        )
         if chosen.text_encoder:
             for encoder in self.base.text_encoders.values():
-                self._text_lora += lora.inject(encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.alpha)
+                self._text_lora += lora.inject(
+                    encoder, self.base.text.lora_targets, chosen.rank, chosen.alpha
+                )
 
     def phases(self) -> Sequence[Phase]:
         chosen = self.settings
@@ -92,8 +96,8 @@ class DreamBoothLora(BesidePrior):
         return self.learned("lora", {**lora.tensors(self.base), **self.tokens.tensors()}, self.rows_each())
 
     def untouched(self) -> AbstractContextManager[None]:
-        return lora.switched_off(self.base.unet, *self.base.text_encoders.values())
+        return lora.switched_off(self.base.network, *self.base.text_encoders.values())
 
     def close(self) -> None:
-        for module in (self.base.unet, *self.base.text_encoders.values()):
+        for module in (self.base.network, *self.base.text_encoders.values()):
             lora.remove(module)

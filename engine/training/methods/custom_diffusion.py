@@ -20,7 +20,6 @@ from ..tokens import TokenRows, initial_rows
 from .base import single_phase
 from .plain_diffusion import BesidePrior
 
-TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # the projections that read the prompt
 CUT_OFF = 1e-6  # singular values below this share of the largest are rounding
 
 
@@ -55,10 +54,12 @@ class CustomDiffusion(BesidePrior):
         return initial_rows(self.base, concept.class_word, self.settings.vectors)
 
     def attach(self) -> None:
-        layers = [(path, part) for path, part in self.base.unet.named_modules() if path.endswith(TEXT_SIDE)]
+        text_side = self.base.denoiser.lora_targets["text"]
+        modules = self.base.network.named_modules()
+        layers = [(path, part) for path, part in modules if path.endswith(text_side)]
         for path, layer in layers:
             shifted = Shifted(layer)
-            _put(self.base.unet, path, shifted)
+            _put(self.base.network, path, shifted)
             self._shifts[path] = shifted
 
     def phases(self) -> Sequence[Phase]:
@@ -91,7 +92,7 @@ class CustomDiffusion(BesidePrior):
 
     def close(self) -> None:
         for path, shifted in self._shifts.items():
-            _put(self.base.unet, path, shifted.layer)
+            _put(self.base.network, path, shifted.layer)
         self._shifts = {}
 
 
@@ -104,6 +105,6 @@ def factors(shift: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
     return (root[:, None] * right[:kept]).contiguous(), (left[:, :kept] * root).contiguous()
 
 
-def _put(unet: nn.Module, path: str, layer: nn.Module) -> None:
+def _put(network: nn.Module, path: str, layer: nn.Module) -> None:
     parent, _, leaf = path.rpartition(".")
-    setattr(unet.get_submodule(parent), leaf, layer)
+    setattr(network.get_submodule(parent), leaf, layer)

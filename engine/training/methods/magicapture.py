@@ -17,12 +17,15 @@ from torch.utils.checkpoint import checkpoint
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel, Rows
+from ...bases.conditioning import Conditioning
+from ...bases.process.ddpm import PUBLISHED_STEPS
 from ...config import Job, MagiCaptureSettings, Phase
 from ...data.augment import jittered, mirrored
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.masks import HALF, Refinement
 from ...data.segment import Request, find_mask, load_segmenter
+from ...data.segmenters.base import Segmenter
 from ...devices import sent
 from ...errors import LikenessError
 from .. import lora
@@ -56,8 +59,6 @@ from .base import Load, Method
 log = logging.getLogger(__name__)
 
 INVERSION, TUNING = "inversion", "tuning"
-UNET = (*lora.ATTENTION, "ff.net.0.proj")
-CROSS = tuple(f"attn2.{leaf}" for leaf in lora.ATTENTION)
 FACE = Request(words=("face",), refine=Refinement(level=HALF))
 
 
@@ -67,7 +68,7 @@ class CaptureBatch(Batch):
 
     kinds: Tensor  # (B,) SUBJECT, STYLE or COMPOSED
     subjects: Tensor  # (B,) the picture whose subject is meant, -1 where none is
-    identity_timesteps: Tensor  # (B,) for an identity loss with a pass of its own
+    identity_times: Tensor  # (B,) for an identity loss with a pass of its own
 
 
 class MagiCapture(Method):
@@ -129,7 +130,7 @@ class MagiCapture(Method):
             self.examples = self.examples.joined(self._prior_examples(check))
         self.attach()
         if chosen.gradient_checkpointing:
-            self.base.unet.enable_gradient_checkpointing()
+            self.base.network.enable_gradient_checkpointing()
         if not chosen.colour_jitter:
             self.cache_latents()
         if self.identity is not None:
@@ -140,13 +141,14 @@ class MagiCapture(Method):
             self._inject()
 
     def _inject(self) -> None:
-        chosen, unet = self.settings, self.base.unet
-        targets = CROSS if chosen.cross_attention_only else UNET
-        self._unet_lora = lora.inject(unet, targets, chosen.rank, chosen.rank, gaussian=True)
+        chosen = self.settings
+        purpose = "cross-attention" if chosen.cross_attention_only else "feed-forward"
+        targets = self.base.denoiser.lora_targets[purpose]
+        self._unet_lora = lora.inject(self.base.network, targets, chosen.rank, chosen.rank, gaussian=True)
         if chosen.text_encoder_learning_rate:
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(
-                    encoder, lora.TEXT_ATTENTION, chosen.rank, chosen.rank, gaussian=True
+                    encoder, self.base.text.lora_targets, chosen.rank, chosen.rank, gaussian=True
                 )
         if chosen.all_rows:
             self._tables = WholeTables(self.base.text_encoders)
@@ -214,7 +216,7 @@ class MagiCapture(Method):
             layer.enable_adapters(phase.name == TUNING)
 
     def _lora_layers(self) -> list[tuple[nn.Module, Any]]:
-        modules = (self.base.unet, *self.base.text_encoders.values())
+        modules = (self.base.network, *self.base.text_encoders.values())
         return [(module, layer) for module in modules for _, layer in lora._layers(module)]
 
     def after_step(self, progress: Progress) -> None:
@@ -256,7 +258,7 @@ class MagiCapture(Method):
         """The LoRAs as strong as they are when drawing."""
         scaled = []
         for module, layer in self._lora_layers():
-            unet = module is self.base.unet
+            unet = module is self.base.network
             strength = self.settings.unet_strength if unet else self.settings.text_encoder_strength
             scaled.append((layer, layer.scaling[lora.ADAPTER]))
             layer.scaling[lora.ADAPTER] *= strength
@@ -285,9 +287,9 @@ class MagiCapture(Method):
         return {"identity_asked": self.identity.asked, "identity_skipped": self.identity.skipped}
 
     def close(self) -> None:
-        for module in (self.base.unet, *self.base.text_encoders.values()):
+        for module in (self.base.network, *self.base.text_encoders.values()):
             lora.remove(module)
-        self.base.unet.disable_gradient_checkpointing()
+        self.base.network.disable_gradient_checkpointing()
         if self._tables is not None:
             self._tables.put_back()
 
@@ -387,18 +389,22 @@ class MagiCapture(Method):
     ) -> CaptureBatch:
         batch, count = super().draw(indices, prompts, generator), len(indices)
         share = self.settings.timestep_share if phase.name == TUNING else 1.0
-        timesteps, others = (
-            torch.randint(max(1, round(self.base.timesteps * part)), (count,), generator=generator)
+        times, others = (
+            self.base.process.sample_times(count, generator, high=self._time_of_share(part))
             for part in (share, self.settings.identity_timestep_share)
         )
         turned = (torch.rand(count, generator=generator) < 0.5) & self.settings.flip
-        chosen = {**vars(batch), "timesteps": timesteps, "mirrored": turned}
+        chosen = {**vars(batch), "times": times, "mirrored": turned}
         side = turned.view(-1, 1, 1, 1)
         chosen["masks"] = torch.where(side, mirrored(batch.masks), batch.masks)
         if self.settings.colour_jitter:
             chosen["pixels"] = self._jittered(batch.pixels, generator)
         chosen["pixels"] = torch.where(side, mirrored(chosen["pixels"]), chosen["pixels"])
-        return CaptureBatch(**chosen, kinds=kinds, subjects=subjects, identity_timesteps=others)
+        return CaptureBatch(**chosen, kinds=kinds, subjects=subjects, identity_times=others)
+
+    def _time_of_share(self, share: float) -> float:
+        """The time below which a share of the published timesteps lies; of one of them at least."""
+        return self.base.process.published_time(max(1, round(PUBLISHED_STEPS * share)))
 
     def _jittered(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Brightness and contrast changed; saturation is left alone."""
@@ -420,10 +426,10 @@ class MagiCapture(Method):
         """The loss terms for given clean latents (B, C, h, w)."""
         chosen, tuning = self.settings, progress.phase == TUNING
         refocus = chosen.attention_weight if tuning else chosen.inversion_attention_weight
-        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         context = self.base.encode_text(batch.prompts, self.rows())
         with recorded(self.base.unet, self.layers if refocus else {}) as maps:
-            prediction = self.base.predict(noisy, batch.timesteps, context)
+            prediction = self.base.predict(noisy, batch.times, context)
         weights = region_weights(
             batch.masks, latents.shape[-2:], chosen.mask_floor, chosen.mask_exponent if tuning else 1.0,
             chosen.smooth_masks,
@@ -448,12 +454,12 @@ class MagiCapture(Method):
     ) -> Tensor:
         """Masked reconstruction of each row: (B,)."""
         chosen = self.settings
-        target = self.base.target(latents, batch.noise, batch.timesteps)
+        target = self.base.process.target(latents, batch.noise, batch.times)
         errors = region_error(prediction, target, weights, chosen.area_normalised)
         errors = errors * style_weight(
             chosen.style_weight, progress.phase_step / progress.phase_steps, batch.kinds
         )
-        return errors * self.base.snr_weights(batch.timesteps, chosen.min_snr_gamma)
+        return errors * self.base.process.loss_weight(batch.times, chosen.min_snr_gamma)
 
     def _refocusing(
         self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: Sequence[int]
@@ -473,23 +479,23 @@ class MagiCapture(Method):
         return self._places.of(batch.prompts, [words] * len(batch))
 
     def _unlikeness(
-        self, batch: CaptureBatch, latents: Tensor, noisy: Tensor, prediction: Tensor, context: Tensor
+        self, batch: CaptureBatch, latents: Tensor, noisy: Tensor, prediction: Tensor, context: Conditioning
     ) -> Tensor:
         """The identity loss's mean over all rows; rows that it does not look at count 0."""
         assert self.identity is not None
         chosen = self.settings
-        timesteps = batch.identity_timesteps if chosen.two_passes else batch.timesteps
+        times = batch.identity_times if chosen.two_passes else batch.times
         asked = self._asked(batch.here)
         if not len(asked):
             return prediction.new_zeros(())
         rows = sent(asked, noisy.device)
-        timesteps, noisy = timesteps[rows], noisy[rows]
+        times, noisy = times[rows], noisy[rows]
         if chosen.two_passes:
-            noisy = self.base.add_noise(latents[rows], batch.noise[rows], timesteps)
-            prediction = self.base.predict(noisy, timesteps, context[rows])
+            noisy = self.base.process.add_noise(latents[rows], batch.noise[rows], times)
+            prediction = self.base.predict(noisy, times, context.rows(rows))
         else:
             prediction = prediction[rows]
-        estimates = self.base.clean(noisy, prediction.float(), timesteps)
+        estimates = self.base.process.predict_x0(noisy, prediction.float(), times)
         here, pictures = batch.here, int((~self.examples.prior).sum())
         places = here.indices[asked] + pictures * here.mirrored[asked]
         told = (estimates, here.subjects[asked], places)
@@ -502,9 +508,9 @@ class MagiCapture(Method):
     def _asked(self, batch: CaptureBatch) -> Tensor:
         """The rows of a batch on the CPU that the identity loss looks at: (n,)."""
         chosen = self.settings
-        timesteps = batch.identity_timesteps if chosen.two_passes else batch.timesteps
+        times = batch.identity_times if chosen.two_passes else batch.times
         asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & chosen.identity_on_subject)
-        asked &= ~batch.prior & (timesteps < round(self.base.timesteps * chosen.identity_timestep_share))
+        asked &= ~batch.prior & (times < self._time_of_share(chosen.identity_timestep_share))
         return asked.nonzero()[:, 0]
 
     def _distances(self, estimates: Tensor, subjects: Tensor, places: Tensor) -> Tensor:
@@ -551,24 +557,38 @@ def masked(concept: Concept, base: BaseModel, person: bool = True) -> Concept:
             f"{concept.token}, picture {bare[0]}: there is no mask, and only faces are found by themselves; "
             f"mark {what}"
         )
-    try:
-        segmenter = load_segmenter(base.traits.segmenter)
-    except LikenessError as error:
-        where = "the face" if concept.role == "subject" else "all but the face"
-        raise LikenessError(
-            f"the pictures of {concept.token} have no masks, and faces cannot be found here: {error}; or "
-            f"mask {where} yourself"
-        ) from error
+    segmenter, remark = _face_segmenter(concept, base)
     return replace(
-        concept, pictures=tuple(_with_mask(picture, concept, segmenter) for picture in concept.pictures)
+        concept,
+        pictures=tuple(_with_mask(picture, concept, segmenter) for picture in concept.pictures),
+        remarks=(*concept.remarks, *remark),
     )
 
 
-def _with_mask(picture: Picture, concept: Concept, segmenter: object) -> Picture:
+def _face_segmenter(concept: Concept, base: BaseModel) -> tuple[Segmenter, tuple[str, ...]]:
+    """What finds faces, and what is to be said of it: without a face parser an oval around the landmarks."""
+    try:
+        return load_segmenter(base.traits.segmenter), ()
+    except LikenessError as error:
+        missing = error
+    try:
+        if base.traits.own_world:
+            raise missing
+        oval = load_segmenter("face-oval")
+    except LikenessError as error:
+        where = "the face" if concept.role == "subject" else "all but the face"
+        raise LikenessError(
+            f"the pictures of {concept.token} have no masks, and faces cannot be found here: {missing}; or "
+            f"mask {where} yourself"
+        ) from error
+    return oval, (f"{concept.token}: an oval stands for each face, for there is no face parser ({missing})",)
+
+
+def _with_mask(picture: Picture, concept: Concept, segmenter: Segmenter) -> Picture:
     if picture.mask is not None:
         return picture
     try:
-        face = find_mask(segmenter, picture.pixels, FACE, picture.name)  # pyright: ignore[reportArgumentType]
+        face = find_mask(segmenter, picture.pixels, FACE, picture.name)
     except LikenessError as error:
         if concept.role == "subject":
             raise LikenessError(f"no face in {picture.name} ({error}); crop closer or drop it") from error

@@ -6,6 +6,7 @@ A warm-up on all of them, then a phase that trains the worst and holds the other
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel, Rows
+from ...bases.conditioning import Conditioning
 from ...config import Job, MagicTailorSettings, Phase
 from ...data.augment import KINDS, jittered, mirrored
 from ...data.concepts import Concept
@@ -116,11 +118,17 @@ class MagicTailor(Method):
 
     def attach(self) -> None:
         chosen = self.settings
-        self._lora = lora.inject(self.base.unet, lora.TRANSFORMER, chosen.rank, chosen.alpha, gaussian=True)
+        self._lora = lora.inject(
+            self.base.network,
+            self.base.denoiser.lora_targets["transformer"],
+            chosen.rank,
+            chosen.alpha,
+            gaussian=True,
+        )
         if chosen.all_rows:
             self._tables = WholeTables(self.base.text_encoders)
         if chosen.gradient_checkpointing:
-            self.base.unet.enable_gradient_checkpointing()
+            self.base.network.enable_gradient_checkpointing()
 
     def phases(self) -> Sequence[Phase]:
         chosen = self.settings
@@ -168,7 +176,7 @@ class MagicTailor(Method):
     def _new_teacher(self) -> Momentum:
         chosen = self.settings
         own = self._lora + (list(self.tokens.parameters()) if chosen.momentum_tokens else [])
-        return Momentum([self.base.unet, self.tokens], own, chosen.momentum, chosen.momentum_first_copies)
+        return Momentum([self.base.network, self.tokens], own, chosen.momentum, chosen.momentum_first_copies)
 
     def after_step(self, progress: Progress) -> None:
         if progress.phase != WARM_UP and self._momentum is not None:
@@ -191,8 +199,8 @@ class MagicTailor(Method):
         return self.learned("lora", tensors, {c.token: self.settings.vectors for c in self.concepts})
 
     def close(self) -> None:
-        lora.remove(self.base.unet)
-        self.base.unet.disable_gradient_checkpointing()
+        lora.remove(self.base.network)
+        self.base.network.disable_gradient_checkpointing()
         if self._tables is not None:
             self._tables.put_back()
 
@@ -227,13 +235,13 @@ class MagicTailor(Method):
         outside = torch.randn(pixels.shape, generator=generator)
         posterior = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        timesteps = torch.randint(self.base.timesteps, (len(indices),), generator=generator)
+        times = self.base.process.sample_times(len(indices), generator)
         if self.settings.shared_timestep:  # one for every concept's first picture, one for every second
-            timesteps = timesteps[places_within(owners)]
+            times = times[places_within(owners)]
         masks = self._with_margin(masks, owners)
         return TailorBatch(
             pixels=pixels, masks=masks, prompts=prompts, concepts=owners, prior=self.examples.prior[indices],
-            indices=indices, noise=noise, posterior=posterior, timesteps=timesteps, outside=outside,
+            indices=indices, noise=noise, posterior=posterior, times=times, outside=outside,
             shares=even_shares(owners), mirrored=torch.full((len(indices),), flipped),
         )  # fmt: skip
 
@@ -263,9 +271,9 @@ class MagicTailor(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         assert isinstance(batch, TailorBatch)
         latents = self.latents(self._hidden_outside(batch, progress))
-        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         masks = reduced_masks(batch.masks, latents.shape[-2:], self.settings.smooth_masks)
-        target = self.base.target(latents, batch.noise, batch.timesteps)
+        target = self.base.process.target(latents, batch.noise, batch.times)
         return self.losses(batch, progress, noisy, target, masks)
 
     def losses(
@@ -315,7 +323,7 @@ class MagicTailor(Method):
         self,
         batch: TailorBatch,
         noisy: Tensor,
-        context: Tensor,
+        context: Conditioning,
         prediction: Tensor,
         masks: Tensor,
         chosen: Tensor,
@@ -331,7 +339,7 @@ class MagicTailor(Method):
             if self.settings.momentum_tokens:
                 context = self.base.encode_text(batch.prompts, self.rows())
             parts = [
-                self.base.predict(noisy[part], batch.timesteps[part], context[part])
+                self.base.predict(noisy[part], batch.times[part], context.rows(part))
                 for part in rows.split(self.settings.pass_size or len(rows))
             ]
         drifts = masked_mean_error(prediction[rows], torch.cat(parts), masks[rows])
@@ -363,9 +371,11 @@ class MagicTailor(Method):
 
     # ---------------------------------------------------------------------------------- passes of the U-Net
 
-    def _predict(self, batch: TailorBatch, noisy: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _predict(
+        self, batch: TailorBatch, noisy: Tensor, context: Conditioning
+    ) -> tuple[Tensor, Tensor | None]:
         """The U-Net's output (B, C, h, w), and attention (B, Q) of each row to its own placeholder."""
-        whole = (noisy, batch.timesteps, context, sent(self._positions(batch), noisy.device))
+        whole = (noisy, batch.times, context, sent(self._positions(batch), noisy.device))
         sizes = [size for size in (self.settings.pass_size, self.base.pass_size) if size]
         size = min(sizes, default=len(noisy))
         if size >= len(noisy):
@@ -377,10 +387,10 @@ class MagicTailor(Method):
         return torch.cat(predictions), torch.cat(looks) if self.layers else None
 
     def _pass(
-        self, noisy: Tensor, timesteps: Tensor, context: Tensor, positions: Tensor
+        self, noisy: Tensor, times: Tensor, context: Conditioning, positions: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         with recorded(self.base.unet, self.layers) as maps:
-            prediction = self.base.predict(noisy, timesteps, context)
+            prediction = self.base.predict(noisy, times, context)
         return prediction, attention_to(maps.all(), positions) if self.layers else None
 
     def _positions(self, batch: TailorBatch) -> Tensor:
@@ -405,8 +415,8 @@ def places_within(owners: Tensor) -> Tensor:
     return (owners[:, None] == owners).tril(-1).sum(1)
 
 
-def in_parts(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors (B, …) side by side, at most `size` rows at a time."""
+def in_parts(tensors: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """What has B rows side by side, at most `size` rows at a time."""
     return zip(*(tensor.split(size) for tensor in tensors))
 
 

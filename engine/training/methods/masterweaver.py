@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel
+from ...bases.conditioning import Conditioning
 from ...bases.denoisers.seam import Seam
 from ...bases.families import MINIATURE
+from ...bases.process.ddpm import PUBLISHED_STEPS
 from ...bases.sampling import to_bytes
-from ...bases.text.chunks import evened
 from ...config import Job, MasterWeaverSettings, Phase
 from ...data.concepts import Concept
 from ...data.examples import Batch, generator_for, mixed_seed
@@ -74,7 +75,7 @@ class AdapterBatch(Batch):
     filled: Tensor  # (B, S) bool: which slots hold a picture
     share: Tensor  # (B,) of a sample's own identity where it is mixed with another's
     edit_noise: Tensor  # (B, C, h, w)
-    edit_timesteps: Tensor  # (B,)
+    edit_times: Tensor  # (B,)
     plain_prompts: tuple[str, ...]
     edit_prompts: tuple[str, ...]
     keys: tuple[str, ...]  # of the samples, for the cache of latents
@@ -116,7 +117,7 @@ class MasterWeaver(Method):
         self._lanes: Lanes | None = None
         self._own = self._concept_samples()
         self._moments_by_key: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
-        self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._texts: OrderedDict[str, Conditioning] = OrderedDict()
         self.tally = Tally()
 
     def _networks(self) -> tuple[IdEncoder, IdAttention]:
@@ -289,16 +290,21 @@ class MasterWeaver(Method):
             indices=torch.tensor(list(mine)),
             noise=noise,
             posterior=posterior,
-            timesteps=_integers(generators, 0, self.base.timesteps),
+            times=self._times(generators, 0, PUBLISHED_STEPS),
             references=torch.stack([one.seen.pixels for one in found]),
             filled=torch.stack([one.seen.filled for one in found]),
             share=torch.stack([0.2 + 0.6 * torch.rand((), generator=one) for one in generators]),
             edit_noise=edit_noise,
-            edit_timesteps=_integers(generators, low, min(high, self.base.timesteps)),
+            edit_times=self._times(generators, low, high),
             plain_prompts=plain,
             edit_prompts=edits,
             keys=tuple(one.sample.key for one in found),
         )
+
+    def _times(self, generators: Sequence[torch.Generator], low: int, high: int) -> Tensor:
+        """A time for each generator, from one published timestep up to another: (B,)."""
+        first, last = (self.base.process.published_time(end) for end in (low, high))
+        return torch.cat([self.base.process.sample_times(1, one, first, last) for one in generators])
 
     def _edit_prompts(
         self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int
@@ -345,16 +351,16 @@ class MasterWeaver(Method):
         batch: AdapterBatch,
         latents: Tensor,
         tokens: Tensor,
-        context: Tensor,
+        context: Conditioning,
         editing: bool = False,
         compared: bool = True,  # with a mixed identity
     ) -> dict[str, Tensor]:
-        """Both losses of the first stage for ID tokens (B, n, D) and text states (B, T, D)."""
+        """Both losses of the first stage for ID tokens (B, n, D)."""
         chosen = self.settings
-        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         with self.showing(tokens):
-            prediction = self.base.predict(noisy, batch.timesteps, context)
-        wanted = self.base.target(latents, batch.noise, batch.timesteps)
+            prediction = self.base.predict(noisy, batch.times, context)
+        wanted = self.base.process.target(latents, batch.noise, batch.times)
         weight = chosen.reconstruction_weight if editing else chosen.identity_weight
         losses = {"diffusion": weight * squared_error(prediction, wanted).mean()}
         if chosen.background_weight and compared:
@@ -369,24 +375,31 @@ class MasterWeaver(Method):
         return self._seam.using("identity", IdentityAttention([Person(self.attention(tokens))]))
 
     @torch.no_grad()
-    def _predict_mixed(self, batch: AdapterBatch, noisy: Tensor, tokens: Tensor, context: Tensor) -> Tensor:
+    def _predict_mixed(
+        self, batch: AdapterBatch, noisy: Tensor, tokens: Tensor, context: Conditioning
+    ) -> Tensor:
         if len(tokens) == 1 and self.settings.mixing == "roll":  # alone in its process: mixed with nobody
             others = self._identity(None)
         else:
             others = tokens[sent(partners(len(tokens), self.settings.mixing), tokens.device)]
         mixed = mixed_identities(tokens, others, batch.share)
         with self.showing(mixed):
-            return self.base.predict(noisy, batch.timesteps, context)
+            return self.base.predict(noisy, batch.times, context)
 
     def editing_loss(
-        self, batch: AdapterBatch, latents: Tensor, tokens: Tensor, plain: Tensor, edited: Tensor
+        self,
+        batch: AdapterBatch,
+        latents: Tensor,
+        tokens: Tensor,
+        plain: Conditioning,
+        edited: Conditioning,
     ) -> Tensor:
-        """The weighted editing-direction loss for text states without and with an edit, each (B, T, D)."""
-        noisy = self.base.add_noise(latents, batch.edit_noise, batch.edit_timesteps)
-        both = torch.cat([edited, plain])
-        student = self._text_branches(noisy, batch.edit_timesteps, both, tokens)
+        """The weighted editing-direction loss for what prompts say without and with an edit."""
+        noisy = self.base.process.add_noise(latents, batch.edit_noise, batch.edit_times)
+        both = Conditioning.cat([edited, plain])
+        student = self._text_branches(noisy, batch.edit_times, both, tokens)
         with torch.no_grad():
-            teacher = self._text_branches(noisy, batch.edit_timesteps, both, self._nobody(len(tokens)))
+            teacher = self._text_branches(noisy, batch.edit_times, both, self._nobody(len(tokens)))
         faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
         weights = []
         for name in self.edit_layers:
@@ -401,13 +414,13 @@ class MasterWeaver(Method):
         return self.settings.editing_weight * loss
 
     def _text_branches(
-        self, noisy: Tensor, timesteps: Tensor, context: Tensor, tokens: Tensor | None
+        self, noisy: Tensor, times: Tensor, context: Conditioning, tokens: Tensor | None
     ) -> dict[str, Tensor]:
         """What the layers' text branches give (2B, N, C), in a pass that may end with the last of them."""
         showing = nullcontext() if tokens is None else self.showing(torch.cat([tokens, tokens]))
         ends = not self.base_in_pieces  # FSDP puts a block's borrowed weights away at its end only
         with showing, text_features(self._seam, self.edit_layers, stop=ends) as found:
-            self.base.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), context)
+            self.base.predict(torch.cat([noisy, noisy]), torch.cat([times, times]), context)
         return found
 
     def _nobody(self, count: int) -> Tensor | None:
@@ -464,12 +477,12 @@ class MasterWeaver(Method):
         return known
 
     @torch.no_grad()
-    def _known_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Text states (B, T, D) of prompts that come again and again."""
+    def _known_texts(self, prompts: Sequence[str]) -> Conditioning:
+        """What prompts say that come again and again."""
         for prompt in prompts:
             if prompt not in self._texts:
                 self._texts[prompt] = self.base.encode_text([prompt])
-        states = torch.cat(evened([self._texts[prompt] for prompt in prompts], self.base.tail))
+        states = Conditioning.cat([self._texts[prompt] for prompt in prompts])
         while len(self._texts) > TEXTS_KEPT:
             self._texts.popitem(last=False)
         return states
@@ -565,10 +578,6 @@ def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _integers(generators: Sequence[torch.Generator], low: int, high: int) -> Tensor:
-    return torch.cat([torch.randint(low, high, (1,), generator=one) for one in generators])
 
 
 def _without_replacement(words: Sequence[str], count: int, generator: torch.Generator) -> list[str]:

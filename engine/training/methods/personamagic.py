@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ...artifact import Artifact
 from ...bases.base import BaseModel, Tokens
 from ...bases.clip_features import image_features, load_tower, read_features
-from ...bases.denoisers.seam import using
+from ...bases.conditioning import Conditioning
 from ...config import Job, PersonaMagicSettings, Phase
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples
@@ -22,7 +23,7 @@ from ...devices import sent
 from ...errors import LikenessError
 from ...staged.mapper import Mapper
 from ...staged.stages import StagePlan
-from ...staged.text import Places, SplitValues, TextStates, encode
+from ...staged.text import Places, TextStates, encode
 from ...staged.words import StagedModel, StagedWords
 from ..capabilities import Capabilities
 from ..drawing import Drawing, drawn
@@ -34,7 +35,7 @@ REFERENCE_SIZE = 512  # pixels a side of the reference's pictures
 
 @dataclass(frozen=True, kw_only=True)
 class StagedBatch(Batch):
-    """A batch with timesteps inside the interval, and what this method draws beside."""
+    """A batch with times inside the interval, and what this method draws beside."""
 
     open_prompts: tuple[str, ...]  # for Tandem Equilibrium
     keep_bypass: Tensor  # (B,) 1.0 or 0.0
@@ -58,6 +59,8 @@ class PersonaMagic(Method):
         if self.settings.squash:
             self.examples = squashed_examples(self.concept, self.size, base.pixels_per_latent)
         self.interval = (self.settings.interval[0], self.settings.interval[1])
+        text: Any = base.text  # CLIP's
+        self.early: bool = text.pooled  # SDXL listens to the last layer but one
         self.class_rows = class_rows(base, self.concept.class_word)
         self.norms = {name: float(row.norm()) for name, row in self.class_rows.items()}
         self.features = self._features()  # (N, W), one per picture
@@ -122,10 +125,11 @@ class PersonaMagic(Method):
 
     def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> StagedBatch:
         batch, count = super().draw(indices, prompts, generator), len(indices)
-        timesteps = torch.randint(*self.interval, (count,), generator=generator)
+        low, high = (self.base.process.published_time(end) for end in self.interval)
+        times = self.base.process.sample_times(count, generator, low, high)
         keep = torch.rand(count, generator=generator) >= self.settings.bypass_dropout
         return StagedBatch(
-            **{**vars(batch), "timesteps": timesteps},
+            **{**vars(batch), "times": times},
             open_prompts=self._pick(self.settings.open_prompts, count, generator),
             keep_bypass=keep.float() * self.settings.bypass,
         )
@@ -142,7 +146,8 @@ class PersonaMagic(Method):
         count = len(batch.prompts)
         keys = torch.cat([states.keys[:count] for states in parts.values()], dim=-1)
         values = torch.cat([states.values[:count] for states in parts.values()], dim=-1)
-        losses = {"diffusion": self._diffusion(batch, self._with_pooled(keys, batch.prompts), values)}
+        said = Conditioning(states=keys, values=values, pooled=self._pooled(batch.prompts))
+        losses = {"diffusion": self._diffusion(batch, said)}
         if balanced:
             terms = [
                 self._balance(states.attention[count:], prompts[count:], name)
@@ -170,8 +175,8 @@ class PersonaMagic(Method):
 
     def _words(self, batch: StagedBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Token vectors and bypass by text encoder, each (B, words, D)."""
-        device, fixed = batch.timesteps.device, self._fixed()
-        when = batch.timesteps.float()
+        device, fixed = batch.times.device, self._fixed()
+        when = self.base.process.published_timestep(batch.times)
         when = when if fixed is None else torch.full_like(when, fixed)
         if device not in self._moved:
             rows = {name: sent(row, device) for name, row in self.class_rows.items()}
@@ -198,17 +203,16 @@ class PersonaMagic(Method):
                 rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
             )
             ids = sent(torch.cat([token.ids for token in tokens]), device)
-            early = self.base.pooled_width > 0  # SDXL listens to the last layer but one
-            found[name] = encode(encoder, ids, places, penultimate=early, attention=attention)
+            found[name] = encode(encoder, ids, places, penultimate=self.early, attention=attention)
         return found
 
-    def _with_pooled(self, keys: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The keys (B, T, D), then the class prompts' pooled vectors where the U-Net reads some."""
-        if not self.base.pooled_width:
-            return keys
+    def _pooled(self, prompts: Sequence[str]) -> Tensor | None:
+        """The class prompts' pooled vectors (B, P), where the base reads some."""
+        if not self.early:
+            return None
         plain = [prompt.replace(self.concept.token, self.concept.class_word) for prompt in prompts]
         with torch.no_grad():
-            return torch.cat([keys, self.base.pooled_rows(plain).to(keys.dtype)], dim=1)
+            return self.base.encode_text(plain).pooled
 
     def _tokens(self, prompt: str, encoder: str) -> Tokens:
         """The prompt's tokens; templates come again and again, so they are spelled once."""
@@ -219,18 +223,17 @@ class PersonaMagic(Method):
 
     # ---------------------------------------------------------------------------------------------- losses
 
-    def _diffusion(self, batch: StagedBatch, keys: Tensor, values: Tensor) -> Tensor:
+    def _diffusion(self, batch: StagedBatch, said: Conditioning) -> Tensor:
         chosen, latents = self.settings, self.latents(batch)
-        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
-        with using(self.base.unet, "values", SplitValues((len(noisy), values))):
-            prediction = self.base.predict(noisy, batch.timesteps, keys)
-        target = self.base.target(latents, batch.noise, batch.timesteps)
+        noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
+        prediction = self.base.predict(noisy, batch.times, said)
+        target = self.base.process.target(latents, batch.noise, batch.times)
         if chosen.masked_loss:
             mask = batch.masks if chosen.squash else latent_masks(batch.masks, latents)
             error = masked_squared_error(prediction, target, mask, chosen.background_weight)
         else:
             error = squared_error(prediction, target)
-        return (error * self.base.snr_weights(batch.timesteps, chosen.min_snr_gamma)).mean()
+        return (error * self.base.process.loss_weight(batch.times, chosen.min_snr_gamma)).mean()
 
     def _balance(self, attention: Tensor, prompts: Sequence[str], encoder: str) -> Tensor:
         """Tandem Equilibrium of the open prompts in one text encoder: scalar."""
@@ -274,7 +277,7 @@ class PersonaMagic(Method):
         with torch.no_grad():
             model = StagedModel(self.base, prompts, {}, [self.words()])
             context = model.context()
-        people = self.base.with_people(model, range(len(prompts)))
+        people = self.base.model_wrapper(model, range(len(prompts)))
         return drawn(self.base, people, context, (self.size, self.size), how)
 
 

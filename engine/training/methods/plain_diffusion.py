@@ -40,16 +40,16 @@ class PlainDiffusion(Method):
         """The diffusion loss of each example: (B,)."""
         settings = self.job.settings
         latents = self.latents(batch)
-        noisy = self.base.add_noise(latents, batch.noise, batch.timesteps)
+        noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         context = self.text_states(batch.prompts)
-        prediction = self.base.predict(noisy, batch.timesteps, context)
-        target = self.base.target(latents, batch.noise, batch.timesteps)
+        prediction = self.base.predict(noisy, batch.times, context)
+        target = self.base.process.target(latents, batch.noise, batch.times)
         if settings.masked_loss:
             mask = latent_masks(batch.masks, latents)
             error = masked_squared_error(prediction, target, mask, settings.background_weight)
         else:
             error = squared_error(prediction, target)
-        return error * self.base.snr_weights(batch.timesteps, settings.min_snr_gamma)
+        return error * self.base.process.loss_weight(batch.times, settings.min_snr_gamma)
 
 
 class BesidePrior(PlainDiffusion):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from likeness_portraits.engine.bases.base import BaseModel, load_base, noise_schedule
+from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
@@ -22,9 +23,8 @@ def base() -> BaseModel:
 def test_the_clean_latents_come_back_from_the_right_prediction(kind):
     base = tiny_base(kind)
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-    timesteps = torch.tensor([0, 400, 900])
-    noisy = base.add_noise(latents, noise, timesteps)
-    back = base.clean(noisy, base.target(latents, noise, timesteps), timesteps)
+    process, t = base.process, torch.tensor([0.0, 0.4, 0.9])
+    back = process.predict_x0(process.add_noise(latents, noise, t), process.target(latents, noise, t), t)
     torch.testing.assert_close(back, latents, atol=1e-4, rtol=1e-4)
 
 
@@ -33,20 +33,22 @@ def test_noise_follows_the_schedule_of_diffusers():
 
     base, theirs = tiny_base(), DDPMScheduler(**SCHEDULE)
     latents, noise, timesteps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 999])
-    ours = base.add_noise(latents, noise, timesteps)
+    t = base.process.times(timesteps)
+    ours = base.process.add_noise(latents, noise, t)
     torch.testing.assert_close(ours, theirs.add_noise(latents, noise, timesteps))
-    velocity = tiny_base("v_prediction").target(latents, noise, timesteps)
+    velocity = tiny_base("v_prediction").process.target(latents, noise, t)
     torch.testing.assert_close(velocity, theirs.get_velocity(latents, noise, timesteps))
 
 
 def test_min_snr_weights_are_gamma_over_snr_where_there_is_little_noise(base):
     alpha = noise_schedule(SCHEDULE)[[1, 999]]
     snr = alpha / (1 - alpha)
-    weights = base.snr_weights(torch.tensor([1, 999]), 5.0)
+    t = torch.tensor([0.001, 0.999])
+    weights = base.process.loss_weight(t, 5.0)
     torch.testing.assert_close(weights.double(), torch.tensor([5 / snr[0], 1.0]), atol=1e-6, rtol=1e-5)
-    velocity = tiny_base("v_prediction").snr_weights(torch.tensor([1, 999]), 5.0)
+    velocity = tiny_base("v_prediction").process.loss_weight(t, 5.0)
     torch.testing.assert_close(velocity.double(), torch.tensor([5, snr[1]]) / (snr + 1), atol=1e-6, rtol=1e-5)
-    assert base.snr_weights(torch.tensor([1, 999]), None).tolist() == [1, 1]
+    assert base.process.loss_weight(t, None).tolist() == [1, 1]
 
 
 def test_latents_are_drawn_from_the_posterior_around_its_mean(base):
@@ -79,15 +81,15 @@ def test_text_without_placeholders_is_encoded_as_transformers_does(base):
         prompts, padding="max_length", max_length=77, return_tensors="pt"
     ).input_ids
     theirs = base.text_encoders["clip_l"](ids).last_hidden_state
-    torch.testing.assert_close(base.encode_text(prompts), theirs)
+    torch.testing.assert_close(base.encode_text(prompts).states, theirs)
     twice = base.encode_text(["a man", "a photo of a woman", "a man"])
-    torch.testing.assert_close(twice, theirs[[1, 0, 1]])
+    torch.testing.assert_close(twice.states, theirs[[1, 0, 1]])
 
 
 def test_a_placeholder_with_the_class_words_vectors_reads_like_the_class_word(base):
     rows = {"<v0>": base.word_rows("woman")}
-    placed = base.encode_text(["a photo of <v0>, wearing a hat"], rows)
-    torch.testing.assert_close(placed, base.encode_text(["a photo of woman, wearing a hat"]))
+    placed = base.encode_text(["a photo of <v0>, wearing a hat"], rows).states
+    torch.testing.assert_close(placed, base.encode_text(["a photo of woman, wearing a hat"]).states)
 
 
 def test_each_vector_takes_a_place_of_its_own(base):
@@ -121,17 +123,17 @@ def test_a_placeholder_at_the_end_of_a_chunk_begins_the_next_one_whole(base):
     assert [place[1] for place in tokens.places] == [78, 79, 80]
     (a,) = base.tokenizers["clip_l"]("a", add_special_tokens=False)["input_ids"]
     assert tokens.ids[0, :77].tolist() == chunk_of(base, [a] * 73)
-    states = base.encode_text(["a " * 73 + "<v0> woman"], rows)
-    apart = base.encode_text(["a " * 73, "<v0> woman"], rows)
+    states = base.encode_text(["a " * 73 + "<v0> woman"], rows).states
+    apart = base.encode_text(["a " * 73, "<v0> woman"], rows).states
     torch.testing.assert_close(states, apart.reshape(1, 154, -1))
 
 
 def test_prompts_of_unequal_length_are_drawn_as_each_alone(base):
     prompts, noisy = ["a woman " * 50, "a photo of a man"], torch.randn(2, *base.latent_shape())
-    timesteps = torch.tensor([700, 300])
-    together = base.predict(noisy, timesteps, base.encode_text(prompts))
+    t = torch.tensor([0.7, 0.3])
+    together = base.predict(noisy, t, base.encode_text(prompts))
     for row, prompt in enumerate(prompts):
-        alone = base.predict(noisy[row][None], timesteps[row][None], base.encode_text([prompt]))
+        alone = base.predict(noisy[row][None], t[row][None], base.encode_text([prompt]))
         torch.testing.assert_close(together[row][None], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -153,7 +155,7 @@ def test_the_miniature_loads():
     base = load_base(BaseSpec())
     assert (base.family, base.resolution, base.attention_side) == ("miniature", 128, 16)
     assert base.latent_shape() == (4, 16, 16)
-    assert base.encode_text(["a photo of a woman"]).shape[:2] == (1, 77)
+    assert base.encode_text(["a photo of a woman"]).states.shape[:2] == (1, 77)
 
 
 def test_loading_leaves_the_callers_random_numbers_alone():
@@ -170,7 +172,7 @@ def save_folder(base: BaseModel, folder: Path) -> Path:
         base.text_encoders[name].save_pretrained(folder / f"text_encoder{ending}")
         base.tokenizers[name].save_pretrained(folder / f"tokenizer{ending}")
     (folder / "scheduler").mkdir()
-    schedule = {**SCHEDULE, "prediction_type": base.prediction_type}
+    schedule = {**SCHEDULE, "prediction_type": base.process.prediction_type}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
     return folder
 
@@ -182,11 +184,11 @@ def test_a_diffusers_folder_gives_the_same_model(family: str, prediction: str, t
     base = tiny_base(prediction, family=family)
     loaded = load_base(BaseSpec.parse(str(save_folder(base, tmp_path / "model"))))
     assert (loaded.family, loaded.resolution, loaded.fingerprint) == (family, 32, base.fingerprint)
-    assert loaded.prediction_type == prediction
-    noisy, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
+    assert loaded.process.prediction_type == prediction
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([0.003, 0.9])
     context = base.encode_text(["a photo of a woman", ""])
-    assert torch.equal(context, loaded.encode_text(["a photo of a woman", ""]))
-    assert torch.equal(base.predict(noisy, timesteps, context), loaded.predict(noisy, timesteps, context))
+    assert torch.equal(context.states, loaded.encode_text(["a photo of a woman", ""]).states)
+    assert torch.equal(base.predict(noisy, t, context), loaded.predict(noisy, t, context))
 
 
 def test_a_model_in_the_hubs_cache_is_found_by_its_name_and_nothing_is_downloaded(
@@ -240,20 +242,20 @@ def test_sdxl_is_told_the_pooled_prompt_and_the_size_of_the_picture():
     base = tiny_base(family="sdxl")
     prompts = ["a photo of a woman", ""]
     context = base.encode_text(prompts)
-    assert context.shape == (2, 78, 96) and base.pooled_width == 64
+    assert context.states.shape == (2, 77, 96) and base.denoiser.pooled_width == 64
     ids = base.tokenize(prompts, encoder="clip_g").ids
     told = base.text_encoders["clip_g"](ids, output_hidden_states=True)
-    assert torch.equal(context[:, -1, :64], told.text_embeds)
-    assert torch.equal(context[:, :-1, 32:], told.hidden_states[-2])
+    assert context.pooled is not None and torch.equal(context.pooled, told.text_embeds)
+    assert torch.equal(context.states[..., 32:], told.hidden_states[-2])
     noisy, timesteps = torch.randn(2, 4, 8, 16), torch.tensor([5, 500])
     sizes = torch.tensor([[32.0, 64, 0, 0, 32, 64]]).repeat(2, 1)
     plain = base.unet(
         noisy,
         timesteps,
-        context[:, :-1],
+        context.states,
         added_cond_kwargs={"text_embeds": told.text_embeds, "time_ids": sizes},
     ).sample
-    assert torch.equal(base.predict(noisy, timesteps, context), plain)
+    assert torch.equal(base.predict(noisy, base.process.times(timesteps), context), plain)
 
 
 def test_a_vae_that_overflows_in_half_precision_goes_on_in_full_and_says_so(caplog):

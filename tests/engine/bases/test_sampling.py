@@ -3,17 +3,9 @@
 import pytest
 import torch
 
-from likeness_portraits.engine.bases.base import noise_schedule
-from likeness_portraits.engine.bases.sampling import (
-    denoiser,
-    dpmpp_2m,
-    euler,
-    karras_schedule,
-    sample,
-    seeded_noise,
-    simple_schedule,
-    training_sigmas,
-)
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule, training_sigmas
+from likeness_portraits.engine.bases.process.schedules import karras_schedule, simple_schedule
+from likeness_portraits.engine.bases.sampling import denoiser, dpmpp_2m, euler, sample, seeded_noise
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
 
@@ -60,7 +52,8 @@ def test_euler_equals_diffusers_with_the_same_timesteps(kind):
         for timestep in theirs.timesteps:
             scaled = theirs.scale_model_input(x, timestep)
             without, along = (
-                base.predict(scaled, timestep.long().expand(1), text) for text in (empty, context)
+                base.predict(scaled, base.process.times(timestep.long()).expand(1), text)
+                for text in (empty, context)
             )
             x = theirs.step(without + 3.0 * (along - without), timestep, x).prev_sample
     torch.testing.assert_close(ours, x, atol=2e-4, rtol=1e-3)

@@ -46,11 +46,11 @@ def written(path: Path, state: dict[str, torch.Tensor], **metadata: str) -> Path
 def assert_same(base: BaseModel, loaded: BaseModel) -> None:
     for ours, theirs in zip(base.state_dict().items(), loaded.state_dict().items()):
         assert ours[0] == theirs[0] and torch.equal(ours[1], theirs[1]), ours[0]
-    noisy, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([0.5, 0.02])
     prompts = ["a photo of a woman", ""]
     context = loaded.encode_text(prompts)
-    assert torch.equal(context, base.encode_text(prompts))
-    assert torch.equal(loaded.predict(noisy, timesteps, context), base.predict(noisy, timesteps, context))
+    assert torch.equal(context.states, base.encode_text(prompts).states)
+    assert torch.equal(loaded.predict(noisy, t, context), base.predict(noisy, t, context))
     assert torch.equal(loaded.decode(noisy), base.decode(noisy))
 
 
@@ -115,8 +115,8 @@ def test_what_a_checkpoint_predicts_is_read_from_it(tmp_path: Path):
         state = checkpoint_of(tiny_base(family=family))
         state |= {mark: torch.zeros(0) for mark in marks}
         loaded = load_base(spec(written(tmp_path / "model.safetensors", state, **metadata)))
-        assert loaded.prediction_type == expected
-        assert (float(loaded.alphas_cumprod[-1]) < 1e-6) == ("ztsnr" in marks)
+        assert loaded.process.prediction_type == expected
+        assert (float(loaded.process.alphas_cumprod[-1]) < 1e-6) == ("ztsnr" in marks)
     key = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # of a full-sized SD 2.x
     from likeness_portraits.engine.bases.loaders.checkpoint_file import Stored
     from likeness_portraits.engine.bases.loaders.single_file import _prediction

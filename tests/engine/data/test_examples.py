@@ -64,7 +64,7 @@ def batch(own: int, prior: int) -> Batch:
     numbers = torch.arange(count)
     return Batch(
         pixels=numbers, masks=numbers, prompts=tuple(map(str, range(count))), concepts=numbers,
-        prior=numbers >= own, indices=numbers, noise=numbers, posterior=numbers, timesteps=numbers,
+        prior=numbers >= own, indices=numbers, noise=numbers, posterior=numbers, times=numbers,
     )  # fmt: skip
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from likeness_portraits.engine.bases.attention import WHOLE, AttentionSite, AttentionUser, Pass
-from likeness_portraits.engine.bases.base import noise_schedule
+from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.bases.denoisers.seam import Seam, using
 from likeness_portraits.engine.bases.denoisers.unet import CrossProcessor, cross_attention_layers
-from likeness_portraits.engine.bases.sampling import ddim_schedule, euler, training_sigmas
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule, training_sigmas
+from likeness_portraits.engine.bases.process.schedules import ddim_schedule
+from likeness_portraits.engine.bases.sampling import euler
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import (
     IdAttention,
@@ -168,12 +170,12 @@ def test_the_ddim_schedule_takes_the_references_steps(steps: int):
 
 @pytest.fixture
 def setting() -> tuple:
-    """A base, its branch, noisy latents, timesteps, text and ID tokens."""
+    """A base, its branch, noisy latents, times, text and ID tokens."""
     torch.manual_seed(3)
     base = tiny_base()
     return (
-        base, IdAttention.beside(base.unet), torch.randn(2, 4, 8, 8), torch.tensor([20, 700]),
-        torch.randn(2, 7, 32), torch.randn(2, 6, 32),
+        base, IdAttention.beside(base.unet), torch.randn(2, 4, 8, 8), torch.tensor([0.02, 0.7]),
+        Conditioning(states=torch.randn(2, 7, 32)), torch.randn(2, 6, 32),
     )  # fmt: skip
 
 

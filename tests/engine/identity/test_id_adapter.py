@@ -141,7 +141,7 @@ def test_noise_levels_and_layers_limit_where_somebody_shows(base: BaseModel):
     early, late = (
         Shown(identity=identity, end=0.5), Shown(identity=identity, start=0.5001)
     )  # fmt: skip
-    assert early.at(999) and not early.at(300) and late.at(300) and not late.at(999)
+    assert early.at(0.0) and not early.at(0.7) and late.at(0.7) and not late.at(0.0)
     whole = drawn(base, Shown(identity=identity))
     assert apart(drawn(base, early), plain) > 0.1 and apart(drawn(base, early), whole) > 0.1
     assert np.array_equal(drawn(base, early, late), whole)

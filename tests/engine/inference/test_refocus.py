@@ -14,9 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.bases.denoisers.unet import cross_attention_layers
 from likeness_portraits.engine.bases.grids import grid_of
-from likeness_portraits.engine.bases.text.chunks import repeated
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference import refocus, refocused
@@ -306,9 +306,9 @@ def test_a_long_prompt_beside_this_one_changes_nothing_of_its_regions(base: Base
         return base, base.encode_text(prompts, rows)
 
     model = refocused.RefocusedModel(base, painter, [PROMPT], rows, focuses, latents=(8, 16), steps=3)
-    noisy, timesteps = torch.randn(2, 4, 8, 16), torch.tensor([500, 500])
-    whole = torch.cat([base.encode_text(["a woman"]), model.context])
-    once, thrice = (model.predict(noisy, timesteps, repeated(whole, 77 * n)) for n in (1, 3))
+    noisy, t = torch.randn(2, 4, 8, 16), torch.tensor([0.5, 0.5])
+    whole = Conditioning.cat([base.encode_text(["a woman"]), model.context])
+    once, thrice = (model.predict(noisy, t, whole.lengthened(77 * n)) for n in (1, 3))
     torch.testing.assert_close(once, thrice, atol=1e-5, rtol=1e-4)
 
 
@@ -372,13 +372,13 @@ def test_a_step_takes_at_most_15_percent_longer(
         miniature, lambda prompts: (miniature, miniature.encode_text(prompts, rows)), [PROMPT], rows, focuses,
         latents=(16, 16), steps=3,
     )  # fmt: skip
-    context, noisy = torch.cat([miniature.encode_text([""]), model.context]), torch.randn(2, 4, 16, 16)
+    context, noisy = Conditioning.cat([miniature.encode_text([""]), model.context]), torch.randn(2, 4, 16, 16)
     took: list[list[float]] = [[], []]  # of each way, in turns: whatever else runs here only adds to it
     with torch.inference_mode():
         for number in range(45):
             for times, step in zip(took, (miniature.predict, model.predict)):
                 began = time.process_time()
-                step(noisy, torch.full((2,), 980 - 20 * number), context)
+                step(noisy, torch.full((2,), 0.98 - 0.02 * number), context)
                 times.append(time.process_time() - began)
     plain, masked = (sum(sorted(times)[:9]) for times in took)  # the fastest fifth
     assert masked < 1.15 * plain

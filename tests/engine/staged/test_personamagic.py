@@ -262,9 +262,9 @@ def test_masked_loss_noise_and_velocity():
     assert prediction.grad is not None
     close(prediction.grad, case["out.grad_pred"], 1e-9, 1e-5)
     base = tiny_base("v_prediction")
-    latent, noise, t = case["in.latent"], case["in.target"], case["in.t"]
-    close(base.add_noise(latent, noise, t), case["out.noisy"], 1e-5, 1e-5)
-    close(base.target(latent, noise, t), case["out.velocity"], 1e-5, 1e-5)
+    latent, noise, t = case["in.latent"], case["in.target"], case["in.t"] / 1000
+    close(base.process.add_noise(latent, noise, t), case["out.noisy"], 1e-5, 1e-5)
+    close(base.process.target(latent, noise, t), case["out.velocity"], 1e-5, 1e-5)
 
 
 def test_picture_for_the_image_tower():
@@ -311,7 +311,7 @@ def test_bad_plans_are_refused():
 def test_training_steps_follow_the_references_trace():
     from diffusers import UNet2DConditionModel
 
-    from likeness_portraits.engine.bases.base import noise_schedule
+    from likeness_portraits.engine.bases.process.ddpm import noise_schedule
     from likeness_portraits.tests.engine.tiny import SCHEDULE
 
     case = golden("trace_training")

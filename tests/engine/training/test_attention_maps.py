@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from likeness_portraits.engine.bases.attention import Pass
+from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.bases.denoisers.unet import (
     CrossAttention,
     CrossProcessor,
@@ -19,10 +20,10 @@ def base():
     return tiny_base()
 
 
-def inputs(base, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(base, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(0)
     noisy = torch.randn(rows, *base.latent_shape(), generator=generator)
-    return noisy, torch.arange(rows) * 100, base.encode_text(["a photo of woman"] * rows)
+    return noisy, torch.arange(rows) / 10, base.encode_text(["a photo of woman"] * rows)
 
 
 @pytest.mark.parametrize("kind", ["cross", "selfattn"])
@@ -77,15 +78,15 @@ def test_nothing_is_recorded_afterwards_or_without_gradients_and_no_hook_stays(b
 
 
 def test_gradients_of_maps_are_the_same_under_gradient_checkpointing(base):
-    noisy, timesteps, context = inputs(base)
+    noisy, t, context = inputs(base)
     gradients = []
     for saving in (False, True):
-        text = context.clone().requires_grad_()
+        text = context.states.clone().requires_grad_()
         if saving:
             base.unet.enable_gradient_checkpointing()
         try:
             with recorded(base.unet, cross_attention_layers(base.unet, middle=False)) as maps:
-                prediction = base.predict(noisy, timesteps, text)
+                prediction = base.predict(noisy, t, Conditioning(states=text))
             loss = prediction.square().mean() + sum(map_[..., 3].square().sum() for map_ in maps.all())
             loss.backward()
         finally:

@@ -123,21 +123,16 @@ def test_a_round_holds_as_many_items_of_each_kind_as_the_references():
 
 
 def test_the_clean_latents_behind_noisy_ones_are_the_references():
-    from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+    from likeness_portraits.engine.bases.process.ddpm import DDPM, noise_schedule
 
-    class Schedule(BaseModel):
-        def __init__(self) -> None:
-            torch.nn.Module.__init__(self)
-            self.alphas_cumprod, self.prediction_type = noise_schedule(SCHEDULE), "epsilon"
-            self._shares = {}
-
-    base = Schedule()
-    assert base.alphas_cumprod[300].item() == pytest.approx(0.5905008, rel=1e-5)
-    assert base.alphas_cumprod[799].item() == pytest.approx(0.03719497, rel=1e-5)
+    process = DDPM(noise_schedule(SCHEDULE))
+    assert process.alphas_cumprod[300].item() == pytest.approx(0.5905008, rel=1e-5)
+    assert process.alphas_cumprod[799].item() == pytest.approx(0.03719497, rel=1e-5)
     case = Golden("magicapture", "loss_both")
-    noisy = base.add_noise(case["in.latent"], case["in.noise"], case["in.t_id"])
+    t = process.times(case["in.t_id"])
+    noisy = process.add_noise(case["in.latent"], case["in.noise"], t)
     torch.testing.assert_close(noisy, case["out.noisy_id"], atol=1e-5, rtol=1e-5)
-    clean = base.clean(noisy, case["in.id_pred"], case["in.t_id"])
+    clean = process.predict_x0(noisy, case["in.id_pred"], t)
     torch.testing.assert_close(clean, case["out.x0_latent"], atol=1e-5, rtol=1e-5)
 
 

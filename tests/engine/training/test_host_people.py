@@ -9,6 +9,7 @@ from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel
+from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdAttention
@@ -46,17 +47,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def inputs(base: BaseModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(base: BaseModel) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(1)
     noisy = torch.randn(2, 4, 8, 8, generator=generator)
-    return noisy, torch.tensor([900, 100]), base.encode_text(["a photo of a woman", "a drawing of a dog"])
+    return noisy, torch.tensor([0.9, 0.1]), base.encode_text(["a photo of a woman", "a drawing of a dog"])
 
 
 @torch.no_grad()
 def test_a_training_pass_shows_the_person_as_a_sampling_pass_does():
     base = tiny_base()
     noisy, _, context = inputs(base)
-    alike = torch.tensor([500, 500])
+    alike = torch.tensor([0.5, 0.5])
     person = somebody(base)
     with showing(base, [person]) as shows:
         wanted = shows(base, range(2)).predict(noisy, alike, context)
@@ -70,7 +71,7 @@ def test_a_training_pass_shows_the_person_as_a_sampling_pass_does():
 @torch.no_grad()
 def test_each_sample_of_a_training_pass_shows_them_at_its_own_noise_level():
     base = tiny_base()
-    given = inputs(base)  # timesteps 900 and 100
+    given = inputs(base)  # at 0.9 and 0.1 of the way to noise
     stock = base.predict(*given)
     with hosted(base, [], [somebody(base, start=0.5)]):
         early, late = (base.predict(*given) - stock).abs().amax((1, 2, 3)).tolist()

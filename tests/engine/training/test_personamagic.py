@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.bases.base import BaseModel
-from likeness_portraits.engine.bases.text.chunks import repeated
+from likeness_portraits.engine.bases.base import BaseModel, unet_base
 from likeness_portraits.engine.config import PersonaMagicSettings
 from likeness_portraits.engine.data.concepts import Picture, load_concept
 from likeness_portraits.engine.errors import LikenessError
@@ -69,8 +68,9 @@ def test_presets_follow_the_released_configuration():
 
 def test_timesteps_stay_inside_the_interval(folder, base):
     learner = method(folder, base, interval=[100, 110], stages=5)
-    drawn = torch.cat([learner.batch(learner.phases()[0], number).timesteps for number in range(40)])
-    assert drawn.min() == 100 and drawn.max() == 109
+    drawn = torch.cat([learner.batch(learner.phases()[0], number).times for number in range(40)])
+    timesteps = base.process.published_timestep(drawn)
+    assert timesteps.min() == 100 and timesteps.max() == 109
 
 
 def test_the_gradient_reaches_every_part_of_the_mapper(folder, base):
@@ -177,10 +177,11 @@ def test_the_miniature_looks_with_its_own_tower():
 
 def test_an_sd2_base_with_velocity_and_its_own_text_encoder(folder, base):
     other = tiny_base("v_prediction")
-    sd2 = BaseModel(
+    sd2 = unet_base(
         unet=other.unet, vae=other.vae, text_encoders={"clip_h": other.text_encoders["clip_l"]},
-        tokenizers={"clip_h": other.tokenizers["clip_l"]}, alphas_cumprod=other.alphas_cumprod, family="sd2",
-        resolution=other.resolution, prediction_type="v_prediction",
+        tokenizers={"clip_h": other.tokenizers["clip_l"]}, family="sd2",
+        alphas_cumprod=other.process.alphas_cumprod, resolution=other.resolution,
+        prediction_type="v_prediction",
     )  # fmt: skip
     artifact = Artifact.load(train(tiny_job("personamagic", folder), base=sd2))
     assert "word.clip_h" in artifact.tensors and artifact.base_family == "sd2"
@@ -267,8 +268,8 @@ def test_sdxls_bypass_moves_the_states_of_the_last_layer_but_one_at_its_words_al
 
     found = StagedModel(base, ["a photo of <v0> on a beach"], {}, [words]).states(600)
     vectors, bypass = words.at(words.plan.at(600).timestep)
-    plain = base.encode_text(["a photo of <v0> on a beach"], {"<v0>": vectors})[:, :-1]
-    torch.testing.assert_close(found.keys[:, :-1], plain)
+    plain = base.encode_text(["a photo of <v0> on a beach"], {"<v0>": vectors}).states
+    torch.testing.assert_close(found.states, plain)
     expected, start = plain.clone(), 0
     for name, width in widths.items():
         part = plain[0, 4:6, start : start + width]
@@ -278,7 +279,7 @@ def test_sdxls_bypass_moves_the_states_of_the_last_layer_but_one_at_its_words_al
     assert (expected - plain).abs().max() > 0.01
     torch.testing.assert_close(found.values, expected)
     class_prompt = base.encode_text(["a photo of woman on a beach"])
-    torch.testing.assert_close(found.keys[:, -1], class_prompt[:, -1])  # the pooled vector
+    torch.testing.assert_close(found.pooled, class_prompt.pooled)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -290,14 +291,14 @@ def test_a_staged_prompt_may_be_long_and_begin_a_chunk_with_its_words(family):
     widths = {name: encoder.config.hidden_size for name, encoder in base.text_encoders.items()}
     words = staged_words(staged_person("<v0>", widths, family))
     model = StagedModel(base, ["a " * 74 + "<v0>"], {}, [words])
-    tail, plain = base.tail, base.encode_text(["a " * 74 + "woman"])
+    plain = base.encode_text(["a " * 74 + "woman"])
     vectors, _ = words.at(model._concepts[0].plan.at(600).timestep)
-    spoken = base.encode_text(["a " * 74, "<v0>"], {"<v0>": vectors})
+    spoken = base.encode_text(["a " * 74, "<v0>"], {"<v0>": vectors}).states
     early, dynamic = model.states(900), model.states(600)
-    assert early.keys.shape[1] == dynamic.keys.shape[1] == 154 + tail
-    torch.testing.assert_close(early.keys, repeated(plain, 154, tail))
+    assert early.length == dynamic.length == 154
+    torch.testing.assert_close(early.states, plain.lengthened(154).states)
     texts = spoken[:, :77].reshape(1, 154, -1)
-    torch.testing.assert_close(dynamic.keys[:, :154], texts)
+    torch.testing.assert_close(dynamic.states, texts)
     moved = (dynamic.values - texts).abs().amax(-1)[0] > 1e-6
     assert moved.nonzero().flatten().tolist() == [78, 79]
     drawn = generate(

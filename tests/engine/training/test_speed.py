@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from likeness_portraits.engine.bases.base import load_base
+from likeness_portraits.engine.bases.denoisers.conditional_unet import LORA_TARGETS
 from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.training import lora
@@ -48,14 +49,14 @@ def bare_passes(base, count: int, rank: int) -> float:
     tokens = TokenRows({"<v0>": initial_rows(base, "woman", 1)})
     trained = list(tokens.parameters())
     if rank:
-        trained += lora.inject(base.unet, lora.ATTENTION, rank, rank)
-    noisy, timesteps = torch.randn(count, *base.latent_shape()), torch.randint(1000, (count,))
+        trained += lora.inject(base.unet, LORA_TARGETS["attention"], rank, rank)
+    noisy, t = torch.randn(count, *base.latent_shape()), torch.rand(count)
     prompts = ["a photo of <v0>", "a photo of a woman"] * (count // 2)
     times = []
     for _ in range(STEPS):
         start = time.process_time()
         context = base.encode_text(prompts, tokens.rows())
-        base.predict(noisy, timesteps, context).square().mean().backward()
+        base.predict(noisy, t, context).square().mean().backward()
         times.append(time.process_time() - start)
         for parameter in trained:
             parameter.grad = None
@@ -91,19 +92,18 @@ def test_a_step_costs_at_most_a_quarter_more_than_its_passes(method, count, rank
 def capture_passes(base, count: int, decoded: int, rank: int) -> float:
     """Processor seconds of the passes that MagiCapture's second phase has for `count` pictures."""
     from likeness_portraits.engine.miniature.judges import load_judge
-    from likeness_portraits.engine.training.methods.magicapture import UNET
 
     recogniser = load_judge("recogniser")
     tokens = TokenRows({"<v0>": initial_rows(base, "woman", 1)})
-    trained = [*tokens.parameters(), *lora.inject(base.unet, UNET, rank, rank)]
-    trained += lora.inject(base.text_encoders["clip_l"], lora.TEXT_ATTENTION, rank, rank)
-    noisy, timesteps = torch.randn(count, *base.latent_shape()), torch.full((count,), 300)
+    trained = [*tokens.parameters(), *lora.inject(base.unet, LORA_TARGETS["feed-forward"], rank, rank)]
+    trained += lora.inject(base.text_encoders["clip_l"], base.text.lora_targets, rank, rank)
+    noisy, t = torch.randn(count, *base.latent_shape()), torch.full((count,), 0.3)
     prompts = ["a photo of <v0>", "a painting of a man", "a painting of <v0>"] * (count // 3)
     times = []
     for _ in range(STEPS):
         start = time.process_time()
-        output = base.predict(noisy, timesteps, base.encode_text(prompts, tokens.rows()))
-        clean = base.clean(noisy[:decoded], output[:decoded], timesteps[:decoded])
+        output = base.predict(noisy, t, base.encode_text(prompts, tokens.rows()))
+        clean = base.process.predict_x0(noisy[:decoded], output[:decoded], t[:decoded])
         likeness = recogniser(base.decode_with_gradients(clean)).sum()
         (output.square().mean() + likeness).backward()
         times.append(time.process_time() - start)

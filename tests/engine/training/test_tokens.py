@@ -14,7 +14,7 @@ def base():
 
 def test_gradients_reach_the_rows_and_nothing_else(base):
     tokens = TokenRows({"<v0>": initial_rows(base, "woman", 2), "<v1>": initial_rows(base, "man", 1)})
-    base.encode_text(["a photo of <v0>", "a man"], tokens.rows()).square().sum().backward()
+    base.encode_text(["a photo of <v0>", "a man"], tokens.rows()).states.square().sum().backward()
     used, unused = tokens.parameters()
     assert used.grad is not None and (used.grad.abs().sum(1) > 0).all()
     assert unused.grad is None  # no prompt names <v1>
@@ -27,7 +27,7 @@ def test_the_token_table_is_left_as_it_is_even_when_a_prompt_fails(base):
     with pytest.raises(RuntimeError):
         base.encode_text(["a <v0>"], {"<v0>": {"clip_l": torch.zeros(1, 7)}})  # wrong width
     tokens = TokenRows({"<v0>": initial_rows(base, "woman", 1)})
-    base.encode_text(["a <v0>"], tokens.rows()).sum().backward()
+    base.encode_text(["a <v0>"], tokens.rows()).states.sum().backward()
     assert torch.equal(table.weight, before)
     assert not table._forward_hooks
 

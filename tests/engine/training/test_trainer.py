@@ -48,7 +48,7 @@ class Toy(Method):
         x = torch.randn(phase.batch_size, 1, 1, 1, generator=generator_for(phase.name, number))
         empty = torch.zeros(phase.batch_size)
         return Batch(pixels=x, masks=x, prompts=("",) * phase.batch_size, concepts=empty, prior=empty.bool(),
-                     indices=empty, noise=x, posterior=x, timesteps=empty)  # fmt: skip
+                     indices=empty, noise=x, posterior=x, times=empty)  # fmt: skip
 
     def forward(self, batch, progress):
         x = batch.pixels.flatten()

@@ -128,13 +128,13 @@ def test_before_training_lora_and_token_change_nothing(base, tmp_path):
         with torch.no_grad():
             losses = method(batch, START)
             plain = TextualInversion(tiny_job("textual-inversion", tmp_path), base, [ANNA])
-            noisy = base.add_noise(method.latents(batch), batch.noise, batch.timesteps)
+            noisy = base.process.add_noise(method.latents(batch), batch.noise, batch.times)
         prompts = [prompt.replace("<v0>", "woman") for prompt in batch.prompts]
     finally:
         method.close()
     with torch.no_grad():
-        errors = base.predict(noisy, batch.timesteps, base.encode_text(prompts)) - batch.noise
-    each = errors.square().flatten(1).mean(1) * base.snr_weights(batch.timesteps, 5.0)
+        errors = base.predict(noisy, batch.times, base.encode_text(prompts)) - batch.noise
+    each = errors.square().flatten(1).mean(1) * base.process.loss_weight(batch.times, 5.0)
     assert plain.settings.masked_loss  # the Miniature's preset masks; prior pictures have full masks
     torch.testing.assert_close(losses["prior"], each[batch.prior].mean(), atol=1e-5, rtol=1e-4)
 
@@ -146,16 +146,16 @@ def test_outside_the_mask_nothing_is_learned_when_the_background_weighs_nothing(
     batch = method.batch(method.phases()[0], 0)
     outside = torch.ones(1, 1, 8, 8)
     outside[..., 2:6, 2:6] = 0
-    target = base.target
+    target = base.process.target
     try:
         with torch.no_grad():
             before = method(batch, START)["diffusion"]
-            base.target = lambda *given: target(*given) + 7 * outside
+            base.process.target = lambda *given: target(*given) + 7 * outside
             assert torch.equal(method(batch, START)["diffusion"], before)
-            base.target = lambda *given: target(*given) + 7 * (1 - outside)
+            base.process.target = lambda *given: target(*given) + 7 * (1 - outside)
             assert method(batch, START)["diffusion"] > before + 1
     finally:
-        del base.target
+        del base.process.target
 
 
 def test_a_resolution_that_does_not_fit_is_refused_before_any_work(base, tmp_path):

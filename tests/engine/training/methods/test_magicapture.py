@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bases.base import BaseModel, unet_base
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.config import Job, MagiCaptureSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.errors import LikenessError
@@ -221,9 +222,9 @@ def test_one_pass_serves_both_losses_and_two_are_made_on_request(base, tmp_path,
     rows: list[int] = []
     predict = base.predict
 
-    def counted(noisy, timesteps, context):
+    def counted(noisy, t, context):
         rows.append(len(noisy))
-        return predict(noisy, timesteps, context)
+        return predict(noisy, t, context)
 
     monkeypatch.setattr(base, "predict", counted)
     for twice, expected in ((False, [3]), (True, [3, 2])):
@@ -251,8 +252,8 @@ def test_the_identity_loss_reaches_lora_and_words_and_spares_style_pictures(base
 def test_the_identity_loss_looks_only_at_noise_levels_below_its_share(base, tmp_path):
     with Learner(base, tmp_path, Projection(), identity_timestep_share=0.3) as method:
         batch = method.batch(phase_of(method, TUNING), 0)
-        for timestep, looked in ((299, True), (300, False)):
-            late = replace(batch, timesteps=torch.full_like(batch.timesteps, timestep))
+        for t, looked in ((0.299, True), (0.3, False)):
+            late = replace(batch, times=torch.full_like(batch.times, t))
             assert (method(late, TUNED)["identity"] > 0) == looked
 
 
@@ -455,7 +456,7 @@ def trace_base(told: Golden, table: Tensor | None = None) -> BaseModel:
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=8,
     )
-    return BaseModel(
+    return unet_base(
         unet=unet, vae=vae, text_encoders={"clip_l": text}, tokenizers={"clip_l": Spelling()},
         alphas_cumprod=noise_schedule(told.json("scheduler")), family="sd1", resolution=256,
         attention_side=16,
@@ -508,7 +509,7 @@ class Traced(MagiCapture):
         batch = replace(
             batch, prompts=(prompt,), kinds=told("type")[None], subjects=torch.zeros(1, dtype=torch.long),
             masks=told("mask_values")[told("mask_code_u8").long()][None, None], noise=told("noise_f"),
-            timesteps=told("t"), identity_timesteps=told("t_id"),
+            times=told("t") / 1000, identity_times=told("t_id") / 1000,
         )  # fmt: skip
         if self.identity is not None:
             self.identity.step = n

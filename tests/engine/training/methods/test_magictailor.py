@@ -13,7 +13,9 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.artifact.lora_layouts import to_kohya
-from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bases.base import BaseModel, unet_base
+from likeness_portraits.engine.bases.denoisers.conditional_unet import LORA_TARGETS
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.bench.speed import allocated, measure_speed
 from likeness_portraits.engine.config import Job, MagicTailorSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
@@ -211,7 +213,7 @@ def test_concepts_are_compared_at_the_same_noise_levels_when_asked(base, folder)
     with Learner(base, folder, shared_timestep=True) as method:
         batch = method.batch(method.phases()[0], 0)
         assert batch.concepts.tolist() == [0, 0, 0, 1, 1]  # unequal counts: the third has a level of its own
-        person, hair = batch.timesteps[:3].tolist(), batch.timesteps[3:].tolist()
+        person, hair = batch.times[:3].tolist(), batch.times[3:].tolist()
         assert hair == person[:2] and len(set(person)) == 3
 
 
@@ -303,7 +305,8 @@ class TwoNetworks(MagicTailor):
 
     def _drifts(self, batch, noisy, context, prediction, masks, chosen):
         with torch.no_grad():
-            told = self._teacher(noisy, batch.timesteps, context.detach(), return_dict=False)[0]
+            timesteps = self.base.process.timesteps(batch.times)
+            told = self._teacher(noisy, timesteps, context.states.detach(), return_dict=False)[0]
         return self._by_concept(masked_mean_error(prediction, told, masks), batch)
 
     @torch.no_grad()
@@ -319,9 +322,9 @@ def wide_base() -> BaseModel:
     small = tiny_base()
     with torch.random.fork_rng(devices=[]):
         unet = UNet2DConditionModel(**{**unet_config("sd1", 8), "block_out_channels": (256, 512)})
-    return BaseModel(
+    return unet_base(
         unet=unet, vae=small.vae, text_encoders=dict(small.text_encoders.items()),
-        tokenizers=small.tokenizers, alphas_cumprod=small.alphas_cumprod.float(), family="sd1",
+        tokenizers=small.tokenizers, alphas_cumprod=small.process.alphas_cumprod.float(), family="sd1",
         resolution=SIZE, attention_side=4,
     )  # fmt: skip
 
@@ -371,9 +374,9 @@ def test_the_teacher_is_asked_only_about_rows_it_is_to_hold(base, folder, monkey
         passes: list[tuple[int, bool]] = []
         predict = base.predict
 
-        def counted(noisy, timesteps, context):
+        def counted(noisy, t, context):
             passes.append((len(noisy), torch.is_grad_enabled()))
-            return predict(noisy, timesteps, context)
+            return predict(noisy, t, context)
 
         monkeypatch.setattr(base, "predict", counted)
         method(method.batch(method.phases()[1], 0), BALANCING)
@@ -541,7 +544,9 @@ def test_sd2_gets_the_references_176_modules_of_the_same_shapes():
         unet = UNet2DConditionModel(
             attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True
         )
-        parameters = lora.inject(unet, lora.TRANSFORMER, int(case["in.rank"]), float(case["in.rank"]))
+        parameters = lora.inject(
+            unet, LORA_TARGETS["transformer"], int(case["in.rank"]), float(case["in.rank"])
+        )
     assert len(parameters) == int(case["out.tensors"]) == 352
     assert sum(parameter.numel() for parameter in parameters) == int(case["out.parameters"]) == 10_233_856
     theirs = to_kohya({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, Path("x"))
@@ -581,7 +586,7 @@ def trace_base(weights: Golden, told: Golden) -> BaseModel:
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=8,
     )
-    return BaseModel(
+    return unet_base(
         unet=unet, vae=vae, text_encoders={"clip_l": text}, tokenizers={"clip_l": Spelling()},
         alphas_cumprod=noise_schedule(told.json("scheduler")), family="sd1", resolution=512,
     )  # fmt: skip
@@ -613,9 +618,9 @@ class Traced(MagicTailor):
         n = progress.step
         case = self.steps[n // 4]
         latents = case[f"in.step{n}.latent_sample_f16"].float() * 0.18215
-        noise, timesteps = case[f"in.step{n}.noise_f16"].float(), case[f"in.step{n}.t"]
-        batch = replace(batch, masks=self.told["in.mask64"], timesteps=timesteps, noise=noise)
-        noisy = self.base.add_noise(latents, noise, timesteps)
+        noise, t = case[f"in.step{n}.noise_f16"].float(), case[f"in.step{n}.t"] / 1000
+        batch = replace(batch, masks=self.told["in.mask64"], times=t, noise=noise)
+        noisy = self.base.process.add_noise(latents, noise, t)
         return self.losses(batch, progress, noisy, noise, self.told["in.mask64"])
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.bases.base import BaseModel, noise_schedule
+from likeness_portraits.engine.bases.base import unet_base
+from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.config import EDIT_TEMPLATES, EDITS, Job, MasterWeaverSettings, Phase
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.shard_sources import rendered
@@ -110,7 +112,7 @@ def learner_of(case: Golden, folder, **settings) -> MasterWeaver:
     tiny = tiny_base()
     unet = UNet2DConditionModel(**case.json("unet_config"))
     unet.load_state_dict(case.under("in.unet."))
-    base = BaseModel(
+    base = unet_base(
         unet=unet, vae=tiny.vae, text_encoders=dict(tiny.text_encoders.items()), tokenizers=tiny.tokenizers,
         alphas_cumprod=noise_schedule(SCHEDULE), family="sd1", resolution=256, attention_side=32,
     )  # fmt: skip
@@ -123,19 +125,19 @@ def learner_of(case: Golden, folder, **settings) -> MasterWeaver:
     return learner
 
 
-def step_of(case: Golden, number: int) -> tuple[AdapterBatch, Tensor, Tensor, Tensor]:
+def step_of(case: Golden, number: int) -> tuple[AdapterBatch, Tensor, Tensor, Conditioning]:
     """A step's batch, latents, vision features and text."""
     of = case.under(f"in.step{number}.")
     zeros, latents = torch.zeros(2, dtype=torch.long), of["latent"]
     return (
         AdapterBatch(
             pixels=torch.zeros(2, 3, 8, 8), masks=of["mask64_u8"].float(), prompts=("", ""), concepts=zeros,
-            prior=zeros.bool(), indices=zeros, noise=of["noise"], posterior=of["noise"], timesteps=of["t"],
+            prior=zeros.bool(), indices=zeros, noise=of["noise"], posterior=of["noise"], times=of["t"] / 1000,
             references=torch.zeros(2, 3, 3, 8, 8), filled=torch.zeros(2, 3).bool(), share=of["mix"],
-            edit_noise=of.get("noise_edit", of["noise"]), edit_timesteps=of.get("t_edit", of["t"]),
+            edit_noise=of.get("noise_edit", of["noise"]), edit_times=of.get("t_edit", of["t"]) / 1000,
             plain_prompts=("", ""), edit_prompts=("", ""), keys=("", ""),
         ),
-        latents, of["vision_features"], of["text"],
+        latents, of["vision_features"], Conditioning(states=of["text"]),
     )  # fmt: skip
 
 
@@ -215,7 +217,8 @@ def test_the_second_stages_trace_is_the_references(tmp_path):
         tokens = learner.encoder.slots(features)
         losses = learner.denoising_losses(batch, latents, tokens, text, editing=True)
         if number % 2 == 0:
-            texts = case[f"in.step{number}.text_rec"], case[f"in.step{number}.text_edit"]
+            said = (case[f"in.step{number}.text_{which}"] for which in ("rec", "edit"))
+            texts = [Conditioning(states=states) for states in said]
             losses["editing"] = learner.editing_loss(batch, latents, tokens, *texts)
             torch.testing.assert_close(
                 losses["editing"], case[f"out.step{number}.editing"], rtol=2e-4, atol=0

@@ -1,0 +1,1 @@
+"""What noise does to latents, and back: the contract of diffusion processes, and those that keep it."""

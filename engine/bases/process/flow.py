@@ -1,0 +1,112 @@
+"""Rectified flow (Liu et al. 2022; Esser et al. 2024): x_s = (1 - s) x0 + s noise; the network predicts the
+way from the one to the other. t is s; a level sigma is s too.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .ddpm import PUBLISHED_STEPS, published_sigmas
+from .schedules import scheduled
+
+LEVELS = 1000  # in the table that schedules pick from, as ComfyUI has it
+EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
+
+
+class RectifiedFlow:
+    """`shift` moves the times that are learned and drawn at towards noise, as large pictures need it:
+    s = shift u / (1 + (shift - 1) u). `time_scale`: what the network is told is s times so much."""
+
+    def __init__(self, shift: float = 1.0, time_scale: float = 1.0) -> None:
+        self.shift = shift
+        self.time_scale = time_scale
+        self.sigma_table = self.shifted(torch.arange(1, LEVELS + 1) / LEVELS)
+
+    def recipe(self) -> bytes:
+        return f"flow {self.shift} {self.time_scale}".encode()
+
+    def shifted(self, u: Tensor) -> Tensor:
+        """Times (…) in [0, 1] that are evenly spread, moved towards 1."""
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
+    def unshifted(self, s: float) -> float:
+        """The way back."""
+        return s / (self.shift - (self.shift - 1) * s)
+
+    # ------------------------------------------------------------------------------------------- learning
+
+    def sample_times(
+        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0
+    ) -> Tensor:
+        """Logit-normal (Esser et al. 2024), then shifted; from `low` to `high` with the same density."""
+        ends = [_normal_share(self.unshifted(min(max(end, 0.0), 1.0))) for end in (low, high)]
+        share = ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator)  # (count,)
+        return self.shifted(torch.special.ndtri(share.clamp(EDGE, 1 - EDGE)).sigmoid())
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        s = t.view(-1, 1, 1, 1)
+        return (1 - s) * x0 + s * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return noise - x0
+
+    def predict_x0(self, xt: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        return xt - t.view(-1, 1, 1, 1) * output
+
+    def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:
+        """1: where times are drawn says how much each counts, and Min-SNR has no counterpart here."""
+        return torch.ones(len(t), device=t.device)
+
+    # ---------------------------------------------------------------------------------------- what t means
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return t * self.time_scale
+
+    def from_network_time(self, told: Tensor) -> Tensor:
+        return told / self.time_scale
+
+    def published_time(self, timestep: float) -> float:
+        """By the noise beside a picture of unit weight: s / (1 - s) is that of the timestep."""
+        if timestep <= 0 or timestep >= PUBLISHED_STEPS:
+            return float(timestep > 0)
+        noise = published_sigmas()
+        below = int(timestep)
+        above = min(below + 1, PUBLISHED_STEPS - 1)
+        level = float(torch.lerp(noise[below], noise[above], timestep - below))
+        return level / (1 + level)
+
+    def published_timestep(self, t: Tensor) -> Tensor:
+        noise = (t / (1 - t).clamp(min=EDGE)).clamp(min=EDGE).log()  # (B,)
+        known = published_sigmas().log().to(t.device)  # (1000,)
+        return (noise[:, None] - known).abs().argmin(1).float()
+
+    def progress(self, t: float) -> float:
+        return 1 - self.unshifted(t)
+
+    # --------------------------------------------------------------------------------------------- drawing
+
+    def sigmas(self, steps: int, schedule: str) -> Tensor:
+        return scheduled(self.sigma_table, steps, schedule)
+
+    def time_of(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+    def begin(self, noise: Tensor, start: Tensor | None, sigma: Tensor) -> Tensor:
+        return sigma * noise if start is None else sigma * noise + (1 - sigma) * start
+
+    def network_input(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x
+
+    def denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        return x - sigma * output
+
+    def finish(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x / (1 - sigma)
+
+
+def _normal_share(u: float) -> float:
+    """Which share of a logit-normal's numbers lie below u."""
+    if u <= 0 or u >= 1:
+        return float(u >= 1)
+    return 0.5 * (1 + math.erf(math.log(u / (1 - u)) / math.sqrt(2)))

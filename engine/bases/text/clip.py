@@ -1,0 +1,122 @@
+"""CLIP text encoders as Stable Diffusion reads them: chunks of 77 tokens, one encoder or two side by side."""
+
+import math
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import TOKEN
+from ...devices import sent
+from .. import features
+from ..conditioning import Conditioning
+from ..precision import device_of
+from .chunks import in_chunks, side_by_side
+from .protocol import Rows, Tokens
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class ClipText:
+    """The encoders "clip_l", "clip_g" or "clip_h"; where several listen, their states stand side by side."""
+
+    offers = frozenset({features.CLIP_TEXT, features.TEXT_ATTENTION_MAPS})
+    lora_targets = ATTENTION
+
+    def __init__(self, encoders: nn.ModuleDict, tokenizers: dict[str, Any], pooled: bool) -> None:
+        self.encoders: Any = encoders
+        self.tokenizers = tokenizers
+        self.pooled = pooled  # SDXL's way: a pooled vector too, and the last layer but one without its norm
+
+    def longest(self, encoder: str) -> int:
+        return self.encoders[encoder].config.max_position_embeddings
+
+    def tokenize(self, prompts: Sequence[str], rows: Rows | None, encoder: str) -> Tokens:
+        """What is too long for the text encoder goes on in further chunks, each with a start and an end of
+        its own; among longer prompts, a short one is repeated: T is a multiple of `longest`."""
+        tokenizer, length = self.tokenizers[encoder], self.longest(encoder)
+        lines = [in_chunks(_spell(tokenizer, prompt, rows or {}, encoder), length - 2) for prompt in prompts]
+        count = math.lcm(*map(len, lines))
+        ids = torch.full((len(prompts), count * length), tokenizer.pad_token_id, dtype=torch.long)
+        places: list[tuple[int, int, str, int]] = []
+        for number, chunks in enumerate(lines):
+            for start, chunk in zip(range(0, count * length, length), chunks * (count // len(chunks))):
+                line = [tokenizer.bos_token_id]
+                for piece in chunk:
+                    if isinstance(piece, tuple):
+                        places.append((number, start + len(line), *piece))
+                        piece = tokenizer.bos_token_id  # any id will do: its vector is replaced
+                    line.append(piece)
+                line.append(tokenizer.eos_token_id)
+                ids[number, start : start + len(line)] = torch.tensor(line)
+        return Tokens(ids, tuple(places))
+
+    def encode(self, prompts: Sequence[str], rows: Rows | None, device: torch.device) -> Conditioning:
+        """Equal prompts are encoded once."""
+        unique = list(dict.fromkeys(prompts))
+        states, pooled = [], None
+        for name, encoder in self.encoders.items():
+            tokens = self.tokenize(unique, rows, name)
+            chunks = sent(tokens.ids.view(-1, self.longest(name)), device_of(encoder))
+            with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
+                told = encoder(chunks, output_hidden_states=self.pooled)
+            heard = told.hidden_states[-2] if self.pooled else told.last_hidden_state
+            states.append(heard.reshape(len(unique), -1, heard.shape[-1]).to(device))
+            pooled = getattr(told, "text_embeds", pooled)
+        conditioning = Conditioning(states=states[0])
+        if self.pooled:
+            assert pooled is not None
+            firsts = pooled[:: len(pooled) // len(unique)]  # what the first chunk says is the prompt's
+            conditioning = Conditioning(states=side_by_side(states), pooled=firsts.to(device))
+        if len(unique) == len(prompts):
+            return conditioning
+        return conditioning.rows(sent(torch.tensor([unique.index(prompt) for prompt in prompts]), device))
+
+    def word_rows(self, text: str) -> dict[str, Tensor]:
+        found = {}
+        for name, encoder in self.encoders.items():
+            ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
+            found[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
+        return found
+
+
+def _spell(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[list[int | tuple[str, int]]]:
+    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end: stretches
+    of text and placeholders in turn."""
+
+    def read(text: str) -> list[int | tuple[str, int]]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    groups: list[list[int | tuple[str, int]]] = []
+    last = 0
+    for match in TOKEN.finditer(prompt):
+        if match.group() in rows:
+            groups.append(read(prompt[last : match.start()]))
+            groups.append([(match.group(), number) for number in range(len(rows[match.group()][encoder]))])
+            last = match.end()
+    return [*groups, read(prompt[last:])]
+
+
+@contextmanager
+def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str):
+    """Within, the token table answers with `rows` at the placeholders' places; it is itself not touched."""
+    if not tokens.places:
+        yield
+        return
+    prompt = torch.tensor([place[0] for place in tokens.places])
+    position = torch.tensor([place[1] for place in tokens.places])
+    vectors = torch.stack([rows[name][encoder][number] for _, _, name, number in tokens.places])
+
+    def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        length = output.shape[1]  # of a chunk
+        row = prompt * (tokens.ids.shape[1] // length) + position // length
+        where = (sent(row, output.device), sent(position % length, output.device))
+        return output.index_put(where, vectors.to(output.device, output.dtype))
+
+    handle = table.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,45 @@
+"""What a base may ask of whatever reads its prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import Conditioning
+
+Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder (clip_l, …)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised prompts: ids (B, T), and which of their places are taken by placeholder vectors."""
+
+    ids: Tensor
+    places: tuple[tuple[int, int, str, int], ...]  # (prompt, position, placeholder, which of its vectors)
+
+
+class TextStack(Protocol):
+    """Text encoders and their tokenizers, by ComfyUI's names, in the order of `Family.encoders`."""
+
+    encoders: nn.ModuleDict
+    tokenizers: dict[str, Any]
+    offers: frozenset[str]  # of `features`
+    lora_targets: tuple[str, ...]  # endings of paths of an encoder's attention projections
+
+    def tokenize(self, prompts: Sequence[str], rows: Rows | None, encoder: str) -> Tokens:
+        """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors."""
+        ...
+
+    def encode(self, prompts: Sequence[str], rows: Rows | None, device: torch.device) -> Conditioning:
+        """What the prompts say, on the device, with `rows` in the place of placeholders."""
+        ...
+
+    def word_rows(self, text: str) -> dict[str, Tensor]:
+        """The token tables' own rows (n, D) for a text, by text encoder, as copies."""
+        ...
+
+    def longest(self, encoder: str) -> int:
+        """Places that an encoder reads at once, its own marks among them."""
+        ...
