@@ -55,6 +55,7 @@ def seconds_to_start() -> float:
 
 START = seconds_to_start()  # before anything of the engine is imported
 
+from seam_pairs import users_apart  # noqa: E402
 from tiny_models import fp8_model, tiny_model  # noqa: E402
 
 from likeness_portraits.engine.artifact.lora import adaptable  # noqa: E402
@@ -112,6 +113,31 @@ def differences(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dic
             vae.decode(latents), base.decode(latents * base.latent_scale).movedim(1, -1) / 2 + 0.5
         ),
     }
+
+
+@torch.no_grad()
+def with_users(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dict[str, float]:
+    """The same of passes in whose attention somebody is."""
+    model = loaded[0]
+    context = base.encode_text(PROMPTS)
+    heard = context[:, : context.shape[1] - base.tail].clone()
+    noisy = torch.randn(len(PROMPTS), 4, side, side, generator=RANDOM)
+    timesteps, more = torch.full((len(PROMPTS),), 500), {}
+    if base.pooled_width:
+        pixels = side * base.pixels_per_latent
+        pooled = context[:, -1, : base.pooled_width]
+        more["y"] = model.model.encode_adm(
+            pooled_output=pooled, width=pixels, height=pixels, noise=noisy, device=noisy.device
+        )
+
+    def theirs(options: dict[str, Any]) -> torch.Tensor:
+        network = model.model.diffusion_model
+        return network(noisy, timesteps.float(), context=heard, transformer_options=dict(options), **more)
+
+    def ours() -> torch.Tensor:
+        return base.predict(noisy, timesteps, context)
+
+    return users_apart(ours, theirs, model, base, heard, (side, side))
 
 
 def taken_out(loaded: tuple[Any, Any, Any]) -> BaseModel:
@@ -237,13 +263,14 @@ def main() -> None:
     )  # fmt: skip
     sdxl = (tiny_model(comfy.supported_models.SDXL, **SDXL), sdxl_clip(), vae)
     plain_fp8, scaled_fp8 = ((fp8_model(scaled), clip, vae) for scaled in (False, True))
-    used = {}
+    used, seam = {}, {}
     for name, parts in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
         taken = taken_out(parts)
         used[name] = {
             "words": used_words(parts[1], taken),
             "unknown": unknown_layers(parts[0], parts[1], taken),
         }
+        seam[name] = with_users(parts, taken, 8)
     patched = model.clone()
     untouched = from_graph.unet.state_dict()["conv_in.weight"]
     patch = ("diff", (torch.ones_like(untouched),))
@@ -252,6 +279,7 @@ def main() -> None:
     print(json.dumps({  # noqa: T201 (the answer)
         "start": START,
         "used": used,
+        "seam": seam,
         "headless": differences(loaded, headless, 16),
         "taken out": differences(loaded, from_graph, 16),
         "sd1": differences(sd1, taken_out(sd1), 8),

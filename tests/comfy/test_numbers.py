@@ -58,6 +58,18 @@ def test_words_and_loras_learned_on_each_family_mean_the_same_in_comfyui(
     assert measured["used"][family] == {"words": 0.0, "unknown": []}
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_every_user_of_attention_does_the_same_in_comfyuis_network_as_in_the_engines(
+    measured: dict[str, Any], family: str
+):
+    seam = measured["seam"][family]
+    assert seam["plain"] == seam["afterwards"] == 0.0
+    for user in ("values", "regions", "identity"):
+        assert seam[user] <= min(1e-4, seam[f"{user} seen"] / 10)
+    assert seam["maps"] <= 1e-5
+    assert [seam[f"no {user}"] for user in ("values", "regions", "identity", "maps")] == [0.0] * 4
+
+
 def test_the_miniature_out_of_the_graph_is_the_miniature(measured: dict[str, Any]):
     assert measured["same fingerprint"]
     assert measured["schedule"] == 0
