@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..bases.base import BaseModel
 from ..bases.denoisers.unet import CrossAttention, cross_attention_layers
+from ..bases.features import CROSS_ATTENTION_MAPS, check_offered
 from ..bases.process.ddpm import PUBLISHED_STEPS
 from ..data.concepts import Concept
 from ..data.examples import examples_of, generator_for
@@ -38,6 +39,7 @@ def measure_overlap(
     check: Callable[[int, int], None] = lambda done, total: None,
 ) -> Overlap:
     """Sweeps the diffusion's timesteps; keeps the band around the peak that is above `share` of it."""
+    check_offered("the search for an interval", [CROSS_ATTENTION_MAPS], base)
     class_rows(base, concept.class_word)  # raises unless it is one token
     examples = examples_of([concept], base.resolution)
     if bool((examples.masks == 1).all()):

@@ -1,6 +1,7 @@
 """A base model of a few thousand random weights, and a person made of noise: what contract tests train on."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from likeness_portraits.engine.bases.base import BaseModel, unet_base
 from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.bases.loaders.single_file import new_text_encoder, padded
 from likeness_portraits.engine.bases.process.ddpm import noise_schedule
-from likeness_portraits.engine.config import Job
+from likeness_portraits.engine.config import METHODS, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
 from likeness_portraits.engine.staged.mapper import Mapper
@@ -24,77 +25,44 @@ SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
 }
-QUICK = {  # settings that make each method a matter of a second
-    "textual-inversion": {"steps": 4, "batch_size": 2, "vectors": 2, "learning_rate": 2e-3},
+SIZES = {  # of whatever method has such a setting
+    "batch_size": 2, "prior_batch_size": 2, "prior_pictures": 4, "prior_steps": 2, "rank": 4, "alpha": 2.0,
+}  # fmt: skip
+OTHERS_STEPS = ("warmup_steps", "prior_steps")  # that are no phase's length
+PARTICULAR: dict[str, dict[str, Any]] = {  # what four steps need to show anything, method by method
+    "textual-inversion": {"vectors": 2, "learning_rate": 2e-3},
     "dreambooth-lora": {
-        "steps": 4,
-        "batch_size": 2,
-        "prior_batch_size": 2,
-        "prior_pictures": 4,
-        "prior_steps": 2,
-        "rank": 4,
-        "alpha": 2.0,
-        "unet_learning_rate": 4e-3,
-        "text_encoder": True,
-        "text_encoder_learning_rate": 2e-3,
+        "unet_learning_rate": 4e-3, "text_encoder": True, "text_encoder_learning_rate": 2e-3,
         "token_learning_rate": 5e-3,
     },
-    "custom-diffusion": {
-        "steps": 4,
-        "batch_size": 2,
-        "prior_batch_size": 2,
-        "prior_pictures": 4,
-        "prior_steps": 2,
-        "learning_rate": 4e-3,
-        "token_learning_rate": 5e-3,
-    },
-    "personamagic": {
-        "steps": 4,
-        "batch_size": 2,
-        "anchors": 10,
-        "hidden_width": 16,
-        "stages": 8,
-        "image_encoder": "none",
-    },
+    "custom-diffusion": {"learning_rate": 4e-3, "token_learning_rate": 5e-3, "rank": None},
+    "personamagic": {"anchors": 10, "hidden_width": 16, "stages": 8, "image_encoder": "none"},
     "masterweaver": {
-        "identity_steps": 2,
-        "editing_steps": 2,
-        "identity_learning_rate": 2e-2,
-        "editing_learning_rate": 2e-2,
-        "editing_every": 1,
-        "edited_faces": True,
-        "batch_size": 2,
-        "image_encoder": "miniature",
+        "identity_learning_rate": 2e-2, "editing_learning_rate": 2e-2, "editing_every": 1,
+        "edited_faces": True, "image_encoder": "miniature",
     },
     "magictailor": {
-        "warm_up_steps": 2,
-        "balance_steps": 2,
-        "batch_size": 0,
-        "intensity": 0.5,
-        "rank": 4,
-        "alpha": 2.0,
-        "warm_up_learning_rate": 2e-3,
-        "token_learning_rate": 1e-3,
-        "vectors": 1,
-        "joint_share": 0.0,
-        "attention_weight": 0.01,
-        "component_margin": 0.0,
-        "area_normalised": False,
-        "shared_timestep": False,
+        "batch_size": 0, "intensity": 0.5, "warm_up_learning_rate": 2e-3, "token_learning_rate": 1e-3,
+        "vectors": 1, "joint_share": 0.0, "attention_weight": 0.01, "component_margin": 0.0,
+        "area_normalised": False, "shared_timestep": False,
     },
     "magicapture": {
-        "inversion_steps": 2,
-        "tuning_steps": 2,
-        "batch_size": 3,
-        "rank": 4,
-        "unet_learning_rate": 5e-4,
-        "text_encoder_learning_rate": 5e-4,
-        "token_learning_rate": 5e-3,
-        "identity": "none",
-        "identity_on_subject": True,
+        "batch_size": 3, "unet_learning_rate": 5e-4, "text_encoder_learning_rate": 5e-4,
+        "token_learning_rate": 5e-3, "identity": "none", "identity_on_subject": True,
         "identity_timestep_share": 0.8,
     },
-}
+}  # fmt: skip
+
+
+def quick(method: str) -> dict[str, Any]:
+    """Settings that make any method a matter of a second: four steps over all its phases, little of all."""
+    names = {entry.name for entry in fields(METHODS[method])}
+    phases = [
+        name for name in names if (name == "steps" or name.endswith("_steps")) and name not in OTHERS_STEPS
+    ]
+    lengths = {name: 4 // len(phases) for name in phases}
+    sizes = {name: size for name, size in SIZES.items() if name in names}
+    return {**lengths, **sizes, **PARTICULAR.get(method, {})}
 
 
 def tiny_base(
@@ -185,7 +153,7 @@ def _noise_pictures(seed: int, names: Sequence[str], mask: np.ndarray) -> tuple[
 
 def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:
     """A job of four steps on the person in `folder`."""
-    settings = {**QUICK[method], **changes.pop("settings", {})}
+    settings = {**quick(method), **changes.pop("settings", {})}
     concepts = [{"folder": str(folder / "person")}]
     if method == "magicapture":
         concepts.append({"folder": str(write_style(folder / "style")), "token": "<s0>"})

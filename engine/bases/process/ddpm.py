@@ -63,6 +63,8 @@ class DDPM:
     """x_k = sqrt(a_k) x0 + sqrt(1 - a_k) noise; the network predicts the noise, or the velocity
     (Salimans & Ho 2022)."""
 
+    weighs_by_snr = True
+
     def __init__(self, alphas_cumprod: Tensor, prediction_type: str = "epsilon") -> None:
         self.alphas_cumprod = alphas_cumprod.double().cpu()  # (T,); no buffer: casting must not round it
         self.prediction_type = prediction_type

@@ -18,6 +18,8 @@ class RectifiedFlow:
     """`shift` moves the times that are learned and drawn at towards noise, as large pictures need it:
     s = shift u / (1 + (shift - 1) u). `time_scale`: what the network is told is s times so much."""
 
+    weighs_by_snr = False
+
     def __init__(self, shift: float = 1.0, time_scale: float = 1.0) -> None:
         self.shift = shift
         self.time_scale = time_scale

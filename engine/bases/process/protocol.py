@@ -13,6 +13,7 @@ class Process(Protocol):
     of them lies here, by its noise. While drawing, x is what samplers carry, at a level sigma.
     """
 
+    weighs_by_snr: bool  # whether `loss_weight` knows Min-SNR
     sigma_table: Tensor  # (T,) fp32 on the CPU: the levels that schedules pick from, lowest first
 
     def recipe(self) -> bytes:

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...config import TOKEN
 from ...devices import sent
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import device_of
 from .chunks import in_chunks, side_by_side
+from .placeholders import pieces_of, vectors_in_place
 from .protocol import Rows, Tokens
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -37,7 +36,9 @@ class ClipText:
         """What is too long for the text encoder goes on in further chunks, each with a start and an end of
         its own; among longer prompts, a short one is repeated: T is a multiple of `longest`."""
         tokenizer, length = self.tokenizers[encoder], self.longest(encoder)
-        lines = [in_chunks(_spell(tokenizer, prompt, rows or {}, encoder), length - 2) for prompt in prompts]
+        lines = [
+            in_chunks(pieces_of(tokenizer, prompt, rows or {}, encoder), length - 2) for prompt in prompts
+        ]
         count = math.lcm(*map(len, lines))
         ids = torch.full((len(prompts), count * length), tokenizer.pad_token_id, dtype=torch.long)
         places: list[tuple[int, int, str, int]] = []
@@ -80,43 +81,3 @@ class ClipText:
             ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
             found[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
         return found
-
-
-def _spell(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[list[int | tuple[str, int]]]:
-    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end: stretches
-    of text and placeholders in turn."""
-
-    def read(text: str) -> list[int | tuple[str, int]]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    groups: list[list[int | tuple[str, int]]] = []
-    last = 0
-    for match in TOKEN.finditer(prompt):
-        if match.group() in rows:
-            groups.append(read(prompt[last : match.start()]))
-            groups.append([(match.group(), number) for number in range(len(rows[match.group()][encoder]))])
-            last = match.end()
-    return [*groups, read(prompt[last:])]
-
-
-@contextmanager
-def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str):
-    """Within, the token table answers with `rows` at the placeholders' places; it is itself not touched."""
-    if not tokens.places:
-        yield
-        return
-    prompt = torch.tensor([place[0] for place in tokens.places])
-    position = torch.tensor([place[1] for place in tokens.places])
-    vectors = torch.stack([rows[name][encoder][number] for _, _, name, number in tokens.places])
-
-    def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        length = output.shape[1]  # of a chunk
-        row = prompt * (tokens.ids.shape[1] // length) + position // length
-        where = (sent(row, output.device), sent(position % length, output.device))
-        return output.index_put(where, vectors.to(output.device, output.dtype))
-
-    handle = table.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -1,5 +1,6 @@
 """What a concept-learning method is to the trainer, and what all methods would otherwise repeat."""
 
+import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ...artifact import Artifact, Token
 from ...bases.base import BaseModel, Rows, Tokens
 from ...bases.conditioning import Conditioning
+from ...bases.features import check_offered
 from ...config import Job, Phase
 from ...data.augment import mirrored
 from ...data.buckets import bucketed_examples, one_bucket, sizes_of
@@ -26,6 +28,8 @@ from ..latents import AT_ONCE, Moments
 from ..observer import Progress
 
 __all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
+
+log = logging.getLogger(__name__)
 
 FULL_SIZE = 256  # pixels a side from which on a base is one that people own
 SIZE_STEP = 64  # pixels: what their sides are multiples of
@@ -52,6 +56,9 @@ class Method(nn.Module, ABC):
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
+        check_offered(job.method, self.needs(job), base)
+        if getattr(job.settings, "min_snr_gamma", None) and not base.process.weighs_by_snr:
+            log.warning("min_snr_gamma says nothing on this base, whose process weighs all times alike")
         self.job = job
         self.base = base
         self.concepts = tuple(concepts)
@@ -77,6 +84,11 @@ class Method(nn.Module, ABC):
         return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
 
     # ---------------------------------------------------------------------------- what each method answers
+
+    @classmethod
+    def needs(cls, job: Job) -> tuple[str, ...]:
+        """What a base must offer beyond taking noise away, of `bases.features`, with the job's settings."""
+        return ()
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
@@ -211,7 +223,7 @@ class Method(nn.Module, ABC):
 
     def longest_prompt(self, encoder: str) -> int:
         """Tokens of a prompt that can be looked into."""
-        return self.base.text_encoders[encoder].config.max_position_embeddings
+        return self.base.text.longest(encoder)
 
     def spelled(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
         """The tokens (1, T) of a training prompt whose words are looked into; raises for a long one."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...artifact import Artifact
 from ...artifact import lora as kohya
+from ...bases import features
 from ...bases.base import BaseModel
 from ...config import CustomDiffusionSettings, Job, Phase
 from ...data.concepts import Concept
@@ -40,6 +41,10 @@ class Shifted(nn.Module):
 
 class CustomDiffusion(BesidePrior):
     """Differences of the cross-attentions' key and value projections, and the placeholder's rows."""
+
+    @classmethod
+    def needs(cls, job: Job) -> tuple[str, ...]:
+        return (features.TEXT_PROJECTIONS,)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...artifact import Artifact
+from ...bases import features
 from ...bases.base import BaseModel, Rows
 from ...bases.conditioning import Conditioning
 from ...bases.process.ddpm import PUBLISHED_STEPS
@@ -73,6 +74,13 @@ class CaptureBatch(Batch):
 
 class MagiCapture(Method):
     """Trains the placeholders' rows, then LoRAs of U-Net and text encoder beside them."""
+
+    @classmethod
+    def needs(cls, job: Job) -> tuple[str, ...]:
+        chosen = job.settings
+        maps = chosen.attention_weight or chosen.inversion_attention_weight
+        crossing = (features.TEXT_PROJECTIONS,) if chosen.cross_attention_only else ()
+        return (*((features.CROSS_ATTENTION_MAPS,) if maps else ()), *crossing)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         subject, style = two_roles(concepts)

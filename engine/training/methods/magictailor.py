@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...artifact import Artifact
+from ...bases import features
 from ...bases.base import BaseModel, Rows
 from ...bases.conditioning import Conditioning
 from ...config import Job, MagicTailorSettings, Phase
@@ -69,6 +70,10 @@ class TailorBatch(Batch):
 
 class MagicTailor(Method):
     """Trains a LoRA of the U-Net and the placeholders' rows; one U-Net is teacher and student."""
+
+    @classmethod
+    def needs(cls, job: Job) -> tuple[str, ...]:
+        return (features.CROSS_ATTENTION_MAPS,) if job.settings.attention_weight else ()
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)

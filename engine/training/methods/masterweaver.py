@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...bases import features
 from ...bases.base import BaseModel
 from ...bases.conditioning import Conditioning
 from ...bases.denoisers.seam import Seam
@@ -101,6 +102,10 @@ class MasterWeaver(Method):
     def capabilities_for(cls, job: Job) -> Capabilities:
         # it reads shards through threads, which cannot be copied
         return Capabilities(estimate=False, sharded_base=True)
+
+    @classmethod
+    def needs(cls, job: Job) -> tuple[str, ...]:
+        return (features.IDENTITY_ATTENTION,)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...bases import features
 from ...bases.base import BaseModel, Tokens
 from ...bases.clip_features import image_features, load_tower, read_features
 from ...bases.conditioning import Conditioning
@@ -47,6 +48,11 @@ class PersonaMagic(Method):
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
         return Capabilities(buckets=not job.settings.squash, mirroring=True)
+
+    @classmethod
+    def needs(cls, job: Job) -> tuple[str, ...]:
+        maps = (features.TEXT_ATTENTION_MAPS,) if job.settings.balance_weight else ()
+        return (features.CLIP_TEXT, features.SPLIT_VALUES, *maps)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)

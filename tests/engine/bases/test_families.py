@@ -8,9 +8,10 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel
+from likeness_portraits.engine.config import METHODS
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training.launch import train
-from likeness_portraits.tests.engine.tiny import QUICK, tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 KINDS = {  # family, what it predicts, whether its noise ends in nothing but noise
     "sd1": ("sd1", "epsilon", False),
@@ -27,7 +28,7 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
     return tiny_base(prediction, family=family, zero_snr=zero_snr)
 
 
-@pytest.mark.parametrize("method", sorted(QUICK))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_each_method_learns_on_each_family_and_draws_there(method: str, base: BaseModel, tmp_path: Path):
     write_person(tmp_path / "person")
     before = {name: weight.clone() for name, weight in base.state_dict().items()}

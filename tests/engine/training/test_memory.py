@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel, load_base
-from likeness_portraits.engine.config import BaseSpec, Job
+from likeness_portraits.engine.config import METHODS, BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.launch import train
@@ -19,7 +19,6 @@ from likeness_portraits.engine.training.memory import Estimate, Measures, estima
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
-from likeness_portraits.tests.engine.tiny import QUICK as QUICK_JOBS
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 CLOSE = 0.15  # how far the estimate may be from what was measured, as a share of it
@@ -254,7 +253,7 @@ def test_a_gpu_has_more_rungs_and_the_vae_leaves_first(folder: Path):
     assert "gradient checkpointing" in words[-1] and words[-1].endswith("micro-batches of 1")
 
 
-@pytest.mark.parametrize("method", sorted(QUICK_JOBS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_runs_while_somebody_listens_and_learns_the_same(method: str, folder: Path):
     plain = Artifact.load(train(tiny_job(method, folder, "plain"), base=tiny_base()))
     listener = Listener()

@@ -11,7 +11,7 @@ import torch
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.bases.loaders.random_base import random_base
-from likeness_portraits.engine.config import BaseSpec, Job
+from likeness_portraits.engine.config import METHODS, BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.faster import compilable
@@ -19,11 +19,11 @@ from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method, checked_size
 from likeness_portraits.engine.training.observer import Silent
-from likeness_portraits.tests.engine.tiny import QUICK, tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 SHAPES = ((60, 40), (40, 60), (50, 50), (90, 60), (64, 32))  # pictures' heights and widths
 IN_BUCKETS = ("textual-inversion", "dreambooth-lora", "custom-diffusion", "personamagic")
-SQUARE_ONLY = sorted(set(QUICK) - set(IN_BUCKETS))
+SQUARE_ONLY = sorted(set(METHODS) - set(IN_BUCKETS))
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_faster_step_learns_the_same_into_the_same_file(method: str, changes: 
 
 def test_what_hooks_hang_in_is_not_compiled(folder: Path):
     base = tiny_base()
-    for method in QUICK:
+    for method in METHODS:
         learning = learner(tiny_job(method, folder), base)
         parts = compilable(learning)
         if method in ("textual-inversion", "dreambooth-lora", "custom-diffusion"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from likeness_portraits.engine.config import ConceptSpec, Job
+from likeness_portraits.engine.config import METHODS, ConceptSpec, Job
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.identity_loss import IdentityLoss, miniature_features
@@ -23,7 +23,7 @@ from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
 from likeness_portraits.engine.training.probe import META, hollow
 from likeness_portraits.engine.training.trainer import Trainer
-from likeness_portraits.tests.engine.tiny import QUICK, tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 aten = torch.ops.aten
 SEEKERS = {  # whose result has a size that only the numbers tell: a GPU must be waited for to know it
@@ -136,7 +136,7 @@ STEPS = {  # one more than two in each phase: from one step to the next nothing 
 }
 
 
-@pytest.mark.parametrize("method", sorted(QUICK))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_no_step_of_any_method_waits_for_the_device(method: str, tmp_path: Path):
     write_person(tmp_path / "person")
     job = tiny_job(method, tmp_path, settings=STEPS.get(method, {}))

@@ -1,0 +1,52 @@
+"""Learned vectors in the place of placeholders such as `<v0>`, for any text encoder with a token table."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import TOKEN
+from ...devices import sent
+from .protocol import Rows, Tokens
+
+
+def pieces_of(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[list[int | tuple[str, int]]]:
+    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end: stretches
+    of text and placeholders in turn."""
+
+    def read(text: str) -> list[int | tuple[str, int]]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    groups: list[list[int | tuple[str, int]]] = []
+    last = 0
+    for match in TOKEN.finditer(prompt):
+        if match.group() in rows:
+            groups.append(read(prompt[last : match.start()]))
+            groups.append([(match.group(), number) for number in range(len(rows[match.group()][encoder]))])
+            last = match.end()
+    return [*groups, read(prompt[last:])]
+
+
+@contextmanager
+def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str) -> Iterator[None]:
+    """Within, the token table answers with `rows` at the placeholders' places; it is itself not touched."""
+    if not tokens.places:
+        yield
+        return
+    prompt = torch.tensor([place[0] for place in tokens.places])
+    position = torch.tensor([place[1] for place in tokens.places])
+    vectors = torch.stack([rows[name][encoder][number] for _, _, name, number in tokens.places])
+
+    def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        length = output.shape[1]  # of a chunk
+        row = prompt * (tokens.ids.shape[1] // length) + position // length
+        where = (sent(row, output.device), sent(position % length, output.device))
+        return output.index_put(where, vectors.to(output.device, output.dtype))
+
+    handle = table.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
