@@ -77,9 +77,9 @@ def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.M
     kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
     paths = {path: module for path, module in unet.named_modules() if isinstance(module, kinds)}
     found = {unet_name(path): module for path, module in paths.items()}
-    config: Any = getattr(unet, "config", None)
-    if config is not None:
-        theirs = ldm_paths(paths, config.layers_per_block)
+    layers: Any = getattr(getattr(unet, "config", None), "layers_per_block", None)
+    if layers is not None:  # transformers never had LDM's names
+        theirs = ldm_paths(paths, layers)
         found |= {unet_name(theirs[path]): module for path, module in paths.items()}
     for number, encoder in enumerate(text_encoders):
         for path, module in encoder.named_modules():
