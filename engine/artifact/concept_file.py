@@ -64,7 +64,7 @@ class Token:
 
     def __post_init__(self) -> None:
         if not PLACEHOLDER.fullmatch(self.token):
-            raise LikenessError(f"'{self.token}' cannot be a placeholder; write it like <v0>")
+            raise LikenessError(f"'{self.token:.80}' cannot be a placeholder; write it like <v0>")
         if not 1 <= self.vectors <= MOST_VECTORS:
             raise LikenessError(f"{self.token} has {self.vectors} vectors; it must be 1 to {MOST_VECTORS}")
 

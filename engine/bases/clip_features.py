@@ -54,6 +54,7 @@ def read_features(path: str | Path, count: int) -> Tensor:
         features = read_tensors(path, "compute the features again")["image_embeds"].float()
     if features.ndim != 2 or len(features) != count:
         raise LikenessError(
-            f"{path} holds {len(features)} features for the concept's {count} pictures; compute them again"
+            f"{path} holds features of shape {tuple(features.shape)}, not one for each of {count} pictures; "
+            "compute them again"
         )
     return features

@@ -73,7 +73,7 @@ class ConceptSpec:
         object.__setattr__(self, "folder", typed_path(self.folder))
         if not TOKEN.fullmatch(self.token):
             raise LikenessError(
-                f"'{self.token}' cannot be a placeholder; write letters, digits, - or _ between < and >, "
+                f"'{self.token:.80}' cannot be a placeholder; write letters, digits, - or _ between < and >, "
                 "such as <v0>"
             )
         check_name(self.token[1:-1])  # exported, its file is named so

@@ -286,7 +286,9 @@ def _read_description(folder: Path) -> dict[str, str]:
     for key, value in described.items():
         if key not in KEYS:
             known = ", ".join(KEYS)
-            raise LikenessError(f"{path} has an unknown key '{key}'{nearest(key, KEYS)}; known are {known}")
+            raise LikenessError(
+                f"{path} has an unknown key '{key:.80}'{nearest(key, KEYS)}; known are {known}"
+            )
         if not isinstance(value, str):
             raise LikenessError(f"{path}: {key} must be text in quotation marks")
     if described.get("concepts", BY_NUMBER) != BY_NUMBER:
@@ -297,13 +299,15 @@ def _read_description(folder: Path) -> dict[str, str]:
 def _valid_role(role: str, folder: Path) -> str:
     if role not in ROLES:
         known = ", ".join(ROLES)
-        raise LikenessError(f"{folder}: unknown role '{role}'{nearest(role, ROLES)}; use one of {known}")
+        raise LikenessError(f"{folder}: unknown role '{role:.80}'{nearest(role, ROLES)}; use one of {known}")
     return role
 
 
 def _valid_token(token: str, folder: Path) -> str:
     if not TOKEN.fullmatch(token):
-        raise LikenessError(f"{folder}: '{token}' cannot be a token; write it like <v0>, in angle brackets")
+        raise LikenessError(
+            f"{folder}: '{token:.80}' cannot be a token; write it like <v0>, in angle brackets"
+        )
     check_name(token[1:-1])  # exported, its file is named so
     return token
 

@@ -23,7 +23,7 @@ from ..errors import LikenessError
 from ..identity.adapter import KIND as ID_ADAPTER
 from ..identity.adapter import carried
 from ..identity.conditioning import Shown, showing
-from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_words
+from ..staged.embedding import KIND, adjusted, check_used, check_width, check_widths, staged_words
 from ..staged.words import StagedModel, StagedWords, with_class_word
 from .refocused import Refocusing
 
@@ -146,9 +146,7 @@ def _staged(
     for artifact, strength in artifacts:
         if artifact.kind == KIND and artifact.base_family == base.family:
             words = adjusted(staged_words(artifact), bypass=strength)
-            towers: dict[str, Any] = dict(base.text_encoders.items())
-            widths = {name: tower.config.hidden_size for name, tower in towers.items()}
-            check_width(words, widths)
+            check_width(words, _widths(base))
             check_used(prompts, words)
             words.mapper.to(base.device)
             found.append(words)
@@ -195,8 +193,18 @@ def _check_fit(base: BaseModel, artifact: Artifact) -> None:
             f"this concept was learned on a base of the family {artifact.base_family}, not {base.family}; "
             "choose another base"
         )
+    for token in artifact.tokens:
+        rows = artifact.rows(token.token)
+        if rows:
+            check_widths(token.token, {name: row.shape[-1] for name, row in rows.items()}, _widths(base))
     if artifact.base_fingerprint and artifact.base_fingerprint != base.fingerprint:
         log.warning("the concept was learned on other weights of the same family; the likeness may suffer")
+
+
+def _widths(base: BaseModel) -> dict[str, int]:
+    """Of the vectors that each text encoder reads."""
+    towers: dict[str, Any] = dict(base.text_encoders.items())
+    return {name: tower.config.hidden_size for name, tower in towers.items()}
 
 
 def _latents(base: BaseModel, pictures: np.ndarray) -> Tensor:

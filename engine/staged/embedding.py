@@ -88,11 +88,15 @@ def adjusted(
 
 def check_width(words: StagedWords, widths: Mapping[str, int]) -> None:
     """Raises unless the words were learned for text encoders of these widths."""
-    made_for = {name: len(row) for name, row in words.class_rows.items()}
-    if made_for != dict(widths):
+    check_widths(words.token, {name: len(row) for name, row in words.class_rows.items()}, widths)
+
+
+def check_widths(token: str, made_for: Mapping[str, int], widths: Mapping[str, int]) -> None:
+    """Raises unless a placeholder's vectors, by text encoder so wide, are for encoders of these widths."""
+    if dict(made_for) != dict(widths):
         told, here = (" and ".join(map(str, w.values())) or "none" for w in (made_for, widths))
         raise LikenessError(
-            f"{words.token} was learned for a text encoder {told} wide, this model's is {here}; "
+            f"{token} was learned for a text encoder {told} wide, this model's is {here}; "
             "connect the kind of model it was learned on, or learn it on this one"
         )
 

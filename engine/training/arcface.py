@@ -148,6 +148,16 @@ def load_recogniser(path: str | Path) -> nn.Module:
     Takes upright faces (B, 3, 112, 112), RGB in [-1, 1]; gradients go through it.
     """
     path = Path(path).expanduser()
+    with reading(path, f"is no face recogniser that can be used; give {KNOWN}"):
+        network = _recogniser(path)
+        with torch.no_grad():  # whatever does not fit together shows here, before the first step
+            seen = network(torch.zeros(1, 3, SIDE, SIDE))
+        if seen.ndim != 2 or not seen.isfinite().all():
+            raise ValueError(f"it gives {tuple(seen.shape)}")
+    return network
+
+
+def _recogniser(path: Path) -> nn.Module:
     try:
         return load_arcface(path)
     except LikenessError:

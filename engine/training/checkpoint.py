@@ -12,20 +12,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import BaseSpec, Job
 from ..errors import LikenessError
-from ..files import content_of, make_folder, sweep, write_atomically
+from ..files import content_of, make_folder, reading, sweep, write_atomically
 from .host import content_of_host
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ LENGTHS = (  # settings that say how long phases are, in the order of the phases
     "steps", "inversion_steps", "tuning_steps", "warm_up_steps", "balance_steps", "identity_steps",
     "editing_steps",
 )  # fmt: skip
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT_DAYS = 14  # that an unfinished run of the graph waits for somebody to go on with it
 
 
@@ -204,15 +205,23 @@ class Checkpoints:
         :param lengths: the steps of each phase, as they are to be.
         """
         path = self.folder / STATE
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            position = Position(**json.loads(metadata["position"]))
-            plan: dict[str, Any] = json.loads(metadata["plan"])
-            earlier: list[int] = json.loads(metadata.get("lengths", "[]"))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise LikenessError(f"{path} is damaged; delete {self.folder} and begin again") from error
+        with reading(path, self._damaged):
+            return self._read(path, lengths)
+
+    @property
+    def _damaged(self) -> str:
+        return f"is damaged; delete {self.folder} and begin again"
+
+    def _read(self, path: Path, lengths: Sequence[int]) -> "Saved":
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        plan: dict[str, Any] = json.loads(metadata["plan"])
+        earlier: list[int] = json.loads(metadata.get("lengths", "[]"))
+        position = Position(**json.loads(metadata["position"]))
+        for number in (position.phase, position.phase_step, *earlier):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                raise ValueError(f"{number} is no step")
         wanted, plan = self._plan, self._with_defaults(plan)
         if _prolonged(earlier, lengths, position):
             wanted, plan = _without_lengths(wanted), _without_lengths(plan)
@@ -222,7 +231,13 @@ class Checkpoints:
                 f"{path} is of a run with another '{_difference(plan, wanted, other[0])}'; set it back, "
                 f"or delete {self.folder} and begin again"
             )
-        return Saved(position, tensors)
+        phase, step = position.phase, position.phase_step
+        if lengths and not (phase < len(lengths) and step <= lengths[phase]):
+            raise LikenessError(
+                f"{path} says step {step} of phase {phase + 1}, which the run has not; "
+                f"delete {self.folder} and begin again"
+            )
+        return Saved(position, tensors, path, self._damaged)
 
     def _with_defaults(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """A plan that an earlier version wrote, with what it did not know yet: runs were as defaults say."""
@@ -249,34 +264,69 @@ class Saved:
 
     position: Position
     tensors: Mapping[str, Tensor]
+    path: Path  # and what is said of it where it does not fit the run
+    damaged: str
 
-    def restore_parameters(self, groups: Mapping[str, list[nn.Parameter]]) -> None:
+    def restore(
+        self,
+        groups: Mapping[str, list[nn.Parameter]],
+        optimizer: torch.optim.Optimizer,
+        load_extra: Callable[[Mapping[str, Tensor]], None],
+    ) -> None:
+        """Puts everything back: parameters, moments, what the method keeps besides, and the random state.
+
+        :raises LikenessError: where something is missing or of another shape; nothing is broadcast.
+        """
+        with reading(self.path, self.damaged):
+            self._restore_parameters(groups)
+            self._restore_optimizer(groups, optimizer)
+            load_extra(self._under("extra."))
+            torch.set_rng_state(self.tensors["rng"])
+
+    def _restore_parameters(self, groups: Mapping[str, list[nn.Parameter]]) -> None:
         with torch.no_grad():
             for name, parameter in _named(groups):
-                parameter.copy_(self.tensors[f"parameter.{name}"])
+                parameter.copy_(_fitting(self.tensors[f"parameter.{name}"], parameter))
 
-    def restore_optimizer(
+    def _restore_optimizer(
         self, groups: Mapping[str, list[nn.Parameter]], optimizer: torch.optim.Optimizer
     ) -> None:
         for name, parameter in _named(groups):
             state = self._under(f"optimizer.{name}.")
-            if state:
-                # PyTorch keeps the step count on the CPU unless it is fused into a GPU kernel
-                optimizer.state[parameter] = {
-                    key: value.clone()
-                    if key == "step" and not _fused(optimizer)
-                    else value.to(parameter.device)
-                    for key, value in state.items()
-                }
-
-    def extra(self) -> dict[str, Tensor]:
-        return self._under("extra.")
-
-    def restore_rng(self) -> None:
-        torch.set_rng_state(self.tensors["rng"])
+            if not state or not _same_kind(state, optimizer):
+                continue
+            # PyTorch keeps the step count on the CPU unless it is fused into a GPU kernel
+            optimizer.state[parameter] = {
+                key: value.clone() if key == "step" and not _fused(optimizer) else value.to(parameter.device)
+                for key, value in state.items()
+            }
+            if isinstance(optimizer, torch.optim.AdamW):
+                for key in MOMENTS:
+                    _fitting(state[key], state["step"] if key == "step" else parameter)
+                if set(state) != set(MOMENTS) or state["step"].numel() != 1:
+                    raise ValueError(f"moments {sorted(state)}")
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def _fitting(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor itself, if it may stand in the parameter's place."""
+    if (
+        tensor.shape != parameter.shape
+        or not tensor.is_floating_point()
+        or not tensor.float().isfinite().all()
+    ):
+        raise ValueError(f"{tuple(tensor.shape)} of {tensor.dtype} in the place of {tuple(parameter.shape)}")
+    return tensor
+
+
+def _same_kind(state: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether moments are of this optimiser's kind: in full, or in 8 bits where memory was short."""
+    same = ("state1" in state) != isinstance(optimizer, torch.optim.AdamW)
+    if not same:
+        log.warning("the checkpoint's moments are of another precision than this run's; they begin anew")
+    return same
 
 
 def sweep_runs(runs: Path, days: float = KEPT_DAYS) -> None:

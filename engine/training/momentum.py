@@ -57,7 +57,9 @@ class Momentum:
         return {**named, "updates": torch.tensor(self.updates)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
+        """Takes back what `state` gave; ValueError for averages of other shapes, which would be broadcast."""
         for number, average in enumerate(self.averages):
+            if state[f"{number}"].shape != average.shape:
+                raise ValueError(f"an average of {tuple(state[f'{number}'].shape)}")
             average.copy_(state[f"{number}"])
         self.updates = int(state["updates"])

@@ -83,10 +83,7 @@ class Trainer:
         first = 0
         if saved is not None:
             first = saved.position.phase_step
-            saved.restore_parameters(groups)
-            saved.restore_optimizer(groups, optimizer)
-            self.method.load_extra_state(saved.extra())
-            saved.restore_rng()
+            saved.restore(groups, optimizer, self.method.load_extra_state)
         model, prepared = self.accelerator.prepare(self.method, optimizer)
         progress = self._progress(number, first)
         try:

@@ -123,3 +123,16 @@ def test_a_step_callback_may_stop_the_drawing_and_the_base_is_put_back(base):
 def test_pixels_become_bytes_as_comfyui_saves_them():
     pixels = torch.tensor([-1.2, -1.0, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 1, 6).expand(1, 3, 1, 6)
     assert to_bytes(pixels)[0, 0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_words_of_another_width_or_encoder_are_refused_before_anything_is_drawn(base):
+    for rows in ({"token.v0.clip_l": torch.ones(2, 33)}, {"token.v0.clip_l": torch.ones(2, 0)}):
+        wide = artifact(kind="embedding", tensors=rows)
+        with pytest.raises(
+            LikenessError, match=r"<v0> was learned for a text encoder \d+ wide, this model's is 32"
+        ):
+            generate(base, ["a photo of <v0>"], artifacts=[(wide, 1.0)], steps=1)
+    both = tiny_base(family="sdxl")
+    half = artifact(kind="embedding", tensors={"token.v0.clip_g": torch.ones(2, 64)}, base_family="sdxl")
+    with pytest.raises(LikenessError, match="a text encoder 64 wide, this model's is 32 and 64"):
+        generate(both, ["a photo of <v0>"], artifacts=[(half, 1.0)], steps=1)

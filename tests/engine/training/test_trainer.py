@@ -275,6 +275,67 @@ def test_a_damaged_checkpoint_says_what_to_delete(tmp_path):
         run(Toy(FIRST, SECOND), tmp_path, resume=True)
 
 
+def at(position: dict, **lengths) -> dict[str, str]:
+    return {"position": json.dumps(position), **{key: json.dumps(value) for key, value in lengths.items()}}
+
+
+DAMAGED = {  # changes to the metadata and to the tensors of a checkpoint at step 2 of the second phase
+    "a step beyond the phase": (at({"phase": 1, "phase_step": 99}), {}),
+    "a phase beyond the plan": (at({"phase": 9, "phase_step": 1}), {}),
+    "a step in words": (at({"phase": 1, "phase_step": "3"}), {}),
+    "a step before the first": (at({"phase": 1, "phase_step": -3}), {}),
+    "half a step": (at({"phase": 1, "phase_step": 1.5}), {}),
+    "a step that is true": (at({"phase": True, "phase_step": 1}), {}),
+    "no step": (at({"phase": 1}), {}),
+    "a list of steps": (at([1, 2]), {}),
+    "lengths in words": (at({"phase": 1, "phase_step": 2}, lengths="ab"), {}),
+    "endless brackets": ({"plan": "[" * 100_000}, {}),
+    "settings in a word": ({"plan": json.dumps({"settings": "steps"})}, {}),
+    "no plan": ({"plan": "null"}, {}),
+    "no random state": ({}, {"rng": None}),
+    "a random state of another kind": ({}, {"rng": torch.zeros(3)}),
+    "a random state cut short": ({}, {"rng": torch.zeros(9, dtype=torch.uint8)}),
+    "no parameter": ({}, {"parameter.slope.0": None}),
+    "a parameter that broadcasts": ({}, {"parameter.slope.0": torch.ones(1)}),
+    "a parameter of more numbers": ({}, {"parameter.slope.0": torch.ones(3)}),
+    "a parameter that is no number": ({}, {"parameter.slope.0": torch.tensor(math.nan)}),
+    "a parameter in integers": ({}, {"parameter.slope.0": torch.tensor(1)}),
+    "a moment that broadcasts": ({}, {"optimizer.slope.0.exp_avg": torch.ones(1)}),
+    "half of the moments": ({}, {"optimizer.slope.0.exp_avg_sq": None}),
+    "a moment too many": ({}, {"optimizer.slope.0.surprise": torch.tensor(1.0)}),
+    "several step counts": ({}, {"optimizer.slope.0.step": torch.ones(2)}),
+    "nothing of the method's own": ({}, {"extra.average": None}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_checkpoint_that_does_not_fit_the_run_is_refused_and_nothing_is_broadcast(tmp_path, name):
+    run(Toy(FIRST, SECOND), tmp_path, StopAt(7))
+    state = tmp_path / "me.checkpoint" / "state.safetensors"
+    with safe_open(state, "pt") as file:
+        told, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata, changes = DAMAGED[name]
+    tensors = {key: value for key, value in {**tensors, **changes}.items() if value is not None}
+    save_file(tensors, state, {**told, **metadata})
+    with pytest.raises(
+        LikenessError, match=r"state\.safetensors .*delete .*me\.checkpoint and begin again"
+    ) as said:
+        run(Toy(FIRST, SECOND), tmp_path, resume=True)
+    assert "\n" not in str(said.value)
+
+
+def test_moments_in_eight_bits_begin_anew_in_a_run_with_full_ones(tmp_path, caplog):
+    run(Toy(FIRST, SECOND), tmp_path, StopAt(3))
+    state = tmp_path / "me.checkpoint" / "state.safetensors"
+    with safe_open(state, "pt") as file:
+        told, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    small = {key.replace("exp_avg_sq", "state2").replace("exp_avg", "state1"): value
+             for key, value in tensors.items()}  # fmt: skip
+    save_file(small, state, told)
+    run(Toy(FIRST, SECOND), tmp_path, resume=True)
+    assert "of another precision" in caplog.text
+
+
 def test_checkpoints_hold_no_pickle(tmp_path):
     run(Toy(FIRST, SECOND), tmp_path, StopAt(3))
     names = sorted(path.name for path in (tmp_path / "me.checkpoint").iterdir())
