@@ -148,6 +148,11 @@ def _further() -> list[io.Input]:
             "disobeyed, and keep the best state. 0 learns all steps. Faces are judged by AuraFace from "
             "models/insightface, or by the Miniature's own judge.",
         ),
+        io.String.Input(
+            "save_as", display_name="save as", default="", placeholder="my-friend", optional=True,
+            tooltip="A name to keep it under in models/likeness, without a Save node; friends/ann makes a "
+            "subfolder. An earlier file stays: the new one gets a number.",
+        ),
     ]  # fmt: skip
 
 
@@ -223,6 +228,7 @@ def learn(
 ) -> io.NodeOutput:  # fmt: skip
     """Trains on copies of the graph's models and shows it in the node."""
     from ..engine.artifact import Artifact
+    from ..engine.comfy_bridge import learned
     from ..engine.comfy_bridge.pictures import image_of
     from ..engine.comfy_bridge.run import GraphObserver, stop_graph
     from ..engine.evaluation.loss_plot import plot_losses
@@ -234,14 +240,38 @@ def learn(
         )
     observer = GraphObserver(node.hidden.unique_id)
     settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
-    path = _train(loaded, observer, method, settings, concepts, run)
+    path, key = _train(loaded, observer, method, settings, concepts, run)
+    if key and path is not None and not observer.losses:
+        return _learned_before(node, observer, path, run.get("save_as", ""))
     if observer.interrupted:
         stop_graph(observer, path, (concepts[0].class_word if concepts else "adapter") or "likeness")
     drawn = [observer.losses, *([observer.likeness] if observer.likeness else [])]
     plot = image_of([plot_losses(curves) for curves in drawn])
     previews = image_of(observer.previews) if observer.previews else plot
-    observer.ended(*observer.scores)
-    return io.NodeOutput(Artifact.load(path), previews, plot, ui=_seen(node, observer.previews, plot))
+    learned.keep(key, path, plot_losses(observer.losses))
+    artifact = Artifact.load(path)
+    observer.ended(*observer.scores, *_saved(artifact, run.get("save_as", "")))
+    return io.NodeOutput(artifact, previews, plot, ui=_seen(node, observer.previews, plot))
+
+
+def _learned_before(node: type[io.ComfyNode], observer: Any, path: Path, name: str) -> io.NodeOutput:
+    """What an equal run learned, with the curves that were kept beside it."""
+    from ..engine.artifact import Artifact
+    from ..engine.comfy_bridge import learned
+    from ..engine.comfy_bridge.pictures import image_of
+    from ..engine.evaluation.loss_plot import plot_losses
+
+    artifact, curves = Artifact.load(path), learned.plot_of(path)
+    plot = image_of([plot_losses({}) if curves is None else curves])
+    observer.say(" · ".join((learned.said_of(path), *_saved(artifact, name))))
+    return io.NodeOutput(artifact, plot, plot, ui=_seen(node, [], plot))
+
+
+def _saved(artifact: Any, name: str) -> list[str]:
+    """Keeps it in models/likeness where a name was given; what to say of it."""
+    from ..engine.comfy_bridge.learned import save_as
+
+    return [f"saved as {save_as(artifact, name)}"] if name and name.strip() else []
 
 
 def _has_masks(spec: ConceptSpec) -> bool:
@@ -286,14 +316,19 @@ def _check_no_files(kind: type, typed: Mapping[Any, Any]) -> None:
 def _train(
     loaded: tuple[Any, Any, Any], observer: Any, method: str, settings: Any,
     concepts: tuple[ConceptSpec, ...], run: Mapping[str, Any],
-) -> Path | None:  # fmt: skip
-    """Writes the artifact and returns its path; nothing where it was stopped before the first step."""
+) -> tuple[Path | None, str]:  # fmt: skip
+    """Writes the artifact and returns its path, and what names the run among those that were learned.
+
+    No path where it was stopped before the first step; an earlier run's where it was equal.
+    """
     from ..engine.bases.loaders.graph import base_from_graph
+    from ..engine.comfy_bridge import learned
     from ..engine.comfy_bridge import run as graph
     from ..engine.comfy_bridge.folders import temporary_folder
-    from ..engine.comfy_bridge.identity import digest_of, people_in
+    from ..engine.comfy_bridge.identity import people_in
     from ..engine.comfy_bridge.weights import take_weights
     from ..engine.data.concepts import load_concept
+    from ..engine.identity.conditioning import digest_of
     from ..engine.training.launch import Stopped, train
 
     job = Job(
@@ -310,13 +345,18 @@ def _train(
         whole = job.to_json() + base.fingerprint + (digest_of(people) if people else "")
         job = replace(job, output=str(graph.run_file(whole)))
         read = [load_concept(concept) for concept in concepts]
-        critic = _critic(job, base, observer, run.get("stop_by_likeness", 0), read)
+        look_every = run.get("stop_by_likeness", 0)
+        shown = digest_of(people) if people else ""
+        key = learned.key_of(job, read, base.fingerprint, shown, look_every)
+        if (before := learned.find(key)) is not None:
+            return before, key
+        critic = _critic(job, base, observer, look_every, read)
         handed = iter(read)
         del read  # `train` takes them over, and keeps no more of them than it needs
         try:
-            return train(job, observer, base, critic, people, handed)
+            return train(job, observer, base, critic, people, handed), key
         except Stopped:
-            return None
+            return None, key
 
 
 def _critic(job: Job, base: Any, observer: Any, every: int, read: Sequence[Any]) -> Any:

@@ -1,8 +1,36 @@
 """What was learned: using it, keeping it, reading it back, and giving it to other tools."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from .types import Likeness, schema, told
+
+
+def _trigger_word() -> io.Input:
+    """The widget that renames what prompts say."""
+    return io.String.Input(
+        "trigger_word", display_name="trigger word", default="", placeholder="as learned", optional=True,
+        tooltip="Another word for prompts, such as <anna>, instead of the one it was learned under. Change "
+        "it when two likenesses have the same; where it has several, name them in their order.",
+    )  # fmt: skip
+
+
+def renamed(likeness: Any, words: str) -> Any:
+    """The likeness under other placeholders; brackets may be left away, empty words leave it as it is."""
+    names = [f"<{word.strip('<>')}>" for word in words.replace(",", " ").split()]
+    return likeness.renamed(names) if names else likeness
+
+
+def _card(likeness: Any) -> str:
+    """What a likeness is, in one line: the words to type, how and on what it was learned."""
+    from ..engine.bases.families import FAMILIES
+
+    words = " ".join(token.token for token in likeness.tokens)
+    shown = [f"write {words}" if words else "", likeness.method, FAMILIES[likeness.base_family].name,
+             f"{likeness.steps} steps" if likeness.steps else "",
+             ", ".join(token.class_word for token in likeness.tokens if token.class_word)]  # fmt: skip
+    return " · ".join(part for part in shown if part)
 
 
 class LikenessApply(io.ComfyNode):
@@ -24,7 +52,11 @@ class LikenessApply(io.ComfyNode):
                     "clip",
                     tooltip="That model's CLIP; connect the prompts to this node's CLIP output.",
                 ),
-                Likeness.Input("likeness", tooltip="From one of the Train nodes, or from Load Likeness."),
+                Likeness.Input(
+                    "likeness", optional=True,
+                    tooltip="From one of the Train nodes, or from Load Likeness. Without one, MODEL and CLIP "
+                    "pass as they came.",
+                ),
                 io.Float.Input(
                     "strength_model", display_name="strength_model", default=1.0, min=-4.0, max=4.0,
                     step=0.05,
@@ -38,6 +70,7 @@ class LikenessApply(io.ComfyNode):
                     "at 1 unless the placeholder takes over the prompt. Learned words always count in "
                     "full.",
                 ),
+                _trigger_word(),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="Connect it to the sampler."),
@@ -46,10 +79,16 @@ class LikenessApply(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, clip, likeness, strength_model: float, strength_clip: float) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, strength_model: float, strength_clip: float, likeness=None, trigger_word: str = "",
+    ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.words import apply
 
-        return io.NodeOutput(*apply(model, clip, likeness, strength_model, strength_clip))
+        if likeness is None:
+            return io.NodeOutput(model, clip)
+        return io.NodeOutput(
+            *apply(model, clip, renamed(likeness, trigger_word), strength_model, strength_clip)
+        )
 
 
 class LikenessSave(io.ComfyNode):
@@ -104,6 +143,7 @@ class LikenessLoad(io.ComfyNode):
                     tooltip="A file in models/likeness; MasterWeaver's adapter_*.pt may be there too. Press "
                     "R to refresh the list after adding one.",
                 ),
+                _trigger_word(),
             ],
             outputs=[
                 Likeness.Output(
@@ -118,15 +158,16 @@ class LikenessLoad(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, name: str) -> io.NodeOutput:
+    def execute(cls, name: str, trigger_word: str = "") -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import find
         from ..engine.identity.adapter import read_adapter
 
-        likeness = read_adapter(find(name, "likeness"))  # or any other likeness
-        return io.NodeOutput(likeness, " ".join(token.token for token in likeness.tokens))
+        likeness = renamed(read_adapter(find(name, "likeness")), trigger_word)  # or any other likeness
+        words = " ".join(token.token for token in likeness.tokens)
+        return told(cls, likeness, words, text=_card(likeness))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> str:
+    def fingerprint_inputs(cls, name: str, **_: str) -> str:
         from ..engine.comfy_bridge.folders import find, state_of
 
         return state_of(find(name, "likeness"))

@@ -89,4 +89,5 @@ ADVANCED: dict[str, tuple[str, ...]] = {
     "LikenessDetailFace": (*_GATED, "cfg", "sampler_name", "scheduler", "around"),
     "LikenessUpscale": ("tile", "margin"),
     "LikenessGrid": ("negative", "seed"),
+    "LikenessApply": ("trigger_word",),
 }

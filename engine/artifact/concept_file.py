@@ -123,6 +123,24 @@ class Artifact:
         matches = {key: _TABLE_KEY.fullmatch(key) for key in self.tensors}
         return {match[1]: self.tensors[key] for key, match in matches.items() if match}
 
+    def renamed(self, words: Sequence[str]) -> "Artifact":
+        """The same under other placeholders: words such as `<anna>`, for its tokens in their order."""
+        if len(words) > len(self.tokens):
+            had = " ".join(token.token for token in self.tokens) or "none"
+            raise LikenessError(
+                f"{len(words)} placeholders are named, but it has {had}; name no more than that"
+            )
+        names = {token.name: replace(token, token=word).name for token, word in zip(self.tokens, words)}
+        tokens = [replace(token, token=f"<{names.get(token.name, token.name)}>") for token in self.tokens]
+        if len({token.token for token in tokens}) < len(tokens):
+            raise LikenessError(f"two placeholders would be {' '.join(words)}; give each a name of its own")
+        tensors = {}
+        for key, tensor in self.tensors.items():
+            match = _TOKEN_KEY.fullmatch(key)
+            new = names.get(match[1], match[1]) if match else ""
+            tensors[key.replace(f"token.{match[1]}.", f"token.{new}.", 1) if match else key] = tensor
+        return replace(self, tokens=tuple(tokens), tensors=tensors)
+
     def _metadata(self) -> dict[str, str]:
         values = {
             "likeness.format_version": FORMAT_VERSION,

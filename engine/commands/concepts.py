@@ -1,4 +1,4 @@
-"""Concept files as options name them: FILE, or FILE:STRENGTH."""
+"""Concept files as options name them: FILE, FILE:STRENGTH, or FILE:STRENGTH:<placeholder>."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,9 +10,14 @@ if TYPE_CHECKING:
 
 
 def with_strength(text: str) -> "tuple[Artifact, float]":
-    """`me.safetensors` or `me.safetensors:0.8`."""
+    """`me.safetensors`, `me.safetensors:0.8`, or with another placeholder `me.safetensors:0.8:<anna>`."""
     from ..artifact import Artifact
+    from ..config import TOKEN
 
+    rest, _, words = text.rpartition(":")
+    if rest and words and not TOKEN.sub("", words).strip(", "):
+        artifact, factor = with_strength(rest)
+        return artifact.renamed(TOKEN.findall(words)), factor
     path, _, strength = text.rpartition(":")
     try:
         factor = float(strength)

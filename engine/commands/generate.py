@@ -26,7 +26,8 @@ class Drawing:
     """What is drawn: concepts, base, and how the noise is taken away."""
 
     concept: Annotated[
-        list[str] | None, Option(help="Concept file, or FILE:STRENGTH; repeat for several.")
+        list[str] | None,
+        Option(help="Concept file, FILE:STRENGTH or FILE:STRENGTH:<anna>; repeat for several."),
     ] = None
     base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature"
     out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(

@@ -30,7 +30,8 @@ def restore(
     ] = "redraw",
     prompt: Annotated[str, Option(help="For redraw: what the faces are, with the placeholder.")] = "",
     concept: Annotated[
-        list[str] | None, Option(help="For redraw: concept file, or FILE:STRENGTH; repeat for several.")
+        list[str] | None,
+        Option(help="For redraw: concept file, FILE:STRENGTH or FILE:STRENGTH:<anna>; repeat."),
     ] = None,
     base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
     parts: BaseParts,

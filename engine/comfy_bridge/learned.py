@@ -1,0 +1,94 @@
+"""What was learned in this ComfyUI: a run whose inputs were equal is not learned twice, also after a restart.
+
+Equal is what decides the outcome: method, settings, seed, pictures, words, model; not how it was watched.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+from PIL import Image
+
+from ..artifact import Artifact
+from ..config import Job
+from ..data.concepts import Concept, digest
+from ..errors import LikenessError
+from ..files import make_folder, unused
+from .folders import FOLDER, inside
+
+# of a job: how it is watched and where things lie, which decides nothing
+WATCHING = ("preview_every", "preview_prompt", "output", "cache", "resume", "device", "concepts", "memory",
+            "checkpoint_every", "checkpoint_minutes", "processes")  # fmt: skip
+
+
+def key_of(job: Job, concepts: Sequence[Concept], base: str, people: str, look_every: int) -> str:
+    """Names a run by all that decides its outcome; base and people: fingerprints, look_every: stopping's."""
+    told = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
+    whole = json.dumps([told, digest(concepts), base, people, look_every], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
+
+
+def find(key: str) -> Path | None:
+    """The file of a finished run; None where there is none that can be read."""
+    path = _folder() / f"{key}.safetensors"
+    try:
+        return path if path.exists() and Artifact.load(path) else None
+    except LikenessError:
+        return None  # learned again, and written over
+
+
+def keep(key: str, learned: Path, plot: np.ndarray) -> None:
+    """Keeps a finished run's file and its curves (H, W, 3) uint8."""
+    folder = make_folder(_folder())
+    fresh = folder / f".{key}.part"
+    shutil.copyfile(learned, fresh)
+    fresh.replace(folder / f"{key}.safetensors")
+    Image.fromarray(plot).save(folder / f"{key}.png")
+
+
+def plot_of(path: Path) -> np.ndarray | None:
+    """The curves that were kept beside a run's file."""
+    picture = path.with_suffix(".png")
+    try:
+        return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+    except OSError:
+        return None
+
+
+def said_of(path: Path) -> str:
+    """When a run was learned, and how to learn it again."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+    return f"learned already on {when}; change the seed, or delete {path}, to learn it again"
+
+
+def save_as(learned: Artifact, name: str) -> Path:
+    """Writes it to models/likeness under the name, or a number behind it; an equal file is found again."""
+    wanted = inside(FOLDER, name, ".safetensors")
+    for path in (wanted, *sorted(wanted.parent.glob(f"{wanted.stem}-*{wanted.suffix}"))):
+        if path.exists() and _equal(learned, path):
+            return path
+    return learned.save(unused(wanted))
+
+
+def _equal(learned: Artifact, path: Path) -> bool:
+    try:
+        other = Artifact.load(path)
+    except LikenessError:
+        return False
+    if [asdict(token) for token in other.tokens] != [asdict(token) for token in learned.tokens]:
+        return False
+    return other.tensors.keys() == learned.tensors.keys() and all(
+        tensor.shape == learned.tensors[name].shape and bool((tensor == learned.tensors[name].cpu()).all())
+        for name, tensor in other.tensors.items()
+    )
+
+
+def _folder() -> Path:
+    """Outlasts restarts; ComfyUI gives browsers nothing out of user folders that begin with __."""
+    return Path(folder_paths.get_user_directory(), f"__{FOLDER}", "learned")
