@@ -242,6 +242,37 @@ def test_starting_comfyui_loads_no_training_code():
     assert wrong == []
 
 
+def names_in(path: Path) -> set[str]:
+    """What a module defines or imports, at whatever depth."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return found
+
+
+def test_what_is_imported_from_own_modules_is_there():
+    """Nodes import when they run, and only in ComfyUI: a name that moved away would not be missed before."""
+    missing = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            for alias, target in zip(node.names, resolve(path, node)):
+                place = ROOT.joinpath(*target.split("."))
+                file = (
+                    place.with_suffix(".py") if place.with_suffix(".py").exists() else place / "__init__.py"
+                )
+                whole = target.split(".")[-1] == alias.name and file.exists()
+                if not whole and not (file.exists() and alias.name in names_in(file)):
+                    missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {target} has no {alias.name}")
+    assert missing == []
+
+
 def test_imports_form_no_cycle():
     graph = {module_name(path): {found.target for found in imports(path) if found.ours} for path in sources()}
     done: set[str] = set()
