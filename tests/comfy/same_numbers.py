@@ -120,14 +120,13 @@ def with_users(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dict
     """The same of passes in whose attention somebody is."""
     model = loaded[0]
     context = base.encode_text(PROMPTS)
-    heard = context[:, : context.shape[1] - base.tail].clone()
+    heard = context.states.clone()
     noisy = torch.randn(len(PROMPTS), 4, side, side, generator=RANDOM)
     timesteps, more = torch.full((len(PROMPTS),), 500), {}
-    if base.pooled_width:
+    if context.pooled is not None:
         pixels = side * base.pixels_per_latent
-        pooled = context[:, -1, : base.pooled_width]
         more["y"] = model.model.encode_adm(
-            pooled_output=pooled, width=pixels, height=pixels, noise=noisy, device=noisy.device
+            pooled_output=context.pooled, width=pixels, height=pixels, noise=noisy, device=noisy.device
         )
 
     def theirs(options: dict[str, Any]) -> torch.Tensor:
@@ -135,7 +134,7 @@ def with_users(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dict
         return network(noisy, timesteps.float(), context=heard, transformer_options=dict(options), **more)
 
     def ours() -> torch.Tensor:
-        return base.predict(noisy, timesteps, context)
+        return base.predict(noisy, base.process.times(timesteps), context)
 
     return users_apart(ours, theirs, model, base, heard, (side, side))
 
