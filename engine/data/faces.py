@@ -109,12 +109,14 @@ def load_faces(
     paths = models_of(pack, root or default_root())
     silence_onnxruntime()
     try:
+        import onnxruntime
         from insightface.model_zoo import get_model
     except ImportError as error:
         raise LikenessError(
             f"faces are found with insightface, which does not load ({error}); "
             'run `pip install ".[faces]"`, or mask the face yourself'
         ) from error
+    onnxruntime.set_default_logger_severity(3)  # errors; warnings on initialisers help nobody
     providers = [*(["CUDAExecutionProvider"] if device.startswith("cuda") else []), "CPUExecutionProvider"]
     does: dict[str, Any] = {}
     for path in paths:

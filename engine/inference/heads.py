@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.concepts import Concept
+from ..data.faces import provider_line
 from ..data.heads import advice_on_heads, look
 from ..data.packs import PACKS, default_root, packs_in
 from ..data.quality import Quality, examine_pictures, own_world
@@ -33,13 +34,15 @@ def _who_looks(concept: Concept, faces: str, packs: Path) -> tuple[Any, str]:
     if faces == NOBODY or (faces == AUTOMATIC and concept.role != "subject"):
         return None, ""
     if faces != AUTOMATIC:
-        return eyes_of(faces, packs=packs), ""
+        finder = eyes_of(faces, packs=packs)
+        return finder, provider_line(faces, finder.provider, "cpu")
     if own_world(concept.pictures):
         return eyes_of(MINIATURE), ""
     there = sorted(packs_in(packs), key=lambda name: (name not in PACKS, name))
     if not there:
         return None, f"nobody looked at the faces: there is no face pack in {packs / 'models'}"
     try:
-        return eyes_of(there[0], packs=packs), f"faces were looked at by {there[0]}"
+        finder = eyes_of(there[0], packs=packs)
+        return finder, provider_line(there[0], finder.provider, "cpu")
     except LikenessError as error:
         return None, f"nobody looked at the faces: {error}"
