@@ -7,6 +7,8 @@ from difflib import get_close_matches
 class LikenessError(Exception):
     """A mistake that the user can mend: one sentence that names the file or setting and the remedy."""
 
+    __module__ = "likeness"  # ComfyUI shows it to users, who need no path of ours
+
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """A tail for an error message, `; did you mean 'steps'?`, or nothing if no valid word is close."""

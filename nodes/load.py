@@ -188,7 +188,7 @@ class LikenessExport(io.ComfyNode):
                 io.String.Input(
                     "name", display_name="name", default="my-likeness",
                     tooltip="The files' name without ending; the embedding is then called "
-                    "embedding:<name>. Files of that name are replaced, so change it for every person.",
+                    "embedding:<name>. Other files of that name stay: the new ones get a number.",
                 ),
             ],
             outputs=[io.String.Output(display_name="files", tooltip="What was written, one path per line.")],

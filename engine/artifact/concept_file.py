@@ -95,6 +95,12 @@ class Artifact:
         one_of("kind of concept file", self.kind, KINDS)
         one_of("family of base models", self.base_family, FAMILIES)
 
+    def __str__(self) -> str:
+        """As nodes show it: not all of its numbers."""
+        words = " ".join(token.token for token in self.tokens)
+        parts = (f"{self.kind} {words}".strip(), self.method, self.base_family, f"{self.steps} steps")
+        return ", ".join(parts)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the file, whole or not at all."""
         check_tensors(self, path)

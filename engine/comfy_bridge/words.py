@@ -1,12 +1,13 @@
 """Using what was learned: LoRAs onto MODEL and CLIP, words into CLIP, both into other tools' files."""
 
 import copy
+import filecmp
 import hashlib
 import logging
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
     earlier = getattr(tokenizer, "likeness_names", {})
     for token in names:
         if earlier.get(token, names[token]) != names[token]:
-            raise LikenessError(f"two likenesses use the placeholder {token}; learn one of them as another")
+            raise LikenessError(f"two likenesses use the placeholder {token}; give one another trigger word")
     known = {**earlier, **names}
     reader = copy.copy(tokenizer)
     folders = tokenizer.embedding_directory or []
@@ -174,25 +175,36 @@ def check_placeholders(text: str, known: Collection[str]) -> None:
 def export(artifact: Artifact, name: str) -> list[Path]:
     """Writes the LoRA into models/loras and the words into models/embeddings; the paths of both.
 
+    Other files of that name stay: the new ones get a number, both the same.
     A prompt ends an embedding's name at spaces and commas, and reads brackets and colons as weights: in their
     place come underscores.
     """
     staging = temporary_folder("export", uuid.uuid4().hex)
-    written = []
     try:
-        for file in export_stock(artifact, staging, "the LoRA"):
-            lora = file.stem == "the LoRA"
-            plain = lora or len(artifact.tokens) == 1
-            kind, stem = "loras" if lora else "embeddings", name if plain else f"{name}-{file.stem}"
-            if not lora and stem != (stem := re.sub(r"[\s(),:]+", "_", stem)):
-                log.warning("prompts reach the embedding as embedding:%s", stem)
-            target = inside(kind, stem, file.suffix)
+        files = list(export_stock(artifact, staging, "the LoRA"))
+        targets, number = _targets(files, name), 1
+        while any(path.exists() and not filecmp.cmp(file, path, False) for file, path in zip(files, targets)):
+            number += 1
+            targets = _targets(files, f"{name.strip()}-{number}")
+        for file, target in zip(files, targets):
             with write_atomically(target) as unfinished:
                 shutil.copyfile(file, unfinished)
-            written.append(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return written
+    return targets
+
+
+def _targets(files: Sequence[Path], name: str) -> list[Path]:
+    """Where the files of an export go under this name."""
+    found = []
+    for file in files:
+        lora = file.stem == "the LoRA"
+        alone = lora or sum(other.stem != "the LoRA" for other in files) == 1
+        stem = name if alone else f"{name}-{file.stem}"
+        if not lora and stem != (stem := re.sub(r"[\s(),:]+", "_", stem)):
+            log.warning("prompts reach the embedding as embedding:%s", stem)
+        found.append(inside("loras" if lora else "embeddings", stem, file.suffix))
+    return found
 
 
 def spell_placeholders(text: str, names: Mapping[str, str]) -> str:

@@ -69,6 +69,11 @@ class ConceptSpec:
     role: str | None = None  # None: as concept.json says
     asset: int | None = None  # in MagicTailor's folder of several concepts: the number before its file names
 
+    def __str__(self) -> str:
+        """As nodes show it."""
+        words = [self.token, self.class_word, self.role and f"({self.role})", f"from {self.folder}"]
+        return " ".join(word for word in words if word)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", typed_path(self.folder))
         if not TOKEN.fullmatch(self.token):

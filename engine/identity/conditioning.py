@@ -42,6 +42,10 @@ class IdentityTokens:
     tokens: Tensor
     nobody: Tensor
 
+    def __str__(self) -> str:
+        """As nodes show it: not the whole network."""
+        return f"an identity in {self.tokens.shape[1]} tokens, for {self.adapter.family}"
+
 
 def check_fit(adapter: IdAdapter, family: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises unless the adapter is for this base; `shapes`: by layer name, those of its `to_k`."""

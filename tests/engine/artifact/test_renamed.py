@@ -7,6 +7,7 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.commands.concepts import with_strength
+from likeness_portraits.engine.config import ConceptSpec
 from likeness_portraits.engine.errors import LikenessError
 
 WORDS = {"token.v0.clip_l": torch.ones(1, 768), "token.v1.clip_l": torch.zeros(2, 768)}
@@ -53,3 +54,9 @@ def test_the_command_line_renames_behind_the_strength(
     path = learned("v0", "v1").save(tmp_path / "two.safetensors")
     artifact, factor = with_strength(f"{path}{behind}")
     assert (factor, " ".join(token.token for token in artifact.tokens)) == (strength, words)
+
+
+def test_what_nodes_pass_on_is_one_line_when_somebody_looks_at_it():
+    assert str(learned("v0")) == "embedding <v0>, textual-inversion, sd1, 0 steps"
+    spec = ConceptSpec(folder="friends", token="<anna>", class_word="woman", role="subject")
+    assert str(spec) == "<anna> woman (subject) from friends"
