@@ -242,6 +242,7 @@ def test_starting_comfyui_loads_no_training_code():
     assert wrong == []
 
 
+@cache
 def names_in(path: Path) -> set[str]:
     """What a module defines or imports, at whatever depth."""
     found: set[str] = set()
