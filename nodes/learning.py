@@ -1,7 +1,7 @@
 """What all training nodes share: their widgets, and the run from the graph's models to an artifact."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,12 @@ def _further() -> list[io.Input]:
             tooltip="A name to keep it under in models/likeness, without a Save node; friends/ann makes a "
             "subfolder. An earlier file stays: the new one gets a number.",
         ),
+        io.Float.Input(
+            "checkpoint_minutes", display_name="backup every (minutes)", default=5.0, min=0.0, max=1440.0,
+            step=0.5, optional=True,
+            tooltip="How often the run is kept on disk, so that after a crash or a restart the same queue "
+            "entry goes on from there. 0 keeps it only when you cancel.",
+        ),
     ]  # fmt: skip
 
 
@@ -227,10 +233,9 @@ def learn(
     preset: str, chosen: Mapping[str, Any], run: Mapping[str, Any],
 ) -> io.NodeOutput:  # fmt: skip
     """Trains on copies of the graph's models and shows it in the node."""
-    from ..engine.artifact import Artifact
     from ..engine.comfy_bridge import learned
     from ..engine.comfy_bridge.pictures import image_of
-    from ..engine.comfy_bridge.run import GraphObserver, stop_graph
+    from ..engine.comfy_bridge.run import GraphObserver, stop_graph, taken
     from ..engine.evaluation.loss_plot import plot_losses
 
     if chosen.get("masked_loss") is True and not any(map(_has_masks, concepts)):
@@ -249,7 +254,7 @@ def learn(
     plot = image_of([plot_losses(curves) for curves in drawn])
     previews = image_of(observer.previews) if observer.previews else plot
     learned.keep(key, path, plot_losses(observer.losses))
-    artifact = Artifact.load(path)
+    artifact = taken(path)
     observer.ended(*observer.scores, *_saved(artifact, run.get("save_as", "")))
     return io.NodeOutput(artifact, previews, plot, ui=_seen(node, observer.previews, plot))
 
@@ -324,37 +329,39 @@ def _train(
     from ..engine.bases.loaders.graph import base_from_graph
     from ..engine.comfy_bridge import learned
     from ..engine.comfy_bridge import run as graph
-    from ..engine.comfy_bridge.folders import temporary_folder
+    from ..engine.comfy_bridge.folders import kept_folder
     from ..engine.comfy_bridge.identity import people_in
     from ..engine.comfy_bridge.weights import take_weights
     from ..engine.data.concepts import load_concept
     from ..engine.identity.conditioning import digest_of
+    from ..engine.training.checkpoint import sweep_runs
     from ..engine.training.launch import Stopped, train
 
+    runs, cache = kept_folder("runs"), kept_folder("class pictures")
+    for folder in (runs, cache):
+        sweep_runs(folder)
     job = Job(
         method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
         preview_every=run["preview_every"], preview_prompt=run.get("preview_prompt") or None,
         resolution=run.get("resolution") or None, precision=graph.precision(run.get("precision", "fp32")),
-        device=graph.device(), cache=str(temporary_folder("class pictures")), resume=True,
-        output="run.safetensors",
+        checkpoint_minutes=run.get("checkpoint_minutes", 5.0), device=graph.device(), cache=str(cache),
+        resume=True, output=str(graph.run_file()),
     )  # fmt: skip
     people = people_in(loaded[0])
     graph.warn_of_left_out(loaded[0], observer)
     with graph.training_allowed():
         base = base_from_graph(take_weights(*loaded))
-        whole = job.to_json() + base.fingerprint + (digest_of(people) if people else "")
-        job = replace(job, output=str(graph.run_file(whole)))
         read = [load_concept(concept) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""
-        key = learned.key_of(job, read, base.fingerprint, shown, look_every)
+        key = learned.key_of(job, read, base.identity, shown, look_every)
         if (before := learned.find(key)) is not None:
             return before, key
         critic = _critic(job, base, observer, look_every, read)
         handed = iter(read)
         del read  # `train` takes them over, and keeps no more of them than it needs
         try:
-            return train(job, observer, base, critic, people, handed), key
+            return train(job, observer, base, critic, people, handed, runs), key
         except Stopped:
             return None, key
 

@@ -1,6 +1,7 @@
 """ComfyUI's folders: where likenesses, LoRAs and embeddings lie, and where passing files go."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import folder_paths
@@ -38,7 +39,13 @@ def folder(kind: str) -> Path:
 
 def listed(kind: str = FOLDER) -> list[str]:
     """The files of a kind, as ComfyUI's own loaders would list them."""
-    return folder_paths.get_filename_list(kind)
+    return [name for name in folder_paths.get_filename_list(kind) if not _passing(name)]
+
+
+def _passing(name: str) -> bool:
+    """Whether it is no finished file: one that is being written or was left half-written, or a checkpoint."""
+    parts = Path(name).parts
+    return any(part.startswith(".") for part in parts) or any(part.endswith(".checkpoint") for part in parts)
 
 
 def find(name: str, kind: str = FOLDER) -> Path:
@@ -83,6 +90,19 @@ def state_of(path: Path) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
+def kept_folder(*parts: str) -> Path:
+    """A folder that outlasts restarts; where ComfyUI's user folder cannot be written, a temporary one.
+
+    ComfyUI gives browsers nothing out of folders in there whose names begin with two underscores.
+    """
+    place = Path(folder_paths.get_user_directory(), f"__{FOLDER}", *parts)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return temporary_folder(*parts)
+    return place if os.access(place, os.W_OK) else temporary_folder(*parts)
 
 
 def temporary_folder(*parts: str) -> Path:

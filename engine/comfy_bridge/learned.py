@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import folder_paths
 import numpy as np
 from PIL import Image
 
@@ -20,15 +19,15 @@ from ..config import Job
 from ..data.concepts import Concept, digest
 from ..errors import LikenessError
 from ..files import make_folder, unused
-from .folders import FOLDER, inside
+from .folders import FOLDER, inside, kept_folder
 
 # of a job: how it is watched and where things lie, which decides nothing
-WATCHING = ("preview_every", "preview_prompt", "output", "cache", "resume", "device", "concepts", "memory",
+WATCHING = ("preview_every", "preview_prompt", "output", "cache", "resume", "overwrite", "device", "concepts", "memory",
             "checkpoint_every", "checkpoint_minutes", "processes")  # fmt: skip
 
 
 def key_of(job: Job, concepts: Sequence[Concept], base: str, people: str, look_every: int) -> str:
-    """Names a run by all that decides its outcome; base and people: fingerprints, look_every: stopping's."""
+    """Names a run by all that decides its outcome; base and people: names, look_every: stopping's."""
     told = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
     whole = json.dumps([told, digest(concepts), base, people, look_every], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
@@ -91,4 +90,4 @@ def _equal(learned: Artifact, path: Path) -> bool:
 
 def _folder() -> Path:
     """Outlasts restarts; ComfyUI gives browsers nothing out of user folders that begin with __."""
-    return Path(folder_paths.get_user_directory(), f"__{FOLDER}", "learned")
+    return kept_folder("learned")

@@ -1,11 +1,11 @@
 """A training run inside ComfyUI: gradients, the progress bar and previews in the node, the cancel button."""
 
-import hashlib
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..artifact import Artifact
 from ..files import make_folder, portable, unused
 from .folders import FOLDER, inside, temporary_folder
 from .said import lasting, say
@@ -72,9 +73,18 @@ def warn_of_left_out(model: Any, observer: "GraphObserver") -> None:
         observer.on_note(text)
 
 
-def run_file(identity: str) -> Path:
-    """Where a run writes; equal runs, by all that decides their outcome, share it and can go on from it."""
-    return temporary_folder("runs") / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+def run_file() -> Path:
+    """Where a run writes what `taken` removes as soon as it is read."""
+    return temporary_folder("runs") / f"{uuid.uuid4().hex}.safetensors"
+
+
+def taken(path: Path) -> Artifact:
+    """What a run learned; its file goes, unless it had to be written elsewhere."""
+    learned = Artifact.load(path)
+    if path.parent == temporary_folder("runs"):
+        with suppress(OSError):
+            path.unlink()
+    return learned
 
 
 class GraphObserver:

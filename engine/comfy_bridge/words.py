@@ -7,7 +7,9 @@ import logging
 import re
 import shutil
 import uuid
+import weakref
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +124,40 @@ def with_rows(clip: Any, rows: Mapping[str, Mapping[str, torch.Tensor]]) -> Any:
     return clip
 
 
-def _shelve(token: str, vectors: Mapping[str, torch.Tensor]) -> str:
+class Shelved(str):
+    """The name of an embedding file, as `embedding:` takes it; it goes with the last CLIP that knows it."""
+
+    def __copy__(self) -> "Shelved":
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> "Shelved":
+        return self
+
+
+# the names that some CLIP still knows: a file that is shelved again must not go with the first of its names
+_SHELVED: "weakref.WeakValueDictionary[str, Shelved]" = weakref.WeakValueDictionary()
+
+
+def _shelve(token: str, vectors: Mapping[str, torch.Tensor]) -> Shelved:
     """Writes an embedding file under a name of its own; the name, as `embedding:` takes it."""
     plain = {encoder: rows.detach().cpu().contiguous().clone() for encoder, rows in vectors.items()}
     data = safetensors.torch.save(plain)
     name = f"{hashlib.sha256(data).hexdigest()[:16]}/{token.strip('<>')}"
     path = temporary_folder("embeddings") / f"{name}.safetensors"
+    shelved = _SHELVED.get(name)
+    if shelved is None:
+        shelved = _SHELVED[name] = Shelved(name)
+        weakref.finalize(shelved, _removed, path)
     if not path.exists():
         with write_atomically(path) as unfinished:
             unfinished.write_bytes(data)
-    return name
+    return shelved
+
+
+def _removed(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+        path.parent.rmdir()
 
 
 def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:

@@ -1,6 +1,8 @@
 """PersonaMagic's settings and presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import LikenessError
 from ..staged.stages import StagePlan, check_interval
@@ -76,6 +78,9 @@ class PersonaMagicSettings:
         "{} dressed as a doctor", "{} wearing a winter coat", "{} on a beach", "{} in a snowy forest",
         "{} in front of a castle", "{} in a busy street", "{} at a concert", "{} on top of a mountain",
     )  # fmt: skip
+
+    # settings that name files, and what else they may say: a workflow's text may say only that
+    FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {"image_encoder": ("auto", "none")}
 
     def __post_init__(self) -> None:
         at_least(

@@ -92,6 +92,14 @@ class Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """Ends it as a crash or the system's memory watch would."""
+        self._process.kill()
+        self._process.wait()
+
+    def start_again(self) -> None:
+        self._process = self._start()
+
     def stop(self) -> None:
         self._process.terminate()
         try:

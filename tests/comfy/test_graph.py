@@ -207,9 +207,9 @@ def endless(prompt: dict[str, Any], name: str) -> dict[str, Any]:
     return long
 
 
-def wait_for_line(server: Server, text: str, seconds: float = 120) -> None:
+def wait_for_line(server: Server, text: str, seconds: float = 120, times: int = 1) -> None:
     end = time.monotonic() + seconds
-    while text not in server.log.read_text():
+    while server.log.read_text().count(text) < times:
         assert time.monotonic() < end, f"'{text}' never came:\n{server.log.read_text()[-2000:]}"
         time.sleep(0.05)
 
@@ -219,8 +219,11 @@ def cancel_soon(server: Server, graph: dict[str, Any], step: int) -> float:
 
     Of work, not of the clock: other processes on a small machine delay everything.
     """
+    (learn,) = by_type(graph, "LikenessTrainDreamBoothLora")
+    line = f"learning: step {step} of {graph[learn]['inputs']['steps']}"
+    before = server.log.read_text().count(line)
     running = server.queue(graph)
-    wait_for_line(server, f"learning: step {step} of 100000")
+    wait_for_line(server, line, times=before + 1)
     time.sleep(2)
     asked = server.seconds_worked()
     server.post("/interrupt", {})
@@ -239,6 +242,30 @@ def test_cancelling_stops_within_a_second_keeps_what_was_learned_and_goes_on_fro
     assert str(kept) in server.log.read_text()
     second = cancel_soon(server, graph, done + 1)
     assert max(first, second) <= 1.0
+    longer = json.loads(json.dumps(graph))
+    (learn,) = by_type(graph, "LikenessTrainDreamBoothLora")
+    longer[learn]["inputs"] |= {"steps": 100_001, "preview_prompt": "<v0>"}  # as is what only shows
+    files = (server.base / "models" / "likeness" / "interrupted").glob("*.safetensors")
+    cancel_soon(server, longer, max(Artifact.load(file).steps for file in files) + 1)
+
+
+def test_after_a_cancel_other_pictures_and_another_noise_schedule_begin_another_run(
+    server: Server, prompt: dict[str, Any]
+):
+    graph = endless(prompt, "others")
+    (learn,) = by_type(graph, "LikenessTrainDreamBoothLora")
+    graph[learn]["inputs"]["seed"] = 6
+    cancel_soon(server, graph, 1)
+    pictures = json.loads(json.dumps(graph))
+    (base,) = by_type(pictures, "LikenessMiniature")
+    pictures[base]["inputs"]["pictures"] = 3
+    cancel_soon(server, pictures, 1)
+    schedule = json.loads(json.dumps(graph))
+    schedule["zsnr"] = node(
+        "ModelSamplingDiscrete", model=graph[learn]["inputs"]["model"], sampling="eps", zsnr=True
+    )
+    schedule[learn]["inputs"]["model"] = ["zsnr", 0]
+    cancel_soon(server, schedule, 1)
 
 
 def message_of_failure(server: Server, graph: dict[str, Any]) -> str:

@@ -1,0 +1,120 @@
+"""A server that is killed while it learns: the same queue entry goes on, and nothing is left over."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.tests.comfy.graphs import node
+from likeness_portraits.tests.comfy.hosts import Server
+
+pytestmark = pytest.mark.comfy
+
+STEPS, MINUTES = 60, 0.02  # 1.2 seconds
+
+
+@pytest.fixture
+def own(checkout: Path, python: Path, tmp_path: Path) -> Iterator[Server]:
+    """A server that may be killed."""
+    server = Server(checkout, tmp_path)
+    yield server
+    server.stop()
+
+
+def training(name: str, **changes: Any) -> dict[str, Any]:
+    told = {
+        "preset": "miniature", "steps": STEPS, "learning_rate": 0.0, "vectors": 1, "seed": 3,
+        "masked": "as the preset says", "preview_every": 0, "preview_prompt": "",
+        "checkpoint_minutes": MINUTES, **changes,
+    }  # fmt: skip
+    sockets = {"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "concept": ["concept", 0]}
+    return {
+        "base": node("LikenessMiniature", person=0, pictures=4),
+        "concept": node(
+            "LikenessConcept", images=["base", 3], class_word="woman", token="<v0>", role="subject"
+        ),
+        "learn": node("LikenessTrainTextualInversion", **sockets, **told),
+        "save": node("LikenessSave", likeness=["learn", 0], name=name),
+    }  # fmt: skip
+
+
+def kept(server: Server) -> list[Path]:
+    return list((server.base / "user" / "__likeness" / "runs").glob("*.checkpoint/job.json"))
+
+
+def step_in(file: Path) -> tuple[int, float]:
+    """The step that a checkpoint is of, and when it was written."""
+    try:
+        return json.loads(file.read_text())["phase_step"], file.stat().st_mtime
+    except (OSError, ValueError):  # just being replaced
+        return 0, 0.0
+
+
+def test_a_killed_server_loses_no_more_than_the_interval_between_checkpoints(own: Server):
+    own.queue(training("mine"))
+    end, seen = time.monotonic() + 300, {0: 0.0}
+    while max(seen) < 0.6 * STEPS:
+        assert time.monotonic() < end, own.log.read_text()[-2000:]
+        seen |= dict(step_in(file) for file in kept(own))
+        time.sleep(0.02)
+    own.kill()
+    killed = time.time()
+    (file,) = kept(own)
+    step, written = step_in(file)
+    steps = sorted(seen)[1:]
+    each = (seen[steps[-1]] - seen[steps[0]]) / max(steps[-1] - steps[0], 1)  # seconds, writing included
+    assert (
+        killed - written <= 60 * MINUTES + 3 * each + 1
+    )  # what is lost: the interval, and the step it fell into
+    own.start_again()
+    own.run(training("mine"))
+    assert f"learning: step {step + 1} of {STEPS}" in own.log.read_text()
+    own.run(training("whole", preview_prompt="<v0>"))  # another queue entry of the same run, which is over
+    assert f"learning: step 1 of {STEPS}" in own.log.read_text()
+    mine, whole = (own.base / "models" / "likeness" / f"{name}.safetensors" for name in ("mine", "whole"))
+    assert mine.read_bytes() == whole.read_bytes() and Artifact.load(mine).steps == STEPS
+    assert not kept(own)
+    assert not list((own.base / "temp" / "likeness" / "runs").glob("*"))
+
+
+def test_what_killed_writes_left_is_not_offered_and_old_runs_are_swept(own: Server):
+    likenesses, runs = own.base / "models" / "likeness", own.base / "user" / "__likeness" / "runs"
+    old, foreign = runs / "0123456789abcdef-150.checkpoint", runs / "notes.checkpoint"
+    for folder in (likenesses / "me.checkpoint", old, foreign):
+        folder.mkdir(parents=True)
+        (folder / "state.safetensors").touch()
+    (foreign / "thesis.txt").touch()
+    for folder in (old, foreign):
+        os.utime(folder, (0, 0))
+    (likenesses / ".anna-0123456789ab.safetensors").touch()
+    os.utime(likenesses / ".anna-0123456789ab.safetensors", (0, 0))
+    own.run(training("anna", steps=1))
+    assert not old.exists() and (foreign / "thesis.txt").exists()
+    assert not (likenesses / ".anna-0123456789ab.safetensors").exists()  # its writer is long gone
+    (likenesses / ".bo-0123456789ab.safetensors").touch()
+    offered = own.nodes()["LikenessLoad"]["input"]["required"]["name"]
+    assert "anna.safetensors" in json.dumps(offered) and "bo" not in json.dumps(offered)
+    assert "state" not in json.dumps(offered)
+
+
+def test_an_embedding_goes_with_the_last_clip_that_knows_it(own: Server):
+    folder = own.base / "temp" / "likeness" / "embeddings"
+    for seed in range(3):
+        graph = training("x", steps=1, seed=seed)
+        graph["apply"] = node(
+            "LikenessApply", model=["base", 0], clip=["base", 1], likeness=["learn", 0], strength_model=1.0,
+            strength_clip=1.0,
+        )  # fmt: skip
+        graph["text"] = node("CLIPTextEncode", clip=["apply", 1], text="a photo of <v0>")
+        graph["end"] = node("PreviewAny", source=["text", 0])
+        own.run(graph)
+    own.post("/free", {"unload_models": True, "free_memory": True})
+    end = time.monotonic() + 60
+    while len(list(folder.glob("*/*.safetensors"))) > 1:
+        assert time.monotonic() < end, sorted(folder.rglob("*"))
+        time.sleep(0.5)
