@@ -22,8 +22,10 @@ from ..files import make_folder, unused
 from .folders import FOLDER, inside, kept_folder
 
 # of a job: how it is watched and where things lie, which decides nothing
-WATCHING = ("preview_every", "preview_prompt", "output", "cache", "resume", "overwrite", "device", "concepts", "memory",
-            "checkpoint_every", "checkpoint_minutes", "processes")  # fmt: skip
+WATCHING = (
+    "preview_every", "preview_prompt", "output", "cache", "resume", "overwrite", "device", "concepts",
+    "memory", "checkpoint_every", "checkpoint_minutes", "processes",
+)  # fmt: skip
 
 
 def key_of(job: Job, concepts: Sequence[Concept], base: str, people: str, look_every: int) -> str:

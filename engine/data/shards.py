@@ -30,7 +30,7 @@ from PIL import Image
 
 from ..config import check_place, is_address
 from ..errors import LikenessError
-from ..files import make_folder, reading, write_atomically
+from ..files import make_folder, reading, sweep, write_atomically
 from .examples import mixed_seed
 from .pictures import grey_in, picture_in
 
@@ -195,6 +195,7 @@ def write_shards(
         if first is None:
             break
         path, count = target / f"shard-{len(counts):06d}.tar", 0
+        sweep(path)
         # opened here: webdataset would take a folder's name such as pipe:x for a command
         with write_atomically(path) as temporary, open(temporary, "wb") as file, TarWriter(file) as writer:
             for sample in chain([first], several):
@@ -204,13 +205,14 @@ def write_shards(
         counts[path.name] = count
     if not counts:
         raise LikenessError(f"there is nothing to write to {target}; give pictures with faces in them")
-    _write_index(target, counts)
+    _write_index(target, counts, whole=True)
     return [target / name for name in counts]
 
 
-def _write_index(folder: Path, counts: Mapping[str, int]) -> None:
+def _write_index(folder: Path, counts: Mapping[str, int], whole: bool = False) -> None:
+    """`whole`: no other tar in the folder belongs to them, such as one of a run that was killed before."""
     with write_atomically(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps({"samples": dict(counts)}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"samples": dict(counts), "whole": whole}, indent=1) + "\n")
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -230,7 +232,15 @@ def find_shards(where: str, web: bool = False) -> list[Shard]:
     :param web: whether they may come from an address; a command (`pipe:`) is refused always.
     """
     paths = _expanded(where, web)
-    counts = _index_of(paths)
+    counts, whole = _index_of(paths)
+    if whole and Path(os.path.expanduser(where)).is_dir():
+        others = [Path(path).name for path in paths if Path(path).name not in counts]
+        if others:
+            log.warning(
+                "left out are %d tars that %s does not name, of another run or added later; delete that file "
+                "to learn from them too: %s", len(others), INDEX, ", ".join(others),
+            )  # fmt: skip
+        paths = [path for path in paths if Path(path).name in counts]
     missing = [path for path in paths if Path(path).name not in counts]
     if missing and is_address(missing[0]):
         raise LikenessError(f"{missing[0]} has no {INDEX} beside it; write one where the shards lie")
@@ -302,18 +312,19 @@ def _opened(path: str) -> Iterator[Any]:
             stream.close()
 
 
-def _index_of(paths: Sequence[str]) -> dict[str, int]:
-    """Counts by file name from the index beside the first shard."""
+def _index_of(paths: Sequence[str]) -> tuple[dict[str, int], bool]:
+    """Counts by file name from the index beside the first shard; whether it names all that belong there."""
     beside = (
         f"{paths[0].rpartition('/')[0]}/{INDEX}"
         if is_address(paths[0])
         else str(Path(paths[0]).with_name(INDEX))
     )
     if not is_address(beside) and not Path(beside).is_file():
-        return {}
+        return {}, False
     try:
         with _opened(beside) as stream:
-            return {name: int(count) for name, count in json.load(stream)["samples"].items()}
+            told = json.load(stream)
+        return {name: int(count) for name, count in told["samples"].items()}, told.get("whole") is True
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise LikenessError(f"{beside} is damaged; delete it, it is made again") from error
 

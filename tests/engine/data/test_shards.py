@@ -1,6 +1,7 @@
 """Shards: what is written is read again, by position, on any number of processes; damage is stepped over."""
 
 import io
+import os
 import struct
 import tarfile
 import zlib
@@ -87,6 +88,22 @@ def test_tars_without_an_index_are_counted_and_patterns_are_understood(folder, t
     assert [shard.count for shard in find_shards(pattern)] == [4, 4, 4]
     assert (tmp_path / INDEX).exists()
     assert len(Lanes(str(tmp_path), 2, seed=0)) == 18
+
+
+def test_tars_of_a_run_that_was_killed_before_are_left_out_and_named(tmp_path, caplog):
+    write_shards(tmp_path, people(6), each=2)
+    (tmp_path / INDEX).unlink()  # killed before it was done
+    (tmp_path / ".shard-000001-0123456789ab.tar").touch()
+    os.utime(tmp_path / ".shard-000001-0123456789ab.tar", (0, 0))
+    write_shards(tmp_path, people(3), each=2)
+    assert [(Path(shard.path).name, shard.count) for shard in find_shards(str(tmp_path))] == [
+        ("shard-000000.tar", 2),
+        ("shard-000001.tar", 1),
+    ]
+    assert "left out are 1 tars" in caplog.text and caplog.text.rstrip().endswith("shard-000002.tar")
+    assert not list(tmp_path.glob(".shard*"))
+    (tmp_path / INDEX).unlink()
+    assert len(find_shards(str(tmp_path))) == 3  # as the message says
 
 
 def test_a_shard_cut_short_costs_its_rest_and_is_counted(folder, tmp_path):

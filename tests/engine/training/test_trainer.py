@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from likeness_portraits.engine.config import Phase
 from likeness_portraits.engine.data.examples import Batch, generator_for
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.checkpoint import Checkpoints, Origin
+from likeness_portraits.engine.training.checkpoint import Checkpoints, Origin, Position, sweep_runs
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
@@ -247,6 +247,28 @@ def test_a_host_counts_by_what_it_holds_and_a_base_by_its_weights_and_noise(tmp_
     assert folder("a.safetensors") != folder("a.safetensors", weights="another noise schedule")
     (tmp_path / "b.safetensors").write_bytes(b"two")
     assert folder("a.safetensors") != folder("b.safetensors")
+
+
+def test_in_a_folder_of_many_a_run_is_found_by_what_it_learns_and_prolonged(tmp_path, caplog):
+    runs = tmp_path / "runs"
+
+    def of(**changes) -> Checkpoints:
+        return Checkpoints(tiny_job("textual-inversion", tmp_path, **changes), "pictures", runs)
+
+    toy, optimizer = Toy(FIRST), adamw(Toy(FIRST).parameter_groups(), FIRST)
+    begun = of(settings={"steps": 5})
+    begun.save(Position(0, 3), toy.parameter_groups(), optimizer, {}, [5])
+    assert of(settings={"steps": 5}, name="another", preview_every=7).exists()
+    for changes in ({"seed": 8}, {"settings": {"steps": 4}}, {"settings": {"steps": 5, "learning_rate": 1}}):
+        assert not of(**changes).exists()
+    longer = of(settings={"steps": 9})
+    assert longer.find([9]).position == Position(0, 3) and not begun.exists()
+    (longer.folder / "state.safetensors").write_bytes(b"damaged")
+    assert longer.find([9]) is None and "beginning at the first step" in caplog.text
+    sweep_runs(runs)
+    assert longer.exists()
+    sweep_runs(runs, days=-1)
+    assert not longer.folder.exists()
 
 
 def test_a_checkpoint_from_before_a_setting_existed_is_of_the_same_run_while_that_is_as_by_default(tmp_path):
