@@ -7,6 +7,7 @@ from typer import Argument, Option
 
 from ..console import meter, note, say
 from .apps import app
+from .options import DEVICE, MODELS
 
 
 @app.command()
@@ -25,10 +26,8 @@ def masks(
             "face-parts."
         ),
     ] = "miniature",
-    models: Annotated[
-        Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")
-    ] = None,
-    device: Annotated[str, Option(help="Where networks run: cpu or cuda.")] = "cpu",
+    models: MODELS = None,
+    device: DEVICE = "cpu",
     soft: Annotated[bool, Option("--soft", help="Keep degrees between marked and not.")] = False,
     level: Annotated[float, Option(help="Above it a pixel is marked; not with --soft.")] = 0.5,
     grow: Annotated[int, Option(help="Pixels to reach further out; negative shrinks.")] = 0,

@@ -10,6 +10,7 @@ from typer import Argument, Option
 from ..console import note, say
 from ..errors import LikenessError
 from .apps import app
+from .options import MODELS
 
 
 @app.command("measure")
@@ -40,10 +41,7 @@ def measure_pictures(
     backend: Annotated[
         str, Option(help="With --component: what finds it in the pictures, as in `likeness masks`.")
     ] = "miniature",
-    models: Annotated[
-        Path | None,
-        Option(help="Folder of helper models (clip, dinov2); by default ComfyUI's models/likeness."),
-    ] = None,
+    models: MODELS = None,
     packs: Annotated[
         Path | None,
         Option(help="Folder whose models/ holds face packs; by default ComfyUI's models/insightface."),

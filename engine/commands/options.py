@@ -1,13 +1,20 @@
-"""Options in groups: a command takes dataclasses, and their fields stand in its option list."""
+"""Options in groups: a command takes dataclasses, and their fields stand in its option list. Options that
+several commands have."""
 
 import functools
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from typer import Option
 
 from ..config import typed_path
+
+MODELS = Annotated[Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")]
+DEVICE = Annotated[str, Option(help="Where networks run: cpu or cuda.")]
 
 
 def grouped(command: Callable[..., int]) -> Callable[..., int]:

@@ -1,7 +1,7 @@
 """`likeness restore`: faces of finished pictures, redrawn or restored."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -10,10 +10,7 @@ from ..errors import LikenessError
 from .apps import app
 from .base_parts import BaseParts
 from .concepts import check_placeholders, with_strength
-from .options import grouped
-
-if TYPE_CHECKING:
-    pass
+from .options import DEVICE, MODELS, grouped
 
 
 @app.command()
@@ -42,8 +39,8 @@ def restore(
     mask: Annotated[
         Path | None, Option(help="With ;faces=mask: a picture, white on the face; nothing else changes.")
     ] = None,
-    models: Annotated[Path | None, Option(help="Folder of helper models, ComfyUI's models/likeness.")] = None,
-    device: Annotated[str, Option(help="Where a restorer runs: cpu or cuda.")] = "cpu",
+    models: MODELS = None,
+    device: DEVICE = "cpu",
     out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
         "likeness-restored"
     ),

@@ -8,6 +8,7 @@ from typer import Argument, Option
 from ..console import meter, say
 from ..errors import LikenessError
 from .apps import app
+from .options import DEVICE, MODELS
 
 
 @app.command()
@@ -28,10 +29,8 @@ def shards(
             "for pictures that it drew."
         ),
     ] = "auraface",
-    models: Annotated[
-        Path | None, Option(help="Folder of helper models; by default ComfyUI's models/likeness.")
-    ] = None,
-    device: Annotated[str, Option(help="Where networks run: cpu or cuda.")] = "cpu",
+    models: MODELS = None,
+    device: DEVICE = "cpu",
     size: Annotated[int, Option(min=1, help="Samples of each shard.")] = 512,
 ) -> None:
     """Write shards of pictures with their faces, which `train masterweaver --shards` reads."""

@@ -1,26 +1,18 @@
 """What does not fit is refused in the graph before it is drawn; tried by drawing_edges.py."""
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from likeness_portraits.tests.comfy.hosts import environment
+from likeness_portraits.tests.comfy.hosts import numbers_of
 
 pytestmark = pytest.mark.comfy
 
 
 @pytest.fixture(scope="module")
 def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
-    script = Path(__file__).with_name("drawing_edges.py")
-    ran = subprocess.run(
-        [python, script, checkout, package_parent], capture_output=True, text=True, env=environment(),
-        timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return numbers_of("drawing_edges.py", python, checkout, package_parent)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Identity adapters inside a running ComfyUI: the same as from the command line, and beside other nodes."""
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.identity.files import adapter_tensors
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.graphs import ending, node
-from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
+from likeness_portraits.tests.comfy.hosts import Server, numbers_of, psnr
 from likeness_portraits.tests.comfy.test_staged import learning
 
 pytestmark = pytest.mark.comfy
@@ -327,14 +325,8 @@ def test_an_adapters_training_tells_what_it_needs(server: Server, changes: dict,
 def measured(
     checkout: Path, python: Path, package_parent: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict:
-    script = Path(__file__).with_name("identity_numbers.py")
     adapter = random_adapter(tmp_path_factory.mktemp("numbers") / "ids.safetensors")
-    ran = subprocess.run(
-        [python, script, checkout, package_parent, adapter], capture_output=True, text=True,
-        env=environment(), timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return numbers_of("identity_numbers.py", python, checkout, package_parent, adapter)
 
 
 @pytest.mark.parametrize("what", ["guided", "unguided", "alone", "region"])

@@ -1,14 +1,12 @@
 """ComfyUI's own classes and the engine's diffusers classes compute the same."""
 
-import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from likeness_portraits.tests.comfy.hosts import environment
+from likeness_portraits.tests.comfy.hosts import numbers_of
 
 pytestmark = pytest.mark.comfy
 
@@ -17,16 +15,7 @@ START_UP = 0.3  # seconds that importing the pack may add to ComfyUI's start
 
 @pytest.fixture(scope="module")
 def measured(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
-    script = Path(__file__).with_name("same_numbers.py")
-    ran = subprocess.run(
-        [python, script, checkout, package_parent],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return numbers_of("same_numbers.py", python, checkout, package_parent)
 
 
 BASES = ["headless", "taken out", "sd1", "sd2", "sdxl", "fp8"]

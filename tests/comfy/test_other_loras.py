@@ -3,8 +3,6 @@
 The facts are found by other_loras.py in a host's own Python, on files that lora_files.py writes.
 """
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 
 from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.config import BaseSpec
-from likeness_portraits.tests.comfy.hosts import environment
+from likeness_portraits.tests.comfy.hosts import numbers_of
 from likeness_portraits.tests.comfy.lora_files import write_all
 from likeness_portraits.tests.conftest import kit_folder
 
@@ -45,13 +43,9 @@ def facts(
 ) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("loras")
     write_all(load_base(BaseSpec()), folder)
-    script, kit = Path(__file__).with_name("other_loras.py"), kit_folder()
-    ran = subprocess.run(
-        [python, script, checkout, package_parent, folder, *([kit] if kit else [])],
-        capture_output=True, text=True, env=environment(), timeout=1200,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    kit = kit_folder()
+    told = (checkout, package_parent, folder, *([kit] if kit else []))
+    return numbers_of("other_loras.py", python, *told, timeout=1200)
 
 
 def test_every_layout_is_tried(facts: dict[str, Any]):

@@ -3,15 +3,13 @@
 The facts are found by refocused.py in a host's own Python; the graph is run by a server.
 """
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from likeness_portraits.tests.comfy.graphs import node
-from likeness_portraits.tests.comfy.hosts import Server, environment
+from likeness_portraits.tests.comfy.hosts import Server, numbers_of
 
 pytestmark = pytest.mark.comfy
 
@@ -20,13 +18,7 @@ PROMPT = "a photo of a man and a woman, on a beach"
 
 @pytest.fixture(scope="module")
 def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
-    script = Path(__file__).with_name("refocused.py")
-    ran = subprocess.run(
-        [python, script, checkout, package_parent], capture_output=True, text=True, env=environment(),
-        timeout=600,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return numbers_of("refocused.py", python, checkout, package_parent, timeout=600)
 
 
 def test_the_command_lines_engine_draws_the_same_picture_in_every_way(facts: dict[str, Any]):

@@ -1,7 +1,5 @@
 """Staged prompts as a plug-in: on an identity adapter, beside ControlNets and other packs' patches."""
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,10 @@ import pytest
 from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.graphs import node
-from likeness_portraits.tests.comfy.hosts import Server, environment, psnr
+from likeness_portraits.tests.comfy.hosts import Server, numbers_of, psnr
 from likeness_portraits.tests.comfy.test_staged import GUIDANCE, SEED, STEPS, drawing, drawn, learning
+from likeness_portraits.tests.engine.tiny import write_portraits
 
 pytestmark = pytest.mark.comfy
 
@@ -45,10 +43,7 @@ def learned(server: Server) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("person")
-    for number, portrait in enumerate(world.example_pictures(world.REPORTING_SEEDS[0], 4)):
-        Image.fromarray(portrait.pixels).save(folder / f"{number}.png")
-    return folder
+    return write_portraits(tmp_path_factory.mktemp("person"))
 
 
 def test_words_learned_on_an_identity_in_the_graph_are_the_command_lines(
@@ -129,13 +124,7 @@ def controlnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts(checkout: Path, python: Path, package_parent: Path, controlnet: Path) -> dict:
-    script = Path(__file__).with_name("staged_beside.py")
-    ran = subprocess.run(
-        [python, script, checkout, package_parent, controlnet], capture_output=True, text=True,
-        env=environment(), timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return numbers_of("staged_beside.py", python, checkout, package_parent, controlnet)
 
 
 NEIGHBOURS = (

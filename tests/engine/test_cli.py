@@ -24,9 +24,9 @@ from PIL import Image
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import METHODS, Job
-from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.job_file import build_job, setting_help
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.tests.engine.tiny import write_anna
 
 SHORT = ("--steps", 2, "--prior-pictures", 1, "--prior-steps", 1)
 
@@ -51,10 +51,7 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="session")
 def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    portraits = world.example_pictures(world.TUNING_SEEDS[0], 2)
-    pictures = tuple(Picture(str(index), shot.pixels, shot.mask()) for index, shot in enumerate(portraits))
-    concept = Concept("<v0>", "woman", "subject", pictures)
-    return write_concept(tmp_path_factory.mktemp("people") / "anna", concept)
+    return write_anna(tmp_path_factory.mktemp("people") / "anna")
 
 
 @pytest.fixture(scope="session")

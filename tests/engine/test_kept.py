@@ -16,12 +16,11 @@ import pytest
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job
-from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
-from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.observer import Silent
 from likeness_portraits.engine.training.output import unfinished
+from likeness_portraits.tests.engine.tiny import write_anna
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 OUT = "me.safetensors"
@@ -29,10 +28,7 @@ OUT = "me.safetensors"
 
 @pytest.fixture(scope="module")
 def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    portraits = world.example_pictures(world.TUNING_SEEDS[0], 2)
-    pictures = tuple(Picture(str(index), shot.pixels, shot.mask()) for index, shot in enumerate(portraits))
-    concept = Concept("<v0>", "woman", "subject", pictures)
-    return write_concept(tmp_path_factory.mktemp("people") / "anna", concept)
+    return write_anna(tmp_path_factory.mktemp("people") / "anna")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel, unet_base
@@ -16,6 +17,7 @@ from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.config import METHODS, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import model as miniature
+from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.staged.mapper import Mapper
 
 SIZE = 32  # pixels
@@ -135,6 +137,20 @@ def write_person(folder: Path) -> Path:
     mask[8:24, 8:24] = 1
     pictures = _noise_pictures(3, ("0", "1", "2", "3"), mask)
     return write_concept(folder, Concept(token="<v0>", class_word="woman", role="subject", pictures=pictures))
+
+
+def write_anna(folder: Path) -> Path:
+    """A concept folder of two of the Miniature's pictures of one woman, with masks."""
+    portraits = world.example_pictures(world.TUNING_SEEDS[0], 2)
+    pictures = tuple(Picture(str(index), shot.pixels, shot.mask()) for index, shot in enumerate(portraits))
+    return write_concept(folder, Concept("<v0>", "woman", "subject", pictures))
+
+
+def write_portraits(folder: Path) -> Path:
+    """Four bare pictures, 0.png and so on, of one of the Miniature's people."""
+    for number, portrait in enumerate(world.example_pictures(world.REPORTING_SEEDS[0], 4)):
+        Image.fromarray(portrait.pixels).save(folder / f"{number}.png")
+    return folder
 
 
 def write_style(folder: Path) -> Path:

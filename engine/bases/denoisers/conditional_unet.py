@@ -1,5 +1,6 @@
 """Stable Diffusion's U-Net (diffusers' UNet2DConditionModel) as a denoiser: cross-attention reads prompts."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -34,7 +35,7 @@ class ConditionalUNet:
             features.IDENTITY_ATTENTION,
         }
     )
-    lora_targets = LORA_TARGETS
+    lora_targets: Mapping[str, tuple[str, ...]] = LORA_TARGETS
 
     def __init__(self, module: nn.Module, pixels_per_latent: int) -> None:
         self.module: Any = module

@@ -14,7 +14,11 @@ class Denoiser(Protocol):
     module: Any  # the nn.Module: moved, adapted, checkpointed and cut up as a whole
     offers: frozenset[str]  # of `features`
     lora_targets: Mapping[str, tuple[str, ...]]  # endings of layers' paths, by what a LoRA is for
-    side_multiple: int  # what the latents' sides should be multiples of
+
+    @property
+    def side_multiple(self) -> int:
+        """What the latents' sides should be multiples of."""
+        ...
 
     def __call__(self, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Its output (B, C, h, w) for noisy latents, at times as `Process.network_time` tells them."""

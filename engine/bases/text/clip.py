@@ -22,7 +22,7 @@ class ClipText:
     """The encoders "clip_l", "clip_g" or "clip_h"; where several listen, their states stand side by side."""
 
     offers = frozenset({features.CLIP_TEXT, features.TEXT_ATTENTION_MAPS})
-    lora_targets = ATTENTION
+    lora_targets: tuple[str, ...] = ATTENTION
 
     def __init__(self, encoders: nn.ModuleDict, tokenizers: dict[str, Any], pooled: bool) -> None:
         self.encoders: Any = encoders

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel
@@ -18,12 +17,11 @@ from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.identity.files import adapter_tensors
 from likeness_portraits.engine.identity.pictures import Look, people_of, people_on
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.training.drawing import Drawing
 from likeness_portraits.engine.training.host import hosted
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person, write_portraits
 
 
 def somebody(base: BaseModel, **how) -> Shown:
@@ -151,10 +149,7 @@ def test_a_job_that_names_an_adapter_is_not_run_without_its_person(folder: Path)
 @pytest.fixture(scope="module")
 def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A concept folder of four of the Miniature's pictures."""
-    folder = tmp_path_factory.mktemp("typed")
-    for number, portrait in enumerate(world.example_pictures(world.REPORTING_SEEDS[0], 4)):
-        Image.fromarray(portrait.pixels).save(folder / f"{number}.png")
-    return folder
+    return write_portraits(tmp_path_factory.mktemp("typed"))
 
 
 def test_without_pictures_the_adapter_looks_at_the_first_that_are_learned_from(person: Path):
