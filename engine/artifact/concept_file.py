@@ -60,13 +60,13 @@ class Token:
     token: str  # as typed in prompts: <v0>
     class_word: str = ""
     role: str = "subject"
-    vectors: int = 1  # rows it takes in the text encoder
+    vectors: int = 1  # rows it takes in the text encoder; an identity adapter's people take none
 
     def __post_init__(self) -> None:
         if not PLACEHOLDER.fullmatch(self.token):
-            raise LikenessError(f"'{self.token:.80}' cannot be a placeholder; write it like <v0>")
-        if not 1 <= self.vectors <= MOST_VECTORS:
-            raise LikenessError(f"{self.token} has {self.vectors} vectors; it must be 1 to {MOST_VECTORS}")
+            raise LikenessError(f"'{self.token}' cannot be a placeholder; write it like <v0>")
+        if not 0 <= self.vectors <= MOST_VECTORS:  # none: an adapter's people are no rows of the encoder
+            raise LikenessError(f"{self.token} has {self.vectors} vectors; it must be 0 to {MOST_VECTORS}")
 
     @property
     def name(self) -> str:

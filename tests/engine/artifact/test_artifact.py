@@ -259,8 +259,8 @@ def changed_metadata(path: Path, **changes: str) -> None:
         ({"tokens": "5"}, "describes itself wrongly"),
         ({"tokens": "[5]"}, "describes itself wrongly"),
         ({"tokens": r'[{"token": "<v0>", "class_word": "\ud800"}]'}, "holds a character that is none"),
-        ({"tokens": '[{"token": "<v0>", "vectors": 1000000000}]'}, "has 1000000000 vectors; it must be 1 to"),
-        ({"tokens": '[{"token": "<v0>", "vectors": 0}]'}, "has 0 vectors; it must be 1 to"),
+        ({"tokens": '[{"token": "<v0>", "vectors": 1000000000}]'}, "has 1000000000 vectors; it must be 0 to"),
+        ({"tokens": '[{"token": "<v0>", "vectors": -1}]'}, "has -1 vectors; it must be 0 to"),
     ],
 )
 def test_files_that_describe_themselves_wrongly_are_refused(tmp_path: Path, changes, message: str):
