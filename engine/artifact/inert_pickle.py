@@ -6,7 +6,6 @@ refuses a file that names `os` where here the name comes to nothing.
 """
 
 import pickle
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import torch._utils
 
 from ..errors import LikenessError
 from ..files import reading
-from .tensors import read_pickle
+from .tensors import read_pickle, refuse_programs
 
 
 class Inert:
@@ -55,20 +54,19 @@ def _no_old_format(*_arguments: Any, **_options: Any) -> Any:
     raise pickle.UnpicklingError("written by PyTorch 1.5 or older")
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> Any:
     """What a checkpoint of any age holds, on the CPU: PyTorch's own careful reader's word, or else ours, for
     which the classes that trainers store with their weights (callbacks, settings) stay inert."""
     try:
-        return read_pickle(path, "get it again or choose another")
+        return read_pickle(path, "", mmap=mmap)
     except LikenessError:
-        return read_without_running(path)
+        return read_without_running(path, mmap=mmap)
 
 
-def read_without_running(path: str | Path) -> Any:
+def read_without_running(path: str | Path, *, mmap: bool = False) -> Any:
     """The file's content on the CPU: tensors and plain containers as they are, all else inert."""
     with reading(path, "is no PyTorch checkpoint, or is damaged; get it again or choose another"):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise LikenessError(f"{path} is a TorchScript program, not a checkpoint; choose another file")
+        if not refuse_programs(path):
+            raise pickle.UnpicklingError("no zip")
         careful: Any = SimpleNamespace(Unpickler=_Unpickler, load=_no_old_format, __name__="inert")
-        return torch.load(path, map_location="cpu", pickle_module=careful, weights_only=False)
+        return torch.load(path, map_location="cpu", pickle_module=careful, weights_only=False, mmap=mmap)

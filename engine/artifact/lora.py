@@ -76,7 +76,7 @@ def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.M
     """Every linear, convolution and norm layer by its kohya names."""
     kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
     paths = {path: module for path, module in unet.named_modules() if isinstance(module, kinds)}
-    found = {unet_name(path): module for path, module in paths.items()}
+    found: dict[str, nn.Module] = {unet_name(path): module for path, module in paths.items()}
     layers: Any = getattr(getattr(unet, "config", None), "layers_per_block", None)
     if layers is not None:  # transformers never had LDM's names
         theirs = ldm_paths(paths, layers)

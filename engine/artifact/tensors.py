@@ -2,11 +2,11 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config import check_plain
+from ..errors import LikenessError
 from ..files import reading, sweep, write_atomically
 
 if TYPE_CHECKING:
@@ -78,24 +78,32 @@ def is_safetensors(path: str | os.PathLike[str]) -> bool:
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_HEADER
 
 
-def read_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
+def read_pickle(path: str | os.PathLike[str], remedy: str, *, mmap: bool = False) -> Any:
     """What a file of torch.save holds: tensors and plain containers; nothing in it is run. `remedy` says what
-    to do about one that holds more or is damaged."""
+    to do about one that holds more or is damaged; `mmap` leaves large tensors on disk until they are read."""
     import torch
 
     with reading(path, f"holds more than tensors or is damaged; {remedy}"):
-        _refuse_programs(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mmap = refuse_programs(path) and mmap
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def _refuse_programs(path: str | os.PathLike[str]) -> None:
-    """Raises for the two formats in which PyTorch's care did not hold in every version: its oldest, a tar
-    (CVE-2025-32434, before 2.6), and TorchScript, which some hand to its interpreter."""
+def refuse_programs(path: str | os.PathLike[str]) -> bool:
+    """Whether PyTorch takes the file for its zip format.
+
+    Raises for the two in which its care does not hold in every version: its oldest, a tar (CVE-2025-32434,
+    before 2.6), and TorchScript, which torch.load may hand to an interpreter. Its own reader is asked, for
+    Python's can be shown another table of contents in the same file.
+    """
+    import torch
+
     with open(path, "rb") as file:
         start = file.read(512)
     if start[257:262] == b"ustar":
         raise ValueError("a tar")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise ValueError("a TorchScript program")
+    if start[:4] != b"PK\x03\x04":
+        return False
+    records = torch._C.PyTorchFileReader(os.fspath(path)).get_all_records()
+    if any(name.endswith("constants.pkl") for name in records):
+        raise LikenessError(f"{path} is a TorchScript program, not a checkpoint; choose another file")
+    return True

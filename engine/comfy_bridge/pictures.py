@@ -88,7 +88,7 @@ def face_model_for(pictures: Sequence[np.ndarray], wanted: str) -> str:
     if certainty(pictures) >= FOREIGN:
         return MINIATURE
     there = sorted(packs_in(packs_folder()), key=lambda name: (name not in PACKS, name))
-    return there[0] if there else PACKS[0]  # which says where to get it
+    return there[0] if there else next(iter(PACKS))  # which says where to get it
 
 
 def _masks_for(

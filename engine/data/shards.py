@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config import check_place, is_address
+from ..config import check_place, from_json, is_address
 from ..errors import LikenessError
 from ..files import make_folder, reading, sweep, write_atomically
 from .examples import mixed_seed
@@ -43,6 +43,8 @@ MOST_SHARDS = 1_000_000  # that a pattern may stand for
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 _OPENING = threading.Lock()  # while webdataset's switch is turned, which is one for the whole process
 _FACE = re.compile(r"f(\d+)\.jpg")
+LARGEST_INDEX = 64 * 2**20  # bytes
+PATIENCE = 8  # readings at a tar's end before it is given up
 FARTHEST = 1e6  # pixels from a picture's corner that a landmark may be
 
 
@@ -323,9 +325,12 @@ def _index_of(paths: Sequence[str]) -> tuple[dict[str, int], bool]:
         return {}, False
     try:
         with _opened(beside) as stream:
-            told = json.load(stream)
-        return {name: int(count) for name, count in told["samples"].items()}, told.get("whole") is True
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            told = from_json(stream.read(LARGEST_INDEX), beside)
+        counts = told["samples"]
+        if not all(isinstance(count, int) and 0 <= count < 2**31 for count in counts.values()):
+            raise ValueError("a count that is none")
+        return dict(counts), told.get("whole") is True
+    except Exception as error:  # it may say anything
         raise LikenessError(f"{beside} is damaged; delete it, it is made again") from error
 
 
@@ -346,10 +351,28 @@ def entries(path: str, tally: Tally) -> Iterator[dict[str, Any]]:
 
     try:
         with _opened(path) as stream:
-            files = tar_file_expander([{"url": path, "stream": stream}], handler=note)
+            files = tar_file_expander([{"url": path, "stream": _Ending(stream)}], handler=note)
             yield from group_by_keys(files, handler=note)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tarfile raises what it likes
         note(error)
+
+
+class _Ending:
+    """A stream that says so when it is read behind its end: a member that claims 2**40 bytes would otherwise
+    be sought in pieces of 10 kB, for minutes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._empty = stream, 0
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._empty = 0 if content else self._empty + 1
+        if self._empty > PATIENCE:
+            raise EOFError("it ends before its own entries do")
+        return content
+
+    def close(self) -> None:
+        """Whoever opened the stream closes it."""
 
 
 class Lane:

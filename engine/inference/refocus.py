@@ -422,7 +422,7 @@ def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 
 def _distance(part: Tensor) -> Tensor:
     """How far (h, w) each place is from a part, in latent pixels."""
-    return torch.from_numpy(ndimage.distance_transform_edt(~part.cpu().numpy())).to(part.device)
+    return torch.from_numpy(ndimage.distance_transform_edt(~part.cpu().numpy())).float().to(part.device)
 
 
 def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import pickle
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...artifact.inert_pickle import read_checkpoint
 from ...errors import LikenessError
+from ...files import reading
 from ..families import KNOWN
 from .folder import inpainting, quantised, refiner, unsupported
 
@@ -57,29 +58,26 @@ class Stored(NamedTuple):
 
 
 def read_tensors(path: Path) -> Stored:
-    """All tensors of a file by name; pickles are read without running their code."""
-    from safetensors import SafetensorError, safe_open
+    """All tensors of a file by name; pickles are read without running their code, and what else early tools
+    stored with the weights (Lightning's callbacks hold classes) is passed over."""
+    from safetensors import safe_open
 
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start[:4] == b"GGUF":
-        raise quantised(path, "a GGUF file")
-    if path.suffix == ".safetensors":
-        _check_whole(path, start)
-    try:
+    foreign = (
+        "is not a model, or is damaged; choose a .safetensors checkpoint, a diffusers folder or 'miniature'"
+    )
+    with reading(path, foreign):
+        with path.open("rb") as file:
+            start = file.read(8)
+        if start[:4] == b"GGUF":
+            raise quantised(path, "a GGUF file")
         if path.suffix == ".safetensors":
+            _check_whole(path, start)
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
                 return Stored(tensors, dict(file.metadata() or {}))
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = read_checkpoint(path, mmap=True)
         state = state.get("state_dict", state)
-        return Stored({key: value for key, value in state.items() if isinstance(value, Tensor)}, {})
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError,
-            AttributeError) as error:  # fmt: skip
-        raise LikenessError(
-            f"{path} is not a model, or is damaged; choose a .safetensors checkpoint, a diffusers folder or "
-            "'miniature'"
-        ) from error
+        return Stored({str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {})
 
 
 def _check_whole(path: Path, start: bytes) -> None:
@@ -93,7 +91,7 @@ def _check_whole(path: Path, start: bytes) -> None:
                 file.seek(8)
                 entries = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except Exception:
             return  # safetensors itself says that this is none
         wanted += max(ends, default=0)
         if wanted > size:

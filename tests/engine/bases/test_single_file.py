@@ -2,9 +2,11 @@
 
 import logging
 import struct
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -214,6 +216,23 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused(base: BaseModel, tmp_path: P
     part = {key: value for key, value in checkpoint_of(base).items() if "time_embed" not in key}
     with pytest.raises(LikenessError, match="is not a whole SD.* checkpoint"):
         load_base(spec(written(tmp_path / "model.safetensors", part)))
+
+
+class Callback:
+    """Stands for Lightning's ModelCheckpoint, whose class lies among the weights of 2022's checkpoints."""
+
+    def __init__(self) -> None:
+        self.best_model_path, self.when = "last.ckpt", Path("logs")
+
+
+def test_an_early_checkpoint_full_of_classes_gives_the_same_model(base: BaseModel, tmp_path: Path):
+    early = {
+        "callbacks": {Callback: {"best": torch.ones(2), "callback": Callback()}},
+        "hyper_parameters": {"scheduler": np.float64(1.0), "loss": Callback},
+        "pytorch-lightning_version": "1.4.2", "state_dict": OrderedDict(checkpoint_of(base)),
+    }  # fmt: skip
+    torch.save(early, tmp_path / "model.ckpt")
+    assert_same(base, load_base(spec(tmp_path / "model.ckpt")))
 
 
 def test_a_pickle_that_would_run_code_is_refused_unopened(tmp_path: Path):

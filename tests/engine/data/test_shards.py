@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import tarfile
+import time
 import zlib
 from pathlib import Path
 
@@ -190,6 +191,36 @@ def test_an_edited_face_that_is_a_bomb_is_as_if_it_were_not_there(tmp_path):
     (sample,) = (lane.samples(0, [0], lambda one, _: one)[0] for lane in [Lanes(str(tmp_path), 1, seed=0)])
     drawn = [references(sample, 32, np.random.default_rng(seed), kinds=(0, 0, 1)) for seed in range(4)]
     assert all(one.wanted_edit for one in drawn)
+
+
+def test_a_member_that_claims_a_terabyte_costs_its_shard_and_no_time(tmp_path):
+    write_shards(tmp_path, people(8), each=4)
+    header = bytearray(tarfile.TarInfo("0000000-00.jpg").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + (2**40).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    for kind in (b"0", b"x", b"L", b"5"):  # a file, two kinds of longer headers, a folder
+        header[156:157] = kind
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        (tmp_path / "shard-000000.tar").write_bytes(bytes(header) + bytes(512))
+        before = time.process_time()
+        lanes = Lanes(str(tmp_path), 1, seed=0)
+        assert len(keys(lanes, range(16), [0])) == 16
+        assert time.process_time() - before < 5
+        assert lanes.tally.broken_samples > 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"samples": {"shard-000000.tar": -4}}', '{"samples": {"shard-000000.tar": 1e99}}', "[" * 10_000, "{}",
+     '{"samples": 4}', '{"samples": {"shard-000000.tar": 99999999999999999999}}'],
+)  # fmt: skip
+def test_an_index_that_counts_wrongly_is_named(folder, tmp_path, text):
+    (tmp_path / "shard-000000.tar").write_bytes((folder / "shard-000000.tar").read_bytes())
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(LikenessError, match=rf"{INDEX} is damaged; delete it"):
+        find_shards(str(tmp_path))
 
 
 def test_shards_that_hold_nothing_readable_are_an_error(tmp_path):

@@ -1,7 +1,9 @@
 """Restorer and upscaler files: what is refused, what is never run, and the real architectures."""
 
+import io
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from likeness_portraits.engine.artifact import import_file
+from likeness_portraits.engine.artifact.inert_pickle import read_checkpoint, read_without_running
 from likeness_portraits.engine.data.faces import Face
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.restore import Restoration, restore_picture
@@ -41,6 +45,30 @@ def test_nothing_in_a_file_is_ever_run(tmp_path: Path):
     with pytest.raises(LikenessError, match=r"bare\.pth is no PyTorch checkpoint, or is damaged"):
         read_weights(tmp_path / "bare.pth")
     assert not trap.exists()
+
+
+def two_faced(path: Path) -> None:
+    """A TorchScript program with a second table of contents in front of its end, which names no program: the
+    one that Python's zipfile reads, while PyTorch reads the first."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    plain = io.BytesIO()
+    with zipfile.ZipFile(path) as program, zipfile.ZipFile(plain, "w") as copy:
+        for name in program.namelist():
+            copy.writestr(name, program.read(name))
+    content = plain.getvalue()
+    end = content.rindex(b"PK\x05\x06")
+    table = content[content.index(b"PK\x01\x02") : end]
+    path.write_bytes(content[:end] + table.replace(b"constants.pkl", b"constants.txt") + content[end:])
+    with zipfile.ZipFile(path) as seen:
+        assert not any("constants.pkl" in name for name in seen.namelist())
+
+
+@pytest.mark.parametrize("read", [read_weights, read_checkpoint, read_without_running, import_file])
+def test_a_program_is_refused_whatever_its_table_of_contents_says(tmp_path: Path, monkeypatch, read):
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was given to the interpreter"))
+    two_faced(tmp_path / "program.pth")
+    with pytest.raises(LikenessError, match=r"program\.pth is a TorchScript program"):
+        read(tmp_path / "program.pth")
 
 
 def test_missing_files_are_named_with_source_licence_and_folder(tmp_path: Path):
