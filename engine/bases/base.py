@@ -198,14 +198,22 @@ class BaseModel(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ text
 
-    def tokenize(self, prompts: Sequence[str], rows: Rows | None = None, encoder: str = "") -> Tokens:
+    def tokenize(
+        self, prompts: Sequence[str], rows: Rows | None = None, encoder: str = "", *, weights: bool = False
+    ) -> Tokens:
         """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors; without
-        a name, as the first encoder has them."""
-        return self.text.tokenize(prompts, rows, encoder or next(iter(self.text_encoders)))
+        a name, as the first encoder has them. `weights`: as for `encode_text`."""
+        name = encoder or next(iter(self.text_encoders))
+        return self.text.tokenize(prompts, rows, name, weights=weights)
 
-    def encode_text(self, prompts: Sequence[str], rows: Rows | None = None) -> Conditioning:
-        """What the prompts say, with `rows` in the place of placeholders."""
-        return self.text.encode(prompts, rows, self.device)
+    def encode_text(
+        self, prompts: Sequence[str], rows: Rows | None = None, *, weights: bool = False
+    ) -> Conditioning:
+        """What the prompts say, with `rows` in the place of placeholders.
+
+        `weights`: brackets say how much words count, as where something is drawn; else they are letters.
+        """
+        return self.text.encode(prompts, rows, self.device, weights=weights)
 
     def word_rows(self, text: str) -> dict[str, Tensor]:
         """The token tables' own rows (n, D) for a text, by text encoder, as copies."""

@@ -21,6 +21,7 @@ import torch
 
 from ..artifact import Artifact, export_stock
 from ..bases.families import FAMILIES
+from ..bases.text.prompt_weights import weighted
 from ..bases.text.token_tables import diff_patch
 from ..config import TOKEN, finite
 from ..errors import LikenessError
@@ -191,7 +192,9 @@ def defined_in(clip: Any) -> dict[str, str]:
 
 
 def check_placeholders(text: str, known: Collection[str]) -> None:
-    """Raises for a placeholder that nobody defined: it would be read as so many letters."""
+    """Raises for a placeholder that nobody defined, which would be read as so many letters, and for a weight
+    that is no number."""
+    weighted(text)
     for name in TOKEN.findall(text):
         if name not in known:
             there = f"there are {', '.join(known)}" if known else "connect the CLIP of Apply Likeness"

@@ -26,13 +26,18 @@ def with_strength(text: str) -> "tuple[Artifact, float]":
     return (Artifact.load(path), factor) if path else (Artifact.load(text), 1.0)
 
 
-def check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> None:
+def check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> list[str]:
+    """The prompts with `embedding:v0` as `<v0>`; raises for words that nobody defines, and bad weights."""
     from ..artifact import placeholders
+    from ..bases.text.prompt_weights import spelled, weighted
     from ..config import TOKEN
 
     known = placeholders(artifacts)
+    prompts = [spelled(prompt, known) for prompt in prompts]
     for prompt in prompts:
         for word in TOKEN.findall(prompt):
             if word not in known:
                 hint = nearest(word, known) or "; give its file with --concept"
                 raise LikenessError(f"the prompt uses {word}, which no given concept defines{hint}")
+        weighted(prompt)
+    return prompts

@@ -138,7 +138,7 @@ def generate(
 ) -> int:
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
     artifacts = [with_strength(text) for text in drawing.concept or []]
-    check_placeholders(prompts, [artifact for artifact, _ in artifacts])
+    prompts = check_placeholders(prompts, [artifact for artifact, _ in artifacts])
     wanted = [(prompt, drawing.seed + number) for prompt in prompts for number in range(drawing.count)]
     single = drawing.out.suffix.lower() == ".png"
     if single and len(wanted) > 1:

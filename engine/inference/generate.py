@@ -16,6 +16,7 @@ from ..artifact.lora import adaptable, merged
 from ..bases.base import BaseModel
 from ..bases.conditioning import Conditioning
 from ..bases.sampling import DiffusionModel, ModelWrapper, OnStep, sample, seeded_noise, to_bytes
+from ..bases.text.prompt_weights import spelled
 from ..bases.text.protocol import Rows
 from ..bases.text.token_tables import changed
 from ..config import TOKEN
@@ -69,6 +70,8 @@ def generate(
     groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
     carriers = [one for one in artifacts if one[0].kind == ID_ADAPTER]
     artifacts = [one for one in artifacts if one[0].kind != ID_ADAPTER]
+    known = [token.token for artifact, _ in artifacts for token in artifact.tokens]
+    prompts, negative = [spelled(prompt, known) for prompt in prompts], spelled(negative, known)
     remembered, prompts = carried(carriers, prompts)
     people = [*people, *remembered]
     staged = _staged(base, artifacts, prompts)
@@ -114,7 +117,7 @@ class _Easel:
     ) -> np.ndarray:
         """The pictures (n, H, W, 3) uint8 at the places `group` of the call, from noise (n, C, h, w)."""
         painter = partial(_painter, self.base, rows=self.rows, staged=self.staged)
-        unconditional = self.base.encode_text([self.negative] * len(group), self.rows)
+        unconditional = self.base.encode_text([self.negative] * len(group), self.rows, weights=True)
         sampled = partial(
             sample, unconditional=unconditional, noise=noise, start=start, on_step=on_step, **self.how
         )
@@ -158,7 +161,7 @@ def _painter(
 ) -> tuple[DiffusionModel, Conditioning]:
     """What predicts the noise, and what it is told at first."""
     if not staged:
-        return base, base.encode_text(prompts, rows)
+        return base, base.encode_text(prompts, rows, weights=True)
     model = StagedModel(base, prompts, rows, staged)
     return model, model.context()
 

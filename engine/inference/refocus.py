@@ -143,9 +143,10 @@ def own_prompt_of(prompt: str, focus: Focus) -> str | None:
     own = prompt if focus.own_prompt is None else focus.own_prompt
     if focus.own_prompt is None:
         own = own.replace(focus.token, focus.inside) if focus.inside else own
-        for other in set(TOKEN.findall(prompt)) - {focus.token, focus.inside}:
+        for name in set(TOKEN.findall(prompt)) - {focus.token, focus.inside}:
+            other = rf"(?:\(\s*{name}\s*(?::[^()]*)?\)|{name})"  # with its weight, where it has one
             own = re.sub(rf"\s*{_JOINT}\s+{other}", "", own)
-            own = re.sub(rf"{other}\s*{_JOINT}\s+", "", own).replace(other, "")
+            own = re.sub(other, "", re.sub(rf"{other}\s*{_JOINT}\s+", "", own))
     own = " ".join(own.split())
     return None if own == " ".join(prompt.split()) else own
 

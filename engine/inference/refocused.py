@@ -198,7 +198,7 @@ def word_places(
     `length`: how many there are where the prompt is repeated beside longer ones.
     """
     encoder = next(iter(base.text_encoders))
-    tokens = base.tokenize([prompt], rows, encoder)
+    tokens = base.tokenize([prompt], rows, encoder, weights=True)
     if token in rows:
         places = tuple(position for _, position, name, _ in tokens.places if name == token)
     else:

@@ -28,6 +28,12 @@ class Places:
         return Places(rows, self.positions % length, self.vectors, self.bypass)
 
 
+def nowhere(ids: Tensor) -> Places:
+    """No pseudo-words at all, for ids (B, T)."""
+    none = torch.zeros(0, dtype=torch.long, device=ids.device)
+    return Places(none, none, torch.zeros(0, 1, device=ids.device), torch.zeros(0, 1, device=ids.device))
+
+
 @dataclass(frozen=True)
 class TextStates:
     """What cross-attention reads: keys and values (B, T, D), attention (B, heads, T, T) of each chunk on

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..bases.conditioning import Conditioning
 from ..bases.text.chunks import side_by_side
+from ..bases.text.prompt_weights import weighed
 from .mapper import Mapper
 from .stages import LAST_TIMESTEP, Stage, StagePlan
-from .text import Places, encode
+from .text import Places, TextStates, encode, nowhere
 
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
 
@@ -86,7 +87,7 @@ class StagedModel:
                     rows[words.token] = {name: torch.zeros(words.mapper.words, 1)}
                 else:
                     prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
-            lengths.append(self._base.tokenize(prompts, rows, name).ids.shape[1])
+            lengths.append(self._base.tokenize(prompts, rows, name, weights=True).ids.shape[1])
         return math.lcm(*lengths)
 
     def places_taken(self, timestep: int) -> dict[str, dict[str, Tensor]]:
@@ -116,23 +117,34 @@ class StagedModel:
                 dynamic[words.token] = words.at(stage.timestep)
         rows = {**self._rows, **{token: vectors for token, (vectors, _) in dynamic.items()}}
         if not dynamic:
-            return self._base.encode_text(prompts, self._rows)
+            return self._base.encode_text(prompts, self._rows, weights=True)
         parts = []
         for name, encoder in self._base.text_encoders.items():
-            tokens = self._base.tokenize(prompts, rows, name)
+            tokens = self._base.tokenize(prompts, rows, name, weights=True)
             added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
             here = {token: row[name] for token, row in rows.items()}
             places = places_of(tokens, here, added, self._base.device)
-            ids, early = tokens.ids.to(self._base.device), self._base.text.pooled
-            parts.append(encode(encoder, ids, places, penultimate=early))
+            told = encode(
+                encoder, tokens.ids.to(self._base.device), places, penultimate=self._base.text.pooled
+            )
+            parts.append(told if tokens.weights is None else self._weighed(told, name, tokens.weights))
         keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
         pooled = None
         if self._base.text.pooled:
             # the pooled vector has no room for what changes with the noise: it is the class word's
             for words in self._concepts:
                 prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
-            pooled = self._base.encode_text(prompts).pooled
+            pooled = self._base.encode_text(prompts, weights=True).pooled
         return Conditioning(states=keys, values=values, pooled=pooled)
+
+    def _weighed(self, told: TextStates, name: str, weights: Tensor) -> TextStates:
+        """The states with each word counting as the prompts' brackets say."""
+        text = self._base.text
+        ids = text.empty_chunk(name)[None].to(self._base.device)
+        (nothing,) = encode(text.encoders[name], ids, nowhere(ids), penultimate=text.pooled).keys
+        nothing = nothing.repeat(told.keys.shape[1] // len(nothing), 1)
+        keys, values = (weighed(part, weights, nothing) for part in (told.keys, told.values))
+        return TextStates(keys, keys if told.values is told.keys else values)
 
 
 def places_of(

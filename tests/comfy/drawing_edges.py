@@ -6,6 +6,8 @@ Prints one JSON object: what was said about each mistake, and what learning with
 """
 
 import json
+import random
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +23,23 @@ comfy.options.enable_args_parsing()
 import comfy.model_patcher  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from comfy import sd1_clip  # noqa: E402
 from comfy.ldm.flux.model import FluxParams  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
+from likeness_portraits.engine.bases.base import load_base  # noqa: E402
+from likeness_portraits.engine.bases.text.prompt_weights import weighted  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.refocus import refocused_prompt  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.staged import staged_prompt  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
+from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
+from likeness_portraits.engine.inference.generate import generate  # noqa: E402
 from likeness_portraits.engine.inference.refocus import Focus  # noqa: E402
 from likeness_portraits.tests.engine.tiny import staged_person  # noqa: E402
 
@@ -97,6 +106,7 @@ def mistakes(model: Any, clip: Any) -> dict[str, str]:
         "width": said(lambda: apply(model, clip, words(64), 1.0, 1.0)),
         "no CLIP": said(lambda: apply(model, None, words(), 1.0, 1.0)),
         "no CLIP, LoRA alone": said(lambda: apply(model, None, lora(), 1.0, 1.0)),
+        "weight nan": read("a photo of a (woman:nan)"),
         "<v9>": read("a photo of <v9>"),
         "<V0>": read("a photo of <V0>"),
         "<v0>": read("a photo of <v0> and embedding:v0, <3 hearts"),
@@ -107,6 +117,67 @@ def mistakes(model: Any, clip: Any) -> dict[str, str]:
         "bypass": said(lambda: staged_prompt(model, clip, staged, "a photo of <v0>", bypass=NAN)),
         "region's strength": said(lambda: Focus(token="woman", strength=NAN)),
     }
+
+
+PROMPTS = {
+    "a weight": "a photo of a smiling woman with (red:1.5) hair, in a forest",
+    "no number": "a photo of a ((smiling)) woman (with red hair), in a forest",
+    "one in another": "a (photo of a (woman:0.5) with (red hair:1.4):1.2), in a forest",
+    "a placeholder": "a photo of (<v0>:1.3), (wearing a green shirt:0.7), on a beach",
+    "by name": "a photo of embedding:v0 and (embedding:v0:0.8), on a beach",
+    "escapes": "a photo of a woman \\(smiling\\), (in a \\(forest\\):1.5)",
+    "square brackets and BREAK": "a [photo] of a [[smiling]] woman BREAK in a forest",
+    "never closed": "a photo of a (smiling woman, (in a forest:1.5",
+    "closed too often": "a photo of a smiling) woman), (in) a (forest:1.5)",
+    "below nothing": "a photo of a woman, (green shirt:-0.8)",
+    "two chunks": "a (photo:1.2) of a woman" + ", in a (forest:1.3), with (red hair:0.8)" * 12,
+    "staged": "a (photo:0.8) of <v0>, (in a forest:1.5)",
+    "staged, weighted": "a photo of (<v0>:1.4), in a forest",
+}
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    error = ((first.astype(float) - second.astype(float)) ** 2).mean()
+    return 120.0 if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def weighted_pictures(model: Any, clip: Any, vae: Any) -> dict[str, list[float]]:
+    """For each prompt, how near to ComfyUI's picture the command line's is, and the one without weights."""
+    base, learned, staged = load_base(BaseSpec()), words(), staged_person("<v0>", 128, "miniature")
+    _, taught = apply(model, clip, learned, 1.0, 1.0)
+    found = {}
+    for name, text in PROMPTS.items():
+        artifact, patched = learned, model
+        if "staged" in name:
+            artifact, (patched, positive) = staged, staged_prompt(model, clip, staged, text)
+        else:
+            positive = taught.encode_from_tokens_scheduled(taught.tokenize(text))
+        negative_text = "(a kitchen:1.3), a man"
+        negative = clip.encode_from_tokens_scheduled(clip.tokenize(negative_text))
+        sampling = Sampling(
+            {"samples": torch.zeros(1, 4, 16, 16)}, 3, 4, 4.0, "euler", "simple", 1.0, positive, negative
+        )
+        theirs = (vae.decode(sampling.draw(patched)["samples"]) * 255).clamp(0, 255).to(torch.uint8).numpy()
+        plain = re.sub(r":-?[0-9.]+\)|(?<!\\)[()]", "", text).replace("\\", "")
+        told = {"negative": negative_text, "seed": 3, "steps": 4, "guidance": 4.0}
+        ours, without = (
+            generate(base, [prompt], artifacts=[(artifact, 1.0)], **told) for prompt in (text, plain)
+        )
+        found[name] = [psnr(ours, theirs), psnr(without, theirs)]
+    return found
+
+
+def weights_apart(count: int = 4000) -> list[str]:
+    """Texts of brackets, colons and numbers that are read otherwise than by ComfyUI."""
+    letters, chosen = ["(", ")", ":", "\\", "1.5", "a", " ", "[", "]", "0", "-", "."], random.Random(0)
+    wrong = []
+    for _ in range(count):
+        text = "".join(chosen.choices(letters, k=chosen.randint(0, 14)))
+        parsed = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
+        theirs = [(sd1_clip.unescape_important(part), weight) for part, weight in parsed]
+        if theirs != weighted(text):
+            wrong.append(text)
+    return wrong[:5]
 
 
 def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
@@ -137,10 +208,12 @@ def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
 
 def main() -> None:
     with torch.inference_mode():
-        model, clip, _ = build_miniature()
+        model, clip, vae = build_miniature()
         facts: dict[str, Any] = {
             "said": mistakes(model, clip),
             "learned": learned_with_stock_nodes(model, clip),
+            "weights": weighted_pictures(model, clip, vae),
+            "read otherwise": weights_apart(),
         }
     print(json.dumps(facts))  # noqa: T201 (the answer)
 

@@ -69,7 +69,10 @@ from likeness_portraits.engine.comfy_bridge.words import with_rows  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 
-PROMPTS = ["a photo of a smiling man, wearing a red hoodie, on a beach", "", "a sketch of a woman"]
+PROMPTS = [
+    "a photo of a smiling man, wearing a red hoodie, on a beach", "",
+    "a (sketch:1.4) of a ((woman)), \\(smiling\\) [in] (a (red:0.6) hoodie:-0.5) BREAK (on a beach",
+]  # fmt: skip
 RANDOM = torch.Generator().manual_seed(0)
 
 
@@ -87,7 +90,7 @@ def text_states(clip: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def differences(loaded: tuple[Any, Any, Any], base: BaseModel, side: int) -> dict[str, float]:
     """ComfyUI's MODEL, CLIP and VAE against the engine's base."""
     model, clip, vae = loaded
-    context = base.encode_text(PROMPTS)
+    context = base.encode_text(PROMPTS, weights=True)
     states, pooled = text_states(clip)
     noisy = torch.randn(len(PROMPTS), 4, side, side, generator=RANDOM)
     timesteps, more = torch.tensor([1, 500, 999]), {}

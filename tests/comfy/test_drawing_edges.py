@@ -30,6 +30,7 @@ def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
         ("layer", "changes lora_unet_mid_block_attentions_0_transformer_blocks_7_attn2_to_v, which MODEL"),
         ("width", "has words 64 wide, but this CLIP's are 128"),
         ("no CLIP", "there is no CLIP to teach the learned words to"),
+        ("weight nan", "'nan' in a prompt is no weight"),
         ("<v9>", "mentions <v9>, which no likeness defines; there are <v0>"),
         ("<V0>", "mentions <V0>, which no likeness defines; there are <v0>"),
         ("<v9>, staged", "mentions <v9>, which no likeness defines; there are <v0>"),
@@ -47,6 +48,24 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(facts: dict, mistake: s
 @pytest.mark.parametrize("fine", ["no CLIP, LoRA alone", "<v0>"])
 def test_what_fits_is_not_refused(facts: dict, fine: str):
     assert facts["said"][fine] == "nothing"
+
+
+WEIGHTED = (
+    "a weight", "no number", "one in another", "a placeholder", "by name", "escapes",
+    "square brackets and BREAK", "never closed", "closed too often", "below nothing", "two chunks", "staged",
+    "staged, weighted",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", WEIGHTED)
+def test_the_command_line_draws_weighted_prompts_as_comfyui_does(facts: dict, prompt: str):
+    ours, without = facts["weights"][prompt]
+    assert ours >= 40
+    assert prompt == "square brackets and BREAK" or without < 50  # the weights show
+
+
+def test_any_text_of_brackets_is_read_as_comfyui_reads_it(facts: dict):
+    assert facts["read otherwise"] == []
 
 
 def test_comfyuis_own_training_learns_on_the_miniature_and_leaves_it_as_it_is(facts: dict):

@@ -13,6 +13,7 @@ from ..conditioning import Conditioning
 from ..precision import device_of
 from .chunks import in_chunks, side_by_side
 from .placeholders import pieces_of, vectors_in_place
+from .prompt_weights import weighed
 from .protocol import Rows, Tokens
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -32,44 +33,61 @@ class ClipText:
     def longest(self, encoder: str) -> int:
         return self.encoders[encoder].config.max_position_embeddings
 
-    def tokenize(self, prompts: Sequence[str], rows: Rows | None, encoder: str) -> Tokens:
+    def tokenize(
+        self, prompts: Sequence[str], rows: Rows | None, encoder: str, *, weights: bool = False
+    ) -> Tokens:
         """What is too long for the text encoder goes on in further chunks, each with a start and an end of
         its own; among longer prompts, a short one is repeated: T is a multiple of `longest`."""
         tokenizer, length = self.tokenizers[encoder], self.longest(encoder)
-        lines = [
-            in_chunks(pieces_of(tokenizer, prompt, rows or {}, encoder), length - 2) for prompt in prompts
-        ]
+        spelt = [pieces_of(tokenizer, prompt, rows or {}, encoder, weights=weights) for prompt in prompts]
+        lines = [in_chunks(groups, length - 2) for groups in spelt]
         count = math.lcm(*map(len, lines))
         ids = torch.full((len(prompts), count * length), tokenizer.pad_token_id, dtype=torch.long)
+        counts = torch.ones(ids.shape)
         places: list[tuple[int, int, str, int]] = []
         for number, chunks in enumerate(lines):
             for start, chunk in zip(range(0, count * length, length), chunks * (count // len(chunks))):
                 line = [tokenizer.bos_token_id]
-                for piece in chunk:
+                for piece, weight in chunk:
+                    counts[number, start + len(line)] = weight
                     if isinstance(piece, tuple):
                         places.append((number, start + len(line), *piece))
                         piece = tokenizer.bos_token_id  # any id will do: its vector is replaced
                     line.append(piece)
                 line.append(tokenizer.eos_token_id)
                 ids[number, start : start + len(line)] = torch.tensor(line)
-        return Tokens(ids, tuple(places))
+        return Tokens(ids, tuple(places), counts if bool((counts != 1).any()) else None)
 
-    def encode(self, prompts: Sequence[str], rows: Rows | None, device: torch.device) -> Conditioning:
-        """Equal prompts are encoded once."""
+    def empty_chunk(self, encoder: str) -> Tensor:
+        """The ids (T,) of a chunk without words: start, end, padding."""
+        tokenizer = self.tokenizers[encoder]
+        padding = [tokenizer.pad_token_id] * (self.longest(encoder) - 2)
+        return torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id, *padding])
+
+    def encode(
+        self, prompts: Sequence[str], rows: Rows | None, device: torch.device, *, weights: bool = False
+    ) -> Conditioning:
+        """Equal prompts are encoded once. What is pooled knows no weights, as in ComfyUI."""
         unique = list(dict.fromkeys(prompts))
         states, pooled = [], None
         for name, encoder in self.encoders.items():
-            tokens = self.tokenize(unique, rows, name)
-            chunks = sent(tokens.ids.view(-1, self.longest(name)), device_of(encoder))
+            tokens = self.tokenize(unique, rows, name, weights=weights)
+            ids = tokens.ids.view(-1, self.longest(name))
+            if tokens.weights is not None:
+                ids = torch.cat([ids, self.empty_chunk(name)[None]])
+            chunks = sent(ids, device_of(encoder))
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
                 told = encoder(chunks, output_hidden_states=self.pooled)
             heard = told.hidden_states[-2] if self.pooled else told.last_hidden_state
+            if tokens.weights is not None:
+                heard = weighed(heard[:-1], tokens.weights.view(len(heard) - 1, -1), heard[-1])
             states.append(heard.reshape(len(unique), -1, heard.shape[-1]).to(device))
             pooled = getattr(told, "text_embeds", pooled)
         conditioning = Conditioning(states=states[0])
         if self.pooled:
             assert pooled is not None
-            firsts = pooled[:: len(pooled) // len(unique)]  # what the first chunk says is the prompt's
+            each = len(pooled) // len(unique)
+            firsts = pooled[::each][: len(unique)]  # what the first chunk says is the prompt's
             conditioning = Conditioning(states=side_by_side(states), pooled=firsts.to(device))
         if len(unique) == len(prompts):
             return conditioning

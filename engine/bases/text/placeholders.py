@@ -9,24 +9,32 @@ from torch import Tensor, nn
 
 from ...config import TOKEN
 from ...devices import sent
+from .prompt_weights import weighted
 from .protocol import Rows, Tokens
 
+Piece = tuple[int | tuple[str, int], float]  # an id, or a placeholder and which of its vectors; its weight
 
-def pieces_of(tokenizer: Any, prompt: str, rows: Rows, encoder: str) -> list[list[int | tuple[str, int]]]:
-    """A prompt as ids and (placeholder, which vector) pairs, without the tokens for start and end: stretches
-    of text and placeholders in turn."""
 
-    def read(text: str) -> list[int | tuple[str, int]]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+def pieces_of(
+    tokenizer: Any, prompt: str, rows: Rows, encoder: str, *, weights: bool = False
+) -> list[list[Piece]]:
+    """A prompt's pieces, without the tokens for start and end: stretches of text and placeholders in turn."""
+    groups: list[list[Piece]] = []
+    for text, weight in weighted(prompt) if weights else [(prompt, 1.0)]:
 
-    groups: list[list[int | tuple[str, int]]] = []
-    last = 0
-    for match in TOKEN.finditer(prompt):
-        if match.group() in rows:
-            groups.append(read(prompt[last : match.start()]))
-            groups.append([(match.group(), number) for number in range(len(rows[match.group()][encoder]))])
-            last = match.end()
-    return [*groups, read(prompt[last:])]
+        def read(words: str, weight: float = weight) -> list[Piece]:
+            ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
+            return [(piece, weight) for piece in ids]
+
+        last = 0
+        for match in TOKEN.finditer(text):
+            name = match.group()
+            if name in rows:
+                groups.append(read(text[last : match.start()]))
+                groups.append([((name, number), weight) for number in range(len(rows[name][encoder]))])
+                last = match.end()
+        groups.append(read(text[last:]))
+    return groups
 
 
 @contextmanager

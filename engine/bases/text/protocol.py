@@ -18,6 +18,7 @@ class Tokens:
 
     ids: Tensor
     places: tuple[tuple[int, int, str, int], ...]  # (prompt, position, placeholder, which of its vectors)
+    weights: Tensor | None = None  # (B, T) how much each counts; None: all alike
 
 
 class TextStack(Protocol):
@@ -28,11 +29,19 @@ class TextStack(Protocol):
     offers: frozenset[str]  # of `features`
     lora_targets: tuple[str, ...]  # endings of paths of an encoder's attention projections
 
-    def tokenize(self, prompts: Sequence[str], rows: Rows | None, encoder: str) -> Tokens:
-        """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors."""
+    def tokenize(
+        self, prompts: Sequence[str], rows: Rows | None, encoder: str, *, weights: bool = False
+    ) -> Tokens:
+        """Token ids of prompts whose placeholders (`<v0>`) take one place for each of their vectors.
+
+        `weights`: brackets say how much words count, as where something is drawn (`prompt_weights`); else
+        they are letters, as in captions that are learned from.
+        """
         ...
 
-    def encode(self, prompts: Sequence[str], rows: Rows | None, device: torch.device) -> Conditioning:
+    def encode(
+        self, prompts: Sequence[str], rows: Rows | None, device: torch.device, *, weights: bool = False
+    ) -> Conditioning:
         """What the prompts say, on the device, with `rows` in the place of placeholders."""
         ...
 

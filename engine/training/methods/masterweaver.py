@@ -571,7 +571,8 @@ class MasterWeaver(Method):
         with self._averaged():
             somebody, nobody = self._tokens_of(faces), self._tokens_of([])
             model = Identified(self.base, self._seam, self.attention, somebody, nobody, len(prompts))
-            return drawn(self.base, model, self.base.encode_text(prompts), (self.size, self.size), how)
+            states = self.base.encode_text(prompts, weights=True)
+            return drawn(self.base, model, states, (self.size, self.size), how)
 
 
 def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:

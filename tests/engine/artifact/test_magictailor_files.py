@@ -144,7 +144,7 @@ def test_words_that_all_moved_are_drawn_with_and_leave_the_base_as_it_was(tmp_pa
 
 
 def test_a_table_of_another_width_is_refused(tmp_path):
-    tensors = {"token.v0.clip_l": torch.ones(1, 4), "table.clip_l": torch.ones(3, 4)}
+    tensors = {"token.v0.clip_l": torch.ones(1, 32), "table.clip_l": torch.ones(3, 4)}
     artifact = Artifact(kind="embedding", method="x", tensors=tensors, tokens=(Token(token="<v0>"),))
     with pytest.raises(LikenessError, match="changed words of clip_l have another size in this base"):
         generate(tiny_base(), ["a photo"], artifacts=[(artifact, 1.0)], steps=1)

@@ -66,7 +66,7 @@ def test_the_command_line_imports_the_pair(tmp_path, capsys):
     assert main(["import", str(embeds), str(mapper_file), "-o", str(out), "--token", "<ann>"]) == 0
     artifact = Artifact.load(out)
     assert (artifact.kind, artifact.tokens[0].token) == ("staged_embedding", "<ann>")
-    assert main(["import", str(mapper_file), "-o", str(out)]) == 2
+    assert main(["import", str(mapper_file), "-o", str(tmp_path / "half.safetensors")]) == 2
     assert "learned_embeds" in capsys.readouterr().err
     assert not (tmp_path / "sprung").exists()
 
