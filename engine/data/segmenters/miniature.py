@@ -59,7 +59,8 @@ class MiniatureParser:
 @torch.no_grad()
 def certainty(pictures: Sequence[NDArray[np.uint8]]) -> float:
     """The parser's mean certainty about pictures (H, W, 3): `FOREIGN` and more for those of its own world."""
-    network = load_judge("parser")
+    with torch.random.fork_rng(devices=[]):  # a run asks this between its seed and its first weights
+        network = load_judge("parser")
     shares = [network(to_tensor(_small(pixels)[None]))[0].softmax(0).amax(0).mean() for pixels in pictures]
     return float(torch.stack(shares).mean())
 

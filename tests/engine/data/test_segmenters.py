@@ -220,3 +220,12 @@ def test_likeness_masks_runs_a_back_end_of_a_models_folder(models, picture, tmp_
 
 def test_a_transformers_folder_may_be_given_itself(models):
     assert CLIPSEG.find(models / "clipseg") == models / "clipseg"
+
+
+def test_asking_whether_pictures_are_of_its_world_leaves_random_numbers_alone():
+    """Else what is learned with a seed would depend on what is said before."""
+    from likeness_portraits.engine.data.segmenters.miniature import certainty
+
+    state = torch.get_rng_state()
+    assert 0 < certainty([np.zeros((64, 64, 3), np.uint8)]) <= 1
+    assert torch.equal(torch.get_rng_state(), state)
