@@ -103,7 +103,7 @@ def test_lists_of_pictures_and_masks_are_one_masked_concept_and_one_training(ser
         "mask list": node("RebatchImages", images=["mask images", 0], batch_size=1),
         "mask images": node("MaskToImage", mask=["base", 4]),
     }
-    concept = described(["pictures", 0], masks=["masks", 0])
+    concept = described(["pictures", 0], masks=["masks", 0], token="<listed>")  # a folder of its own
     runs, files = learned(server, concept, "listed", **lists)
     assert (runs, [file.name for file in files]) == (1, ["listed.safetensors"])
     folder = newest_concept(server)

@@ -124,10 +124,10 @@ def test_the_editor_reads_values_saved_by_0_1_into_the_same_widgets(page: Any):
 
 
 @needs_editor
-def test_five_widgets_are_shown_the_rest_on_asking_and_numbers_are_those_of_the_preset(page: Any):
+def test_six_widgets_are_shown_the_rest_on_asking_and_numbers_are_those_of_the_preset(page: Any):
     found = page.evaluate(LOOK)
-    five = ["preset", "steps", "learning_rate", "seed", "preview_prompt"]
-    assert found["shown"] == [*five, "show advanced inputs"]
+    six = ["preset", "steps", "learning_rate", "seed", "preview_prompt", "save_as"]
+    assert found["shown"] == [*six, "show advanced inputs"]
     assert found["values"] == len(golden("widgets.json")["LikenessTrainDreamBoothLora"])
     assert found["grows"] and {"rank", "prior", "precision", "more_settings"} <= set(found["all"])
     assert found["fresh"] == [800, 1e-4, 16]
