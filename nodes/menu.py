@@ -62,7 +62,7 @@ MENU: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 _LEARNING = ("text_encoder", "prior", "masked", "preview_every", "resolution", "precision", "more_settings",
-             "stop_by_likeness", "rank", "vectors")  # fmt: skip
+             "stop_by_likeness", "checkpoint_minutes", "rank", "vectors")  # fmt: skip
 _EDGES = ("soft", "level", "fill_holes", "keep_largest", "invert")
 _GATED = ("number", "strength", "feather", "match_colours", "gate", "allowed_drop", "judged_by")
 
