@@ -32,10 +32,12 @@ class Tally:
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def attempt(self, number: int, tried: Callable[..., Any], *given: Any, names: str = "") -> None:
+    def attempt(
+        self, number: int, tried: Callable[..., Any], *given: Any, names: str = "", patience: float = PATIENCE
+    ) -> None:
         """Counts what comes of it: done, refused in one sentence (that mentions `names`), or foreign."""
         try:
-            with _patience():
+            with _patience(patience):
                 tried(*given)
             self.counts["done"] += 1
         except LikenessError as error:
@@ -75,16 +77,16 @@ class Tally:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _patience(seconds: float) -> Iterator[None]:
     if not hasattr(signal, "setitimer"):  # Windows: the test's own time limit has to do
         yield
         return
 
     def over(*_: Any) -> None:
-        raise TooLong(f"after {PATIENCE} s")
+        raise TooLong(f"after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
