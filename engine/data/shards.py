@@ -381,6 +381,7 @@ class Lane:
     def __init__(self, shards: Sequence[Shard], number: int, lanes: int, seed: int, tally: Tally) -> None:
         own = list(shards[number::lanes])
         self._shards = own if len(shards) >= lanes else list(shards)
+        self._all = list(shards)  # where its own cannot be read
         self._name = (seed, "lane", number)
         self._tally = tally
         self._starts = [0]  # the position at which each turn begins
@@ -428,8 +429,9 @@ class Lane:
 
     def _another(self, position: int, attempt: int) -> dict[str, Any] | None:
         number = mixed_seed(*self._name, "instead", position, attempt)
-        shard = self._shards[number % len(self._shards)]
-        place = number // len(self._shards) % shard.count
+        among = self._shards if attempt < TRIES // 2 else self._all
+        shard = among[number % len(among)]
+        place = number // len(among) % shard.count
         for found, parts in enumerate(entries(shard.path, self._tally)):
             if found == place:
                 return parts

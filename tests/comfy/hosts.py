@@ -105,6 +105,10 @@ class Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def memory(self) -> int:
+        """Bytes that the server holds."""
+        return psutil.Process(self._process.pid).memory_info().rss
+
     def kill(self) -> None:
         """Ends it as a crash or the system's memory watch would."""
         self._process.kill()

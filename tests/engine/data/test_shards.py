@@ -223,6 +223,14 @@ def test_an_index_that_counts_wrongly_is_named(folder, tmp_path, text):
         find_shards(str(tmp_path))
 
 
+def test_a_lane_whose_own_shard_is_lost_reads_from_others(tmp_path):
+    write_shards(tmp_path, people(8), each=4)
+    (tmp_path / "shard-000001.tar").write_bytes(b"no tar at all" * 100)
+    lanes = Lanes(str(tmp_path), 2, seed=0)
+    seen = [row[1] for row in keys(lanes, range(6), [0, 1])]
+    assert len(seen) == 6 and all(int(key[2:9]) < 4 for key in seen)
+
+
 def test_shards_that_hold_nothing_readable_are_an_error(tmp_path):
     write_shards(tmp_path, people(1), each=4)
     (tmp_path / "shard-000000.tar").write_bytes(b"no tar at all" * 100)
