@@ -162,7 +162,7 @@ class LikenessMeasure(io.ComfyNode):
         component: Sequence[ConceptSpec | None] = (None,), component_masks: list | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.pictures import pictures_of
-        from ..engine.evaluation.measure import in_words, rows_in_words
+        from ..engine.evaluation.measure import report
 
         prompts = [line.strip() for text in prompt for line in text.splitlines() if line.strip()]
         pictures = pictures_of(images)
@@ -171,9 +171,9 @@ class LikenessMeasure(io.ComfyNode):
         part = _component(single(component, "component"), component_masks)
         known, judge = single(concept, "concept"), single(faces, "face model")
         found = _measured(pictures, known, judge, prompts, others, styled, *part)
-        report = f"{rows_in_words(found)}\n\n{in_words(found)}"
-        scores = found.mean_identity, found.mean_text, report, found.median_identity
-        return told(cls, *scores, text=report)
+        words = report(found)
+        scores = found.mean_identity, found.mean_text, words, found.median_identity
+        return told(cls, *scores, text=words)
 
 
 class LikenessGrid(io.ComfyNode):

@@ -50,7 +50,7 @@ def measure_pictures(
 ) -> None:
     """Say how much any pictures look like a person, and whether they show what was asked for."""
     from ..evaluation.backends import judges_there, load_face_judge
-    from ..evaluation.measure import in_numbers, in_words, measure, rows_in_words
+    from ..evaluation.measure import in_numbers, measure, report
 
     files = [file for place in pictures for file in _picture_files(place)]
     drawn = _pixels(files)
@@ -68,7 +68,7 @@ def measure_pictures(
     if as_json:
         say(json.dumps(in_numbers(found), indent=2, ensure_ascii=False))
     else:
-        say(f"{rows_in_words(found)}\n\n{in_words(found)}")
+        say(report(found))
 
 
 def _names(files: Sequence[Path]) -> list[str]:

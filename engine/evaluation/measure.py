@@ -207,6 +207,11 @@ def rows_in_words(found: Measures) -> str:
     return "\n".join(lines)
 
 
+def report(found: Measures) -> str:
+    """Picture by picture, then what the scores say together."""
+    return f"{rows_in_words(found)}\n\n{in_words(found)}"
+
+
 def in_numbers(found: Measures) -> dict[str, Any]:
     """Everything as plain values, for programs; None where there is no number."""
     scores: dict[str, Any] = {

@@ -9,7 +9,7 @@ from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.data.concepts import Picture
 from likeness_portraits.engine.data.segment import Request, find_masks, load_segmenter
 from likeness_portraits.engine.evaluation.backends import MiniatureJudge
-from likeness_portraits.engine.evaluation.measure import CAVEAT, in_words, measure
+from likeness_portraits.engine.evaluation.measure import CAVEAT, measure, report
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.graphs import ending, node
 from likeness_portraits.tests.comfy.hosts import Server, psnr
@@ -47,7 +47,7 @@ def test_the_node_says_what_the_engine_measures(server: Server):
     own = [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[PERSON], 4)]
     others = [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[STRANGER], 2)]
     judge = MiniatureJudge()
-    assert shown["else_"]["text"] == [in_words(measure(others, own, judge, looks=[judge]))]
+    assert shown["else_"]["text"] == [report(measure(others, own, judge, looks=[judge]))]
     assert "the same person" in shown["same"]["text"][0] and "copy" in shown["same"]["text"][0]
     assert shown["same"]["text"][0].endswith(CAVEAT)
 
@@ -83,7 +83,7 @@ def test_the_node_scores_a_component_by_masks_and_wants_both_or_neither(server: 
     )
     component = [Picture(str(number), *pair) for number, pair in enumerate(zip(others, masks))]
     known = measure(own, own, judge, looks=[judge], component=component, component_masks=own_masks)
-    assert shown["whole"]["text"] == [in_words(known)]
+    assert shown["whole"]["text"] == [report(known)]
     assert "The component was found in 4 of 4 pictures" in shown["whole"]["text"][0]
     alone["inputs"] |= {"component": ["component", 0]}
     bare["inputs"] |= {"component_masks": ["own", 0]}

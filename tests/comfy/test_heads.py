@@ -25,13 +25,12 @@ def packed(server: Server, kit: Path) -> Iterator[Server]:
     shutil.rmtree(root)
 
 
-def test_a_folders_stranger_is_named_in_the_node(packed: Server, kit: Path):
-    person_folder(packed.base / "input" / "with a stranger", kit, (*FIRST, SECOND[0]))
+def test_a_folders_stranger_is_named_in_the_node_also_by_a_pasted_path(packed: Server, kit: Path):
+    folder = person_folder(packed.base / "input" / "with a stranger", kit, (*FIRST, SECOND[0]))
+    pasted = f'"{folder}"'  # as Windows copies paths
     shown = packed.run(
         {
-            "read": node(
-                "LikenessConceptFolder", folder="with a stranger", role="as concept.json says", **TOLD
-            ),
+            "read": node("LikenessConceptFolder", folder=pasted, role="as concept.json says", **TOLD),
             "see": node("PreviewAny", source=["read", 1]),
         }
     )
