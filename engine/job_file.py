@@ -24,7 +24,7 @@ COMMON_HELP = {
     "templates": "training prompts; {} becomes the placeholder",
     "prior_templates": "prompts of the pictures of the class; {} becomes the class word",
 }
-PARTS = ("vae", "clip", "tokenizer")  # of a base, that may be given beside it
+PARTS = ("vae", "clip", "tokenizer", "prediction")  # what of a base may be said beside it
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -134,8 +134,12 @@ class BaseModel(nn.Module):
         def encode() -> Tensor:
             found = []
             for part in pixels.split(self.at_once(*pixels.shape[-2:])):
-                posterior = self.vae.encode(part.to(self.device, dtype_of(self.vae))).latent_dist
-                found.append(torch.stack([posterior.mean.float(), posterior.std.float()]))
+                told = self.vae.encode(part.to(self.device, dtype_of(self.vae)))
+                if hasattr(told, "latents"):  # TAESD knows one latent for a picture, no spread
+                    mean, std = told.latents, torch.zeros_like(told.latents)
+                else:
+                    mean, std = told.latent_dist.mean, told.latent_dist.std
+                found.append(torch.stack([mean.float(), std.float()]))
             return torch.cat(found, dim=1) * self.latent_scale
 
         mean, std = self._through_vae(encode)
@@ -239,6 +243,12 @@ def unet_base(
     fingerprint: str | None = None,
 ) -> BaseModel:
     """A base of Stable Diffusion's kind: a U-Net that reads CLIP and predicts noise, or its velocity."""
+    channels: Any = (unet.config.in_channels, vae.config.latent_channels)  # type: ignore[union-attr]
+    if channels[0] != channels[1]:
+        raise LikenessError(
+            f"this VAE makes latents of {channels[1]} channels, but the model reads {channels[0]}: it is for "
+            "another kind of model; use the base's own, or its TAESD"
+        )
     denoiser = ConditionalUNet(unet, pixels_per_latent(vae))
     return BaseModel(
         denoiser=denoiser,
@@ -282,7 +292,7 @@ def load_base(spec: BaseSpec) -> BaseModel:
             raise LikenessError(
                 f"there is no base model at {path}; give a checkpoint, a folder or 'miniature'"
             )
-        parts = read_folder(path) if path.is_dir() else read_single_file(path, spec)
+        parts = read_folder(path, spec.prediction) if path.is_dir() else read_single_file(path, spec)
         return unet_base(**vars(parts), resolution=parts.resolution)
 
 

@@ -12,6 +12,7 @@ import torch
 from ..bases.families import FAMILIES, MINIATURE
 from ..bases.loaders.checkpoint_file import UNET
 from ..bases.loaders.graph_weights import BaseWeights, TextTower
+from ..bases.loaders.vae import is_tiny
 from ..errors import LikenessError
 from ..miniature import model as miniature
 from .miniature import MiniatureModel
@@ -97,7 +98,7 @@ def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:
         alphas_cumprod=_alphas_cumprod(model),
         unet=_weights_in_use(model, "diffusion_model.", UNET),
         heads=_heads(model.model.model_config.unet_config),
-        vae=_vae_weights(vae),
+        vae=_vae_weights(vae, model.model.latent_format.scale_factor),
         latent_scale=model.model.latent_format.scale_factor,
         text_towers=_text_towers(clip, family),
         fingerprint=miniature.fingerprint() if untouched else None,
@@ -185,8 +186,17 @@ def _heads(config: Mapping[str, Any]) -> int | list[int]:
     ]
 
 
-def _vae_weights(vae: Any) -> dict[str, torch.Tensor]:
+def _vae_weights(vae: Any, scale: float) -> dict[str, torch.Tensor]:
+    """The autoencoder's, the checkpoint's own or TAESD's, which must be of latents of the MODEL's scale."""
     stored = _weights_in_use(vae.patcher, "")
+    if is_tiny(stored):
+        own = float(vae.first_stage_model.vae_scale)
+        if abs(own - scale) > 1e-4:
+            raise LikenessError(
+                f"this VAE is a TAESD of another kind of model: its latents are scaled by {own:g}, the "
+                f"MODEL's by {scale:g}; connect the MODEL's own (taesd for SD 1.x and 2.x, taesdxl for SDXL)"
+            )
+        return stored
     if "encoder.down.0.block.0.conv1.weight" not in stored or "quant_conv.weight" not in stored:
         raise LikenessError("this VAE is of a kind that cannot be trained with; use the checkpoint's own VAE")
     return stored

@@ -13,6 +13,10 @@ VAE = Annotated[
 CLIP = Annotated[
     str | None, Option(help="For a checkpoint: other text encoders; a checkpoint or a diffusers folder.")
 ]
+PREDICTION = Annotated[
+    str | None,
+    Option(help="What a checkpoint or folder predicts, where its files do not say: epsilon, v_prediction."),
+]
 TOKENIZER = Annotated[str | None, Option(help="For a checkpoint: the folder of CLIP's tokenizer.")]
 
 
@@ -23,7 +27,10 @@ class BaseParts:
     vae: VAE = None
     clip: CLIP = None
     tokenizer: TOKENIZER = None
+    prediction: PREDICTION = None
 
     def spec(self, base: str) -> BaseSpec:
         """The base of this name or place, with these parts."""
-        return BaseSpec.parse(base, vae=self.vae, clip=self.clip, tokenizer=self.tokenizer)
+        return BaseSpec.parse(
+            base, vae=self.vae, clip=self.clip, tokenizer=self.tokenizer, prediction=self.prediction
+        )

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from ..config import METHODS
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import ELSEWHERE, INTERRUPTED, train_app
-from .base_parts import CLIP, TOKENIZER, VAE
+from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE
 
 if TYPE_CHECKING:
     from ..identity.conditioning import Shown
@@ -99,6 +99,7 @@ _COMMON: dict[str, Any] = {
     "vae": VAE,
     "clip": CLIP,
     "tokenizer": TOKENIZER,
+    "prediction": PREDICTION,
     "on": Annotated[
         list[str] | None,
         Option(

@@ -11,6 +11,7 @@ from .paths import typed_path
 
 ROLES = ("subject", "style", "component")
 BASE_KINDS = ("miniature", "checkpoint", "diffusers", "hub", "graph")
+PREDICTIONS = ("epsilon", "v_prediction")  # the noise, or the velocity
 TOKEN = re.compile(r"<[A-Za-z0-9_-]+>")
 MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -25,6 +26,7 @@ class BaseSpec:
     tokenizer: str | None = None  # a CLIP tokenizer's folder: single-file checkpoints hold none
     vae: str | None = None  # another VAE for a single-file checkpoint: a file, a checkpoint or a folder
     clip: str | None = None  # other text encoders for it: a checkpoint of its kind or a diffusers folder
+    prediction: str | None = None  # what it predicts, of PREDICTIONS; None: as its files say
 
     def __post_init__(self) -> None:
         for name in ("path", "tokenizer", "vae", "clip"):
@@ -37,26 +39,37 @@ class BaseSpec:
                 "away, or change that folder"
             )
         one_of("base kind", self.kind, BASE_KINDS)
+        if self.prediction is not None:
+            one_of("prediction", self.prediction, PREDICTIONS)
+            if self.kind == "miniature":
+                raise LikenessError("the Miniature predicts noise; leave the prediction away")
         if self.kind in ("checkpoint", "diffusers", "hub") and not self.path:
             raise LikenessError(f"a base of kind '{self.kind}' needs a path; give the file or folder")
 
     @classmethod
     def parse(
-        cls, text: str, *, vae: str | None = None, clip: str | None = None, tokenizer: str | None = None
+        cls,
+        text: str,
+        *,
+        vae: str | None = None,
+        clip: str | None = None,
+        tokenizer: str | None = None,
+        prediction: str | None = None,
     ) -> "BaseSpec":
         """`miniature`, a folder, a file or a model in the hub's cache (`owner/name`), as typed.
 
-        `vae`, `clip` and `tokenizer` stand in place of a checkpoint's own.
+        `vae`, `clip` and `tokenizer` stand in place of a checkpoint's own; `prediction` says what it predicts
+        where its files do not.
         """
         text = typed_path(text)
         path = Path(text)
         kind = "diffusers" if path.is_dir() else "checkpoint"
         if text == "miniature":
             kind = text
-        elif not path.exists() and HUB_NAME.fullmatch(text) and path.suffix not in MODEL_FILES:
+        elif not path.exists() and HUB_NAME.fullmatch(text) and path.suffix.lower() not in MODEL_FILES:
             kind = "hub"
         where = None if kind == "miniature" else text
-        return cls(kind=kind, path=where, vae=vae, clip=clip, tokenizer=tokenizer)
+        return cls(kind=kind, path=where, vae=vae, clip=clip, tokenizer=tokenizer, prediction=prediction)
 
 
 @dataclass(frozen=True, kw_only=True)

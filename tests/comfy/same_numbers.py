@@ -30,6 +30,7 @@ import comfy.sd  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy.supported_models_base  # noqa: E402
+import comfy.taesd.taesd  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
 import folder_paths  # noqa: E402
@@ -216,6 +217,32 @@ def unknown_layers(model: Any, clip: Any, base: BaseModel) -> list[str]:
     return [name for name in ours if name.endswith(ends) and name not in known and "resnets" not in name]
 
 
+def taesd(scale: float) -> Any:
+    """ComfyUI's tiny autoencoder, as Load VAE builds it, with random weights."""
+    network = comfy.taesd.taesd.TAESD()
+    generator = torch.Generator().manual_seed(4)
+    state = {
+        name: torch.randn(weight.shape, generator=generator) * 0.05
+        for name, weight in network.state_dict().items()
+    }
+    told = {"vae_scale": torch.tensor(scale), "vae_shift": torch.tensor(0.0)}
+    return comfy.sd.VAE(sd={**state, **told})
+
+
+@torch.inference_mode()
+def through_taesd(model: Any, clip: Any) -> dict[str, float]:
+    """How far the engine's latents and pictures are from ComfyUI's through a tiny autoencoder."""
+    vae = taesd(model.model.latent_format.scale_factor)
+    base = taken_out((model, clip, vae))
+    pixels, _, _ = miniature_person(0, 2)
+    latents, ours = vae.encode(pixels), base.encode_pixels(pixels.movedim(-1, 1) * 2 - 1)
+    return {
+        "latents": apart(model.model.process_latent_in(latents), ours),
+        "pictures": apart(vae.decode(latents), base.decode(ours).movedim(1, -1) / 2 + 0.5),
+        "size": ours.abs().max().item(),
+    }
+
+
 def refused(model: Any, clip: Any, vae: Any) -> str:
     """How a MODEL, CLIP and VAE that cannot be learned on are refused."""
     try:
@@ -248,6 +275,7 @@ def refusals(model: Any, clip: Any, vae: Any) -> dict[str, str]:
         "levels": refused(edm, clip, vae),
         "no clip": refused(model, None, vae),
         "no vae": refused(model, clip, None),
+        "another's taesd": refused(model, clip, taesd(0.13025)),
         "another clip": refused(tiny_model(kinds.SD20, **narrow), clip, vae),
     }
 
@@ -289,6 +317,7 @@ def main() -> None:
         "sdxl": differences(sdxl, taken_out(sdxl), 8),
         "fp8": differences(plain_fp8, taken_out(plain_fp8), 8),
         "scaled fp8": differences(scaled_fp8, taken_out(scaled_fp8), 8),
+        "taesd": {"sd1": through_taesd(*sd1[:2]), "sdxl": through_taesd(*sdxl[:2])},
         "schedule": apart(headless.process.alphas_cumprod, from_graph.process.alphas_cumprod),
         "same fingerprint": headless.fingerprint == from_graph.fingerprint,
         "refused": refusals(model, clip, vae),

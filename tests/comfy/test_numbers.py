@@ -40,6 +40,14 @@ def test_pooled_prompts_latents_and_pictures_differ_by_rounding_alone(
     assert measured[base][what] <= 1e-4
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_tiny_autoencoder_of_the_graph_gives_the_engine_the_same_latents(
+    measured: dict[str, Any], family: str
+):
+    found = measured["taesd"][family]
+    assert found["latents"] <= 1e-5 and found["pictures"] <= 1e-5 and found["size"] > 1e-4
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_words_and_loras_learned_on_each_family_mean_the_same_in_comfyui(
     measured: dict[str, Any], family: str
@@ -82,6 +90,7 @@ def test_a_patch_on_the_model_is_part_of_what_is_learned_on(measured: dict[str, 
         "levels": "noise levels of another kind .*connect an SD 1.x",
         "no clip": "there is no CLIP: .*load one with Load CLIP and connect it",
         "no vae": "there is no VAE: .*load one with Load VAE and connect it",
+        "another's taesd": "a TAESD of another kind .* by 0.13025, the MODEL's by 0.18215; connect the MODEL's",
         "another clip": "this CLIP has no clip_h, .*connect the CLIP of its checkpoint",
     }.items(),
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...artifact.inert_pickle import read_checkpoint
+from ...artifact.tensors import is_safetensors
 from ...errors import LikenessError
 from ...files import reading
 from ..families import KNOWN
@@ -70,7 +71,7 @@ def read_tensors(path: Path) -> Stored:
             start = file.read(8)
         if start[:4] == b"GGUF":
             raise quantised(path, "a GGUF file")
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors" or is_safetensors(path):
             _check_whole(path, start)
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Parts:
 
     family: str  # a key of FAMILIES
     unet: Any  # diffusers' UNet2DConditionModel
-    vae: Any  # diffusers' AutoencoderKL
+    vae: Any  # diffusers' AutoencoderKL, or AutoencoderTiny
     text_encoders: Mapping[str, Any]  # transformers' CLIPTextModel, or …WithProjection where it is pooled
     tokenizers: Mapping[str, Any]
     alphas_cumprod: Tensor  # (T,) float64
@@ -53,8 +53,9 @@ def import_networks() -> None:
 # ------------------------------------------------------------------------------------------ diffusers folders
 
 
-def read_folder(path: Path) -> Parts:
-    """A diffusers folder of the SD 1.x, SD 2.x or SDXL family; nothing is downloaded."""
+def read_folder(path: Path, told: str | None = None) -> Parts:
+    """A diffusers folder of the SD 1.x, SD 2.x or SDXL family; nothing is downloaded. `told`: what the user
+    says that it predicts."""
     from diffusers import UNet2DConditionModel
 
     check_folder(path)
@@ -73,15 +74,20 @@ def read_folder(path: Path) -> Parts:
         text_encoders=encoders,
         tokenizers=tokenizers,
         alphas_cumprod=noise_schedule(schedule),
-        prediction_type=checked_prediction(schedule.get("prediction_type", "epsilon"), path),
+        prediction_type=told or checked_prediction(schedule.get("prediction_type", "epsilon"), path),
     )
 
 
 def read_vae_folder(path: Path) -> Any:
-    """The autoencoder of a diffusers folder."""
-    from diffusers import AutoencoderKL
+    """The autoencoder of a diffusers folder: Stable Diffusion's, or the tiny one (TAESD) in its stead."""
+    import diffusers
 
-    return _part(AutoencoderKL, path).float()
+    kind = _json(path / "config.json").get("_class_name", "AutoencoderKL")
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise LikenessError(
+            f"{path} holds a VAE of the kind {kind}, which cannot be used; take the base's own, or a TAESD"
+        )
+    return _part(getattr(diffusers, kind), path).float()
 
 
 def read_text_folder(path: Path, family: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,16 +155,28 @@ def check_folder(path: Path) -> None:
 def _part(kind: Any, path: Path) -> Any:
     """One part of a diffusers folder, from its full-precision files or else those in fp16."""
     first: Exception | None = None
+    words = "Tokenizer" in kind.__name__
     for variant in ({}, {"variant": "fp16"}):
-        options = variant if "Tokenizer" not in kind.__name__ else {}
         try:
-            return from_folder(kind, path, **options)
+            if words:
+                return from_folder(kind, path)
+            network, found = from_folder(kind, path, output_loading_info=True, **variant)
+            _check_nothing_missing(path, found["missing_keys"])
+            return network
         except LikenessError:
             raise
         except Exception as error:  # safetensors, torch, diffusers and transformers each raise their own
             first = first or error
     reason = str(first).strip().splitlines()[0]
     raise LikenessError(f"cannot read {path}: {reason}; get that folder again") from first
+
+
+def _check_nothing_missing(path: Path, missing: Iterable[str]) -> None:
+    """Raises for weights that are not in the files: the libraries leave them empty, or make up their own."""
+    gone = sorted(name for name in missing if not name.endswith("position_ids"))
+    if gone:
+        more = f" and {len(gone) - 1} more" if gone[1:] else ""
+        raise LikenessError(f"{path} lacks the weights {gone[0]}{more}; get that folder again")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from ..families import KNOWN
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from .folder import import_networks
 from .graph_weights import BaseWeights
-from .single_file import build_text_encoder, build_unet, build_vae, padded, trained_side
+from .single_file import build_text_encoder, build_unet, padded, trained_side
+from .vae import build_vae
 
 
 def base_from_graph(weights: BaseWeights) -> BaseModel:

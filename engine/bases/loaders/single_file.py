@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config import BaseSpec
+from ...config import BaseSpec, from_yaml
 from ...errors import LikenessError
+from ...files import read_text, reading
 from ..families import FAMILIES, family_of_unet
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from ..text.clip_weights import load_text
-from .checkpoint_file import UNET, VAE, Stored, check_kind, read_tensors
+from .checkpoint_file import UNET, Stored, check_kind, read_tensors
 from .folder import Parts, checked_prediction, read_text_folder
-from .folder import read_vae_folder as vae_of_folder
+from .networks import empty, in_full, numbers_in
+from .vae import read_vae
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ HEAD_WIDTH = 64  # of the attention layers of SD 2.x, SDXL and all text encoders
 TIME_WIDTH = 256  # of each of SDXL's six size numbers
 VELOCITY_SPREAD = 0.09  # of one bias; SD 2.x models that predict velocity have more (as ComfyUI tells them)
 SPREAD_KEY = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_SPOKEN = {"v": "v_prediction", "velocity": "v_prediction", "eps": "epsilon", "noise": "epsilon"}
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 
 
@@ -36,11 +39,11 @@ def read_single_file(path: Path, spec: BaseSpec) -> Parts:
     state = stored.tensors
     check_kind(path, state)
     family = family_of(state)
-    prediction = _prediction(path, stored, family)
+    prediction = spec.prediction or _prediction(path, stored, family)
     side = trained_side(family, prediction)
     try:
         unet = build_unet(state, side, heads_of(state, family))
-        vae = _vae(path, state, family, spec.vae)
+        vae = read_vae(path, state, family, spec.vae)
         encoders, tokenizers = _text(path, state, family, spec)
     except (RuntimeError, KeyError, IndexError, ValueError, StopIteration) as error:
         reason = (str(error).strip() or "parts are missing").splitlines()[0]
@@ -76,13 +79,29 @@ def _prediction(path: Path, stored: Stored, family: str) -> str:
     """What the U-Net predicts: as the file says, or as its numbers tell."""
     told = stored.metadata.get("modelspec.prediction_type")
     if told:
-        return checked_prediction({"v": "v_prediction"}.get(told, told), path)
+        return checked_prediction(_SPOKEN.get(told, told), path)
     if "v_pred" in stored.tensors:
         return "v_prediction"
+    beside = _told_beside(path)
+    if beside:
+        log.info("%s predicts %s, as the .yaml beside it says", path.name, beside)
+        return checked_prediction(_SPOKEN.get(beside, beside), path.with_suffix(".yaml"))
     bias = stored.tensors.get(SPREAD_KEY)
     if family == "sd2" and bias is not None and bias.float().std(correction=0) > VELOCITY_SPREAD:
         return "v_prediction"
     return "epsilon"
+
+
+def _told_beside(path: Path) -> str | None:
+    """What the model's configuration of the same name says, as A1111 and its relatives want it beside it."""
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        return None
+    with reading(beside, "cannot be read as the model's configuration; mend it, or take it away"):
+        found = from_yaml(read_text(beside), beside)
+    for name in ("model", "params", "parameterization"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return None if found is None else str(found)
 
 
 # ------------------------------------------------------------------------------------------------------ U-Net
@@ -130,20 +149,20 @@ def _levels(state: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
     channels: list[int] = []
     depths: list[int] = []
     fresh = True  # the next residual block begins a level
-    for number in range(1, 1 + max(_numbers(state, "input_blocks."))):
+    for number in range(1, 1 + max(numbers_in(state, "input_blocks."))):
         if f"input_blocks.{number}.0.op.weight" in state:
             fresh = True
         elif fresh:
             channels.append(state[f"input_blocks.{number}.0.out_layers.3.weight"].shape[0])
-            depths.append(len(_numbers(state, f"input_blocks.{number}.1.transformer_blocks.")))
+            depths.append(len(numbers_in(state, f"input_blocks.{number}.1.transformer_blocks.")))
             fresh = False
     return channels, depths
 
 
 def _layers(state: Mapping[str, Tensor]) -> int:
     """Residual blocks a level: those before the first halving, the first convolution aside."""
-    halvings = [n for n in _numbers(state, "input_blocks.") if f"input_blocks.{n}.0.op.weight" in state]
-    return min(halvings, default=1 + max(_numbers(state, "input_blocks."))) - 1
+    halvings = [n for n in numbers_in(state, "input_blocks.") if f"input_blocks.{n}.0.op.weight" in state]
+    return min(halvings, default=1 + max(numbers_in(state, "input_blocks."))) - 1
 
 
 def level_config(depths: Sequence[int]) -> dict[str, Any]:
@@ -162,51 +181,6 @@ def size_config(width: int) -> dict[str, Any]:
         "addition_time_embed_dim": TIME_WIDTH,
         "projection_class_embeddings_input_dim": width,
     }
-
-
-# -------------------------------------------------------------------------------------------------------- VAE
-
-
-def _vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None) -> Any:
-    """The checkpoint's autoencoder, or the one named in its stead."""
-    if named is not None:
-        place = Path(named).expanduser()
-        if place.is_dir():
-            return vae_of_folder(place / "vae" if (place / "vae").is_dir() else place)
-        if not place.is_file():
-            raise LikenessError(f"there is no VAE at {place}; give a VAE file, a checkpoint or a folder")
-        path, state = place, read_tensors(place).tensors
-    own = {key.removeprefix(VAE): value for key, value in state.items()
-           if key.startswith((VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv."))}  # fmt: skip
-    if "decoder.up_blocks.0.resnets.0.conv1.weight" in own:
-        raise LikenessError(f"{path} is a VAE in diffusers' layout; give the folder with its config.json")
-    if "encoder.conv_in.weight" not in own or "quant_conv.weight" not in own:
-        raise LikenessError(
-            f"{path} holds no VAE; name one with the base's 'vae' (--vae): a VAE file, another checkpoint or "
-            "a diffusers folder"
-        )
-    return build_vae(own, FAMILIES[family].sample_size, FAMILIES[family].latent_scale)
-
-
-def build_vae(own: Mapping[str, Tensor], side: int, scale: float) -> Any:
-    """The autoencoder out of LDM's names, without their prefix; `side` and `scale` are the latents'."""
-    from diffusers import AutoencoderKL
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
-    levels = range(1 + max(_numbers(own, "encoder.down.")))
-    channels = [own[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
-    config = {
-        "block_out_channels": channels,
-        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
-        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-        "layers_per_block": 1 + max(_numbers(own, "encoder.down.0.block.")),
-        "latent_channels": own["quant_conv.weight"].shape[0] // 2,
-        "sample_size": side * 2 ** (len(channels) - 1),
-        "scaling_factor": scale,
-    }
-    vae = empty(AutoencoderKL, config)
-    vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(own), vae.config)), assign=True)
-    return vae
 
 
 # ------------------------------------------------------------------------------------------------------- text
@@ -297,7 +271,7 @@ def build_text_encoder(
         own = from_open_clip(own)
     weights = {key.removeprefix("text_model."): value for key, value in own.items()
                if not key.endswith(("position_ids", "logit_scale"))}  # fmt: skip
-    stored = 1 + max(_numbers(weights, "encoder.layers."))
+    stored = 1 + max(numbers_in(weights, "encoder.layers."))
     layers = stored - FAMILIES[family].unheard_layers
     unheard = tuple(f"encoder.layers.{number}." for number in range(layers, stored))
     weights = {key: value for key, value in weights.items() if not key.startswith(unheard)}
@@ -363,22 +337,3 @@ def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "text_projection" in state:  # diffusers would take the width from it
         found["text_projection.weight"] = state["text_projection"].T.contiguous()
     return found
-
-
-# ----------------------------------------------------------------------------------------------------- shared
-
-
-def empty(kind: Any, config: Mapping[str, Any]) -> Any:
-    """A diffusers network without weights, which cost neither memory nor random numbers."""
-    with torch.device("meta"):
-        return kind.from_config(dict(config))
-
-
-def in_full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in fp32; every plain floating-point number fits there exactly."""
-    return {name: weight.float() for name, weight in weights.items()}
-
-
-def _numbers(state: Mapping[str, Tensor], prefix: str) -> set[int]:
-    """The numbers that follow a prefix in the keys."""
-    return {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}

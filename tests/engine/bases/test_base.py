@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.process.ddpm import noise_schedule
@@ -205,6 +207,28 @@ def test_a_model_in_the_hubs_cache_is_found_by_its_name_and_nothing_is_downloade
     assert load_base(spec).fingerprint == base.fingerprint
     with pytest.raises(LikenessError, match="not in the hub's local cache.*hf download somebody/else"):
         load_base(BaseSpec.parse("somebody/else"))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_folder_that_lacks_a_weight_is_refused_by_its_name(part: str, tmp_path: Path):
+    save_folder(tiny_base(), tmp_path / "model")
+    file = next((tmp_path / "model" / part).glob("*.safetensors"))
+    weights = load_file(file)
+    name = sorted(weights)[3]
+    del weights[name]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(LikenessError, match=f"{part} lacks the weights .*{re.escape(name[-12:])}; get that"):
+        load_base(BaseSpec.parse(str(tmp_path / "model")))
+
+
+def test_what_a_folder_predicts_may_be_said_where_it_does_not_say_it(tmp_path: Path):
+    folder = str(save_folder(tiny_base(), tmp_path / "model"))
+    told = BaseSpec.parse(folder, prediction="v_prediction")
+    assert load_base(told).process.prediction_type == "v_prediction"
+    with pytest.raises(LikenessError, match="unknown prediction 'velocity'"):
+        BaseSpec.parse(folder, prediction="velocity")
+    with pytest.raises(LikenessError, match="the Miniature predicts noise"):
+        BaseSpec.parse("miniature", prediction="v_prediction")
 
 
 def test_folders_of_other_kinds_are_refused_by_name(tmp_path: Path):

@@ -112,6 +112,7 @@ def test_what_a_checkpoint_predicts_is_read_from_it(tmp_path: Path):
     for family, marks, metadata, expected in (
         ("sdxl", ("v_pred", "ztsnr"), {}, "v_prediction"),
         ("sdxl", (), {"modelspec.prediction_type": "v"}, "v_prediction"),
+        ("sd1", (), {"modelspec.prediction_type": "eps"}, "epsilon"),
         ("sd2", (), {}, "epsilon"),
     ):
         state = checkpoint_of(tiny_base(family=family))
@@ -126,6 +127,32 @@ def test_what_a_checkpoint_predicts_is_read_from_it(tmp_path: Path):
     loud, quiet = torch.tensor([-0.2, 0.2]), torch.tensor([-0.01, 0.01])
     assert _prediction(tmp_path, Stored({key: loud}, {}), "sd2") == "v_prediction"
     assert _prediction(tmp_path, Stored({key: quiet}, {}), "sd2") == "epsilon"
+
+
+def test_what_a_checkpoint_does_not_say_is_read_beside_it_or_told(sd1, tmp_path: Path):
+    path, beside = written(tmp_path / "model.safetensors", sd1), tmp_path / "model.yaml"
+    for text, expected in (
+        ('model:\n  params:\n    parameterization: "v"\n', "v_prediction"),
+        ("model:\n  params:\n    parameterization: eps\n", "epsilon"),
+        ("model:\n  params: {}\n", "epsilon"),
+        ("steps: 5\n", "epsilon"),  # somebody's job, not the model's
+    ):
+        beside.write_text(text)
+        assert load_base(spec(path)).process.prediction_type == expected, text
+    beside.write_text('model: {params: {parameterization: "v"}}')
+    assert load_base(spec(path, prediction="epsilon")).process.prediction_type == "epsilon"
+    beside.write_text("model: {params: {parameterization: x0}}")
+    with pytest.raises(LikenessError, match=r"model\.yaml predicts 'x0', neither noise nor velocity"):
+        load_base(spec(path))
+    beside.write_text("model: [")
+    with pytest.raises(LikenessError, match=r"model\.yaml is not valid YAML"):
+        load_base(spec(path))
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.SAFETENSORS", "model.bin"])
+def test_a_checkpoint_is_read_whatever_its_ending_is(sd1, tmp_path: Path, name: str):
+    assert load_base(spec(written(tmp_path / name, sd1))).family == "sd1"
+    assert BaseSpec.parse(str(tmp_path / "Other" / name)).kind == "checkpoint"
 
 
 def test_a_checkpoint_without_a_tokenizer_says_what_to_give(sd1, tmp_path: Path, monkeypatch):

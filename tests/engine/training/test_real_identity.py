@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from likeness_portraits.engine.bases.loaders.vae import read_vae
 from likeness_portraits.engine.data.examples import square_pixels
 from likeness_portraits.engine.data.faces import FaceFinder, load_faces
 from likeness_portraits.engine.data.pictures import read_picture
@@ -18,25 +18,6 @@ from likeness_portraits.tests.engine.data.kit_made import FIRST, PEOPLE, SECOND,
 pytest.importorskip("insightface", reason="insightface is not installed", exc_type=ImportError)
 pytestmark = pytest.mark.real
 SIDE, STEPS = 160, 10
-
-
-def tiny_autoencoder(kit: Path) -> torch.nn.Module:
-    """TAESD, whose latents are those of SD 1.x; its files number the decoder's layers from a clamp on."""
-    from diffusers import AutoencoderTiny
-
-    weights = {f"encoder.layers.{name}": value for name, value in _half(kit, "encoder").items()}
-    for name, value in _half(kit, "decoder").items():
-        number, rest = name.split(".", 1)
-        weights[f"decoder.layers.{int(number) - 1}.{rest}"] = value
-    autoencoder = AutoencoderTiny()
-    autoencoder.load_state_dict(weights)
-    return autoencoder.eval().requires_grad_(False)
-
-
-def _half(kit: Path, name: str) -> dict[str, Tensor]:
-    return {
-        key: value.float() for key, value in load_file(kit / "taesd" / f"taesd_{name}.safetensors").items()
-    }
 
 
 def likeness(finder: FaceFinder, pixels: Tensor, known: list[np.ndarray]) -> float:
@@ -54,7 +35,8 @@ def test_the_loss_in_taesds_latents_raises_a_recogniser_that_it_never_sees(kit: 
     pixels = torch.stack([square_pixels(picture, SIDE) for picture in photographs.values()])
     loss = IdentityLoss(FaceJudge(load_recogniser(kit / "mobileface.onnx"), seen), True, False)
     loss.look(pixels, torch.ones(4, 1, SIDE, SIDE), list(photographs), subjects=[0, 1, 2])
-    autoencoder = tiny_autoencoder(kit)
+    taesd = str(kit / "taesd" / "taesd_encoder.safetensors")
+    autoencoder = read_vae(kit, {}, "sd1", taesd).requires_grad_(False)
     with torch.no_grad():
         latents = autoencoder.encode(pixels[3:]).latents
         before = likeness(unseen, autoencoder.decode(latents).sample, known)

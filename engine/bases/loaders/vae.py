@@ -1,0 +1,119 @@
+"""Autoencoders out of checkpoints, files of their own and folders: Stable Diffusion's, and TAESD."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import LikenessError, first_line
+from ..families import FAMILIES
+from .checkpoint_file import VAE, read_tensors
+from .folder import read_vae_folder
+from .networks import empty, in_full, numbers_in
+
+# a half of TAESD in a file of its own is known by what its first layers read, and the pair by these
+ENCODER, DECODER = "taesd_encoder.", "taesd_decoder."
+_HALVES = {ENCODER: ("0.weight", "1.conv.0.weight"), DECODER: ("1.weight", "3.conv.0.weight")}
+
+
+def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None) -> Any:
+    """A checkpoint's autoencoder, or the one `named` in its stead: a file, half of a pair, or a folder."""
+    if named is not None:
+        path = Path(named).expanduser()
+        if path.is_dir():
+            return read_vae_folder(path / "vae" if (path / "vae").is_dir() else path)
+        if not path.is_file():
+            raise LikenessError(f"there is no VAE at {path}; give a VAE file, a checkpoint or a folder")
+        state = _whole_pair(path, read_tensors(path).tensors)
+    fronts = (VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv.", ENCODER, DECODER)
+    own = {key.removeprefix(VAE): value for key, value in state.items() if key.startswith(fronts)}
+    if "decoder.up_blocks.0.resnets.0.conv1.weight" in own:
+        raise LikenessError(f"{path} is a VAE in diffusers' layout; give the folder with its config.json")
+    whole = "encoder.conv_in.weight" in own and "quant_conv.weight" in own
+    if not whole and _tiny_state(own) is None:
+        raise LikenessError(
+            f"{path} holds no VAE; name one with the base's 'vae' (--vae): a VAE file, another checkpoint or "
+            "a diffusers folder"
+        )
+    try:
+        return build_vae(own, FAMILIES[family].sample_size, FAMILIES[family].latent_scale)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise LikenessError(
+            f"{path} is no VAE that can be used, or not whole ({first_line(error)}); get it again, or use "
+            "the base's own"
+        ) from error
+
+
+def build_vae(own: Mapping[str, Tensor], side: int, scale: float) -> Any:
+    """The autoencoder out of LDM's or TAESD's names, without a prefix; LDM's latents are of this `side` and
+    `scale`."""
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    tiny = _tiny_state(own)
+    if tiny is not None:
+        return _build_tiny(tiny)
+    levels = range(1 + max(numbers_in(own, "encoder.down.")))
+    channels = [own[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
+    config = {
+        "block_out_channels": channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "layers_per_block": 1 + max(numbers_in(own, "encoder.down.0.block.")),
+        "latent_channels": own["quant_conv.weight"].shape[0] // 2,
+        "sample_size": side * 2 ** (len(channels) - 1),
+        "scaling_factor": scale,
+    }
+    vae = empty(AutoencoderKL, config)
+    vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(own), vae.config)), assign=True)
+    return vae
+
+
+# ------------------------------------------------------------------------------------------------------ TAESD
+
+
+def is_tiny(own: Mapping[str, Tensor]) -> bool:
+    """Whether an autoencoder's tensors are TAESD's, in ComfyUI's names or in diffusers'."""
+    return _tiny_state(own) is not None
+
+
+def _tiny_state(own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """TAESD under diffusers' names, whose decoder lacks the clamp at its front; None where it is none."""
+    if {"encoder.layers.0.weight", "decoder.layers.0.weight"} <= own.keys():
+        return dict(own)
+    if {f"{ENCODER}0.weight", f"{DECODER}1.weight"} - own.keys():
+        return None
+    found = {}
+    for key, value in own.items():
+        half, number, rest = key.split(".", 2)
+        place = int(number) - (half + "." == DECODER)
+        found[f"{half.removeprefix('taesd_')}.layers.{place}.{rest}"] = value
+    return found
+
+
+def _build_tiny(state: Mapping[str, Tensor]) -> Any:
+    """diffusers' AutoencoderTiny, whose latents are those that the U-Net sees: scale 1."""
+    from diffusers import AutoencoderTiny
+
+    with torch.device("meta"):
+        vae: Any = AutoencoderTiny(latent_channels=state["decoder.layers.0.weight"].shape[1])
+    vae.load_state_dict(in_full(state), assign=True)
+    return vae.eval()
+
+
+def _whole_pair(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """TAESD's encoder and decoder where a file holds one of them, as its author gives them away."""
+    half = next((half for half, signs in _HALVES.items() if all(sign in state for sign in signs)), None)
+    if half is None:
+        return state
+    mine, other = ("encoder", "decoder") if half == ENCODER else ("decoder", "encoder")
+    beside = path.with_name(path.name.replace(mine, other))
+    if beside == path or not beside.is_file():
+        raise LikenessError(
+            f"{path} is the {mine} of a tiny autoencoder (TAESD) alone; put its {other} beside it as "
+            f"{path.name.replace(mine, other) if mine in path.name else other + path.suffix}"
+        )
+    pair = {half: state, DECODER if half == ENCODER else ENCODER: read_tensors(beside).tensors}
+    return {f"{front}{key}": value for front, tensors in pair.items() for key, value in tensors.items()}
