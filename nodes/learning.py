@@ -14,6 +14,8 @@ from .types import Concept, Likeness
 AUTOMATIC = "automatic"
 SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
+AS_MODEL = "as the MODEL says"
+PREDICTED = {"noise": "epsilon", "velocity": "v_prediction"}
 SWITCH = {"yes": True, "no": False}
 
 OUTPUTS = [
@@ -158,6 +160,13 @@ def _further() -> list[io.Input]:
             step=0.5, optional=True,
             tooltip="How often the run is kept on disk, so that after a crash or a restart the same queue "
             "entry goes on from there. 0 keeps it only when you cancel.",
+        ),
+        io.Combo.Input(
+            "prediction", options=[AS_MODEL, *PREDICTED], display_name="model predicts", default=AS_MODEL,
+            optional=True,
+            tooltip="What the MODEL was made to predict. Change it for a v-prediction checkpoint that does "
+            "not say so, whose previews are grey or burnt; ModelSamplingDiscrete before this node says it to "
+            "samplers too.",
         ),
     ]  # fmt: skip
 
@@ -350,7 +359,8 @@ def _train(
     people = people_in(loaded[0])
     graph.warn_of_left_out(loaded[0], observer)
     with graph.training_allowed():
-        base = base_from_graph(take_weights(*loaded))
+        said = PREDICTED.get(run.get("prediction", AS_MODEL))
+        base = base_from_graph(take_weights(*loaded, prediction=said))
         read = [load_concept(concept) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""

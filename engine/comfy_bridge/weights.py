@@ -87,14 +87,17 @@ def text_towers_of(clip: Any) -> dict[str, Any]:
     return {name: getattr(towers, name) for name in ("clip_l", "clip_g", "clip_h") if hasattr(towers, name)}
 
 
-def take_weights(model: Any, clip: Any, vae: Any) -> BaseWeights:
-    """Copies of all weights as they are used, LoRAs and other patches included, for training on them."""
+def take_weights(model: Any, clip: Any, vae: Any, prediction: str | None = None) -> BaseWeights:
+    """Copies of all weights as they are used, LoRAs and other patches included, for training on them.
+
+    `prediction`: what the MODEL predicts where the user knows better; "epsilon" or "v_prediction".
+    """
     family = family_of(model)
     _check_loaded(model, clip, vae, family)
     untouched = family == MINIATURE and not model.patches and not clip.patcher.patches
     return BaseWeights(
         family=family,
-        prediction_type=_prediction_type(model),
+        prediction_type=prediction or _prediction_type(model),
         alphas_cumprod=_alphas_cumprod(model),
         unet=_weights_in_use(model, "diffusion_model.", UNET),
         heads=_heads(model.model.model_config.unet_config),
@@ -190,7 +193,7 @@ def _vae_weights(vae: Any, scale: float) -> dict[str, torch.Tensor]:
     """The autoencoder's, the checkpoint's own or TAESD's, which must be of latents of the MODEL's scale."""
     stored = _weights_in_use(vae.patcher, "")
     if is_tiny(stored):
-        own = float(vae.first_stage_model.vae_scale)
+        own = float(vae.first_stage_model.vae_scale.detach())
         if abs(own - scale) > 1e-4:
             raise LikenessError(
                 f"this VAE is a TAESD of another kind of model: its latents are scaled by {own:g}, the "
