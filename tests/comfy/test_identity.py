@@ -286,6 +286,43 @@ def test_more_settings_of_a_workflow_name_no_files_and_run_nothing(server: Serve
     assert not list(server.base.glob("**/CANARY"))  # it would have been made where the server works
 
 
+@pytest.mark.parametrize("line", ["identity: /etc/passwd", "detector: ../../etc"])
+def test_nor_do_those_of_a_person_in_a_style(server: Server, line: str):
+    graph = learning()
+    told = graph["learn"]["inputs"]
+    shared = {
+        key: told[key] for key in ("model", "clip", "vae", "concept", "preset", "seed", "preview_prompt")
+    }
+    graph["style"] = node(
+        "LikenessConcept", images=["base", 3], class_word="painting", token="<s0>", role="style"
+    )
+    graph["learn"] = node(
+        "LikenessTrainMagiCapture", **shared, style=["style", 0], steps=2, identity="none",
+        identity_weight=0.0, composed="as the preset says", unet_learning_rate=0.0, rank=0, preview_every=0,
+        more_settings=line,
+    )  # fmt: skip
+    assert f"'more settings' says {line.split(':')[0]}, which names files" in failure(server, graph)
+
+
+def test_nor_do_those_of_a_person_and_no_folder_is_on_another_machine(server: Server):
+    graph = learning()
+    graph["learn"]["inputs"]["more_settings"] = "image_encoder: /etc"
+    assert "'more settings' says image_encoder, which names files" in failure(server, graph)
+    for name in ("\\\\host\\share", "//host/share"):
+        assert "lies on another machine" in failure(server, training(folder=name))
+        graph = learning()
+        graph["concept"] = node(
+            "LikenessConceptFolder", folder=name, class_word="", role="as concept.json says", token="<v0>"
+        )
+        assert "lies on another machine" in failure(server, graph)
+
+
+def failure(server: Server, graph: dict[str, Any]) -> str:
+    entry = server.wait(server.queue(graph))
+    (said,) = [content for kind, content in entry["status"]["messages"] if kind == "execution_error"]
+    return said["exception_message"]
+
+
 def test_one_stage_goes_on_from_an_adapter_with_a_folder_of_pictures(server: Server, people: Path):
     place = server.base / "input" / "many"
     place.mkdir(exist_ok=True)
