@@ -5,7 +5,9 @@ goes on after a stop finds the same pictures.
 """
 
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,6 +107,8 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if pictures.shape != shape or pictures.dtype != np.uint8:
         log.warning("%s holds other pictures; they are drawn again", path)
         return None
+    with suppress(OSError):  # what is used is not swept
+        os.utime(path)
     return pictures
 
 
