@@ -5,6 +5,7 @@ Pixels are (B, 3, H, W) in [-1, 1]; latents are scaled as the network sees them;
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -287,7 +288,7 @@ def load_base(spec: BaseSpec) -> BaseModel:
             raise LikenessError(
                 "a base taken from ComfyUI lives only there; name a checkpoint or 'miniature'"
             )
-        path = _cached(spec.path or "") if spec.kind == "hub" else Path(spec.path or "").expanduser()
+        path = _cached(spec.path or "") if spec.kind == "hub" else Path(os.path.expanduser(spec.path or ""))
         if not path.exists():
             raise LikenessError(
                 f"there is no base model at {path}; give a checkpoint, a folder or 'miniature'"

@@ -1,5 +1,6 @@
 """A picture's feature for the mapper: what a CLIP image tower makes of the whole picture."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def load_tower(folder: str | Path) -> Any:
     """A CLIP image tower with its projection from a transformers folder; nothing is downloaded."""
     from transformers import CLIPVisionModelWithProjection
 
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not (path / "config.json").is_file():
         raise LikenessError(
             f"{path} is no CLIP image tower; give a transformers folder, such as that of "

@@ -5,6 +5,7 @@ The ONNX files are read by hand: the identity loss wants gradients through the n
 not; a converter to PyTorch would be one more dependency for a handful of operators.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +132,7 @@ class IResNet(nn.Module):
 
 def load_arcface(path: str | Path) -> IResNet:
     """The recogniser in that file: .onnx, or a checkpoint of tensors (.pt, .pth, .bin, .safetensors)."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise LikenessError(f"there is no face recogniser at {path}; put {KNOWN} there")
     with reading(path, f"is no IResNet, or is damaged; give {KNOWN}"):
@@ -147,7 +148,7 @@ def load_recogniser(path: str | Path) -> nn.Module:
 
     Takes upright faces (B, 3, 112, 112), RGB in [-1, 1]; gradients go through it.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     with reading(path, f"is no face recogniser that can be used; give {KNOWN}"):
         network = _recogniser(path)
         with torch.no_grad():  # whatever does not fit together shows here, before the first step

@@ -68,7 +68,7 @@ class Origin:
     def of(cls, job: Job, *, pictures: str, weights: str, people: str = "") -> "Origin":
         """Of a job whose pictures, base and people are known by these names."""
         named = {name: getattr(job.settings, name) for name in getattr(job.settings, "FILES", {})}
-        files = {name: content_of(Path(text).expanduser()) for name, text in named.items()
+        files = {name: content_of(Path(os.path.expanduser(text))) for name, text in named.items()
                  if text and name not in ("shards", "validation")}  # fmt: skip
         return cls(
             pictures=pictures, weights=weights, people=people, hosts=tuple(map(content_of_host, job.on)),

@@ -45,7 +45,7 @@ class ClassPictures:
         recipe = (method.base.identity, hosts, class_word, side, templates, count,
                   chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
         name = f"class-{mixed_seed(*recipe):016x}.safetensors"
-        self._kept = Path(job.cache).expanduser() / name if job.cache else None
+        self._kept = Path(os.path.expanduser(job.cache)) / name if job.cache else None
         self._rounds: dict[int, np.ndarray] = {}  # those that are drawn, (n, H, W, 3) uint8
         if self._kept is not None and self._kept.exists():
             pictures = _read(self._kept, (count, *size, 3))

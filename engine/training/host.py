@@ -2,6 +2,7 @@
 identity adapter shows meanwhile.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -64,10 +65,10 @@ def shows_people(text: str) -> bool:
 
 def content_of_host(text: str) -> str:
     """An entry of a job's `on` with what its files hold in place of their names."""
-    if Path(text).expanduser().is_file():
-        return content_of(Path(text).expanduser())
+    if Path(os.path.expanduser(text)).is_file():
+        return content_of(Path(os.path.expanduser(text)))
     parts = re.split(r"([=;,]|:(?![/\\]))", text)  # but not C:/
-    return "".join(content_of(Path(part).expanduser()) or part if part else "" for part in parts)
+    return "".join(content_of(Path(os.path.expanduser(part))) or part if part else "" for part in parts)
 
 
 def check_people(job: Job, people: Sequence[Shown]) -> None:

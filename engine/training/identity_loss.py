@@ -4,6 +4,7 @@ Judges: a face recogniser for photographs, the Miniature's own, or features of p
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,7 +175,7 @@ def find_judge(
         return miniature_features() if small else dino(DINOV2.find(default_models()))
     if identity == "auto" and small:
         return MiniatureJudge()
-    path = Path(identity).expanduser()
+    path = Path(os.path.expanduser(identity))
     if path.is_dir() and identity not in PACKS:
         return dino(path)
     root = root or default_root()

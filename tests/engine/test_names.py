@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact, Token, export_numbered, export_stock
+from likeness_portraits.engine.bases.base import load_base
+from likeness_portraits.engine.bases.clip_features import load_tower
 from likeness_portraits.engine.commands.import_files import import_
-from likeness_portraits.engine.config import ConceptSpec, Job
+from likeness_portraits.engine.config import BaseSpec, ConceptSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.files import check_name, portable, write_atomically
+from likeness_portraits.engine.training.arcface import load_recogniser
 
 BAD_NAMES = {
     "": "it is no name",
@@ -91,3 +94,18 @@ def test_pictures_of_a_concept_are_named_for_every_system(tmp_path: Path):
     written = sorted(path.stem for path in (write_concept(tmp_path / "c", concept) / "images").iterdir())
     assert len(written) == len({name.casefold() for name in written}) == len(names)
     assert [check_name(name) for name in written] == written
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: load_base(BaseSpec(kind="checkpoint", path=path)),
+        lambda path: load_base(BaseSpec(kind="diffusers", path=path)),
+        load_recogniser,
+        load_tower,
+    ],
+    ids=["checkpoint", "folder", "recogniser", "image tower"],
+)
+def test_the_home_of_somebody_who_is_not_here_is_a_place_that_does_not_exist(read):
+    with pytest.raises(LikenessError, match="nobody-of-that-name"):
+        read("~nobody-of-that-name/x.safetensors")

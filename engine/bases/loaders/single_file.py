@@ -191,7 +191,7 @@ def _text(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Text encoders and tokenizers by name: the checkpoint's, or those named in their stead."""
     if spec.clip is not None:
-        place = Path(spec.clip).expanduser()
+        place = Path(os.path.expanduser(spec.clip))
         if place.is_dir():
             return read_text_folder(place, family)
         if not place.is_file():
@@ -223,7 +223,7 @@ def read_tokenizer(path: Path, folder: str | None) -> Any:
     from transformers import CLIPTokenizer
 
     places = (
-        [Path(folder).expanduser()]
+        [Path(os.path.expanduser(folder))]
         if folder
         else [place for place in _usual_places(path) if _has_words(place)]
     )
@@ -247,7 +247,7 @@ def _usual_places(path: Path) -> list[Path]:
 
     places = [path.parent / "tokenizer"]
     if os.environ.get("COMFYUI_PATH"):
-        places.append(Path(os.environ["COMFYUI_PATH"]).expanduser() / "comfy" / "sd1_tokenizer")
+        places.append(Path(os.path.expanduser(os.environ["COMFYUI_PATH"])) / "comfy" / "sd1_tokenizer")
     cached = try_to_load_from_cache(CLIP_ON_THE_HUB, "vocab.json")
     return [*places, Path(cached).parent] if isinstance(cached, str) else places
 
