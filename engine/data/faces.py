@@ -60,7 +60,9 @@ class FaceFinder:
             [None] * len(boxes) if points is None else [np.asarray(five, np.float32) for five in points]
         )
         found = [
-            Face(np.asarray(box[:4], np.float32), five, float(box[4])) for box, five in zip(boxes, landmarks)
+            Face(np.asarray(box[:4], np.float32), five, float(box[4]))
+            for box, five in zip(boxes, landmarks)
+            if np.isfinite(box).all() and (five is None or np.isfinite(five).all())  # else it is nowhere
         ]
         known = [
             face if face.landmarks is None else replace(face, embedding=self.embed(pixels, face))

@@ -41,7 +41,7 @@ def staged_words(artifact: Artifact) -> StagedWords:
         extra = artifact.extra
         low, high = extra["interval"]
         features = artifact.tensors.get("image_features")
-        return StagedWords(
+        words = StagedWords(
             token=token.token,
             class_word=token.class_word,
             mapper=mapper,
@@ -52,6 +52,8 @@ def staged_words(artifact: Artifact) -> StagedWords:
             fixed=extra["fixed"],
             bypass=float(extra["bypass"]) if features is not None or not mapper.image_width else 0.0,
         )
+        words.at(float(high))  # what does not fit together shows here, not while something is drawn
+        return words
     except Exception as error:  # the file may hold tensors of any shape, and settings of any kind
         raise LikenessError(
             f"this staged embedding is incomplete or damaged ({first_line(error)}); learn or import it again"

@@ -42,6 +42,10 @@ LENGTHS = (  # settings that say how long phases are, in the order of the phases
     "steps", "inversion_steps", "tuning_steps", "warm_up_steps", "balance_steps", "identity_steps",
     "editing_steps",
 )  # fmt: skip
+PLAIN = {
+    f"torch.{name}"
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+}
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT_DAYS = 14  # that an unfinished run of the graph waits for somebody to go on with it
 
@@ -216,6 +220,9 @@ class Checkpoints:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        strange = {str(tensor.dtype) for tensor in tensors.values()} - PLAIN
+        if strange:
+            raise ValueError(f"tensors of {min(strange)}")
         plan: dict[str, Any] = json.loads(metadata["plan"])
         earlier: list[int] = json.loads(metadata.get("lengths", "[]"))
         position = Position(**json.loads(metadata["position"]))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ from likeness_portraits.tests.campaigns.mutate import (
     retold,
 )
 from likeness_portraits.tests.engine.data.packs_made import bright_detector_pack
+from likeness_portraits.tests.engine.identity.test_id_adapter import released
 from likeness_portraits.tests.engine.tiny import staged_person, tiny_base, tiny_job, write_person
 from likeness_portraits.tests.engine.training.checkpoints_made import checkpoint_of
 from likeness_portraits.tests.engine.training.test_arcface import exported, reference
@@ -63,13 +64,20 @@ TO_K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 Q_PROJ = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
 
+class Held(NamedTuple):
+    """What should lie at a door, and ways to change it; None: too large to keep one here."""
+
+    whole: bytes | None
+    mutations: tuple[Mutation, ...]
+
+
 @dataclass(frozen=True)
 class Door:
-    """A file name that is taken, who reads it, and what may lie there instead of what should."""
+    """A file name that is taken, who reads it, and what lies there."""
 
     file: str
     read: Callable[[Path], Any]
-    mutations: tuple[Mutation, ...]
+    held: Held
     named: bool = True  # whether what is said must name the file
     share: float = 1.0  # of the number of mutations, where one costs much
 
@@ -77,7 +85,7 @@ class Door:
 # ---------------------------------------------------------------------------------- ways to change a file
 
 
-def text(whole: str, *, plain: Any = None) -> tuple[Mutation, ...]:
+def text(whole: str, *, plain: Any = None) -> Held:
     """A text's letters, its values and, where it is JSON of `plain`, what it says."""
     ways: list[Mutation] = [
         lambda rng: damaged(whole.encode(), rng),
@@ -86,7 +94,7 @@ def text(whole: str, *, plain: Any = None) -> tuple[Mutation, ...]:
     ]
     if plain is not None:
         ways[1:] = [lambda rng: as_json(lied(plain, rng))] * 2
-    return tuple(ways)
+    return Held(whole.encode(), tuple(ways))
 
 
 def as_json(value: Any) -> bytes:
@@ -96,31 +104,38 @@ def as_json(value: Any) -> bytes:
         return b"[" * 100_000
 
 
-def tensors(held: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> tuple[Mutation, ...]:
+def tensors(held: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Held:
     """A safetensors file's bytes, its header, its tensors."""
     plain = {key: tensor.contiguous() for key, tensor in held.items()}
     whole = save(plain, metadata)
-    return (
+    ways = (
         lambda rng: damaged(whole, rng),
         lambda rng: retold(whole, rng),
         lambda rng: retold(whole, rng),
         lambda rng: save(other_tensors(plain, rng), metadata),
     )
+    return Held(whole, ways)
 
 
-def artifact(held: Artifact) -> tuple[Mutation, ...]:
+def artifact(held: Artifact) -> Held:
     return tensors(held.tensors, held._metadata())
 
 
-def pickled(held: Any) -> tuple[Mutation, ...]:
+def pickled(held: Any) -> Held:
     """A file of torch.save: its bytes, its program, what it holds."""
     whole = saved(held)
-    return (
+    ways = (
         lambda rng: damaged(whole, rng),
         lambda rng: other_program(whole, rng),
         lambda rng: saved(other_object(held, rng)),
         lambda rng: saved(other_object(held, rng)),
     )
+    return Held(whole, ways)
+
+
+def bare(whole: bytes) -> Held:
+    """A file whose bytes alone are changed."""
+    return Held(whole, (lambda rng: damaged(whole, rng),))
 
 
 def saved(held: Any) -> bytes:
@@ -132,11 +147,11 @@ def saved(held: Any) -> bytes:
 # -------------------------------------------------------------------------------------------- whole files
 
 
-def lora(width: int = 768) -> dict[str, Tensor]:
+def lora() -> dict[str, Tensor]:
     found = {}
-    for module in (TO_K, Q_PROJ):
-        found |= {f"{module}.lora_down.weight": torch.ones(4, width), f"{module}.alpha": torch.tensor(4.0),
-                  f"{module}.lora_up.weight": torch.ones(64, 4)}  # fmt: skip
+    for module, out in ((TO_K, 320), (Q_PROJ, 768)):
+        found |= {f"{module}.lora_down.weight": torch.ones(4, 768), f"{module}.alpha": torch.tensor(4.0),
+                  f"{module}.lora_up.weight": torch.ones(out, 4)}  # fmt: skip
     return found
 
 
@@ -147,7 +162,7 @@ def diffusers_lora() -> dict[str, Tensor]:
 
 def numbered_lora() -> dict[str, Tensor]:
     found = {"<s1>": torch.ones(128)}
-    for number in range(45):
+    for number in range(63):
         found |= {f"unet:{number}:down": torch.ones(2, 128), f"unet:{number}:up": torch.ones(128, 2)}
     return found
 
@@ -251,10 +266,10 @@ def words(folder: Path) -> dict[str, Door]:
                             text(whole.to_json(), plain=whole.to_dict()), named=False),
         "concept.json": Door("concept.json", lambda path: load_concept(path.parent),
                              text(json.dumps(described, indent=1), plain=described), named=False),
-        "typed options": Door("typed.txt", read_text, (
+        "typed options": Door("typed.txt", read_text, Held(lines[0].encode(), (
             lambda rng: damaged(rng.choice(lines).encode(), rng),
             lambda rng: misspelt(rng.choice(lines).replace("=", ":"), rng).replace(":", "=").encode(
-                "utf-8", "surrogatepass")), named=False),
+                "utf-8", "surrogatepass"))), named=False),
     }  # fmt: skip
 
 
@@ -276,8 +291,7 @@ def concept_files(folder: Path) -> dict[str, Door]:
 
 
 def imports(folder: Path) -> dict[str, Door]:
-    released = {"id_encoder": {"latents": torch.ones(1, 4, 8)},
-                "adapter_modules": {"1.to_k_img.weight": torch.ones(4, 4)}}  # fmt: skip
+    adapter = torch.load(released(folder), weights_only=True)
     a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}, "name": "x"}
     both = {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}
     return {
@@ -293,7 +307,7 @@ def imports(folder: Path) -> dict[str, Door]:
             "learned_embeds.bin", lambda path: import_reference(path.with_name("mapper.pt"), path),
             pickled({f"<new{number}>": torch.ones(24) for number in range(1, 5)}), named=False),
         "released adapter": Door("adapter.pt", lambda path: (is_released(path), import_released(path)),
-                                 pickled(released)),
+                                 pickled(adapter), share=0.5),
     }  # fmt: skip
 
 
@@ -320,12 +334,12 @@ def models(folder: Path) -> dict[str, Door]:
         "old base checkpoint": Door("base.ckpt", read_base, pickled({"state_dict": base, "epoch": 1}),
                                     share=0.15),
         "recogniser": Door("faces.pt", load_recogniser, pickled(dict(network.state_dict())), share=0.3),
-        "exported recogniser": Door("faces.onnx", load_recogniser, (lambda rng: damaged(onnx, rng),),
+        "exported recogniser": Door("faces.onnx", load_recogniser, bare(onnx),
                                     share=0.3),
-        "face detector": Door(f"models/auraface/{detector.name}", find, (lambda rng: damaged(found, rng),),
+        "face detector": Door(f"models/auraface/{detector.name}", find, bare(found),
                               named=False, share=0.3),
         "face parser": Door("79999_iter.pth", lambda path: load_parser(path.parent), pickled(
-            {"cp.conv": torch.ones(2, 2), "ffm": torch.ones(3)})),
+            {"cp.conv": torch.ones(2, 2), "ffm": torch.ones(3)})._replace(whole=None)),
     }  # fmt: skip
 
 
@@ -335,7 +349,7 @@ def checkpoints(folder: Path) -> dict[str, Door]:
     def read(path: Path) -> None:
         go_on(path.parents[1])
 
-    return {"checkpoint": Door("run/me.checkpoint/state.safetensors", read, tensors(held, told), share=1.0)}
+    return {"checkpoint": Door("run/me.checkpoint/state.safetensors", read, tensors(held, told), named=False)}
 
 
 GROUPS: dict[str, Callable[[Path], dict[str, Door]]] = {

@@ -17,9 +17,13 @@ def tried(door: Door, name: str, seed: int, count: int, folder: Path) -> Tally:
     tally = Tally(name, seed)
     neighbours(folder)
     path = folder / door.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if door.held.whole is not None:  # else mutations of it would all be refused for what it is itself
+        path.write_bytes(door.held.whole)
+        door.read(path)
     for number, rng in numbered(name, seed, max(1, round(count * door.share))):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.choice(door.mutations)(rng))
+        path.write_bytes(rng.choice(door.held.mutations)(rng))
         tally.attempt(number, door.read, path, names=path.name if door.named else "")
     return tally
 

@@ -92,9 +92,9 @@ def _check_whole(path: Path, start: bytes) -> None:
                 file.seek(8)
                 entries = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+            wanted += int(max(ends, default=0))
         except Exception:
             return  # safetensors itself says that this is none
-        wanted += max(ends, default=0)
         if wanted > size:
             raise LikenessError(
                 f"{path} is cut off: {size / 1e6:.1f} of {wanted / 1e6:.1f} MB are there; download it again"

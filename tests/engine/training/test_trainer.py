@@ -326,6 +326,7 @@ DAMAGED = {  # changes to the metadata and to the tensors of a checkpoint at ste
     "half of the moments": ({}, {"optimizer.slope.0.exp_avg_sq": None}),
     "a moment too many": ({}, {"optimizer.slope.0.surprise": torch.tensor(1.0)}),
     "several step counts": ({}, {"optimizer.slope.0.step": torch.ones(2)}),
+    "an average in eight bits": ({}, {"extra.average": torch.zeros(()).to(torch.float8_e5m2)}),
     "nothing of the method's own": ({}, {"extra.average": None}),
 }
 
