@@ -1,5 +1,6 @@
 """Autoencoders out of checkpoints, files of their own and folders: Stable Diffusion's, and TAESD."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _HALVES = {ENCODER: ("0.weight", "1.conv.0.weight"), DECODER: ("1.weight", "3.co
 def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None) -> Any:
     """A checkpoint's autoencoder, or the one `named` in its stead: a file, half of a pair, or a folder."""
     if named is not None:
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))
         if path.is_dir():
             return read_vae_folder(path / "vae" if (path / "vae").is_dir() else path)
         if not path.is_file():
