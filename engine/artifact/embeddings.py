@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..bases.families import FAMILIES, Family
 from ..config import TOKEN
 from ..errors import LikenessError
+from ..files import portable
 from .concept_file import Artifact, Token, check_tensors
 
 if TYPE_CHECKING:
@@ -134,13 +135,13 @@ def _family_of(path: Path, rows: "Mapping[str, Tensor]") -> Family:
 def _placeholder(path: Path, name: str) -> str:
     """The placeholder for a name in a file, or for the file's own, in letters that prompts can hold."""
     if TOKEN.fullmatch(name):
-        return name
+        return f"<{portable(name[1:-1])}>"
     text = name or path.stem
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_")
     if sum(map(str.isalnum, plain)) * 2 < sum(map(str.isalnum, text)) or not plain:
         plain = "v0"  # a name in another script: most of it would be lost
-    placeholder = f"<{plain}>"
+    placeholder = f"<{portable(plain)}>"
     if placeholder != f"<{text}>":
         log.warning("%s: its placeholder is %s; another may be given with --token", path, placeholder)
     return placeholder

@@ -69,13 +69,20 @@ class Mapper(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor], text_widths: Mapping[str, int]) -> "Mapper":
-        """The mapper whose state dict `weights` is; its sizes are read off the shapes."""
+        """The mapper whose state dict `weights` is; its sizes are read off the shapes.
+
+        Raises KeyError, IndexError, ValueError or RuntimeError where these do not fit together.
+        """
         anchors = weights["input_layer.weight"].shape[0]
         hidden = weights["timestep_proj.0.weight"].shape[0]
+        image_width = weights["image_proj.0.weight"].shape[1] - hidden
+        words = weights["output_layer.0.weight"].shape[0] // sum(text_widths.values())
+        if image_width < 0 or words < 1:
+            raise ValueError(f"{words} words, a picture's feature {image_width} wide")
         mapper = cls(
             text_widths=text_widths,
-            image_width=weights["image_proj.0.weight"].shape[1] - hidden,
-            words=weights["output_layer.0.weight"].shape[0] // sum(text_widths.values()),
+            image_width=image_width,
+            words=words,
             anchors=anchors,
             hidden=hidden,
         )

@@ -23,7 +23,7 @@ from likeness_portraits.engine.artifact import (
     merge,
     read_metadata,
 )
-from likeness_portraits.engine.artifact.inert_pickle import read_without_running
+from likeness_portraits.engine.artifact.inert_pickle import read_checkpoint, read_without_running
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.adapter import import_released, is_released
 from likeness_portraits.engine.staged.embedding import is_reference_mapper
@@ -378,7 +378,7 @@ def test_a_damaged_zip_is_read_or_refused_in_one_sentence(tmp_path: Path):
     for name, content in damaged.items():
         path = tmp_path / "odd.pt"
         path.write_bytes(content)
-        for read in (import_file, import_released, is_released, is_reference_mapper, read_without_running):
+        for read in (import_file, import_released, is_released, is_reference_mapper, read_checkpoint):
             try:
                 read(path)
             except LikenessError as told:

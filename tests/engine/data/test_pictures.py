@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from likeness_portraits.engine.data.pictures import (
+    picture_in,
     pictures_in,
     read_mask,
     read_photograph,
@@ -221,3 +222,21 @@ def test_a_large_photograph_is_made_smaller_as_it_is_read(tmp_path: Path):
     expected = np.asarray(image.rotate(-90, expand=True).resize((256, 384), Image.Resampling.LANCZOS), float)
     assert np.abs(found.pixels - expected).max() <= 3
     assert read_photograph(tmp_path / "large.jpg", shorter=4000).pixels.shape == (3000, 2000, 3)
+
+
+def test_more_than_89_megapixels_are_refused_before_they_are_decoded_whoever_lifts_pillows_limit(
+    tmp_path: Path, monkeypatch
+):
+    stream = BytesIO()
+    Image.new("1", (10_000, 9_000)).save(stream, "PNG")  # 15 kB
+    (tmp_path / "wide.png").write_bytes(stream.getvalue())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    readers = (
+        lambda: read_picture(tmp_path / "wide.png"),
+        lambda: read_mask(tmp_path / "wide.png", (9_000, 10_000)),
+        lambda: picture_in(stream.getvalue(), "wide.png"),
+    )
+    for read in readers:
+        with pytest.raises(LikenessError, match=r"wide\.png has too many pixels"):
+            read()

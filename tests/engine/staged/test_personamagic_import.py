@@ -1,5 +1,6 @@
 """The reference's own files: read without running what is pickled in them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,29 @@ def test_damaged_files_are_told(tmp_path, content):
     with pytest.raises(LikenessError, match="no PyTorch checkpoint"):
         import_reference(file, file)
     assert not content.endswith(b"point") or not is_reference_mapper(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("input_layer.weight", (10,)), ("input_layer.weight", ()), ("output_layer.0.weight", (7, 8)),
+     ("timestep_proj.0.weight", (9, 10)), ("image_proj.0.weight", (8, 3)), ("output_layer.0.bias", (1,))],
+)  # fmt: skip
+def test_a_mapper_of_strange_shapes_is_refused_by_its_name(tmp_path, name, shape):
+    mapper_file, embeds, *_ = write_reference(tmp_path)
+    content = torch.load(mapper_file, weights_only=False)
+    content["state_dict"][name] = torch.ones(shape)
+    torch.save({key: content[key] for key in ("state_dict", "cfg")}, mapper_file)
+    with pytest.raises(LikenessError, match=r"mapper-final\.pt is not a mapper of PersonaMagic"):
+        import_reference(mapper_file, embeds)
+
+
+def test_a_staged_embedding_that_does_not_fit_together_is_refused_when_it_is_read(tmp_path):
+    mapper_file, embeds, *_ = write_reference(tmp_path)
+    whole = import_reference(mapper_file, embeds, image_features=torch.ones(1, 6))
+    for changes in ({"image_features": torch.ones(1, 5)}, {"image_features": torch.ones(6, 1, 1)},
+                    {"word.clip_l": torch.ones(24, 1)}):  # fmt: skip
+        with pytest.raises(LikenessError, match="this staged embedding is incomplete or damaged"):
+            staged_words(replace(whole, tensors={**whole.tensors, **changes}))
 
 
 def test_another_checkpoint_is_no_mapper(tmp_path):
