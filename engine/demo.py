@@ -15,7 +15,7 @@ from .console import meter
 from .data.concepts import Concept, write_concept
 from .errors import LikenessError
 from .evaluation.people import TOKEN, Scores, Shot, all_shots, concept_of, draw, judge, render_person, summary
-from .evaluation.sheet import Row, draw_sheet
+from .evaluation.sheet import SheetRow, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
 from .miniature.judges import load_judges
@@ -25,7 +25,7 @@ from .training.methods import method_class
 if TYPE_CHECKING:
     from .console import ConsoleObserver
 
-SHOWN = len(world.TEST_CONTEXTS)  # columns of the sheet: the test prompts with the first seed
+_SHOWN = len(world.TEST_CONTEXTS)  # columns of the sheet: the test prompts with the first seed
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def _write_sheet(
 ) -> None:
     word = report["class_word"]
     rows = [
-        Row(label="learned from", detail="four pictures, nothing else", pictures=list(references)),
-        Row(label="before", detail=f"the base model's “a {word}”", rule_above=True, **_shown(before)),
-        Row(label="after", detail=f"same prompts and seeds, with {TOKEN}", accent=True, **_shown(after)),
-        Row(label="the real person", detail="as the renderer draws them there", **_shown(truth)),
+        SheetRow(label="learned from", detail="four pictures, nothing else", pictures=list(references)),
+        SheetRow(label="before", detail=f"the base model's “a {word}”", rule_above=True, **_shown(before)),
+        SheetRow(label="after", detail=f"same prompts and seeds, with {TOKEN}", accent=True, **_shown(after)),
+        SheetRow(label="the real person", detail="as the renderer draws them there", **_shown(truth)),
     ]
     title = f"Likeness: a {word} learned from four pictures in {report['seconds_learning']:.0f} seconds"
     subtitle = (
@@ -131,11 +131,11 @@ def _write_sheet(
         f"{report['identity_reference']:.2f} for the real person.  "
         f"Prompts obeyed: {report['prompt_accuracy_base']:.0%} before, {report['prompt_accuracy']:.0%} after."
     )
-    sheet = draw_sheet(title, subtitle, rows, [shot.prompt for shot in shots[:SHOWN]])
+    sheet = draw_sheet(title, subtitle, rows, [shot.prompt for shot in shots[:_SHOWN]])
     with write_atomically(path) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
 
 
 def _shown(drawn: Drawn) -> dict[str, Any]:
-    notes = [f"{value:.2f}" for value in drawn.scores.identity[:SHOWN]]
-    return {"pictures": list(drawn.pictures[:SHOWN]), "notes": notes}
+    notes = [f"{value:.2f}" for value in drawn.scores.identity[:_SHOWN]]
+    return {"pictures": list(drawn.pictures[:_SHOWN]), "notes": notes}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on the device. A copy out of ordinary memory would wait for all that a GPU has to do yet."""
     place = torch.device(device)
     if place.type == "cuda" and tensor.device.type == "cpu":

@@ -12,7 +12,7 @@ from .telemetry import silence_onnxruntime
 from .version import VERSION
 
 REQUIRED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
-OPTIONAL = ("insightface", "onnxruntime", "onnxruntime-gpu", "deepspeed", "comfy-cli")
+_OPTIONAL = ("insightface", "onnxruntime", "onnxruntime-gpu", "deepspeed", "comfy-cli")
 GOOD, REMARK, BAD = "✓", "·", "✗"
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # insightface asks for the CPU wheel by name; without dependencies pip leaves it away, and it is not missed
@@ -35,7 +35,7 @@ def examine() -> list[Finding]:
         Finding(GOOD, "likeness-portraits", VERSION),
         Finding(GOOD, "python", f"{platform.python_version()} on {platform.platform()}"),
         *(_package(name, needed=True) for name in REQUIRED),
-        *(_package(name, needed=False) for name in OPTIONAL),
+        *(_package(name, needed=False) for name in _OPTIONAL),
         *_devices(),
         _onnxruntime(),
         *_folders(),

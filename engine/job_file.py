@@ -24,7 +24,7 @@ COMMON_HELP = {
     "templates": "training prompts; {} becomes the placeholder",
     "prior_templates": "prompts of the pictures of the class; {} becomes the class word",
 }
-PARTS = ("vae", "clip", "tokenizer", "prediction")  # what of a base may be said beside it
+JOB_PARTS = ("vae", "clip", "tokenizer", "prediction")  # what of a base may be said beside it
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def build_job(
         raise LikenessError(
             f"the config file is for '{named}'; run `likeness train {named}` or change its method"
         )
-    plain["base"] = _base(plain.get("base"), {name: plain.pop(name, None) for name in PARTS})
+    plain["base"] = _base(plain.get("base"), {name: plain.pop(name, None) for name in JOB_PARTS})
     if plain["base"] is None:
         del plain["base"]
     plain["concepts"] = _concepts(plain.get("concepts"))

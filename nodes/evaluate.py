@@ -231,9 +231,9 @@ class LikenessGrid(io.ComfyNode):
         from ..engine.comfy_bridge import grid as drawing
         from ..engine.comfy_bridge.pictures import image_of
         from ..engine.evaluation import grid as judged
-        from ..engine.evaluation.measure import in_words
+        from ..engine.evaluation.measure import likeness_in_words
 
-        lines, levels = judged.lines_of(prompts), judged.numbers_of(strengths)
+        lines, levels = judged.lines_of(prompts), judged.parse_numbers(strengths)
         learned = [one for one in (likeness, likeness_2, likeness_3) if one is not None]
         names = judged.names_of(
             [one.method for one in learned], [[token.token for token in one.tokens] for one in learned]
@@ -241,7 +241,7 @@ class LikenessGrid(io.ComfyNode):
         variants = max(1, len(learned)) * len(levels)
         judged.check_size(len(lines), variants, seeds)
         target, columns = drawing.report_file(name), range(seed, seed + seeds)
-        how = drawing.Drawing(
+        how = drawing.GridDrawing(
             steps=steps, cfg=cfg, sampler="euler", scheduler="simple", width=size, height=size,
             negative=negative,
         )  # fmt: skip
@@ -252,9 +252,9 @@ class LikenessGrid(io.ComfyNode):
             prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found,
             likenesses=names or [""],
         )  # fmt: skip
-        written = judged.write_report(target, grid, name)
+        written = judged.write_grid_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])
-        report = f"{in_words(found)}\nThe report is {written}."
+        report = f"{likeness_in_words(found)}\nThe report is {written}."
         shown = ui.PreviewImage(sheet, cls=cls).as_dict()
         return told(cls, sheet, image_of(pictures), report, text=report, **shown)
 

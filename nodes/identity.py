@@ -69,10 +69,10 @@ class LikenessEncodeIdentity(io.ComfyNode):
         masks: list | None = None, keep: Sequence[str] = ("face and hair",),
         pack: Sequence[str] = ("auraface",),
     ) -> io.NodeOutput:  # fmt: skip
-        from ..engine.comfy_bridge.identity import encode
+        from ..engine.comfy_bridge.identity import encode_identity_images
 
         found_by = single(pack, "face model")
-        read = encode(
+        read = encode_identity_images(
             single(adapter, "adapter"), images, clip_vision=single(clip_vision, "clip vision"), masks=masks,
             pack=None if found_by == NO_MODEL else found_by, keep=single(keep, "keep"),
         )  # fmt: skip

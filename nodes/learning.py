@@ -221,9 +221,9 @@ def numbers_of(method: str, preset: str) -> dict[str, float]:
 def preset_for(model: Any, preset: str) -> str:
     """The preset by name: automatic is the one that fits the MODEL."""
     from ..engine.bases.families import FAMILIES
-    from ..engine.comfy_bridge.weights import family_of
+    from ..engine.comfy_bridge.weights import family_of_model
 
-    return FAMILIES[family_of(model)].preset if preset == AUTOMATIC else preset
+    return FAMILIES[family_of_model(model)].preset if preset == AUTOMATIC else preset
 
 
 def unless_preset(value: Any, method: str, widget: str, model: Any, preset: str) -> Any:
@@ -365,7 +365,7 @@ def _train(
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""
         key = learned.key_of(job, read, base.identity, shown, look_every)
-        if (before := learned.find(key)) is not None:
+        if (before := learned.find_learned(key)) is not None:
             return before, key
         critic = _critic(job, base, observer, look_every, read)
         handed = iter(read)
@@ -383,13 +383,13 @@ def _critic(job: Job, base: Any, observer: Any, every: int, read: Sequence[Any])
     from ..engine.comfy_bridge.folders import packs_folder
     from ..engine.comfy_bridge.grid import helpers_folder
     from ..engine.evaluation.loss_plot import plot_losses
-    from ..engine.evaluation.stopping import Patience, critic_for, curves, in_words
+    from ..engine.evaluation.stopping import Patience, critic_for, curves, look_in_words
 
     def show(looks: Any) -> None:
         best = Patience().best(looks)
         observer.likeness = curves(looks)
         observer.scores = [f"likeness {best.identity:.2f} at step {best.step}, which is kept"]
-        observer.on_curve(plot_losses(observer.likeness), in_words(looks))
+        observer.on_curve(plot_losses(observer.likeness), look_in_words(looks))
 
     return critic_for(
         job, every, packs=packs_folder(), models=helpers_folder(), miniature=base.traits.own_world,

@@ -197,7 +197,7 @@ class LikenessExport(io.ComfyNode):
 
     @classmethod
     def execute(cls, likeness, name: str) -> io.NodeOutput:
-        from ..engine.comfy_bridge.words import export
+        from ..engine.comfy_bridge.words import export_likeness
 
-        files = "\n".join(str(path) for path in export(likeness, name))
+        files = "\n".join(str(path) for path in export_likeness(likeness, name))
         return told(cls, files, text=files)

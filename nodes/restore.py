@@ -269,9 +269,9 @@ class LikenessUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, upscale_model, size: str, tile: int, margin: int) -> io.NodeOutput:
-        from ..engine.comfy_bridge.restore import enlarged
+        from ..engine.comfy_bridge.restore import enlarge_images
 
-        return io.NodeOutput(enlarged(images, upscale_model, SHRINK[size], tile, margin))
+        return io.NodeOutput(enlarge_images(images, upscale_model, SHRINK[size], tile, margin))
 
 
 def _finish(

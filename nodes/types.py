@@ -49,9 +49,9 @@ def _advanced(one: io.Input) -> io.Input:
 
 def told(node: type[io.ComfyNode], *values: Any, text: str, **shown: Any) -> io.NodeOutput:
     """The node's values, with a text that stands in it afterwards; `shown` is what else it shows."""
-    from ..engine.comfy_bridge.said import say
+    from ..engine.comfy_bridge.said import say_in_node
 
-    say(text, node.hidden.unique_id)
+    say_in_node(text, node.hidden.unique_id)
     return io.NodeOutput(*values, ui={**shown, "text": (text,)})
 
 

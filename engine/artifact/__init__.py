@@ -6,8 +6,8 @@ of other tools become artifacts too, and artifacts become such files (`other_too
 """
 
 from .concept_file import (
+    ARTIFACT_KINDS,
     FORMAT_VERSION,
-    KINDS,
     Artifact,
     Token,
     merge,
@@ -18,6 +18,6 @@ from .embeddings import CLIP_WORDS
 from .other_tools import export_numbered, export_stock, import_file
 
 __all__ = [
-    "CLIP_WORDS", "FORMAT_VERSION", "KINDS", "Artifact", "Token",
+    "CLIP_WORDS", "FORMAT_VERSION", "ARTIFACT_KINDS", "Artifact", "Token",
     "export_numbered", "export_stock", "import_file", "merge", "placeholders", "read_metadata",
 ]  # fmt: skip

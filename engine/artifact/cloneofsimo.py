@@ -17,7 +17,7 @@ from .lora import ALPHA, DOWN, UP, text_name, unet_name
 
 STRENGTHS = {"unet": 0.6, "text_encoder": 0.9}  # what MagiCapture's code draws with, whatever the file says
 MARK = "likeness.strengths"  # in metadata: the file is meant for code that draws so
-CLASSES = {"unet": ["Attention", "CrossAttention", "GEGLU"], "text_encoder": ["CLIPAttention"]}
+_CLASSES = {"unet": ["Attention", "CrossAttention", "GEGLU"], "text_encoder": ["CLIPAttention"]}
 _KEY = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 _IN_BLOCK = (
@@ -52,7 +52,7 @@ def text_paths(layers: int) -> list[str]:
     return [f"text_model.encoder.layers.{n}.self_attn.{leaf}" for n in range(layers) for leaf in _IN_LAYER]
 
 
-def read(
+def read_numbered_lora(
     tensors: Mapping[str, Tensor],
     path: Path,
     blocks: Sequence[str] | None = None,
@@ -113,7 +113,7 @@ def write(
     tensors, metadata = {}, {}
     for part, ordered in wanted.items():
         if ordered:
-            metadata[part] = json.dumps(CLASSES[part])
+            metadata[part] = json.dumps(_CLASSES[part])
         for number, name in enumerate(ordered):
             down, up = lora[name + DOWN], lora[name + UP]
             factor = float(lora[name + ALPHA]) / down.shape[0] / STRENGTHS[part]

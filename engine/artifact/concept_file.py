@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MOST_VECTORS = 1000  # of one placeholder: text encoders read 75 at a time
-KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
+ARTIFACT_KINDS = ("lora", "embedding", "staged_embedding", "id_adapter")
 LORA_PARTS = (  # LoRA and LoCon, with DoRA's magnitudes; LoHa; LoKr; OFT; a whole difference
     "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
@@ -92,7 +92,7 @@ class Artifact:
     extra: Mapping[str, Any] = field(default_factory=dict)  # what only one method knows, JSON-able
 
     def __post_init__(self) -> None:
-        one_of("kind of concept file", self.kind, KINDS)
+        one_of("kind of concept file", self.kind, ARTIFACT_KINDS)
         one_of("family of base models", self.base_family, FAMILIES)
 
     def __str__(self) -> str:
@@ -225,7 +225,7 @@ def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
         if not all(isinstance(fields[name], dict) for name in ("settings", "extra")):
             raise TypeError("not a mapping")
         fields["tokens"] = tuple(read(Token, token, "token") for token in tokens)
-        one_of("kind of concept file", fields["kind"], KINDS)
+        one_of("kind of concept file", fields["kind"], ARTIFACT_KINDS)
         one_of("family of base models", fields["base_family"], FAMILIES)
     except Exception as error:  # it may say anything
         raise LikenessError(

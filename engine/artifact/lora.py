@@ -97,7 +97,7 @@ def by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return modules
 
 
-def changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float) -> Tensor:
+def lora_changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float) -> Tensor:
     """A weight in fp32 with `strength` times a module's update, as ComfyUI's weight adapters compute it."""
     weight = weight.detach().float()
     parts = {part: tensor.to(weight.device).float() for part, tensor in parts.items()}
@@ -186,7 +186,7 @@ def merged(
                         f"{name} has no {kind} in this base; use the base the LoRA was made for"
                     )
                 try:
-                    new = changed(own, own_parts, strength).to(own.dtype)
+                    new = lora_changed(own, own_parts, strength).to(own.dtype)
                 except RuntimeError as error:
                     raise LikenessError(
                         f"{name} has another size in this base; use the base the LoRA was made for"

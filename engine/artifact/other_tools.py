@@ -141,7 +141,7 @@ def _numbered(
     from . import cloneofsimo
 
     capture = cloneofsimo.MARK in metadata or any("style" in key for key in tensors if "<" in key)
-    lora, rows = cloneofsimo.read(tensors, path, strengths=None if capture else {})
+    lora, rows = cloneofsimo.read_numbered_lora(tensors, path, strengths=None if capture else {})
     tokens = [
         Token(token=re.sub(r"[^A-Za-z0-9_<>-]", "_", name), role="style" if "style" in name else "subject")
         for name in sorted(rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 WHOLE = slice(None)
 # whose turn it is: users are filed under these keys, one under each
-KEYS = ("values", "regions", "maps", "text", "identity")
+_KEYS = ("values", "regions", "maps", "text", "identity")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Pass:
 
     @cached_property
     def in_turn(self) -> tuple[AttentionUser, ...]:
-        return tuple(self.users[key] for key in sorted(self.users, key=KEYS.index))
+        return tuple(self.users[key] for key in sorted(self.users, key=_KEYS.index))
 
     def attention(
         self,

@@ -129,7 +129,7 @@ class BaseModel(nn.Module):
     # -------------------------------------------------------------------------------- pictures and latents
 
     @torch.no_grad()
-    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
 
         def encode() -> Tensor:
@@ -148,7 +148,7 @@ class BaseModel(nn.Module):
 
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, C, h, w), drawn from the posterior with a CPU generator, or its mean without one."""
-        mean, std = self.encode_moments(pixels)
+        mean, std = self.encode_posterior(pixels)
         if generator is None:
             return mean
         return mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
@@ -317,7 +317,7 @@ def _load_miniature() -> BaseModel:
     from ..miniature import model as miniature
     from ..miniature.networks import text_encoder as miniature_text_encoder
 
-    unet: Any = UNet2DConditionModel.from_config(miniature.unet_config())
+    unet: Any = UNet2DConditionModel.from_config(miniature.miniature_unet_config())
     vae: Any = AutoencoderKL.from_config(miniature.vae_config())
     for part, name in ((unet, "unet"), (vae, "vae")):
         part.load_state_dict(miniature.state_dict(name))

@@ -66,7 +66,7 @@ def dpmpp_2m(
     return x
 
 
-SAMPLERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
+_SAMPLERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 
 
 def seeded_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -119,8 +119,8 @@ def sample(
     With `start`, latents to begin from, `denoise` is the share of the schedule that is run, as KSampler has
     it: at 1 hardly anything of them is left, near 0 all of it.
     """
-    if sampler not in SAMPLERS:
-        hint = nearest(sampler, SAMPLERS) or f"; valid are {list(SAMPLERS)}"
+    if sampler not in _SAMPLERS:
+        hint = nearest(sampler, _SAMPLERS) or f"; valid are {list(_SAMPLERS)}"
         raise LikenessError(f"unknown sampler '{sampler}'{hint}")
     if not 0 < denoise <= 1:
         raise LikenessError(f"denoise is {denoise}; give a share above 0, up to 1")
@@ -129,5 +129,5 @@ def sample(
     sigmas = whole[-(steps + 1) :]
     x = process.begin(noise, start, sigmas[0])
     clean = denoiser(model, context, unconditional, guidance)
-    x = SAMPLERS[sampler](clean, x, sigmas, on_step or (lambda done, total: None))
+    x = _SAMPLERS[sampler](clean, x, sigmas, on_step or (lambda done, total: None))
     return process.finish(x, sigmas[-1])

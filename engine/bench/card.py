@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..bases.base import BaseModel
     from ..miniature.judges import Judges
 
-FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
-PICTURES_EACH = 6
+_FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
+_PICTURES_EACH = 6
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def render_people(people: range) -> Renders:
     pixels, labels, person, captions, truths = [], [], [], [], []
     for seed in people:
         identity = world.sample_identity(seed)
-        for number in range(PICTURES_EACH):
-            context = world.sample_context(seed * PICTURES_EACH + number)
+        for number in range(_PICTURES_EACH):
+            context = world.sample_context(seed * _PICTURES_EACH + number)
             portrait = world.render(identity, context)
             pixels.append(portrait.pixels)
             labels.append(portrait.labels)
@@ -62,7 +62,7 @@ def autoencoder_scores(base: "BaseModel", renders: Renders) -> dict[str, float]:
     error = ((decoded - pixels) / 2).square().mean(1).numpy()
     return {
         "psnr": decibels(error.mean()),
-        "face_psnr": decibels(error[np.isin(renders.labels, FACE)].mean()),
+        "face_psnr": decibels(error[np.isin(renders.labels, _FACE)].mean()),
     }
 
 
@@ -149,7 +149,7 @@ def digests() -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items()}
 
 
-def measure(people: int = 50, drawn: int = 96) -> dict[str, Any]:
+def measure_card(people: int = 50, drawn: int = 96) -> dict[str, Any]:
     """All scores: `people` held-out people for the judges, `drawn` captions for the diffusion model.
 
     Only `learnability` takes longer than a few minutes (`evaluation.learnability`); it stays as recorded.

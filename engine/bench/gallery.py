@@ -8,12 +8,12 @@ from PIL import Image
 
 from ..evaluation.metrics import similarity_to_references
 from ..evaluation.people import TOKEN, all_shots
-from ..evaluation.sheet import Row, draw_sheet
+from ..evaluation.sheet import SheetRow, draw_sheet
 from ..files import make_folder, write_atomically
 from ..miniature import world
 from .claims.bench import Bench
 
-PEOPLE = world.TUNING_SEEDS[:4]
+GALLERY_PEOPLE = world.TUNING_SEEDS[:4]
 COLUMNS = 8
 TILE, QUALITY = 128, 68  # pixels a side as they were drawn; of the JPEG files
 METHOD = "dreambooth-lora"
@@ -55,8 +55,10 @@ def base_sheet(bench: Bench) -> Image.Image:
             captions.append(world.caption(identity, context))
             real.append(world.render(identity, context).pixels)
         drawn = bench.draw(captions, range(COLUMNS))
-        rows.append(Row(label="drawn by the base", pictures=list(drawn), accent=True, rule_above=bool(first)))
-        rows.append(Row(label="the renderer", detail="for the same captions", pictures=real))
+        rows.append(
+            SheetRow(label="drawn by the base", pictures=list(drawn), accent=True, rule_above=bool(first))
+        )
+        rows.append(SheetRow(label="the renderer", detail="for the same captions", pictures=real))
     return draw_sheet(
         "The base",
         "25 steps, guidance 5; captions say everything but the shapes of faces.",
@@ -71,13 +73,13 @@ def styles_sheet(bench: Bench) -> Image.Image:
     for style, words in world.STYLE_WORDS.items():
         prompts = [f"{words[0]} {subject}" for subject in STYLE_SUBJECTS]
         drawn = bench.draw(prompts, range(COLUMNS))
-        rows.append(Row(label=style, detail=f"“{words[0]} …”", pictures=list(drawn)))
+        rows.append(SheetRow(label=style, detail=f"“{words[0]} …”", pictures=list(drawn)))
     return draw_sheet(
         "Styles", "Columns share their subject and seed; rows differ in one word.", rows, STYLE_SUBJECTS, TILE
     )
 
 
-def learned_sheet(bench: Bench, people: Sequence[int] = PEOPLE) -> Image.Image:
+def learned_sheet(bench: Bench, people: Sequence[int] = GALLERY_PEOPLE) -> Image.Image:
     """People learned from four pictures each, in scenes, clothes and styles they were never seen in.
 
     These are the trainings and pictures of `learnability`, which costs nothing where that was measured.
@@ -90,7 +92,7 @@ def learned_sheet(bench: Bench, people: Sequence[int] = PEOPLE) -> Image.Image:
         known = np.stack([picture.pixels for picture in concept.pictures])
         cosines = similarity_to_references(bench.judges.embed(drawn), bench.judges.embed(known))
         notes = ["learned from", "and two more", *(f"{cosine:.2f}" for cosine in cosines)]
-        rows.append(Row(label=f"person {number + 1}", pictures=[*known[:2], *drawn], notes=notes))
+        rows.append(SheetRow(label=f"person {number + 1}", pictures=[*known[:2], *drawn], notes=notes))
     captions = ["", "", *(shot.prompt for shot in shots)]
     subtitle = "DreamBooth-LoRA, preset miniature; numbers: the recogniser's cosine to the four pictures."
     return draw_sheet("Learned from four pictures", subtitle, rows, captions, TILE)

@@ -11,26 +11,28 @@ import numpy as np
 from ..evaluation.people import all_shots, judge
 from ..files import make_folder, write_atomically
 from ..miniature import model, world
-from .claims.bench import Bench, digest_of
-from .claims.statistics import interval
+from .claims.bench import Bench, cell_digest
+from .claims.statistics import confidence_interval
 
-PEOPLE = world.TUNING_SEEDS[:10]  # settings may be chosen on them: no claim rests on these figures
+LEARNABILITY_PEOPLE = world.TUNING_SEEDS[
+    :10
+]  # settings may be chosen on them: no claim rests on these figures
 SEEDS = range(3)
-METHODS = ("dreambooth-lora", "textual-inversion")
+LEARNABILITY_METHODS = ("dreambooth-lora", "textual-inversion")
 
-Cell = dict[str, float]
+LearnabilityCell = dict[str, float]
 Key = tuple[str, int, int]  # method, person, seed
 
 
-def all_cells(people: Sequence[int] = PEOPLE, seeds: Sequence[int] = SEEDS) -> list[Key]:
+def all_cells(people: Sequence[int] = LEARNABILITY_PEOPLE, seeds: Sequence[int] = SEEDS) -> list[Key]:
     """Every run, first all people once: what is there after an interruption covers as many as possible."""
-    return [(method, person, seed) for seed in seeds for person in people for method in METHODS]
+    return [(method, person, seed) for seed in seeds for person in people for method in LEARNABILITY_METHODS]
 
 
 def measure_learnability(
     folder: Path,
     cells: Sequence[Key] | None = None,
-    on_cell: Callable[[Key, Cell], None] | None = None,
+    on_cell: Callable[[Key, LearnabilityCell], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """The card's `learnability`; runs already in `folder` (of these very weights) are not done again.
@@ -42,11 +44,11 @@ def measure_learnability(
         found[key] = _kept(bench, key, settings)
         if on_cell is not None:
             on_cell(key, found[key])
-    return summary(found)
+    return learnability_summary(found)
 
 
-def _kept(bench: Bench, key: Key, settings: Mapping[str, Any]) -> Cell:
-    name = digest_of("learnability", key, settings, bench.instrument)
+def _kept(bench: Bench, key: Key, settings: Mapping[str, Any]) -> LearnabilityCell:
+    name = cell_digest("learnability", key, settings, bench.instrument)
     file = make_folder(bench.folder / "cells") / f"{name}.json"
     if not file.exists():
         cell = measure_cell(bench, *key, settings)
@@ -58,7 +60,7 @@ def _kept(bench: Bench, key: Key, settings: Mapping[str, Any]) -> Cell:
 
 def measure_cell(
     bench: Bench, method: str, person: int, seed: int, settings: Mapping[str, Any] | None = None
-) -> Cell:
+) -> LearnabilityCell:
     """One person learned once and drawn for every test prompt, beside the base's own class word.
 
     Identity is the recogniser's cosine to the four pictures; `scene` and `prompt` are the shares of scenes,
@@ -87,23 +89,23 @@ def measure_cell(
     }
 
 
-def _training_seconds(bench: Bench, key: Key, took: Cell) -> Cell:
+def _training_seconds(bench: Bench, key: Key, took: LearnabilityCell) -> LearnabilityCell:
     """How long the training took when it was really done: this time it may have been there already."""
-    file = make_folder(bench.folder / "seconds") / f"{digest_of(key, bench.base.fingerprint)}.json"
+    file = make_folder(bench.folder / "seconds") / f"{cell_digest(key, bench.base.fingerprint)}.json"
     if not file.exists():
         with write_atomically(file) as temporary:
             temporary.write_text(json.dumps(took) + "\n")
     return json.loads(file.read_text())
 
 
-def summary(cells: Mapping[Key, Cell]) -> dict[str, Any]:
+def learnability_summary(cells: Mapping[Key, LearnabilityCell]) -> dict[str, Any]:
     """Means over people with 95 % bootstrap intervals, by method, and the card's three headline figures."""
     methods: dict[str, Any] = {}
-    for method in METHODS:
+    for method in LEARNABILITY_METHODS:
         chosen = {key: cell for key, cell in cells.items() if key[0] == method}
         if chosen:
             methods[method] = _of_method(chosen)
-    lora, inversion = (methods.get(method, {}) for method in METHODS)
+    lora, inversion = (methods.get(method, {}) for method in LEARNABILITY_METHODS)
     return {
         "identity": lora.get("identity", {}).get("mean"),
         "scene_loss": lora.get("scene_loss", {}).get("mean"),
@@ -113,8 +115,8 @@ def summary(cells: Mapping[Key, Cell]) -> dict[str, Any]:
     }
 
 
-def _of_method(cells: Mapping[Key, Cell]) -> dict[str, Any]:
-    figures: dict[str, Callable[[Cell], float]] = {
+def _of_method(cells: Mapping[Key, LearnabilityCell]) -> dict[str, Any]:
+    figures: dict[str, Callable[[LearnabilityCell], float]] = {
         "identity": lambda cell: cell["identity"],
         "identity_base": lambda cell: cell["identity_base"],
         "gain": lambda cell: cell["identity"] - cell["identity_base"],
@@ -128,7 +130,7 @@ def _of_method(cells: Mapping[Key, Cell]) -> dict[str, Any]:
         own = [
             np.array([figure(cell) for key, cell in cells.items() if key[1] == person]) for person in people
         ]
-        low, high = interval(own)
+        low, high = confidence_interval(own)
         mean = float(np.mean([values.mean() for values in own]))
         found[name] = {"low": round(low, 3), "mean": round(mean, 3), "high": round(high, 3)}
     times = {

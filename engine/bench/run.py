@@ -9,12 +9,12 @@ from ..config import one_of
 from ..console import meter, note
 from ..errors import LikenessError
 from ..miniature import world
-from .card import gates, measure
+from .card import gates, measure_card
 from .claims import EXPERIMENTS, experiment
 from .claims.bench import Bench
 from .claims.record import check_checkout, published
 from .claims.run import QUICK_MINUTES, QUICK_PEOPLE, run_claims
-from .claims.sweep import Sweep, run_sweep, values_of
+from .claims.sweep import Sweep, run_sweep, sweep_values
 from .claims.table import Plan
 from .claims.words import as_text
 from .gallery import write_sheets
@@ -26,7 +26,7 @@ def measure_miniature(people: int, drawn: int, learnability: bool, keep: Path) -
 
     What is learned is kept in the folder `keep`: the same command goes on where it was interrupted.
     """
-    card = measure(people, drawn)
+    card = measure_card(people, drawn)
     if learnability:
         cells = all_cells()
         with meter("learning") as show:
@@ -77,6 +77,6 @@ def measure_claims(
 
 def measure_sweep(out: Path, method: str, values: Sequence[str], quick: bool, **plan: Any) -> dict[str, Any]:
     """Runs a sweep over `name=value,value` settings and gives what it recorded."""
-    sweep = Sweep(method, dict(values_of(text) for text in values))
+    sweep = Sweep(method, dict(sweep_values(text) for text in values))
     with meter("measuring") as show:
         return run_sweep(sweep, Bench(out, quick=quick), on_cell=show, **plan)

@@ -33,9 +33,9 @@ from ..training.trainer import Trainer
 from .plain_loops import dreambooth_lora, textual_inversion
 
 WARM_UP = 3  # steps that are not counted: kernels are chosen, memory is allocated
-PICTURES = 4  # of each concept
-PLAIN = {"textual-inversion": textual_inversion, "dreambooth-lora": dreambooth_lora}
-STEPS: Mapping[str, tuple[str, ...]] = {  # the settings that hold a method's steps, phase by phase
+_PICTURES = 4  # of each concept
+_PLAIN = {"textual-inversion": textual_inversion, "dreambooth-lora": dreambooth_lora}
+_STEPS: Mapping[str, tuple[str, ...]] = {  # the settings that hold a method's steps, phase by phase
     "magictailor": ("warm_up_steps", "balance_steps"),
     "magicapture": ("inversion_steps", "tuning_steps"),
     "masterweaver": ("identity_steps", "editing_steps"),
@@ -71,7 +71,7 @@ def measure_speed(
         with TemporaryDirectory() as folder:
             job = speed_job(method, base, Path(folder), steps, precision, resolution)
             rows += _measure_method(job, base, arch, say)
-            if method in PLAIN:
+            if method in _PLAIN:
                 rows.append(_measure_plain(job, base, arch, steps, device))
                 say(_line(rows[-1]))
     return rows
@@ -92,12 +92,12 @@ def speed_job(
     for number, role in enumerate(["subject", *PARTNERS.get(method, "").split()]):
         pictures = tuple(
             Picture(str(i), random.integers(0, 255, (side, side, 3), dtype=np.uint8), mask)
-            for i in range(PICTURES)
+            for i in range(_PICTURES)
         )
         write_concept(folder / role, Concept(f"<v{number}>", "woman", role, pictures))
         concepts.append({"folder": str(folder / role), "token": f"<v{number}>"})
     preset = vars(METHODS[method].preset(base.traits.preset))
-    each = {name: WARM_UP + steps for name in STEPS.get(method, ("steps",))}
+    each = {name: WARM_UP + steps for name in _STEPS.get(method, ("steps",))}
     settings = {**preset, **QUICK.get(method, {}), **each}
     device = "auto" if torch.cuda.is_available() else "cpu"
     plain = {
@@ -152,7 +152,7 @@ def adapter_pass(method: Any, batch: AdapterBatch, editing: bool) -> None:
     with torch.no_grad():
         context = base.encode_text(batch.prompts)
     if not method.settings.latent_cache:
-        base.encode_moments(batch.pixels)
+        base.encode_posterior(batch.pixels)
     with method.showing(tokens):
         prediction = base.predict(batch.noise, batch.times, context)
     with torch.no_grad(), method.showing(tokens):
@@ -185,7 +185,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 def _measure_method(job: Job, base: BaseModel, arch: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
     watch, peak, device = _timed_run(job, base, count=False)
     if device.type == "cpu":  # counting slows steps down
-        once = dict.fromkeys(STEPS.get(job.method, ("steps",)), 1)
+        once = dict.fromkeys(_STEPS.get(job.method, ("steps",)), 1)
         _, peak, _ = _timed_run(replace(job, settings=replace(job.settings, **once)), base, count=True)
     rows = []
     for phase, times in watch.times.items():

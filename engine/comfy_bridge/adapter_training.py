@@ -22,7 +22,7 @@ from ..data.shards import INDEX, ShardSample, write_shards
 from ..errors import LikenessError
 from ..files import write_atomically
 from .folders import folder, input_folder, state_of, temporary_folder
-from .weights import family_of
+from .weights import family_of_model
 
 FIRST_PERSON, TWINS = 10_000, 2  # of the Miniature's people who are drawn to learn from; their edited faces
 EACH = 128  # samples of a shard that is written here
@@ -45,7 +45,7 @@ def files_for(
 
     `named`: a folder of shards, of photographs, or in MasterWeaver's layout; empty: people of the Miniature.
     """
-    miniature = FAMILIES[family_of(model)].own_world
+    miniature = FAMILIES[family_of_model(model)].own_world
     if not miniature and clip_vision is None:
         raise LikenessError(
             "an identity adapter looks at faces through a CLIP image tower; connect CLIP ViT-L/14 with Load "

@@ -217,7 +217,7 @@ class BiRefNet:
 
 
 # person's own left and right, as MediaPipe and our parser both have it
-PARTS: dict[str, tuple[str, ...]] = {
+MEDIAPIPE_PARTS: dict[str, tuple[str, ...]] = {
     "face": ("face_oval",),
     "lips": ("lips",),
     "eyes": ("left_eye", "right_eye"),
@@ -271,7 +271,7 @@ class MediaPipeParts:
         return Found(torch.stack(masks).cpu().float().numpy(), (sure,) * len(words))
 
     def _parts(self, word: str) -> tuple[str, ...]:
-        if word in PARTS:
-            return PARTS[word]
-        hint = nearest(word, PARTS) or f"; valid are {', '.join(PARTS)}"
+        if word in MEDIAPIPE_PARTS:
+            return MEDIAPIPE_PARTS[word]
+        hint = nearest(word, MEDIAPIPE_PARTS) or f"; valid are {', '.join(MEDIAPIPE_PARTS)}"
         raise LikenessError(f"MediaPipe marks no '{word}'{hint}")

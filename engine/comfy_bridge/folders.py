@@ -12,7 +12,7 @@ from ..files import check_name
 
 FOLDER = "likeness"  # models/likeness: what was learned, and helper models
 RESTORERS = "facerestore_models"  # the folder other packs keep face restorers in too
-RESTORER_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
+_RESTORER_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
 
 
 def register_folders() -> None:
@@ -29,7 +29,7 @@ def _register_restorers() -> None:
     folder_paths.add_model_folder_path(RESTORERS, str(Path(folder_paths.models_dir) / RESTORERS))
     paths, suffixes = folder_paths.folder_names_and_paths[RESTORERS]
     if suffixes or not known:  # none at all lets every file through
-        folder_paths.folder_names_and_paths[RESTORERS] = (paths, set(suffixes) | RESTORER_SUFFIXES)
+        folder_paths.folder_names_and_paths[RESTORERS] = (paths, set(suffixes) | _RESTORER_SUFFIXES)
 
 
 def folder(kind: str) -> Path:

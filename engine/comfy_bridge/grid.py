@@ -20,7 +20,7 @@ from .words import apply
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class GridDrawing:
     """How every picture of a grid is drawn, as KSampler is told."""
 
     steps: int
@@ -44,7 +44,7 @@ def report_file(name: str) -> Path:
 
 def draw_grid(
     loaded: tuple[Any, Any, Any], artifacts: Sequence[Artifact | None], prompts: Sequence[str],
-    seeds: Sequence[int], strengths: Sequence[float], how: Drawing,
+    seeds: Sequence[int], strengths: Sequence[float], how: GridDrawing,
 ) -> list[np.ndarray]:  # fmt: skip
     """Pictures (H, W, 3) uint8, by prompt, then by artifact, by strength and by seed.
 
@@ -68,7 +68,7 @@ def draw_grid(
 
 
 def _painter(
-    loaded: tuple[Any, Any, Any], artifact: Artifact | None, strength: float, how: Drawing
+    loaded: tuple[Any, Any, Any], artifact: Artifact | None, strength: float, how: GridDrawing
 ) -> Callable[[str], Callable[[int], np.ndarray]]:
     """From a prompt to what draws it with a seed."""
     model, clip, vae = loaded
@@ -91,7 +91,7 @@ def _encoded(clip: Any, text: str) -> list[Any]:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def _draw(model: Any, vae: Any, positive: Any, negative: Any, seed: int, how: Drawing) -> np.ndarray:
+def _draw(model: Any, vae: Any, positive: Any, negative: Any, seed: int, how: GridDrawing) -> np.ndarray:
     empty = torch.zeros(1, 4, how.height // 8, how.width // 8)
     latent = comfy.sample.fix_empty_latent_channels(model, empty)
     noise = comfy.sample.prepare_noise(latent, seed)

@@ -20,7 +20,7 @@ from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from ..identity.adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter
 from ..identity.attention import IdentityAttention
-from ..identity.conditioning import IdAdapter, IdentityTokens, Shown, check_fit
+from ..identity.conditioning import IdAdapter, IdentityConditioning, IdentityTokens, check_fit
 from ..identity.references import (
     ImageTower,
     OfPhotographs,
@@ -36,7 +36,7 @@ from .folders import folder
 from .pictures import image_of, masks_of_tensor, pictures_of
 from .weights import kind_of
 
-KEY = "likeness.identity"  # of our wrappers
+_KEY = "likeness.identity"  # of our wrappers
 AREAS = "likeness.areas"  # in transformer_options: the latents' size, and by prompt where in them it looks
 
 
@@ -47,7 +47,7 @@ class Encoded(NamedTuple):
     references: torch.Tensor
 
 
-def encode(
+def encode_identity_images(
     artifact: Artifact | None,
     images: torch.Tensor | Sequence[torch.Tensor],
     *,
@@ -93,10 +93,10 @@ def _eyes(
         lambda: load_parser(folder("likeness"), device).labels,
         keep,
     )
-    return image_tower(clip_vision), prepare
+    return clip_vision_tower(clip_vision), prepare
 
 
-def image_tower(clip_vision: Any) -> ImageTower:
+def clip_vision_tower(clip_vision: Any) -> ImageTower:
     """ComfyUI's CLIP_VISION; its own preparation of pictures is left out: nobody must be exactly 0."""
 
     def network(values: torch.Tensor) -> torch.Tensor:
@@ -133,15 +133,15 @@ def apply_identity(
     shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in found.items()}
     check_fit(identity.adapter, kind_of(model), shapes)
     region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
-    shown = Shown(
+    shown = IdentityConditioning(
         identity=identity, weight=weight, start=start, end=end, layers=factors_of(layers), region=region
     )
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
     heads = {name: layer.heads for name, layer in found.items()}
-    model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, KEY, _Showing(shown, sites, heads))
-    if region is not None and not model.wrappers.get(kinds.CALC_COND_BATCH, {}).get(KEY):
-        model.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, _tell_areas)
+    model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, _KEY, _Showing(shown, sites, heads))
+    if region is not None and not model.wrappers.get(kinds.CALC_COND_BATCH, {}).get(_KEY):
+        model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, _tell_areas)
     return model
 
 
@@ -162,7 +162,7 @@ def _tell_areas(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, mo
 class _Showing:
     """A wrapper around the U-Net's pass, whose batch may hold any mix of prompts."""
 
-    shown: Shown
+    shown: IdentityConditioning
     sites: Sites
     heads: Mapping[str, int]
 
@@ -197,7 +197,7 @@ class _Showing:
         return torch.cat(parts).repeat_interleave(rows // len(parts), 0)
 
 
-def people_in(model: Any) -> list[Shown]:
+def people_in(model: Any) -> list[IdentityConditioning]:
     """Whom a MODEL shows, for learning on them: nothing that was made while drawing is taken along."""
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    return [replace(wrapper.shown) for wrapper in model.wrappers.get(kind, {}).get(KEY, ())]
+    return [replace(wrapper.shown) for wrapper in model.wrappers.get(kind, {}).get(_KEY, ())]

@@ -35,7 +35,7 @@ def key_of(job: Job, concepts: Sequence[Concept], base: str, people: str, look_e
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
-def find(key: str) -> Path | None:
+def find_learned(key: str) -> Path | None:
     """The file of a finished run; None where there is none that can be read."""
     path = _folder() / f"{key}.safetensors"
     try:

@@ -106,8 +106,10 @@ def _vae_patcher(disable_dynamic: bool = False) -> Any:
 def _miniature_model(disable_dynamic: bool = False) -> Any:
     """A fresh MODEL; `disable_dynamic`: of the plain class, whose weights stay where they are put."""
     management = comfy.model_management
-    config = MiniatureModel(_ldm_unet_config(miniature.unet_config()))
-    heads = miniature.unet_config()["attention_head_dim"]  # diffusers' name for the number of heads in SD 1.x
+    config = MiniatureModel(_ldm_unet_config(miniature.miniature_unet_config()))
+    heads = miniature.miniature_unet_config()[
+        "attention_head_dim"
+    ]  # diffusers' name for the number of heads in SD 1.x
     config.unet_config |= {"num_heads": heads, "num_head_channels": -1}
     config.latent_format = comfy.latent_formats.SD15(scale_factor=miniature.vae_config()["scaling_factor"])
     schedule = miniature.scheduler_config()

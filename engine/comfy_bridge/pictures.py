@@ -10,7 +10,7 @@ import torch
 from ..config import ConceptSpec
 from ..data.concepts import Concept, Picture, digest, write_concept
 from ..data.packs import PACKS, packs_in
-from ..data.quality import in_words
+from ..data.quality import advice_in_words
 from ..data.segmenters.miniature import FOREIGN, certainty
 from ..errors import LikenessError
 from ..inference.heads import AUTOMATIC, examined
@@ -78,7 +78,7 @@ def advice_on(concept: Concept, faces: str = AUTOMATIC) -> str:
     faces: who looks at the faces, `nobody`, or automatic for whoever is there.
     """
     reports, remark = examined(concept, faces, packs_folder())
-    return "\n".join(line for line in (*concept.remarks, in_words(reports), remark) if line)
+    return "\n".join(line for line in (*concept.remarks, advice_in_words(reports), remark) if line)
 
 
 def face_model_for(pictures: Sequence[np.ndarray], wanted: str) -> str:

@@ -20,9 +20,9 @@ from ..data.segment import load_segmenter
 from ..errors import LikenessError
 from ..inference.refocus import (
     Area,
+    AttentionLook,
     Focus,
     LogMasks,
-    Look,
     Maps,
     Spot,
     absent,
@@ -41,14 +41,14 @@ from .areas import area_of
 from .attention import Sites
 from .pictures import pictures_of
 from .sampling import Sampling
-from .staged import PLACES, SPOKEN, values_of
+from .staged import PLACES, SPOKEN, staged_values
 from .weights import check_unet, kind_of
-from .words import check_placeholders, defined_in
+from .words import check_placeholders_differ, defined_in
 
-KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
+_KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
 AIMS = "likeness_refocus"  # in a CONDITIONING entry: its aims, and where their words stand in it
 
-Conditioning = list[list[Any]]
+ComfyConditioning = list[list[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,15 @@ class Aim:
     """One word and its region, as one of our nodes was told; an object of its own for each."""
 
     focus: Focus
-    own: Conditioning = field(default_factory=list)  # what its region reads, for words kept apart
-    look: Look | None = None
+    own: ComfyConditioning = field(default_factory=list)  # what its region reads, for words kept apart
+    look: AttentionLook | None = None
 
     def own_at(self, progress: float) -> tuple[TextStates, Mapping[str, Any]] | None:
         """The text states (1, T, D) of the prompt of its own that is due, and what its entry says besides."""
         for context, about in self.own:
             start, end = about.get("clip_start_percent", 0.0), about.get("clip_end_percent", 1.0)
             if start <= progress <= end:
-                return TextStates(context, values_of(context, about)), about
+                return TextStates(context, staged_values(context, about)), about
         return None
 
 
@@ -74,10 +74,10 @@ def refocused_prompt(
     text: str,
     focus: Focus,
     *,
-    conditioning: Conditioning | None = None,
-    own: Conditioning | None = None,
+    conditioning: ComfyConditioning | None = None,
+    own: ComfyConditioning | None = None,
     vae: Any = None,
-) -> tuple[Any, Conditioning]:
+) -> tuple[Any, ComfyConditioning]:
     """A clone of MODEL that heeds regions, and the prompt as CONDITIONING with one region more."""
     check_unet(model, "refocusing")
     if focus.region is None and vae is None:
@@ -102,7 +102,7 @@ def refocused_prompt(
     return with_refocus(model), entries
 
 
-def _own_prompt(clip: Any, text: str, focus: Focus) -> Conditioning:
+def _own_prompt(clip: Any, text: str, focus: Focus) -> ComfyConditioning:
     """What a region reads by itself, encoded."""
     token = focus.inside or focus.token
     known = not TOKEN.fullmatch(token) or token in defined_in(clip)
@@ -124,8 +124,8 @@ def _missing(token: str, text: str) -> LikenessError:
     return absent(token, text)
 
 
-def _encoded(clip: Any, text: str) -> Conditioning:
-    check_placeholders(text, defined_in(clip))
+def _encoded(clip: Any, text: str) -> ComfyConditioning:
+    check_placeholders_differ(text, defined_in(clip))
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
@@ -147,7 +147,7 @@ def _first_tower(tokens: Mapping[str, Any]) -> Any:
     return next(iter(tokens.values()))  # SDXL's two stand at the same places
 
 
-def _looking(model: Any, vae: Any) -> Look | None:
+def _looking(model: Any, vae: Any) -> AttentionLook | None:
     """Marks heads in what a step expects the picture to become; a tiny VAE (taesd) is enough."""
     if vae is None:
         return None
@@ -169,18 +169,18 @@ def with_refocus(model: Any, run: "Run | None" = None) -> Any:
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
     for kind in (kinds.SAMPLER_SAMPLE, kinds.CALC_COND_BATCH):
-        model.remove_wrappers_with_key(kind, KEY)
-    model.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, KEY, _starter(run))
-    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, partial(_step, Sites.of(model)))
+        model.remove_wrappers_with_key(kind, _KEY)
+    model.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, _KEY, _starter(run))
+    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, Sites.of(model)))
     return model
 
 
 def _starter(run: "Run | None") -> Any:
     def start(executor: Any, guider: Any, sigmas: Any, extra_args: Any, *rest: Any, **options: Any) -> Any:
         known = extra_args.get("model_options", {})
-        inner = {**known.get("transformer_options", {}), KEY: run or Run()}
+        inner = {**known.get("transformer_options", {}), _KEY: run or Run()}
         extra_args = {**extra_args, "model_options": {**known, "transformer_options": inner}}
-        inner[KEY].sigmas = sigmas
+        inner[_KEY].sigmas = sigmas
         return executor(guider, sigmas, extra_args, *rest, **options)
 
     return start
@@ -244,7 +244,7 @@ def _step(
     if not bearing:
         return executor(model, conds, x, timestep, model_options)
     known = model_options.get("transformer_options", {})
-    run: Run = known.get(KEY) or Run()
+    run: Run = known.get(_KEY) or Run()
     sigma = float(timestep[0])
     progress = _progress(model.model_sampling, sigma)
     aims = {entry["uuid"]: [aim for aim, _ in entry[AIMS]] for _, entry in bearing}
@@ -304,8 +304,8 @@ def _look(run: Run, aims: Sequence[Aim], spots: Sequence[Spot], sigma: float, cl
 
 def refocused_sample(
     model: Any,
-    positive: Conditioning,
-    negative: Conditioning,
+    positive: ComfyConditioning,
+    negative: ComfyConditioning,
     latent: Mapping[str, Any],
     *,
     vae: Any,

@@ -16,15 +16,15 @@ import torch
 from ..config import ConceptSpec
 from ..data.concepts import load_concept
 from ..errors import LikenessError
-from ..inference.onlookers import MASK, Onlookers, call_onlookers
+from ..inference.onlookers import MASK, FaceTools, load_face_tools
 from ..inference.restore import (
-    Person,
+    PersonReference,
     Pixels,
     Restoration,
     Restore,
     Restored,
+    before_and_after,
     restore_picture,
-    side_by_side,
     to_shades,
 )
 from ..inference.restorers import SOURCES, check_upscaler, found_file, load_restorer
@@ -98,7 +98,7 @@ def restored_faces(
     masks = _masks_of_each(faces.masks, len(images), options.number if several else None)
     if several:
         options = replace(options, number=None)  # it has chosen among the masks
-    onlookers = call_onlookers(
+    onlookers = load_face_tools(
         faces.found_by, faces.judged_by, part=faces.part, device=_device(), models=folder("likeness"),
         packs=Path(folder_paths.models_dir) / "insightface",
         eyes=load_core_faces() if faces.found_by == MEDIAPIPE else None,
@@ -112,7 +112,7 @@ def restored_faces(
             pixels, onlookers, masks[number - 1], restore, options, person, canvas, f"picture {number}"
         )
         made.append(done)
-        shown.append(side_by_side(pixels, done.pixels))
+        shown.append(before_and_after(pixels, done.pixels))
         told(number)
     remarks = [onlookers.remark] if onlookers.remark else []
     if person is None and options.gate != "off":
@@ -145,8 +145,8 @@ def _masks_of_each(masks: torch.Tensor | None, pictures: int, number: int | None
 
 
 def _one(
-    pixels: Pixels, onlookers: Onlookers, masks: Sequence[np.ndarray], restore: Restore,
-    options: Restoration, person: Person | None, canvas: Pixels | None, name: str,
+    pixels: Pixels, onlookers: FaceTools, masks: Sequence[np.ndarray], restore: Restore,
+    options: Restoration, person: PersonReference | None, canvas: Pixels | None, name: str,
 ) -> Restored:  # fmt: skip
     """A picture with its faces restored, or, where nobody looks for them, what each of its masks marks."""
     given: list[np.ndarray | None] = [None] if onlookers.eyes is not None else list(masks) or [None]
@@ -215,7 +215,7 @@ class Redraw:
 # --- enlarging ---------------------------------------------------------------------------------------
 
 
-def enlarged(images: torch.Tensor, model: Any, shrink: int, tile: int, margin: int) -> torch.Tensor:
+def enlarge_images(images: torch.Tensor, model: Any, shrink: int, tile: int, margin: int) -> torch.Tensor:
     """IMAGE (B, H, W, C) enlarged by an UPSCALE_MODEL, picture by picture and tile by tile."""
     if not len(images):
         raise LikenessError("there are no pictures in the batch; connect a node that gives some")

@@ -18,7 +18,7 @@ from PIL import Image
 from ..artifact import Artifact
 from ..files import make_folder, portable, unused
 from .folders import FOLDER, inside, temporary_folder
-from .said import lasting, say
+from .said import lasting, say_in_node
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class GraphObserver:
 
     def say(self, text: str = "") -> None:
         """A line on the node, above what was told about the run so far."""
-        say("\n".join([*([text] if text else []), *self.notes]), self._node_id)
+        say_in_node("\n".join([*([text] if text else []), *self.notes]), self._node_id)
 
     def _show(self, picture: Any = None) -> None:
         try:

@@ -1,7 +1,7 @@
 """The line of text in a node, which both renderers of the editor draw and keep."""
 
 
-def say(text: str, node_id: str | None) -> None:
+def say_in_node(text: str, node_id: str | None) -> None:
     """Shows the text in the node, in place of what stood there, where an editor is open."""
     from server import PromptServer  # only there while ComfyUI serves
 

@@ -23,23 +23,23 @@ from ..data.concepts import Concept
 from ..data.examples import examples_of
 from ..errors import LikenessError
 from ..files import write_atomically
-from ..staged.embedding import KIND, adjusted, check_used, check_width, staged_words
+from ..staged.embedding import STAGED_KIND, adjusted, check_used, check_width, staged_words
 from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
 from .attention import Sites
 from .folders import temporary_folder
 from .weights import check_kind, text_towers_of
-from .words import check_placeholders, defined_in, spell_placeholders, with_rows
+from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows
 
 log = logging.getLogger(__name__)
 
-KEY = "likeness.staged"  # of our wrapper
+_KEY = "likeness.staged"  # of our wrapper
 VALUES = "likeness_values"  # in a CONDITIONING entry: the context (1, T, D) that values are made from
-KEYS = "likeness_keys"  # and the one that keys are made from, as it was written
+_KEYS = "likeness_keys"  # and the one that keys are made from, as it was written
 PLACES = "likeness_places"  # and, by placeholder, where it stands among the entry's text states
 SPOKEN = "likeness_text"  # and the prompt as it reads here, with as many tokens in the placeholder's place
-MARK = "likeness-class-word"
-EDGE = 1e-5  # of a noise level: what single precision may get wrong where two stages meet
+_MARK = "likeness-class-word"
+_EDGE = 1e-5  # of a noise level: what single precision may get wrong where two stages meet
 
 
 def staged_prompt(
@@ -56,14 +56,14 @@ def staged_prompt(
 ) -> tuple[Any, list[list[Any]]]:
     """A clone of MODEL that heeds the bypass, and the prompt as CONDITIONING, one entry per stage."""
     words = _words_for(model, clip, artifact, text)
-    check_placeholders(text, {words.token, *defined_in(clip)})
+    check_placeholders_differ(text, {words.token, *defined_in(clip)})
     words = adjusted(words, bypass=bypass, start=start, end=end, stages=stages, late=late)
     plain = _encode(clip, clip.tokenize(_with_class_word(text, words)))
     pooled = plain["pooled_output"]
     timesteps = sorted({stage.timestep for stage in words.plan.all() if stage.timestep is not None})
     keys, values = _dynamic(clip, text, words, timesteps)
-    stands = places_of(clip, text, words.token, words.mapper.words)
-    word_stands = places_of(clip, text, words.token, _length(clip, words.class_word))
+    stands = placeholder_rows(clip, text, words.token, words.mapper.words)
+    word_stands = placeholder_rows(clip, text, words.token, _length(clip, words.class_word))
     entries = []
     for (first, last), stage in zip(words.plan.percents(), words.plan.all()):
         about = {"clip_start_percent": first, "clip_end_percent": last, "pooled_output": pooled}
@@ -74,14 +74,14 @@ def staged_prompt(
         about |= {PLACES: {words.token: stands}, SPOKEN: _with_full_stops(text, words)}
         number = timesteps.index(stage.timestep)
         if values is not None:
-            about |= {VALUES: values[number : number + 1], KEYS: keys[number : number + 1]}
+            about |= {VALUES: values[number : number + 1], _KEYS: keys[number : number + 1]}
         entries.append([keys[number : number + 1], about])
     return with_split_values(model), entries
 
 
 def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWords:
     """The artifact's words, once they are known to fit MODEL, CLIP and the prompt."""
-    if artifact.kind != KIND:
+    if artifact.kind != STAGED_KIND:
         raise LikenessError(
             f"a likeness learned with {artifact.method} has no stages; use Apply Likeness, a plain prompt"
         )
@@ -104,13 +104,13 @@ def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWo
 
 
 def _with_class_word(text: str, words: StagedWords) -> str:
-    return spell_placeholders(text, {words.token: MARK}).replace(f" embedding:{MARK} ", words.class_word)
+    return spell_placeholders(text, {words.token: _MARK}).replace(f" embedding:{_MARK} ", words.class_word)
 
 
 def _with_full_stops(text: str, words: StagedWords) -> str:
     """The prompt with as many tokens for the placeholder as it has words, whatever they are."""
     stops = " . " * words.mapper.words
-    return spell_placeholders(text, {words.token: MARK}).replace(f" embedding:{MARK} ", stops)
+    return spell_placeholders(text, {words.token: _MARK}).replace(f" embedding:{_MARK} ", stops)
 
 
 def _encode(clip: Any, tokens: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _dynamic(
         return keys, _by_stage(_encode(clip, batch)["cond"], len(timesteps))
 
 
-def places_of(clip: Any, text: str, token: str, count: int) -> tuple[int, ...]:
+def placeholder_rows(clip: Any, text: str, token: str, count: int) -> tuple[int, ...]:
     """Where a placeholder stands in the first encoder's text states, if it takes `count` each time."""
     markers = {}
     for name, encoder in text_towers_of(clip).items():
@@ -229,12 +229,12 @@ def with_split_values(model: Any) -> Any:
     """A clone of MODEL whose cross-attention makes values from VALUES, in the entries that carry them."""
     model = model.clone()
     kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
-    if not model.wrappers.get(kind, {}).get(KEY):
-        model.add_wrapper_with_key(kind, KEY, partial(_hand_over, Sites.of(model)))
+    if not model.wrappers.get(kind, {}).get(_KEY):
+        model.add_wrapper_with_key(kind, _KEY, partial(_hand_over, Sites.of(model)))
     return model
 
 
-def values_of(context: torch.Tensor, about: Mapping[str, Any]) -> torch.Tensor:
+def staged_values(context: torch.Tensor, about: Mapping[str, Any]) -> torch.Tensor:
     """The context that an entry's values are made from, as long as its own context (1, T, D).
 
     Stock nodes change the context and leave the rest as it is. Rows they append (Conditioning, Concat) keep
@@ -242,7 +242,7 @@ def values_of(context: torch.Tensor, about: Mapping[str, Any]) -> torch.Tensor:
     """
     if VALUES not in about:
         return context
-    values, keys = about[VALUES], about.get(KEYS)
+    values, keys = about[VALUES], about.get(_KEYS)
     front = context[:, : values.shape[1]]
     values = values[:, : front.shape[1]].to(front)
     if keys is not None and keys is not context:
@@ -259,7 +259,7 @@ def _hand_over(
     sigma = float(timestep[0])
     conds = [group and [entry for entry in group if _due(entry, sigma)] for group in conds]
     entries = [entry for group in conds for entry in group or () if "cross_attn" in entry]
-    found = {e["uuid"]: values_of(e["cross_attn"], e) for e in entries if VALUES in e}
+    found = {e["uuid"]: staged_values(e["cross_attn"], e) for e in entries if VALUES in e}
     if found:
         known = model_options.get("transformer_options", {})
         lengths = {e["uuid"]: e["cross_attn"].shape[1] for e in entries}
@@ -283,7 +283,7 @@ def _due(entry: Mapping[str, Any], sigma: float) -> bool:
     if PLACES not in entry:
         return True
     start, end = entry.get("timestep_start"), entry.get("timestep_end")
-    return (start is None or sigma <= start * (1 + EDGE)) and (end is None or sigma >= end * (1 - EDGE))
+    return (start is None or sigma <= start * (1 + _EDGE)) and (end is None or sigma >= end * (1 - _EDGE))
 
 
 # -------------------------------------------------------------------------------------- pictures' features

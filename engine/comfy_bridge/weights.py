@@ -17,12 +17,12 @@ from ..errors import LikenessError
 from ..miniature import model as miniature
 from .miniature import MiniatureModel
 
-KINDS = {  # ComfyUI's kinds of model that can be learned on
+WEIGHT_KINDS = {  # ComfyUI's kinds of model that can be learned on
     MiniatureModel: MINIATURE,
     **{getattr(comfy.supported_models, row.comfy_class): row.key
        for row in FAMILIES.values() if row.comfy_class},
 }  # fmt: skip
-OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
+_OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
     "SDXLRefiner": ("the SDXL refiner", "it only finishes what the SDXL base began; connect the SDXL base"),
     "SD21UnclipL": ("SD 2.x unCLIP", "it expects a picture beside the prompt; connect a plain SD 2.x"),
     "SD21UnclipH": ("SD 2.x unCLIP", "it expects a picture beside the prompt; connect a plain SD 2.x"),
@@ -35,31 +35,31 @@ OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned
         "it expects a picture beside the noise; connect SD 1.5 itself",
     ),
 }
-KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint or the Miniature"
+_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint or the Miniature"
 
 
-def family_of(model: Any) -> str:
+def family_of_model(model: Any) -> str:
     """The MODEL's family, a key of `FAMILIES`; other kinds of model are refused by name."""
     kind = type(model.model.model_config)
-    if kind in KINDS:
-        return KINDS[kind]
-    if kind.__name__ in OTHERS:
-        what, why = OTHERS[kind.__name__]
+    if kind in WEIGHT_KINDS:
+        return WEIGHT_KINDS[kind]
+    if kind.__name__ in _OTHERS:
+        what, why = _OTHERS[kind.__name__]
         raise LikenessError(f"this MODEL is {what}, which cannot be learned on: {why}")
     network = type(model.model.diffusion_model).__name__
     if network != "UNetModel":
         raise LikenessError(
             f"this MODEL is {kind.__name__}, which has no U-Net to learn on (its network is {network}); "
-            f"connect {KNOWN}"
+            f"connect {_KNOWN}"
         )
-    raise LikenessError(f"learning on a {kind.__name__} model is not possible; connect {KNOWN}")
+    raise LikenessError(f"learning on a {kind.__name__} model is not possible; connect {_KNOWN}")
 
 
 def kind_of(model: Any) -> str:
     """The family whose LoRAs, words and adapters a MODEL takes, a key of `FAMILIES`, or ComfyUI's name for
     its kind where that is none; kinds that ComfyUI derives from one of ours take what theirs takes."""
     kind = type(model.model.model_config)
-    return next((KINDS[near] for near in kind.__mro__ if near in KINDS), kind.__name__)
+    return next((WEIGHT_KINDS[near] for near in kind.__mro__ if near in WEIGHT_KINDS), kind.__name__)
 
 
 def check_kind(model: Any, family: str, what: str) -> None:
@@ -77,7 +77,7 @@ def check_unet(model: Any, what: str) -> None:
     if network != "UNetModel":
         raise LikenessError(
             f"this MODEL is {kind_of(model)}, whose network is {network}: it has no U-Net for {what} to work "
-            f"on; connect {KNOWN}"
+            f"on; connect {_KNOWN}"
         )
 
 
@@ -92,7 +92,7 @@ def take_weights(model: Any, clip: Any, vae: Any, prediction: str | None = None)
 
     `prediction`: what the MODEL predicts where the user knows better; "epsilon" or "v_prediction".
     """
-    family = family_of(model)
+    family = family_of_model(model)
     _check_loaded(model, clip, vae, family)
     untouched = family == MINIATURE and not model.patches and not clip.patcher.patches
     return BaseWeights(
@@ -145,12 +145,12 @@ def _prediction_type(model: Any) -> str:
     sampling = model.get_model_object("model_sampling")
     other = (comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.EDM)
     if isinstance(sampling, other):
-        raise LikenessError(f"this MODEL has noise levels of another kind (EDM); connect {KNOWN}")
+        raise LikenessError(f"this MODEL has noise levels of another kind (EDM); connect {_KNOWN}")
     if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
         return "v_prediction"
     if isinstance(sampling, comfy.model_sampling.EPS) and not isinstance(sampling, comfy.model_sampling.X0):
         return "epsilon"
-    raise LikenessError(f"this MODEL predicts neither noise nor velocity; connect {KNOWN}")
+    raise LikenessError(f"this MODEL predicts neither noise nor velocity; connect {_KNOWN}")
 
 
 def _alphas_cumprod(model: Any) -> torch.Tensor:

@@ -176,7 +176,7 @@ def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
     stock = type(tokenizer).tokenize_with_weights
 
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> Any:
-        check_placeholders(text, known)
+        check_placeholders_differ(text, known)
         return stock(reader, spell_placeholders(text, known), *arguments, **options)
 
     reader.tokenize_with_weights = tokenize_with_weights
@@ -191,7 +191,7 @@ def defined_in(clip: Any) -> dict[str, str]:
     return found
 
 
-def check_placeholders(text: str, known: Collection[str]) -> None:
+def check_placeholders_differ(text: str, known: Collection[str]) -> None:
     """Raises for a placeholder that nobody defined, which would be read as so many letters, and for a weight
     that is no number."""
     weighted(text)
@@ -201,7 +201,7 @@ def check_placeholders(text: str, known: Collection[str]) -> None:
             raise LikenessError(f"the prompt '{text}' mentions {name}, which no likeness defines; {there}")
 
 
-def export(artifact: Artifact, name: str) -> list[Path]:
+def export_likeness(artifact: Artifact, name: str) -> list[Path]:
     """Writes the LoRA into models/loras and the words into models/embeddings; the paths of both.
 
     Other files of that name stay: the new ones get a number, both the same.

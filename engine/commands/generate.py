@@ -17,7 +17,7 @@ from .options import grouped
 if TYPE_CHECKING:
     from ..artifact import Artifact
     from ..bases.base import BaseModel
-    from ..identity.conditioning import Shown
+    from ..identity.conditioning import IdentityConditioning
     from ..inference.restore_options import Finisher
 
 
@@ -78,13 +78,13 @@ class People:
     faces: Annotated[str, Option(help="For photographs: auraface, antelopev2 or buffalo_l.")] = "auraface"
     models: Annotated[Path | None, Option(help="For photographs: ComfyUI's models/likeness.")] = None
 
-    def shown(self) -> "list[Shown]":
+    def shown(self) -> "list[IdentityConditioning]":
         """Everybody, as the adapter knows them."""
         if not self.identity:
             return []
-        from ..identity.pictures import Look, people_of
+        from ..identity.pictures import IdentityOptions, people_of
 
-        look = Look(
+        look = IdentityOptions(
             adapter=self.adapter, image_encoder=self.image_encoder, faces=self.faces, models=self.models,
             without_hair=self.without_hair, start=self.identity_start, end=self.identity_end,
             layers=self.identity_layers, regions=self.identity_region or (),
@@ -146,9 +146,9 @@ def generate(
             f"{drawing.out} is one file, but {len(wanted)} pictures are to be drawn; give a folder"
         )
     from ..bases.base import load_base
-    from ..inference.restore_options import finisher, wish_of
+    from ..inference.restore_options import finisher, parse_restore_options
 
-    wish = None if finish.restore is None else wish_of(finish.restore)
+    wish = None if finish.restore is None else parse_restore_options(finish.restore)
     base = load_base(parts.spec(drawing.base))
     told: list[str] = []
     pictures: Iterable[Any] = _drawn(base, wanted, artifacts, drawing, people, words, told)

@@ -47,9 +47,9 @@ def restore(
 ) -> int:
     """Restore faces, or draw them again with a concept, and take back what would cost the likeness."""
     from ..data.pictures import read_mask, read_picture
-    from ..inference.restore_options import finisher, wish_of
+    from ..inference.restore_options import finisher, parse_restore_options
 
-    wish = wish_of(using)
+    wish = parse_restore_options(using)
     single = out.suffix.lower() == ".png"
     if single and len(pictures) > 1:
         raise LikenessError(f"{out} is one file, but there are {len(pictures)} pictures; give a folder")

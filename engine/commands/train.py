@@ -14,7 +14,7 @@ from .apps import ELSEWHERE, INTERRUPTED, train_app
 from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE
 
 if TYPE_CHECKING:
-    from ..identity.conditioning import Shown
+    from ..identity.conditioning import IdentityConditioning
 
 
 def _train(method: str, preset: str | None, config: Path | None, print_config: bool, **options: Any) -> int:
@@ -66,7 +66,7 @@ def _run(job: Any, concepts: list[Any], look_every: int = 0) -> int:
     return 0 if path == output else ELSEWHERE
 
 
-def _people_on(job: Any) -> "list[Shown]":
+def _people_on(job: Any) -> "list[IdentityConditioning]":
     """Whom the identity adapters among the job's hosts show meanwhile."""
     from ..training.host import shows_people
 
@@ -81,10 +81,10 @@ def _people_on(job: Any) -> "list[Shown]":
 def _critic(job: Any, concept: Any, every: int, curve: Path) -> Any:
     """Who looks at the likeness meanwhile: each look is a line, and a point in the curve's picture."""
     from ..evaluation.loss_plot import plot_losses
-    from ..evaluation.stopping import critic_for, curves, in_words
+    from ..evaluation.stopping import critic_for, curves, look_in_words
 
     def show(looks: Sequence[Any]) -> None:
-        note(in_words(looks))
+        note(look_in_words(looks))
         save_picture(curve, plot_losses(curves(looks)))
 
     return critic_for(job, every, concept=concept, on_look=show)

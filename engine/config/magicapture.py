@@ -8,7 +8,7 @@ from ..errors import LikenessError
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 
-PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
+_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class MagiCaptureSettings:
 
     # settings that name files, and what else they may say: a workflow's text may say only that
     FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "identity": ("auto", "none", "features", *PACKS), "detector": PACKS,
+        "identity": ("auto", "none", "features", *_PACKS), "detector": _PACKS,
     }  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from ..errors import LikenessError
 
-DEEPEST = 64  # levels; our own files have six
-LARGEST = 1_000_000  # values, each alias counted as often as it is used
-WIDEST = 64  # bits of a whole number
+_DEEPEST = 64  # levels; our own files have six
+_LARGEST = 1_000_000  # values, each alias counted as often as it is used
+_WIDEST = 64  # bits of a whole number
 
 
 def from_yaml(text: str, where: object) -> Any:
@@ -40,8 +40,8 @@ def from_json(text: str | bytes, where: object) -> Any:
 
 def check_plain(content: Any, where: object) -> None:
     """Refuses what could not be written down again: loops, aliases that unfold without end, broken text."""
-    if _unfolded(content, where, 0, {}) > LARGEST:
-        raise LikenessError(f"{where} unfolds to more than {LARGEST:,} values; write less")
+    if _unfolded(content, where, 0, {}) > _LARGEST:
+        raise LikenessError(f"{where} unfolds to more than {_LARGEST:,} values; write less")
 
 
 def check_text(text: str, where: object) -> None:
@@ -54,14 +54,14 @@ def _unfolded(value: Any, where: object, depth: int, known: dict[int, int]) -> i
     """How many values this is, aliases unfolded; each container is looked through once."""
     if isinstance(value, str):
         check_text(value, where)
-    elif isinstance(value, int) and value.bit_length() > WIDEST:
-        raise LikenessError(f"{where} holds a number of more than {WIDEST} bits; write a smaller one")
+    elif isinstance(value, int) and value.bit_length() > _WIDEST:
+        raise LikenessError(f"{where} holds a number of more than {_WIDEST} bits; write a smaller one")
     if not isinstance(value, Mapping | list | tuple | set | frozenset):
         return 1
     if id(value) in known:
         return known[id(value)]
-    if depth >= DEEPEST:  # what holds itself gets here too
-        raise LikenessError(f"{where} is nested more than {DEEPEST} levels deep; write it flatter")
+    if depth >= _DEEPEST:  # what holds itself gets here too
+        raise LikenessError(f"{where} is nested more than {_DEEPEST} levels deep; write it flatter")
     inner = [*value, *value.values()] if isinstance(value, Mapping) else value
     known[id(value)] = 1 + sum(_unfolded(part, where, depth + 1, known) for part in inner)
     return known[id(value)]

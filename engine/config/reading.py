@@ -17,7 +17,7 @@ from ..errors import LikenessError, nearest
 from .plain import check_text
 
 T = TypeVar("T")
-SHOWN = 120  # characters of a wrong value
+_SHOWN = 120  # characters of a wrong value
 
 
 def read(kind: type[T], source: Mapping[str, Any], where: str) -> T:
@@ -40,7 +40,7 @@ def known_keys(kind: type, source: Mapping[str, Any], where: str) -> Mapping[str
     for key in source:
         if key not in valid:
             hint = nearest(str(key), valid) or f"; valid are {', '.join(valid)}"
-            raise LikenessError(f"unknown setting '{str(key)[:SHOWN]}' in {where}{hint}")
+            raise LikenessError(f"unknown setting '{str(key)[:_SHOWN]}' in {where}{hint}")
     return source
 
 
@@ -80,7 +80,7 @@ def _shown(value: Any) -> str:
         text = json.dumps(value, default=str)
     except (TypeError, ValueError, RecursionError):  # keys that JSON has not, loops
         text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _in_words(hint: Any) -> str:

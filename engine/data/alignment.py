@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..devices import sent
-from .masks import Mask, blurred
+from ..devices import to_device
+from .masks import Mask, gaussian_blur
 
 Points = NDArray[np.float64]  # (N, 2) as x, y in pixels of the picture
 ARCFACE_SIDE = 112
@@ -50,7 +50,7 @@ def warped(pixels: Tensor, matrix: Points, side: int = ARCFACE_SIDE) -> Tensor:
     x, y = np.meshgrid(across, across)
     source = np.stack([x, y, np.ones_like(x)], -1) @ back.T  # (side, side, 2)
     grid = torch.from_numpy(source * 2 / np.array([width - 1, height - 1]) - 1)
-    grid = sent(grid.to(pixels.dtype), pixels.device)
+    grid = to_device(grid.to(pixels.dtype), pixels.device)
     return F.grid_sample(
         pixels, grid.expand(batch, -1, -1, -1), mode="bilinear", padding_mode="zeros", align_corners=True
     )
@@ -165,7 +165,7 @@ def _padded(image: Image.Image, padding: tuple[int, int, int, int], sigma: float
             1 - np.minimum(x / left, (width - 1 - x) / right),
             1 - np.minimum(y / top, (height - 1 - y) / bottom),
         )[..., None]
-    values += (blurred(values, sigma) - values) * np.clip(3 * outside + 1, 0, 1)
+    values += (gaussian_blur(values, sigma) - values) * np.clip(3 * outside + 1, 0, 1)
     values += (np.median(values, axis=(0, 1)) - values) * np.clip(outside, 0, 1)
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GREY = (0.299, 0.587, 0.114)  # how bright the eye finds red, green and blue
+_GREY = (0.299, 0.587, 0.114)  # how bright the eye finds red, green and blue
 KINDS = ("brightness", "contrast", "saturation")
 
 
@@ -13,7 +13,7 @@ def jittered(pixels: Tensor, factors: Sequence[float], order: Sequence[int]) -> 
     """Pixels (B, 3, H, W) in [-1, 1] with the KINDS scaled by their factors, one after the other."""
     pixels = (pixels + 1) / 2
     for number in order:
-        grey = (pixels * pixels.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)
+        grey = (pixels * pixels.new_tensor(_GREY).view(3, 1, 1)).sum(1, keepdim=True)
         towards = {
             "brightness": torch.zeros_like(grey),
             "contrast": grey.mean((2, 3), keepdim=True),

@@ -13,7 +13,7 @@ from .concepts import Concept
 from .examples import Examples, fitted_mask, fitted_pixels, generator_for, shuffled
 from .ragged import together
 
-WIDEST = 2.5  # times longer than its other side; what is longer yet is cut
+_WIDEST = 2.5  # times longer than its other side; what is longer yet is cut
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -23,7 +23,7 @@ def sizes_of(area_side: int, step: int) -> list[Size]:
     area, found = area_side**2, {(area_side, area_side)}
     for short in range(step, area_side, step):
         long = area // short // step * step
-        if long <= WIDEST * short:
+        if long <= _WIDEST * short:
             found |= {(short, long), (long, short)}
     return sorted(found)
 

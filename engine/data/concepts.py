@@ -26,7 +26,7 @@ from ..files import check_name, make_folder, portable, read_text, reading, unuse
 from .layout import DESCRIPTION, Layout, look_into
 from .pictures import read_mask, read_photograph, to_mask_image
 
-KEYS = ("class_word", "role", "token", "notes", "concepts")
+_KEYS = ("class_word", "role", "token", "notes", "concepts")
 BY_NUMBER = "by number"  # what "concepts" may be in concept.json
 USABLE_SIDE = 1536  # pixels on a picture's shorter side: no base is learned at more
 _PAIR = re.compile(r"(?P<asset>\d+)_(?P<word>[^_]+)_.*")  # MagicTailor: 0_person_a0.jpg
@@ -110,7 +110,7 @@ def load_concept(
     )
 
 
-def load_pair(folder: str | Path) -> tuple[Concept, ...]:
+def load_picture_and_mask(folder: str | Path) -> tuple[Concept, ...]:
     """Reads MagicTailor's folder of a subject and its components, one concept per asset: `<v0>`, `<v1>`, …"""
     folder = _existing_folder(folder)
     layout = look_into(folder)
@@ -284,10 +284,10 @@ def _read_description(folder: Path) -> dict[str, str]:
     if not isinstance(described, dict):
         raise LikenessError(f'{path} must look like {{"class_word": "woman"}}; mend or delete it')
     for key, value in described.items():
-        if key not in KEYS:
-            known = ", ".join(KEYS)
+        if key not in _KEYS:
+            known = ", ".join(_KEYS)
             raise LikenessError(
-                f"{path} has an unknown key '{key:.80}'{nearest(key, KEYS)}; known are {known}"
+                f"{path} has an unknown key '{key:.80}'{nearest(key, _KEYS)}; known are {known}"
             )
         if not isinstance(value, str):
             raise LikenessError(f"{path}: {key} must be text in quotation marks")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..devices import sent
+from ..devices import to_device
 from ..errors import LikenessError
 from .concepts import Concept
 from .ragged import joined
@@ -82,7 +82,7 @@ class Batch:
         return replace(
             self,
             origin=None if device.type == "cpu" else self.here,
-            **{name: sent(value, device) for name, value in tensors.items() if isinstance(value, Tensor)},
+            **{key: to_device(value, device) for key, value in tensors.items() if isinstance(value, Tensor)},
         )  # fmt: skip
 
 

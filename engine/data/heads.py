@@ -16,14 +16,14 @@ from .faces import Face
 UPRIGHT = 0.9  # a detector this sure of a face sees it upright; else the picture is looked at turned, too
 SURER = 0.05  # by how much a turned picture's face must be surer to be the upright one
 BESIDE = 0.2  # of the largest face's side: what is smaller stands in the background
-ALIKE = 0.3  # cosine: strangers are below it in every recogniser tried (0.27 and less)
+_ALIKE = 0.3  # cosine: strangers are below it in every recogniser tried (0.27 and less)
 PART_OF = 0.5  # of how alike the person's faces usually are: what is below belongs to somebody else
 NEAR = 0.03  # of a face's side: nearer to the border it is taken for cut off
 TURNED = {1: "lies on its side", 2: "is upside down", 3: "lies on its side"}
 
 
 @dataclass(frozen=True)
-class Seen:
+class HeadsSeen:
     """What a face model sees in one picture (H, W): faces, the largest first, after `turns` quarter turns."""
 
     size: tuple[int, int]
@@ -37,7 +37,7 @@ class Seen:
         return self.faces[0].side if self.faces else None
 
 
-def look(pixels: NDArray[np.uint8], finder: Any) -> Seen:
+def look(pixels: NDArray[np.uint8], finder: Any) -> HeadsSeen:
     """The faces of a picture (H, W, 3), turned upright where the detector is surer of them then."""
     best, turns = finder(pixels), 0
     if getattr(finder, "turns", True) and _surest(best) < UPRIGHT:
@@ -49,10 +49,10 @@ def look(pixels: NDArray[np.uint8], finder: Any) -> Seen:
     vectors = tuple(
         finder.embed(upright, face) if face.embedding is None else face.embedding for face in best
     )
-    return Seen((upright.shape[0], upright.shape[1]), tuple(best), vectors, turns)
+    return HeadsSeen((upright.shape[0], upright.shape[1]), tuple(best), vectors, turns)
 
 
-def advice_on_heads(seen: Sequence[Seen], names: Sequence[str]) -> list[list[str]]:
+def advice_on_heads(seen: Sequence[HeadsSeen], names: Sequence[str]) -> list[list[str]]:
     """What to do about each picture's faces, in sentences."""
     group = people(seen)
     largest = max(set(group) - {-1}, key=group.count, default=-1)
@@ -64,7 +64,7 @@ def advice_on_heads(seen: Sequence[Seen], names: Sequence[str]) -> list[list[str
     return advice
 
 
-def people(seen: Sequence[Seen]) -> list[int]:
+def people(seen: Sequence[HeadsSeen]) -> list[int]:
     """Which person the largest face of each picture is, numbered from 0; -1 where there is no face."""
     there = [n for n, one in enumerate(seen) if one.faces]
     group = [-1] * len(seen)
@@ -73,7 +73,7 @@ def people(seen: Sequence[Seen]) -> list[int]:
     vectors = np.stack([seen[n].vectors[0] for n in there])
     alike = vectors @ vectors.T
     np.fill_diagonal(alike, -1)
-    least = max(ALIKE, PART_OF * float(np.median(alike.max(1))))
+    least = max(_ALIKE, PART_OF * float(np.median(alike.max(1))))
     for number, first in enumerate(there):
         if group[first] >= 0:
             continue
@@ -91,7 +91,7 @@ def _surest(faces: Sequence[Face]) -> float:
     return max((face.score for face in faces), default=0.0)
 
 
-def _turned(one: Seen) -> list[str]:
+def _turned(one: HeadsSeen) -> list[str]:
     if not one.turns:
         return []
     return [f"its head {TURNED[one.turns]}; turn it by {_degrees(one.turns)}"]
@@ -101,7 +101,7 @@ def _degrees(turns: int) -> str:
     return {1: "90 degrees to the left", 2: "180 degrees", 3: "90 degrees to the right"}[turns]
 
 
-def _several(one: Seen, is_person: bool, person: int) -> list[str]:
+def _several(one: HeadsSeen, is_person: bool, person: int) -> list[str]:
     """A word on a picture of several people: which face is used, and whether that is the person."""
     count = sum(face.side >= BESIDE * one.faces[0].side for face in one.faces) if one.faces else 0
     if count < 2:
@@ -114,23 +114,23 @@ def _several(one: Seen, is_person: bool, person: int) -> list[str]:
     return [f"{used}; crop it to the one person, or mask them"]
 
 
-def _belongs(one: Seen, seen: Sequence[Seen], group: Sequence[int], largest: int) -> int:
+def _belongs(one: HeadsSeen, seen: Sequence[HeadsSeen], group: Sequence[int], largest: int) -> int:
     """Which of a picture's faces is most like the person of the other pictures; -1 where none is."""
     known = [other.vectors[0] for other, whose in zip(seen, group) if whose == largest and other is not one]
     if not known or not one.vectors or group.count(largest) < 2:
         return -1
     alike = np.stack(one.vectors) @ np.stack(known).T
     best = int(alike.max(1).argmax())
-    return best if alike[best].max() >= ALIKE else -1
+    return best if alike[best].max() >= _ALIKE else -1
 
 
-def _place(one: Seen, number: int) -> str:
+def _place(one: HeadsSeen, number: int) -> str:
     """Where in its picture a face is, in words."""
     middle = float(one.faces[number].box[0] + one.faces[number].box[2]) / 2 / one.size[1]
     return "at the left" if middle < 0.4 else "at the right" if middle > 0.6 else "in the middle"
 
 
-def _cut_off(one: Seen) -> list[str]:
+def _cut_off(one: HeadsSeen) -> list[str]:
     if not one.faces:
         return []
     left, top, right, bottom = (float(value) for value in one.faces[0].box)
@@ -140,7 +140,7 @@ def _cut_off(one: Seen) -> list[str]:
 
 
 def _stranger(
-    number: int, seen: Sequence[Seen], names: Sequence[str], group: Sequence[int], largest: int
+    number: int, seen: Sequence[HeadsSeen], names: Sequence[str], group: Sequence[int], largest: int
 ) -> list[str]:
     """A word on a picture whose face is not that of the others."""
     if group[number] in (-1, largest):

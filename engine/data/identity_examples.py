@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ..errors import LikenessError
 from .alignment import face_box
-from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
-from .shards import ShardFace, ShardSample, picture
+from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARSED_PARTS
+from .shards import ShardFace, ShardSample, decode_picture
 
-SLOTS = 3
+_SLOTS = 3
 # reference types (MasterWeaver, datasets_laion.py): 0 the faces; 1 the faces without hair and mouth, and an
 # edited one; 2 an edited face only
 IDENTITY_KINDS = (1.0, 0.0, 0.0)
 EDITING_KINDS = (1 / 6, 1 / 2, 1 / 3)
-KEEPS = {
-    kind: np.array([PARTS.index(part) for part in MASTERWEAVER_KEEPS[name]])
+_KEEPS = {
+    kind: np.array([PARSED_PARTS.index(part) for part in MASTERWEAVER_KEEPS[name]])
     for kind, name in ((0, "type 0"), (1, "type 1"), (2, "type 0"))
 }
 ENLARGED = 1.48  # a randomly cropped copy of a face is cut from a picture so much larger
@@ -38,7 +38,7 @@ class Slot:
     augmented: bool = False
 
 
-def slots(faces: int, edited: bool, kind: int, fill: bool, count: int = SLOTS) -> list[Slot | None]:
+def slots(faces: int, edited: bool, kind: int, fill: bool, count: int = _SLOTS) -> list[Slot | None]:
     """Which pictures stand in the slots of a sample with so many faces (MasterWeaver's dataset)."""
     chosen: list[Slot | None] = [] if kind == 2 else [Slot(face) for face in range(faces)]
     if kind > 0 and edited:
@@ -59,7 +59,7 @@ def masked(face: ShardFace, kind: int) -> NDArray[np.uint8]:
     """The face with the parts that this kind of reference keeps, all else black; whole without labels."""
     if face.labels is None:
         return face.pixels
-    keep = np.isin(face.labels, KEEPS[kind])
+    keep = np.isin(face.labels, _KEEPS[kind])
     if keep.shape != face.pixels.shape[:2]:
         size = (face.pixels.shape[1], face.pixels.shape[0])
         keep = np.asarray(Image.fromarray(keep).resize(size, Image.Resampling.NEAREST))
@@ -105,7 +105,7 @@ def references(
     *,
     kinds: Sequence[float] = IDENTITY_KINDS,
     fill: float = 0.1,
-    count: int = SLOTS,
+    count: int = _SLOTS,
 ) -> References:
     """The reference pictures of one training step for a sample."""
     kind = int(rng.choice(3, p=np.asarray(kinds) / sum(kinds)))
@@ -136,7 +136,7 @@ def _edited(sample: ShardSample, rng: np.random.Generator) -> NDArray[np.uint8] 
         return None
     chosen = edits[int(rng.integers(len(edits)))]
     try:
-        return picture(chosen) if isinstance(chosen, bytes) else chosen
+        return decode_picture(chosen) if isinstance(chosen, bytes) else chosen
     except LikenessError:
         return None
 

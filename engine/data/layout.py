@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import LikenessError
-from .pictures import FILMS, HEIC, HOW_FOR_HEIC, RAW, SUFFIXES, is_picture, pictures_in
+from .pictures import FILMS, HEIC, HOW_FOR_HEIC, PICTURE_SUFFIXES, RAW, is_picture, pictures_in
 
 DESCRIPTION = "concept.json"
 MASK_FOLDERS = ("masks", "mask")
@@ -60,7 +60,7 @@ def look_into(folder: Path) -> Layout:
         tuple(pictures),
         masks,
         tuple(sorted({*left_out, *lost, *strays})),
-        (*remarks, *_stray_masks(lost), *_stray_masks(strays), *said_of(left_out)),
+        (*remarks, *_stray_masks(lost), *_stray_masks(strays), *_said_of(left_out)),
     )
 
 
@@ -87,10 +87,10 @@ def left_out_of(folder: Path, captions: bool = True) -> list[str]:
     captions: whether those count as left out.
     """
     left = _left_out(folder, set(pictures_in(folder)))
-    return said_of([path for path in left if captions or path.suffix.lower() not in _CAPTIONS])
+    return _said_of([path for path in left if captions or path.suffix.lower() not in _CAPTIONS])
 
 
-def said_of(paths: Sequence[Path]) -> list[str]:
+def _said_of(paths: Sequence[Path]) -> list[str]:
     """A sentence for each kind of files that are left out, with what to do about it."""
     kinds: dict[str, list[Path]] = {}
     for path in paths:
@@ -113,7 +113,7 @@ def _why_left_out(path: Path) -> str:
         return "films: save single frames of them as PNG"
     if suffix in _CAPTIONS:
         return "captions are not read: training prompts are made of templates"
-    return "beside images/, which is what is read" if suffix in SUFFIXES else "no pictures"
+    return "beside images/, which is what is read" if suffix in PICTURE_SUFFIXES else "no pictures"
 
 
 # ---------------------------------------------------------------------------------------------- the pictures
@@ -220,7 +220,7 @@ def _by_name(pictures: Iterable[Path]) -> dict[str, Path]:
     names: dict[str, Path] = {}
     for path in pictures:
         inner = Path(path.stem)
-        shorter = [inner.stem] if inner.suffix.lower() in SUFFIXES else []
+        shorter = [inner.stem] if inner.suffix.lower() in PICTURE_SUFFIXES else []
         for name in (path.stem, path.name, *shorter):
             names.setdefault(name, path)
             names.setdefault(name.casefold(), path)

@@ -16,7 +16,7 @@ from ..errors import LikenessError
 Mask = NDArray[np.float32]  # (H, W) in [0, 1]
 HALF = 0.5  # what counts as inside where a yes or no is needed
 FAINT = 0.1  # a soft mask's pieces are told apart where it is weaker than this
-FLOOR = 0.01  # MagiCapture's masks never fall to zero
+_FLOOR = 0.01  # MagiCapture's masks never fall to zero
 REACH = 4.0  # standard deviations after which a Gaussian is cut off
 
 
@@ -39,10 +39,10 @@ class Refinement:
 
     def __call__(self, mask: Mask) -> Mask:
         mask = largest_piece(mask) if self.keep_largest else mask
-        mask = holes_filled(mask) if self.fill_holes else mask
+        mask = fill_holes(mask) if self.fill_holes else mask
         mask = mask if self.level is None else thresholded(mask, self.level)
-        mask = grown(mask, self.grow)
-        mask = blurred(mask, self.feather)
+        mask = dilate(mask, self.grow)
+        mask = gaussian_blur(mask, self.feather)
         return inverted(mask) if self.invert else mask
 
 
@@ -66,20 +66,20 @@ def union(masks: Iterable[Mask]) -> Mask:
     return np.maximum.reduce(list(masks))
 
 
-def overlap(first: Mask, second: Mask) -> float:
+def mask_overlap(first: Mask, second: Mask) -> float:
     """Intersection over union of two masks, as a yes or no in every pixel; 1 where both are empty."""
     one, other = first >= HALF, second >= HALF
     either = int((one | other).sum())
     return int((one & other).sum()) / either if either else 1.0
 
 
-def grown(mask: Mask, pixels: int) -> Mask:
+def dilate(mask: Mask, pixels: int) -> Mask:
     """The mask reaching that many pixels further out, an octagon around every point; negative shrinks.
 
     By hand, for scipy.ndimage.grey_dilation gives the same and takes two and a half times as long.
     """
     if pixels < 0:
-        return 1 - grown(1 - mask, -pixels)
+        return 1 - dilate(1 - mask, -pixels)
     for step in range(pixels):
         mask = _one_further(mask, diagonal=step % 2 == 1)
     return mask
@@ -95,7 +95,7 @@ def _one_further(mask: Mask, diagonal: bool) -> Mask:
     return wider
 
 
-def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+def gaussian_blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Gaussian blur over the first two axes; the picture is mirrored at its edges."""
     if sigma <= 0:
         return values
@@ -105,7 +105,7 @@ def blurred(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 def largest_piece(mask: Mask) -> Mask:
     """The mask's connected piece of the greatest weight; everything else is outside."""
-    labels, count = pieces(mask >= FAINT)
+    labels, count = connected_components(mask >= FAINT)
     if count < 2:
         return mask
     weights = np.bincount(labels.ravel(), weights=mask.ravel(), minlength=count + 1)
@@ -113,14 +113,14 @@ def largest_piece(mask: Mask) -> Mask:
     return np.where(labels == weights.argmax(), mask, np.float32(0))
 
 
-def holes_filled(mask: Mask) -> Mask:
+def fill_holes(mask: Mask) -> Mask:
     """What the mask surrounds, and no edge of the picture touches, is marked too."""
     inside = mask >= HALF
     filled = np.asarray(ndimage.binary_fill_holes(inside))
     return np.where(filled & ~inside, np.float32(1), mask)
 
 
-def pieces(inside: NDArray[np.bool_], diagonal: bool = True) -> tuple[NDArray[np.int32], int]:
+def connected_components(inside: NDArray[np.bool_], diagonal: bool = True) -> tuple[NDArray[np.int32], int]:
     """Numbers the connected pieces of (H, W) from 1, row by row, 0 outside, and counts them."""
     touching = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
     labels = np.zeros(inside.shape, np.int32)
@@ -179,7 +179,7 @@ def in_box(inside: NDArray[np.bool_], box: Sequence[int], size: tuple[int, int])
         inside = np.ones_like(inside)
     rows = np.arange(bottom - top) * inside.shape[0] // (bottom - top)
     columns = np.arange(right - left) * inside.shape[1] // (right - left)
-    weights = inside[rows[:, None], columns].astype(np.float32) + np.float32(FLOOR)
+    weights = inside[rows[:, None], columns].astype(np.float32) + np.float32(_FLOOR)
     first_row, first_column = max(top, 0), max(left, 0)
     part = (weights / weights.max())[first_row - top :, first_column - left :]
     mask = np.zeros(size, dtype=np.float32)

@@ -14,11 +14,11 @@ from ..miniature import world
 from ..miniature.judges import load_judge, to_tensor
 from ..miniature.model import RESOLUTION
 from .faces import Face
-from .masks import box_overlap, pieces
+from .masks import box_overlap, connected_components
 
-LEAST = 0.02  # of a square, below which skin is no face; portraits have 0.1 to 0.3
-SURE = 0.65  # the parser's mean share on a face; 0.76 and more on renders, 0.58 and less on noise
-DOUBLES = 0.3  # boxes that overlap more are the same face
+_LEAST = 0.02  # of a square, below which skin is no face; portraits have 0.1 to 0.3
+_SURE = 0.65  # the parser's mean share on a face; 0.76 and more on renders, 0.58 and less on noise
+_DOUBLES = 0.3  # boxes that overlap more are the same face
 WIDTH, BOTTOM = (
     53.3 / 128,
     97.5 / 128,
@@ -44,7 +44,7 @@ class MiniatureFaces:
         surest = sorted(found, key=lambda face: -face.score)
         kept: list[Face] = []
         for face in surest:
-            if not kept or box_overlap(face.box, np.stack([other.box for other in kept])).max() <= DOUBLES:
+            if not kept or box_overlap(face.box, np.stack([other.box for other in kept])).max() <= _DOUBLES:
                 kept.append(face)
         return sorted(kept, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
 
@@ -53,7 +53,9 @@ class MiniatureFaces:
         """The largest face that lies whole in a square picture; in the middle it scores highest."""
         shares = self._parser(to_tensor(_small(pixels)[None]))[0].softmax(0)
         surest, labels = (values.numpy() for values in shares.max(0))
-        numbers, count = pieces(np.isin(labels, [world.PART_ID[part] for part in world.FACE_PARTS]))
+        numbers, count = connected_components(
+            np.isin(labels, [world.PART_ID[part] for part in world.FACE_PARTS])
+        )
         if not count:
             return None
         sizes = np.bincount(numbers.ravel())[1:]
@@ -61,8 +63,8 @@ class MiniatureFaces:
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         cut_off = columns[0] == 0 or columns[-1] == RESOLUTION - 1
         sure = float(surest[inside].mean())
-        small = sizes.max() < LEAST * inside.size
-        if small or cut_off or sure < SURE or not _has_features(labels, inside):
+        small = sizes.max() < _LEAST * inside.size
+        if small or cut_off or sure < _SURE or not _has_features(labels, inside):
             return None
         scale = pixels.shape[0] / RESOLUTION
         box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)

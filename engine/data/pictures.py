@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import LikenessError
 
-SUFFIXES = (
+PICTURE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".dib",
     ".tif", ".tiff", ".jp2", ".tga", ".ppm", ".pgm",
 )  # fmt: skip
@@ -245,7 +245,7 @@ def _wide_to_bytes(image: Image.Image) -> np.ndarray:
 def is_picture(path: Path) -> bool:
     """Whether a file's name says that it is a picture that can be read here."""
     suffix = path.suffix.lower()
-    return suffix in SUFFIXES or suffix in HEIC and reads_heic()
+    return suffix in PICTURE_SUFFIXES or suffix in HEIC and reads_heic()
 
 
 def pictures_in(folder: Path) -> list[Path]:

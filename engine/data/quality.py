@@ -11,7 +11,7 @@ from ..miniature.model import RESOLUTION as MINIATURE_SIDE
 from .concepts import Picture
 from .masks import HALF
 
-GREY = (0.299, 0.587, 0.114)
+_GREY = (0.299, 0.587, 0.114)
 LOOK_SIDE = 512  # sharpness is measured at this size, so that cameras compare
 BLURRED = 40.0  # variance of the Laplacian below which a photograph looks soft
 SMALL_PICTURE = 512  # pixels on the shorter side
@@ -46,7 +46,7 @@ def examine_pictures(
     `heads` is what else is to be said of each picture's faces.
     """
     smallest = wanted_side(pictures) if smallest is None else smallest
-    prints = [fingerprint(picture.pixels) for picture in pictures]
+    prints = [picture_hash(picture.pixels) for picture in pictures]
     turned = [print_[:, ::-1] for print_ in prints]
     reports = []
     for number, picture in enumerate(pictures):
@@ -79,7 +79,7 @@ def own_world(pictures: Sequence[Picture]) -> bool:
     return {picture.size for picture in pictures} == {(MINIATURE_SIDE,) * 2}
 
 
-def in_words(reports: Sequence[Quality]) -> str:
+def advice_in_words(reports: Sequence[Quality]) -> str:
     """What to do about the pictures, or that nothing is to be done."""
     lines = [f"{report.name}: {advice}" for report in reports for advice in report.advice]
     lines += advice_on_all(reports)
@@ -133,12 +133,12 @@ def sharpness(pixels: NDArray[np.uint8]) -> float:
     """Variance of the Laplacian of the grey picture, its longer side scaled to LOOK_SIDE at most."""
     image = Image.fromarray(pixels)
     image.thumbnail((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX)
-    grey = np.asarray(image, np.float32) @ np.array(GREY, np.float32)
+    grey = np.asarray(image, np.float32) @ np.array(_GREY, np.float32)
     edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     return float(edges.var())
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def picture_hash(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A thumbnail (16, 16, 3), which survives scaling and saving again."""
     small = Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX)
     return np.asarray(small, np.float32)

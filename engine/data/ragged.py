@@ -38,7 +38,7 @@ class Ragged:
         return self.parts[bucket][self.place[chosen]]
 
 
-def told(pixels: Tensor | Ragged) -> str:
+def bucket_summary(pixels: Tensor | Ragged) -> str:
     """The sizes of pictures in words: `3 of 384 x 640, 2 of 512 x 512` (width x height)."""
     shapes = Counter(tuple(picture.shape[-2:]) for picture in pixels)
     return ", ".join(f"{count} of {width} x {height}" for (height, width), count in shapes.most_common())

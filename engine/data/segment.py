@@ -27,7 +27,7 @@ BACK_ENDS = {  # name -> (module in segmenters, what it is for)
     "selfie": ("selfie", "a photographed person, by 213 KB (MediaPipe's selfie network)"),
     "miniature": ("miniature", "pictures of the Miniature's world, without any download"),
 }
-TRACE = 0.25  # a soft mask that nowhere reaches this has found nothing
+_TRACE = 0.25  # a soft mask that nowhere reaches this has found nothing
 # of the share of a picture that a part usually has: on fourteen bald heads the Miniature's parser marked up
 # to 23 pixels as hair, where hair has 1200 and more
 SPECK = 0.02
@@ -125,7 +125,7 @@ def _marked(found: Found, request: Request) -> Mask | None:
     """The mask (H, W) of what was asked for; None where none of the words was found."""
     count, level = len(request.words), request.refine.level
     mask = union(found.masks[:count])
-    if mask.max() < (TRACE if level is None else level):
+    if mask.max() < (_TRACE if level is None else level):
         return None
     return request.refine(without(mask, found.masks[count:]))
 

@@ -20,7 +20,7 @@ from .alignment import ffhq_aligned
 from .identity_examples import square
 from .layout import left_out_of
 from .pictures import grey_in, pictures_in, read_picture
-from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
+from .segmenters.face_parts import MASTERWEAVER_KEEPS, PARSED_PARTS
 from .shards import ShardFace, ShardSample, jpeg, landmarks_in
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ AS_CELEBA = {
     "nose": "nose", "mouth": "mouth", "beard": "skin", "ear": "left ear", "neck": "neck",
     "clothes": "clothes", "glasses": "eyeglasses", "hat": "hat",
 }  # fmt: skip
-WORLD_LABELS = np.array([PARTS.index(AS_CELEBA[part]) for part in world.PARTS], np.uint8)
-EDITS = ("expression", "glasses", "hair_colour", "age", "hair_style", "beard")
+WORLD_LABELS = np.array([PARSED_PARTS.index(AS_CELEBA[part]) for part in world.PARTS], np.uint8)
+EDITED_ATTRIBUTES = ("expression", "glasses", "hair_colour", "age", "hair_style", "beard")
 
 Finder = Callable[[NDArray[np.uint8]], list]  # faces with landmarks, the largest first
 Labeller = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]  # an aligned face's parts
@@ -183,7 +183,11 @@ def portrait(person: int, number: int, twins: int, size: int = 128) -> ShardSamp
     rng = np.random.default_rng([seed, 21])
     who, context = world.sample_identity(person), context_of(person, number)
     shown = world.render(who, context, size)
-    edits = [rng.choice(EDITS, replace=False, size=min(twins, len(EDITS)))] if twins else []
+    edits = (
+        [rng.choice(EDITED_ATTRIBUTES, replace=False, size=min(twins, len(EDITED_ATTRIBUTES)))]
+        if twins
+        else []
+    )
     return ShardSample(
         key=f"{person:07d}-{number:02d}",
         pixels=shown.pixels,
@@ -239,7 +243,9 @@ def edited(
 
 def head(shown: world.Portrait) -> NDArray[np.uint8]:
     """The portrait with what a reference keeps, all else black."""
-    keep = np.isin(WORLD_LABELS[shown.labels], [PARTS.index(part) for part in MASTERWEAVER_KEEPS["type 0"]])
+    keep = np.isin(
+        WORLD_LABELS[shown.labels], [PARSED_PARTS.index(part) for part in MASTERWEAVER_KEEPS["type 0"]]
+    )
     return shown.pixels * keep[..., None].astype(np.uint8)
 
 

@@ -69,7 +69,7 @@ class ShardSample:
 
 
 @dataclass
-class Tally:
+class ReadStats:
     """What reading met with; shared by all lanes of a process."""
 
     read: int = 0
@@ -130,7 +130,7 @@ def _decoded(parts: Mapping[str, Any]) -> ShardSample:
     numbers = sorted(int(match[1]) for match in map(_FACE.fullmatch, parts) if match)
     return ShardSample(
         key=str(parts["__key__"]),
-        pixels=picture(parts["jpg"]),
+        pixels=decode_picture(parts["jpg"]),
         caption=_first_line(parts.get("txt", b"")),
         faces=tuple(_face(parts, f"f{number}.") for number in numbers),
     )
@@ -140,7 +140,7 @@ def _face(parts: Mapping[str, Any], prefix: str) -> ShardFace:
     labels, landmarks = parts.get(prefix + "mask.png"), parts.get(prefix + "lm.npy")
     edits = sorted(name for name in parts if name.startswith(prefix + "aug"))
     return ShardFace(
-        pixels=picture(parts[prefix + "jpg"]),
+        pixels=decode_picture(parts[prefix + "jpg"]),
         labels=None if labels is None else grey_in(labels, f"{prefix}mask.png"),
         landmarks=None if landmarks is None else landmarks_in(landmarks),
         edited=tuple(parts[name] for name in edits),
@@ -162,7 +162,7 @@ def _first_line(text: bytes) -> str:
     return lines[0].strip() if lines else ""
 
 
-def picture(content: bytes) -> NDArray[np.uint8]:
+def decode_picture(content: bytes) -> NDArray[np.uint8]:
     """An encoded picture as (H, W, 3)."""
     return picture_in(content, "a picture in a shard")
 
@@ -247,7 +247,7 @@ def find_shards(where: str, web: bool = False) -> list[Shard]:
     if missing and is_address(missing[0]):
         raise LikenessError(f"{missing[0]} has no {INDEX} beside it; write one where the shards lie")
     for path in missing:
-        counts[Path(path).name] = sum(1 for _ in entries(path, Tally()))
+        counts[Path(path).name] = sum(1 for _ in entries(path, ReadStats()))
     found = [Shard(path, counts[Path(path).name]) for path in paths if counts[Path(path).name]]
     if not found:
         raise LikenessError(f"no samples in the shards of {where}; write them with `likeness shards`")
@@ -341,7 +341,7 @@ def _write_index_if_possible(folder: Path, counts: Mapping[str, int]) -> None:
         log.info("%s; the shards will be counted again next time", error)
 
 
-def entries(path: str, tally: Tally) -> Iterator[dict[str, Any]]:
+def entries(path: str, tally: ReadStats) -> Iterator[dict[str, Any]]:
     """A tar's samples, undecoded, as far as it can be read."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -375,10 +375,10 @@ class _Ending:
         """Whoever opened the stream closes it."""
 
 
-class Lane:
+class SampleStream:
     """One endless sequence of samples: shards drawn with replacement, each read from its first sample on."""
 
-    def __init__(self, shards: Sequence[Shard], number: int, lanes: int, seed: int, tally: Tally) -> None:
+    def __init__(self, shards: Sequence[Shard], number: int, lanes: int, seed: int, tally: ReadStats) -> None:
         own = list(shards[number::lanes])
         self._shards = own if len(shards) >= lanes else list(shards)
         self._all = list(shards)  # where its own cannot be read
@@ -438,7 +438,7 @@ class Lane:
         return None
 
 
-class Lanes:
+class SampleStreams:
     """All lanes of a run: a process reads those it is asked for, in threads of its own ahead of need."""
 
     def __init__(
@@ -447,12 +447,12 @@ class Lanes:
         lanes: int,
         seed: int,
         workers: int = 0,
-        tally: Tally | None = None,
+        tally: ReadStats | None = None,
         web: bool = False,
     ) -> None:
         self.shards = find_shards(where, web)
-        self.tally = tally or Tally()
-        self._lanes = [Lane(self.shards, number, lanes, seed, self.tally) for number in range(lanes)]
+        self.tally = tally or ReadStats()
+        self._lanes = [SampleStream(self.shards, number, lanes, seed, self.tally) for number in range(lanes)]
         self._workers = workers
         self._pool: Any = None
         self._ahead: dict[tuple[int, int], Any] = {}

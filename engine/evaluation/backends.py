@@ -18,7 +18,7 @@ from ..artifact.inert_folder import from_folder
 from ..bases.clip_features import MEAN as CLIP_MEAN
 from ..bases.clip_features import SPREAD as CLIP_SPREAD
 from ..data.faces import Face, load_faces
-from ..data.helpers import CLIP, DINOV2, Helper, default_models
+from ..data.helpers import CLIP_MODEL, DINOV2, Helper, default_models
 from ..data.packs import PACKS
 from ..data.segmenters.miniature import check_own_world
 from ..errors import LikenessError
@@ -26,20 +26,20 @@ from ..miniature import world
 from ..miniature.judges import load_judges
 from ..miniature.model import RESOLUTION
 from .metrics import unit
-from .people import asked_in, fitted
+from .people import as_many_as, asked_in
 from .portraits import PortraitJudges
 
-MINIATURE = "miniature"
-FACE_JUDGES = (MINIATURE, *PACKS)
-AT_ONCE = 16  # pictures in one pass
-DINO_SIDE = 224
+_MINIATURE = "miniature"
+FACE_JUDGES = (_MINIATURE, *PACKS)
+_AT_ONCE = 16  # pictures in one pass
+_DINO_SIDE = 224
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
-STRANGERS = 8  # people that calibrate the Miniature's recogniser
+_STRANGERS = 8  # people that calibrate the Miniature's recogniser
 
 Pictures = Sequence[np.ndarray]  # each (H, W, 3) uint8
 
 
-class FaceJudge(Protocol):
+class FaceSimilarity(Protocol):
     """Says who is in a picture."""
 
     name: str
@@ -70,10 +70,10 @@ class LookJudge(Protocol):
         ...
 
 
-class MiniatureJudge:
+class MiniatureBackend:
     """The Miniature's reporting recogniser, reader and image tower; only for its own cartoons."""
 
-    name = MINIATURE
+    name = _MINIATURE
     usual = (0.0, 0.95)  # twelve people: -0.01 and 0.96
 
     @cached_property
@@ -105,7 +105,7 @@ class MiniatureJudge:
 
     def strangers(self) -> list[np.ndarray]:
         """Pictures of people nobody learns, to compare with."""
-        return [world.example_pictures(seed, 1)[0].pixels for seed in world.TUNING_SEEDS[-STRANGERS:]]
+        return [world.example_pictures(seed, 1)[0].pixels for seed in world.TUNING_SEEDS[-_STRANGERS:]]
 
 
 class InsightFaces:
@@ -141,7 +141,7 @@ class Clip:
         side = self._model.config.vision_config.image_size
         parts = [
             _features(self._model.get_image_features(pixel_values=part))
-            for part in normalised(pictures, side, CLIP_MEAN, CLIP_SPREAD).split(AT_ONCE)
+            for part in normalised(pictures, side, CLIP_MEAN, CLIP_SPREAD).split(_AT_ONCE)
         ]
         return unit(torch.cat(parts).numpy())
 
@@ -166,19 +166,19 @@ class Dino:
     def look(self, pictures: Pictures) -> np.ndarray:
         parts = [
             self._model(pixel_values=part).last_hidden_state[:, 0].float()
-            for part in normalised(pictures, DINO_SIDE, *IMAGENET).split(AT_ONCE)
+            for part in normalised(pictures, _DINO_SIDE, *IMAGENET).split(_AT_ONCE)
         ]
         return unit(torch.cat(parts).numpy())
 
 
-def load_face_judge(name: str, packs: Path | None = None) -> FaceJudge:
+def load_face_judge(name: str, packs: Path | None = None) -> FaceSimilarity:
     """`miniature`, or an insightface pack under `packs`/models."""
-    return MiniatureJudge() if name == MINIATURE else InsightFaces(load_faces(name, packs), name)
+    return MiniatureBackend() if name == _MINIATURE else InsightFaces(load_faces(name, packs), name)
 
 
 def load_clip(models: Path | None = None) -> Clip:
     """CLIP from the folder `clip` of the helper models."""
-    return Clip(CLIP.find(models or default_models()))
+    return Clip(CLIP_MODEL.find(models or default_models()))
 
 
 def load_dino(models: Path | None = None) -> Dino:
@@ -208,7 +208,7 @@ def normalised(pictures: Pictures, side: int, mean: Sequence[float], spread: Seq
 def _small(pictures: Pictures) -> np.ndarray:
     from ..miniature.model import RESOLUTION
 
-    return fitted(pictures, RESOLUTION)
+    return as_many_as(pictures, RESOLUTION)
 
 
 def _features(output: Any) -> torch.Tensor:
@@ -226,11 +226,11 @@ def _loaded(kind: Any, folder: Path) -> Any:
 
 
 def judges_there(
-    faces: FaceJudge, models: Path | None = None
+    faces: FaceSimilarity, models: Path | None = None
 ) -> tuple[TextJudge | None, Sequence[LookJudge]]:
     """Who judges text and looks beside `faces`: the Miniature itself, or CLIP and DINOv2 where they lie."""
-    if isinstance(faces, MiniatureJudge):
+    if isinstance(faces, MiniatureBackend):
         return faces, [faces]
-    clip = load_clip(models) if there(CLIP, models) else None
+    clip = load_clip(models) if there(CLIP_MODEL, models) else None
     dino = load_dino(models) if there(DINOV2, models) else None
     return clip, [judge for judge in (clip, dino) if judge is not None]

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import LikenessError
-from .measure import CAVEAT, Measures, in_words
-from .page import heading, paragraph, picture, table, write_page
+from .measure import CAVEAT, Measures, likeness_in_words
+from .page import heading, page_picture, paragraph, table, write_page
 from .plots import Point, frontier
-from .sheet import Row, draw_sheet
+from .sheet import SheetRow, draw_sheet
 
-MOST = 256  # pictures of one grid
+_MOST = 256  # pictures of one grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def lines_of(text: str) -> list[str]:
     return prompts
 
 
-def numbers_of(text: str) -> list[float]:
+def parse_numbers(text: str) -> list[float]:
     """The strengths in a text field, with commas between them."""
     try:
         strengths = [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
@@ -80,9 +80,9 @@ def names_of(methods: Sequence[str], placeholders: Sequence[Sequence[str]]) -> l
 
 def check_size(prompts: int, variants: int, seeds: int) -> None:
     """Raises where a grid would take hours by mistake; a variant is a likeness at a strength."""
-    if prompts * variants * seeds > MOST:
+    if prompts * variants * seeds > _MOST:
         raise LikenessError(
-            f"{prompts} prompts x {variants} strengths x {seeds} seeds are more than {MOST} pictures; "
+            f"{prompts} prompts x {variants} strengths x {seeds} seeds are more than {_MOST} pictures; "
             "take fewer"
         )
 
@@ -90,7 +90,7 @@ def check_size(prompts: int, variants: int, seeds: int) -> None:
 def sheet(grid: Grid) -> np.ndarray:
     """All pictures with their scores under them, a row per prompt, likeness and strength: (H, W, 3) uint8."""
     rows = [
-        Row(
+        SheetRow(
             label=grid.prompts[prompt], detail=grid.label(variant),
             pictures=list(grid.pictures[own]),
             notes=[_note(grid.measures, number) for number in range(own.start, own.stop)],
@@ -106,9 +106,9 @@ def sheet(grid: Grid) -> np.ndarray:
     return np.asarray(draw_sheet(title, f"{len(grid.pictures)} pictures, judge: {found.judge}", rows, seeds))
 
 
-def write_report(path: Path, grid: Grid, title: str) -> Path:
+def write_grid_report(path: Path, grid: Grid, title: str) -> Path:
     """One HTML file: what the scores say, the frontier over likenesses and strengths, all pictures."""
-    parts = [paragraph(line) for line in in_words(grid.measures).splitlines()[:-1]]
+    parts = [paragraph(line) for line in likeness_in_words(grid.measures).splitlines()[:-1]]
     parts.append(paragraph(CAVEAT, quiet=True))
     points = _points(grid)
     if points:
@@ -121,7 +121,7 @@ def write_report(path: Path, grid: Grid, title: str) -> Path:
     for prompt, variant, own in grid.places():
         strip = np.concatenate(list(grid.pictures[own]), axis=1)
         scores = "   ".join(_note(grid.measures, number) for number in range(own.start, own.stop))
-        parts.append(picture(strip, f"{grid.prompts[prompt]} · {grid.label(variant)} · {scores}"))
+        parts.append(page_picture(strip, f"{grid.prompts[prompt]} · {grid.label(variant)} · {scores}"))
     return write_page(path, title, parts)
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 INKS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#ec4899")
 PAPER, GRID, TEXT = "#ffffff", "#e5e7eb", "#374151"
-MARGIN = (62, 34, 16, 34)  # left, top, right, bottom, in pixels
+_MARGIN = (62, 34, 16, 34)  # left, top, right, bottom, in pixels
 SMOOTHING = 0.05  # of the run's length: the window of the thick line's running mean
 
 
@@ -21,7 +21,7 @@ def plot_losses(
     values = [value for curve in losses.values() for _, value in curve if np.isfinite(value)]
     last = max((step for curve in losses.values() for step, _ in curve), default=1)
     top = max(float(np.quantile(values, 0.99)) * 1.1, 1e-9) if values else 1.0
-    frame = (MARGIN[0], MARGIN[1], width - MARGIN[2], height - MARGIN[3])
+    frame = (_MARGIN[0], _MARGIN[1], width - _MARGIN[2], height - _MARGIN[3])
     _draw_axes(draw, font, frame, last, top)
     left = frame[0]
     for ink, (name, curve) in zip(INKS * len(losses), losses.items()):

@@ -8,14 +8,14 @@ import numpy as np
 
 from ..data.concepts import Picture
 from ..errors import LikenessError
-from .backends import FaceJudge, LookJudge, MiniatureJudge, Pictures, TextJudge
+from .backends import FaceSimilarity, LookJudge, MiniatureBackend, Pictures, TextJudge
 from .metrics import distances_within, nearest_correlation, similarity_to_references, unit
 
 CAVEAT = (
     "A picture that copies the pose, light or expression of a reference scores higher than the same face "
     "drawn anew. Read identity beside the prompt score and the nearest reference, over varied prompts."
 )
-GREY = 127  # around parts that are looked at alone
+_GREY = 127  # around parts that are looked at alone
 COPY = 0.9  # correlation of pixels from which a picture is called a copy
 
 
@@ -76,7 +76,7 @@ class Measures:
 def measure(
     pictures: Pictures,
     references: Pictures,
-    faces: FaceJudge,
+    faces: FaceSimilarity,
     *,
     prompts: Sequence[str] = (),
     text: TextJudge | None = None,
@@ -103,7 +103,7 @@ def measure(
             "nobody here can judge a style; put CLIP or DINOv2 into models/likeness/, or leave the style out"
         )
     _check_component(pictures, component, component_masks, looks)
-    if isinstance(faces, MiniatureJudge):
+    if isinstance(faces, MiniatureBackend):
         faces.check(references, "the reference pictures")
         faces.check(pictures, "the pictures")
     known, there = faces.faces(references)
@@ -117,7 +117,7 @@ def measure(
     identity = np.full(len(vectors), np.nan)
     if detected.any():
         identity[detected] = similarity_to_references(vectors[detected], known)
-    if not strangers and isinstance(faces, MiniatureJudge):
+    if not strangers and isinstance(faces, MiniatureBackend):
         strangers = faces.strangers()
     can_read = text is not None and bool(prompts)
     alike = len(pictures) > 1 and len(set(prompts)) <= 1
@@ -139,7 +139,7 @@ def measure(
     )
 
 
-def in_words(found: Measures) -> str:
+def likeness_in_words(found: Measures) -> str:
     """What the scores say, a line each, with the caveat at the end."""
     return "\n".join([*_identity_in_words(found), *_rest_in_words(found), CAVEAT])
 
@@ -209,7 +209,7 @@ def rows_in_words(found: Measures) -> str:
 
 def report(found: Measures) -> str:
     """Picture by picture, then what the scores say together."""
-    return f"{rows_in_words(found)}\n\n{in_words(found)}"
+    return f"{rows_in_words(found)}\n\n{likeness_in_words(found)}"
 
 
 def in_numbers(found: Measures) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _rest_in_words(found: Measures) -> list[str]:
     if found.text is not None:
         what = (
             f"Of what the prompts ask for, {found.mean_text:.0%} is seen"
-            if found.text_judge == MiniatureJudge.name
+            if found.text_judge == MiniatureBackend.name
             else f"Picture and prompt agree at {found.mean_text:.3f} ({found.text_judge} cosine; compare "
             "runs, not absolute numbers)"
         )
@@ -276,7 +276,7 @@ def _own(known: np.ndarray) -> float | None:
     return float(np.mean(each))
 
 
-def _strangers(faces: FaceJudge, strangers: Pictures, known: np.ndarray) -> float | None:
+def _strangers(faces: FaceSimilarity, strangers: Pictures, known: np.ndarray) -> float | None:
     if not len(strangers):
         return None
     vectors, found = faces.faces(strangers)
@@ -350,10 +350,10 @@ def part_similarity(
 
     Masks (H, W) in [0, 1] mark the part; NaN where one marks nothing. As in MagicTailor (arXiv 2410.13370).
     """
-    references = [cut for cut in map(cut_out, known, known_masks) if cut is not None]
+    references = [cut for cut in map(cut_out_faces, known, known_masks) if cut is not None]
     if not references:
         raise LikenessError("no mask of the component's pictures marks anything; mark the part white")
-    cuts = [cut_out(pixels, mask) for pixels, mask in zip(pictures, masks)]
+    cuts = [cut_out_faces(pixels, mask) for pixels, mask in zip(pictures, masks)]
     found = np.full(len(cuts), np.nan)
     there = [number for number, cut in enumerate(cuts) if cut is not None]
     if there:
@@ -361,15 +361,15 @@ def part_similarity(
     return found
 
 
-def cut_out(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+def cut_out_faces(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """The part alone on grey, in a square around it, (S, S, 3) uint8; None where the mask marks nothing."""
     marked = mask >= 0.5
     rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
     if not len(rows):
         return None
-    part = np.where(marked[..., None], pixels, GREY)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    part = np.where(marked[..., None], pixels, _GREY)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     side = max(part.shape[:2])
-    square = np.full((side, side, 3), GREY, np.uint8)
+    square = np.full((side, side, 3), _GREY, np.uint8)
     top, left = (side - part.shape[0]) // 2, (side - part.shape[1]) // 2
     square[top : top + part.shape[0], left : left + part.shape[1]] = part
     return square

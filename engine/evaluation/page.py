@@ -62,7 +62,7 @@ def _cell(cell: object) -> str:
     return f"<td>{html.escape(str(cell))}</td>"
 
 
-def picture(pixels: np.ndarray, caption: str = "") -> str:
+def page_picture(pixels: np.ndarray, caption: str = "") -> str:
     """Pixels (H, W, 3) uint8 inside the page."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=88)

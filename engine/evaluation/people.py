@@ -119,7 +119,7 @@ def evaluate_person(
             "only concepts with a placeholder, learned on the Miniature, can be measured this way"
         )
     base, judges, seeds = load_base(BaseSpec()), load_judges(), range(1, rounds + 1)
-    references = fitted([picture.pixels for picture in concept.pictures], base.resolution)
+    references = as_many_as([picture.pixels for picture in concept.pictures], base.resolution)
     before, after = all_shots(f"a {concept.class_word}", seeds), all_shots(artifact.tokens[0].token, seeds)
     half = _halves(on_step)
     scores_before = judge(draw(base, before, None, half(0)), references, before, judges)
@@ -141,7 +141,7 @@ def summary(before: "Scores", after: "Scores") -> dict[str, Any]:
     }
 
 
-def fitted(pictures: Sequence[np.ndarray], side: int) -> np.ndarray:
+def as_many_as(pictures: Sequence[np.ndarray], side: int) -> np.ndarray:
     """Pictures of any size as (N, side, side, 3): the middle square, resized."""
     return np.stack([np.asarray(ImageOps.fit(Image.fromarray(pixels), (side, side))) for pixels in pictures])
 

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-INKS = ("#1d4ed8", "#d97706", "#059669", "#dc2626", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#4b5563")
+_INKS = ("#1d4ed8", "#d97706", "#059669", "#dc2626", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#4b5563")
 GRID, QUIET, GOOD, BAD, OPEN = "#e5e7eb", "#6b7280", "#059669", "#dc2626", "#9ca3af"
 WIDTH, LABELS, LINE = 860, 390, 26  # pixels: of a plot, of the words beside bars, of one bar's line
 NAMES, NAME = 280, 17  # pixels: of the names beside a frontier, of one of their lines
@@ -46,9 +46,9 @@ def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 42
         return bottom - (bottom - top) * (value - y_low) / (y_high - y_low)
 
     parts = [_frame(left, right, top, bottom, (x_low, x_high), (y_low, y_high), x_name, y_name)]
-    beside = apart([up(point.y) for point in points], NAME, bottom)
+    beside = spread_labels([up(point.y) for point in points], NAME, bottom)
     for number, point in enumerate(points):
-        ink, x, y = INKS[number % len(INKS)], across(point.x), up(point.y)
+        ink, x, y = _INKS[number % len(_INKS)], across(point.x), up(point.y)
         if point.x_range:
             parts.append(_line(across(point.x_range[0]), y, across(point.x_range[1]), y, ink, 1.5))
         if point.y_range:
@@ -59,7 +59,7 @@ def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 42
     return _svg(height, parts, f"{y_name} against {x_name}")
 
 
-def apart(wanted: Sequence[float], gap: float, most: float) -> list[float]:
+def spread_labels(wanted: Sequence[float], gap: float, most: float) -> list[float]:
     """Places as near to the wanted ones as a gap between any two allows, none beyond `most`; same order."""
     order = sorted(range(len(wanted)), key=lambda number: wanted[number])
     places = dict(zip(order, sorted(wanted)))

@@ -30,7 +30,7 @@ from .metrics import (
     similarity_to_references,
     unit,
 )
-from .people import Shot, fitted
+from .people import Shot, as_many_as
 
 if TYPE_CHECKING:
     from ..miniature.making.clip import Pair
@@ -76,7 +76,7 @@ class PortraitJudges:
         self, pictures: np.ndarray, shots: Sequence[Shot], unasked: np.ndarray, concept: Concept
     ) -> dict[str, Any]:
         """All metrics as lists of numbers, one per picture; see the head of this file."""
-        references = fitted([picture.pixels for picture in concept.pictures], model.RESOLUTION)
+        references = as_many_as([picture.pixels for picture in concept.pictures], model.RESOLUTION)
         judges, asked = self.judges, [shot.asked for shot in shots]
         own, open_read = judges.read(references), judges.read(unasked)
         spoken = [shot.prompt.replace(concept.token, f"a {concept.class_word}") for shot in shots]

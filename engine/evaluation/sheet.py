@@ -15,7 +15,7 @@ TITLE, LABEL, SMALL = 30, 18, 14  # font sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SheetRow:
     """One row of the sheet: its label, a quieter line under it, and pictures (N, H, W, 3) uint8."""
 
     label: str
@@ -27,7 +27,7 @@ class Row:
 
 
 def draw_sheet(
-    title: str, subtitle: str, rows: Sequence[Row], captions: Sequence[str] = (), tile: int = 176
+    title: str, subtitle: str, rows: Sequence[SheetRow], captions: Sequence[str] = (), tile: int = 176
 ) -> Image.Image:
     """The rows under a title; `captions`, one per column, stand under the last row."""
     columns = max(len(row.pictures) for row in rows)
@@ -50,11 +50,11 @@ def draw_sheet(
     return sheet
 
 
-def _row_height(row: Row, tile: int) -> int:
+def _row_height(row: SheetRow, tile: int) -> int:
     return tile + GAP + (SMALL + 8) * bool(row.notes) + (2 * GAP) * row.rule_above
 
 
-def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: Row, top: int, tile: int) -> None:
+def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top: int, tile: int) -> None:
     if row.rule_above:
         draw.line([(MARGIN, top + GAP // 2), (sheet.width - MARGIN, top + GAP // 2)], fill=LINE, width=2)
         top += 2 * GAP
@@ -70,7 +70,7 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: Row, top: int,
             )
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, row: Row, top: int, tile: int) -> None:
+def _draw_label(draw: ImageDraw.ImageDraw, row: SheetRow, top: int, tile: int) -> None:
     """The label and its detail, centred on the row's pictures."""
     lines = [
         (line, LABEL, ACCENT if row.accent else INK)

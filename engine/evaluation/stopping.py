@@ -13,7 +13,7 @@ from ..config import MINIATURE_OPEN_PROMPTS, Job
 from ..data.concepts import Concept, load_concept
 from ..errors import LikenessError
 from ..training.observer import Progress
-from .backends import FaceJudge, TextJudge, judges_there, load_face_judge
+from .backends import FaceSimilarity, TextJudge, judges_there, load_face_judge
 from .metrics import similarity_to_references
 
 MINIATURE_PROMPTS = MINIATURE_OPEN_PROMPTS[:4]  # none is among those that results are reported on
@@ -24,7 +24,7 @@ PROMPTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class LikenessLook:
     """What one look at the pictures found: means, identity over all pictures, 0 for one without a face."""
 
     step: int
@@ -44,18 +44,18 @@ class Patience:
         if self.looks < 1 or not 0 <= self.loss <= 1 or self.gain < 0:
             raise LikenessError("patience needs one look or more, a gain of 0 or more, a loss from 0 to 1")
 
-    def obeys(self, look: Look, looks: Sequence[Look]) -> bool:
+    def obeys(self, look: LikenessLook, looks: Sequence[LikenessLook]) -> bool:
         """Whether the prompts are obeyed about as well as they ever were."""
         if look.prompt is None:
             return True
         best = max(other.prompt for other in looks if other.prompt is not None)
         return look.prompt >= best * (1 - self.loss)
 
-    def best(self, looks: Sequence[Look]) -> Look:
+    def best(self, looks: Sequence[LikenessLook]) -> LikenessLook:
         """The highest identity among the looks whose prompts were obeyed."""
         return max((look for look in looks if self.obeys(look, looks)), key=lambda look: look.identity)
 
-    def enough(self, looks: Sequence[Look]) -> bool:
+    def enough(self, looks: Sequence[LikenessLook]) -> bool:
         """Identity stands still, or prompts were disobeyed twice in a row."""
         if len(looks) >= 2 and not any(self.obeys(look, looks) for look in looks[-2:]):
             return True
@@ -71,18 +71,18 @@ class LikenessCritic:
     def __init__(
         self,
         concept: Concept,
-        faces: FaceJudge,
+        faces: FaceSimilarity,
         text: TextJudge | None,
         prompts: Sequence[str],
         *,
         every: int,
         seed: int = 0,
         patience: Patience | None = None,
-        on_look: Callable[[Sequence[Look]], None] | None = None,
+        on_look: Callable[[Sequence[LikenessLook]], None] | None = None,
     ) -> None:
         self.every = every
         self.enough = False
-        self.looks: list[Look] = []
+        self.looks: list[LikenessLook] = []
         self.shots = [(prompt.format(concept.token), seed + n) for n, prompt in enumerate(prompts)]
         self._spoken = [prompt.format(f"a {concept.class_word}") for prompt in prompts]
         self._faces, self._text = faces, text
@@ -97,7 +97,7 @@ class LikenessCritic:
         self._known = vectors[found]
 
     @property
-    def best(self) -> Look:
+    def best(self) -> LikenessLook:
         """The look whose state is kept."""
         return self._patience.best(self.looks)
 
@@ -114,7 +114,7 @@ class LikenessCritic:
         vectors, found = self._faces.faces(pictures)
         identity = np.where(found, similarity_to_references(vectors, self._known), 0.0).mean()
         prompt = None if self._text is None else float(self._text.text(pictures, self._spoken).mean())
-        look = Look(step=progress.step, identity=float(identity), prompt=prompt)
+        look = LikenessLook(step=progress.step, identity=float(identity), prompt=prompt)
         self.looks.append(look)
         self.enough = self._patience.enough(self.looks)
         if self._on_look is not None:
@@ -131,7 +131,7 @@ def critic_for(
     models: Path | None = None,
     miniature: bool | None = None,
     concept: Concept | None = None,
-    on_look: Callable[[Sequence[Look]], None] | None = None,
+    on_look: Callable[[Sequence[LikenessLook]], None] | None = None,
 ) -> LikenessCritic:
     """The critic for a job's first concept, which `concept` is where somebody has read it.
 
@@ -147,14 +147,14 @@ def critic_for(
     return LikenessCritic(concept, judge, text, prompts, every=every, seed=job.seed, on_look=on_look)
 
 
-def in_words(looks: Sequence[Look]) -> str:
+def look_in_words(looks: Sequence[LikenessLook]) -> str:
     """The latest look in one line."""
     look = looks[-1]
     prompt = "" if look.prompt is None else f", prompt {look.prompt:.2f}"
     return f"step {look.step}: identity {look.identity:.2f}{prompt}"
 
 
-def curves(looks: Sequence[Look]) -> dict[str, list[tuple[int, float]]]:
+def curves(looks: Sequence[LikenessLook]) -> dict[str, list[tuple[int, float]]]:
     """Both scores over the steps, as the loss plot draws them."""
     found = {"identity": [(look.step, look.identity) for look in looks]}
     prompts = [(look.step, look.prompt) for look in looks if look.prompt is not None]

@@ -17,19 +17,19 @@ from ..errors import LikenessError, first_line
 from ..files import reading
 from ..miniature.model import WEIGHTS as MINIATURE_WEIGHTS
 from .attention import IdAttention
-from .conditioning import IdAdapter, IdentityTokens, Shown
+from .conditioning import IdAdapter, IdentityConditioning, IdentityTokens
 from .encoder import HEAD_WIDTH, SLOTS, IdEncoder, in_slots
 from .files import adapter_networks, adapter_tensors, released_names, sd1_layers
 from .references import ImageTower, Reference
 
-KIND = "id_adapter"
+ADAPTER_KIND = "id_adapter"
 RELEASED_TOWER = "clip-vit-large-patch14"
 MINIATURE_FILE = MINIATURE_WEIGHTS / "id_adapter.safetensors"
 
 
 def id_adapter(artifact: Artifact) -> IdAdapter:
     """What a concept file of this kind holds, ready for use."""
-    if artifact.kind != KIND:
+    if artifact.kind != ADAPTER_KIND:
         raise LikenessError(
             f"a likeness learned with {artifact.method} is no identity adapter; load one, as MasterWeaver's"
         )
@@ -102,7 +102,7 @@ def _released(path: str | Path) -> Artifact:
     with reading(path, "holds no ID encoder of MasterWeaver; get it again"):
         networks = IdEncoder.from_weights(encoder), IdAttention.from_weights(named)
     return Artifact(
-        kind=KIND, method="imported", base_family="sd1", tensors=adapter_tensors(*networks),
+        kind=ADAPTER_KIND, method="imported", base_family="sd1", tensors=adapter_tensors(*networks),
         extra={"slots": SLOTS, "head_width": HEAD_WIDTH, "image_encoder": RELEASED_TOWER,
                "image_width": networks[0].image_width, "face_width": 0},
     )  # fmt: skip
@@ -178,9 +178,9 @@ def factors_of(text: str) -> dict[str, float]:
 
 def carried(
     artifacts: Sequence[tuple[Artifact, float]], prompts: Sequence[str]
-) -> tuple[list[Shown], list[str]]:
+) -> tuple[list[IdentityConditioning], list[str]]:
     """The people whom adapters carry, where a prompt names one; the prompts with class words."""
-    shown: list[Shown] = []
+    shown: list[IdentityConditioning] = []
     for artifact, weight in artifacts:
         if "identity_nobody" not in artifact.tensors:
             raise LikenessError(
@@ -192,6 +192,6 @@ def carried(
             among = tuple(token.token in prompt for prompt in prompts)
             if any(among):
                 somebody = IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody)
-                shown.append(Shown(identity=somebody, weight=weight, among=among))
+                shown.append(IdentityConditioning(identity=somebody, weight=weight, among=among))
             prompts = [prompt.replace(token.token, token.class_word) for prompt in prompts]
     return shown, list(prompts)

@@ -68,7 +68,7 @@ def check_fit(adapter: IdAdapter, family: str, shapes: Mapping[str, tuple[int, .
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class IdentityConditioning:
     """An identity in a picture; `start` and `end` as ComfyUI counts them: 0 is pure noise, 1 the picture."""
 
     identity: IdentityTokens
@@ -189,7 +189,7 @@ def _begins(name: str, beginning: str) -> bool:
     return f"{name}.".startswith(f"{beginning.rstrip('.')}.")
 
 
-class PeopleModel:
+class IdentityDenoiser:
     """A base model for sampling that shows people in the last samples of a pass, one for each of a run's
     `pictures`, and nobody in those before."""
 
@@ -198,7 +198,7 @@ class PeopleModel:
         inner: DiffusionModel,
         seam: Seam,  # of its network
         heads: Mapping[str, int],
-        shown: Sequence[Shown],
+        shown: Sequence[IdentityConditioning],
         pictures: Sequence[int],
     ) -> None:
         self.process = inner.process
@@ -218,18 +218,18 @@ class PeopleModel:
 
 
 @contextmanager
-def showing(base: Any, shown: Sequence[Shown]) -> Iterator[ModelWrapper]:
+def with_identities(base: Any, shown: Sequence[IdentityConditioning]) -> Iterator[ModelWrapper]:
     """Within, the base's U-Net can show these people; gives what makes a model of some pictures do so."""
     if not shown:
         yield unwrapped
         return
     heads = _heads(base, shown)
     seam = Seam(base.unet)
-    yield lambda model, pictures: PeopleModel(model, seam, heads, shown, pictures)
+    yield lambda model, pictures: IdentityDenoiser(model, seam, heads, shown, pictures)
 
 
 @contextmanager
-def attached(base: Any, shown: Sequence[Shown]) -> Iterator[ModelWrapper]:
+def attach_identities(base: Any, shown: Sequence[IdentityConditioning]) -> Iterator[ModelWrapper]:
     """Within, every pass of the base's U-Net shows these people, as something learned on them needs it; and
     the same as `showing`, for models that draw meanwhile."""
     if not shown:
@@ -243,10 +243,10 @@ def attached(base: Any, shown: Sequence[Shown]) -> Iterator[ModelWrapper]:
 
     seam = Seam(base.unet)
     with seam.using("identity", everybody):
-        yield lambda model, pictures: PeopleModel(model, seam, heads, shown, pictures)
+        yield lambda model, pictures: IdentityDenoiser(model, seam, heads, shown, pictures)
 
 
-def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:
+def _heads(base: Any, shown: Sequence[IdentityConditioning]) -> dict[str, int]:
     """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
     layers = {name: found.layer for name, found in cross_attention_layers(base.unet).items()}
     shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
@@ -255,7 +255,7 @@ def _heads(base: Any, shown: Sequence[Shown]) -> dict[str, int]:
     return {name: int(layer.heads) for name, layer in layers.items()}
 
 
-def digest_of(people: Sequence[Shown]) -> str:
+def digest_of(people: Sequence[IdentityConditioning]) -> str:
     """A name for these people as they are shown, the same in every session."""
     total = hashlib.sha256()
     for one in people:

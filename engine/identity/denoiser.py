@@ -9,7 +9,7 @@ from ..bases.sampling import DiffusionModel
 from .attention import IdAttention, IdentityAttention, Person
 
 
-class Identified:
+class GuidedIdentityDenoiser:
     """A `DiffusionModel` for `count` pictures of one person under classifier-free guidance.
 
     Both sets of tokens are projected once for all steps: tokens and nobody (1, n, D).

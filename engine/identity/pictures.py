@@ -19,7 +19,7 @@ from ..data.pictures import read_picture
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from .adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter, read_adapter
-from .conditioning import IdAdapter, IdentityTokens, Shown
+from .conditioning import IdAdapter, IdentityConditioning, IdentityTokens
 from .references import (
     FACE,
     FACE_AND_HAIR,
@@ -39,7 +39,7 @@ Seen: TypeAlias = tuple[list[NDArray[np.uint8]], list[str], list[Mask | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class IdentityOptions:
     """How people's pictures are looked at and shown; all of it may be left as it is on the Miniature."""
 
     adapter: Path | None = None  # None: the Miniature's own
@@ -59,7 +59,7 @@ HOW: dict[str, Callable[[str], Any]] = {  # of Look, what may be typed behind an
 }  # fmt: skip
 
 
-def people_of(texts: Sequence[str], look: Look) -> list[Shown]:
+def people_of(texts: Sequence[str], look: IdentityOptions) -> list[IdentityConditioning]:
     """Everybody named as FILE, FILE,FILE or FOLDER, each with :WEIGHT behind where it is not 1."""
     if look.regions and len(look.regions) != len(texts):
         raise LikenessError(
@@ -76,7 +76,7 @@ def people_of(texts: Sequence[str], look: Look) -> list[Shown]:
     return found
 
 
-def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[Shown]:
+def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[IdentityConditioning]:
     """Whom identity adapters show while something is learned, as `likeness train --on` names them.
 
     ADAPTER, or ADAPTER=PICTURES as in `people_of`, then settings of `Look`, each after a semicolon. ADAPTER
@@ -98,11 +98,11 @@ def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[Shown]:
     return found
 
 
-def _look(pieces: Sequence[str], whole: str, adapter: Path | None) -> Look:
-    return Look(adapter=adapter, **typed(pieces, HOW, whole))
+def _look(pieces: Sequence[str], whole: str, adapter: Path | None) -> IdentityOptions:
+    return IdentityOptions(adapter=adapter, **typed(pieces, HOW, whole))
 
 
-def _adapter(look: Look) -> IdAdapter:
+def _adapter(look: IdentityOptions) -> IdAdapter:
     return id_adapter(miniature_adapter() if look.adapter is None else read_adapter(look.adapter))
 
 
@@ -112,14 +112,16 @@ def _identity(adapter: IdAdapter, seen: Seen, tower: ImageTower, prepare: Prepar
     return encode_identity(adapter, references_of(pictures, names, prepare, masks), tower)
 
 
-def _shown(identity: IdentityTokens, weight: float, look: Look, region: torch.Tensor | None) -> Shown:
-    return Shown(
+def _shown(
+    identity: IdentityTokens, weight: float, look: IdentityOptions, region: torch.Tensor | None
+) -> IdentityConditioning:
+    return IdentityConditioning(
         identity=identity, weight=weight, start=look.start, end=look.end, layers=factors_of(look.layers),
         region=region,
     )  # fmt: skip
 
 
-def _eyes(adapter: IdAdapter, look: Look) -> tuple[ImageTower, Preparation]:
+def _eyes(adapter: IdAdapter, look: IdentityOptions) -> tuple[ImageTower, Preparation]:
     """The image tower, and what makes references, for this adapter's kind of pictures."""
     keep = FACE if look.without_hair else FACE_AND_HAIR
     if adapter.image_encoder == "miniature":

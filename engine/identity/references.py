@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..bases.clip_features import MEAN, SPREAD, load_tower
 from ..data.faces import Face, choose, face_of_mask, upright
 from ..data.masks import HALF, Mask
-from ..data.segmenters.face_parts import MASTERWEAVER_KEEPS, PARTS
+from ..data.segmenters.face_parts import MASTERWEAVER_KEEPS, PARSED_PARTS
 from ..data.segmenters.miniature import check_own_world
 from ..errors import LikenessError, nearest
 from ..miniature import model as miniature
@@ -27,10 +27,10 @@ from ..miniature import world
 from ..miniature.judges import load_judge, to_tensor
 from ..miniature.networks import image_tower
 
-Picture = NDArray[np.uint8]  # (H, W, 3)
-SIDE = 512  # of an aligned face
+ReferencePicture = NDArray[np.uint8]  # (H, W, 3)
+_SIDE = 512  # of an aligned face
 FACE_AND_HAIR, FACE = "face and hair", "face"
-KEEPS = (FACE_AND_HAIR, FACE)  # what may stay of a picture
+_KEEPS = (FACE_AND_HAIR, FACE)  # what may stay of a picture
 _PHOTOGRAPH_KEEPS = {
     FACE_AND_HAIR: MASTERWEAVER_KEEPS["inference"],
     FACE: tuple(part for part in MASTERWEAVER_KEEPS["inference"] if part != "hair"),
@@ -46,20 +46,20 @@ LEAST = 0.005  # share of a picture that its face must fill
 class Reference:
     """One picture of a person, (S, S, 3) and black around them; `face` (F,): how a recogniser knows them."""
 
-    pixels: Picture
+    pixels: ReferencePicture
     face: NDArray[np.float32] | None = None
 
 
 class Preparation(Protocol):
     """Makes references of pictures; loaded once, used for many."""
 
-    def __call__(self, pixels: Picture, name: str, mask: Mask | None = None) -> Reference:
+    def __call__(self, pixels: ReferencePicture, name: str, mask: Mask | None = None) -> Reference:
         """`mask` (H, W), where the user drew one, says what to keep; LikenessError where no face is."""
         ...
 
 
 def references_of(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ReferencePicture],
     names: Sequence[str],
     prepare: Preparation,
     masks: Sequence[Mask | None] | None = None,
@@ -69,14 +69,14 @@ def references_of(
     return [prepare(pixels, name, mask) for pixels, name, mask in zip(pictures, names, drawn, strict=True)]
 
 
-def kept(pixels: Picture, mask: Mask) -> Picture:
+def kept(pixels: ReferencePicture, mask: Mask) -> ReferencePicture:
     """The picture with black where the mask, of the same size, is less than a half."""
     return np.where((mask >= HALF)[..., None], pixels, np.uint8(0))
 
 
 def check_keep(keep: str) -> None:
-    if keep not in KEEPS:
-        raise LikenessError(f"unknown '{keep}'{nearest(keep, KEEPS) or f'; keep one of {list(KEEPS)}'}")
+    if keep not in _KEEPS:
+        raise LikenessError(f"unknown '{keep}'{nearest(keep, _KEEPS) or f'; keep one of {list(_KEEPS)}'}")
 
 
 class OfPhotographs:
@@ -84,40 +84,44 @@ class OfPhotographs:
 
     def __init__(
         self,
-        faces: Callable[[], Callable[[Picture], list[Face]]],  # loads a finder when a picture needs one
-        labels: Callable[[], Callable[[Picture], NDArray[np.uint8]]],  # the same, of numbers of PARTS
+        faces: Callable[
+            [], Callable[[ReferencePicture], list[Face]]
+        ],  # loads a finder when a picture needs one
+        labels: Callable[
+            [], Callable[[ReferencePicture], NDArray[np.uint8]]
+        ],  # the same, of numbers of PARTS
         keep: str = FACE_AND_HAIR,
     ) -> None:
         check_keep(keep)
         self._load_faces, self._load_labels = faces, labels
-        self._keep = [PARTS.index(part) for part in _PHOTOGRAPH_KEEPS[keep]]
+        self._keep = [PARSED_PARTS.index(part) for part in _PHOTOGRAPH_KEEPS[keep]]
 
     @cached_property
-    def _faces(self) -> Callable[[Picture], list[Face]]:
+    def _faces(self) -> Callable[[ReferencePicture], list[Face]]:
         return self._load_faces()
 
     @cached_property
-    def _labels(self) -> Callable[[Picture], NDArray[np.uint8]]:
+    def _labels(self) -> Callable[[ReferencePicture], NDArray[np.uint8]]:
         return self._load_labels()
 
-    def __call__(self, pixels: Picture, name: str, mask: Mask | None = None) -> Reference:
+    def __call__(self, pixels: ReferencePicture, name: str, mask: Mask | None = None) -> Reference:
         if mask is not None:
             return self._as_drawn(pixels, name, mask)
         face = choose(self._faces(pixels), None, name)
-        crop = upright(pixels, face, SIDE)
+        crop = upright(pixels, face, _SIDE)
         inside = np.isin(self._labels(crop), self._keep)
         _check_face(inside, name)
-        whole = Image.fromarray(inside).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        whole = Image.fromarray(inside).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
         return Reference(kept(crop, np.asarray(whole, np.float32)), face.embedding)
 
-    def _as_drawn(self, pixels: Picture, name: str, mask: Mask) -> Reference:
+    def _as_drawn(self, pixels: ReferencePicture, name: str, mask: Mask) -> Reference:
         """What the user's mask marks, in a square around it; no model is needed."""
         _check_mask(pixels, name, mask)
         face = face_of_mask(mask)
         drawn = np.repeat((mask >= HALF).astype(np.uint8)[..., None] * 255, 3, axis=2)
         drawn[[0, -1]], drawn[:, [0, -1]] = 0, 0  # beyond its edges the crop repeats a picture's rim
-        inside = upright(drawn, face, SIDE)[..., 0] >= HALF * 255
-        return Reference(kept(upright(pixels, face, SIDE), inside.astype(np.float32)))
+        inside = upright(drawn, face, _SIDE)[..., 0] >= HALF * 255
+        return Reference(kept(upright(pixels, face, _SIDE), inside.astype(np.float32)))
 
 
 class OfTheMiniature:
@@ -131,7 +135,7 @@ class OfTheMiniature:
         self._parser, self._recogniser = load_judge("parser"), load_judge("recogniser")
 
     @torch.no_grad()
-    def __call__(self, pixels: Picture, name: str, mask: Mask | None = None) -> Reference:
+    def __call__(self, pixels: ReferencePicture, name: str, mask: Mask | None = None) -> Reference:
         if self._checked:
             check_own_world([pixels], name, "load an identity adapter that was trained on photographs")
         small = _squared(Image.fromarray(pixels), Image.Resampling.BILINEAR)
@@ -162,7 +166,7 @@ def _check_face(inside: NDArray[np.bool_], name: str) -> None:
         )
 
 
-def _check_mask(pixels: Picture, name: str, mask: Mask) -> None:
+def _check_mask(pixels: ReferencePicture, name: str, mask: Mask) -> None:
     if mask.shape != pixels.shape[:2]:
         raise LikenessError(
             f"the mask of {name} is {mask.shape[1]} x {mask.shape[0]} pixels, the picture "
@@ -191,7 +195,7 @@ class ImageTower:
             self.network.to(device)
         return self
 
-    def values(self, pictures: Sequence[Picture] | Picture) -> Tensor:
+    def values(self, pictures: Sequence[ReferencePicture] | ReferencePicture) -> Tensor:
         """Square pictures as the tower takes them, (N, 3, side, side); bilinear, as in training."""
         sized = [
             np.asarray(Image.fromarray(picture).resize((self.side, self.side), Image.Resampling.BILINEAR))

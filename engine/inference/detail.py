@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..config import TOKEN
 from ..data.faces import AROUND, Face, face_of_mask
-from ..data.masks import HALF, Mask, grown, pieces
+from ..data.masks import HALF, Mask, connected_components, dilate
 from ..errors import LikenessError
-from ..identity.conditioning import Shown
+from ..identity.conditioning import IdentityConditioning
 from .generate import generate
 from .refocus import Focus, Region, fitted, own_prompt_of
 from .refocused import Heads, Refocusing
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DENOISE = 0.4  # share of the schedule: enough for skin and eyes, too little for another pose
-SEAM = 0.08  # of a region's square: half the width over which what was drawn again fades into the picture
+_SEAM = 0.08  # of a region's square: half the width over which what was drawn again fades into the picture
 AROUND_FOUND = 1.2  # of the square around a face: how much a model sees around a region that was found
 
 
@@ -60,7 +60,7 @@ class Detailer:
     seed: int = 0
     sampler: str = "euler"
     schedule: str = "simple"
-    people: Sequence[Shown] = field(default=())
+    people: Sequence[IdentityConditioning] = field(default=())
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -99,7 +99,7 @@ def drawn_in_regions(
     seed: Sequence[int],
     refocus: Refocusing | None,
     artifacts: Sequence[tuple[Artifact, float]] = (),
-    people: Sequence[Shown] = (),
+    people: Sequence[IdentityConditioning] = (),
     told: Callable[[str], None] = log.info,
     **how: Any,
 ) -> NDArray[np.uint8]:
@@ -257,7 +257,7 @@ def _holds_a_head(region: Mask, pixels: NDArray[np.uint8], heads: Heads | None) 
     """Whether most of some head of a finished picture lies in a region (H, W): scraps of one do not do."""
     if heads is None:
         return True
-    numbers, count = pieces(heads(pixels[None])[0] >= HALF)
+    numbers, count = connected_components(heads(pixels[None])[0] >= HALF)
     return any((region[numbers == 1 + head] >= HALF).mean() > HALF for head in range(count))
 
 
@@ -267,7 +267,7 @@ def _somewhere(region: Region) -> bool:
 
 def _heads_apart(mask: Mask, most: int) -> list[Mask]:
     """The largest heads of a mask (H, W), at most so many, each by itself, from left to right."""
-    numbers, count = pieces(mask >= HALF)
+    numbers, count = connected_components(mask >= HALF)
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     largest = np.argsort(-sizes, kind="stable")[:most]
     heads = [(numbers == 1 + head).astype(np.float32) for head in largest]
@@ -288,8 +288,8 @@ def _of_prompt(
 
 
 def _people_at(
-    people: Sequence[Shown], number: int, square: NDArray[np.float64], size: tuple[int, int]
-) -> list[Shown]:
+    people: Sequence[IdentityConditioning], number: int, square: NDArray[np.float64], size: tuple[int, int]
+) -> list[IdentityConditioning]:
     """Those whom picture `number` (H, W) shows in a square of it, with what their regions have there."""
     there = []
     for one in people:
@@ -329,7 +329,7 @@ def _redrawn(
     """A picture (H, W, 3) with the square around a place drawn again, inside the place only."""
     options = Restoration(
         side=draw.side, around=place.around, match_colours=False, gate="off", plain=True,
-        both=place.drawn is None, feather=Restoration.feather if place.drawn is None else SEAM,
+        both=place.drawn is None, feather=Restoration.feather if place.drawn is None else _SEAM,
     )  # fmt: skip
     parse = None if heads is None or place.drawn is not None else partial(_outlined, heads, options)
     done = restore_picture(to_pixels(shades), [place.face], draw, options, parse=parse, drawn=place.drawn)
@@ -338,4 +338,4 @@ def _redrawn(
 
 def _outlined(heads: Heads, options: Restoration, crop: NDArray[np.uint8]) -> Mask:
     """The head of a crop (S, S, 3) and its rim: an edge that is soft inwards has to begin outside a head."""
-    return grown(heads(crop[None])[0], round(2 * options.feather * len(crop)))
+    return dilate(heads(crop[None])[0], round(2 * options.feather * len(crop)))

@@ -18,19 +18,19 @@ from ..bases.conditioning import Conditioning
 from ..bases.sampling import DiffusionModel, ModelWrapper, OnStep, sample, seeded_noise, to_bytes
 from ..bases.text.prompt_weights import spelled
 from ..bases.text.protocol import Rows
-from ..bases.text.token_tables import changed
+from ..bases.text.token_tables import with_table_rows
 from ..config import TOKEN
 from ..errors import LikenessError
-from ..identity.adapter import KIND as ID_ADAPTER
+from ..identity.adapter import ADAPTER_KIND as ID_ADAPTER
 from ..identity.adapter import carried
-from ..identity.conditioning import Shown, showing
-from ..staged.embedding import KIND, adjusted, check_used, check_width, check_widths, staged_words
+from ..identity.conditioning import IdentityConditioning, with_identities
+from ..staged.embedding import STAGED_KIND, adjusted, check_used, check_width, check_widths, staged_words
 from ..staged.words import StagedModel, StagedWords, with_class_word
 from .refocused import Refocusing
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8  # pictures in one pass; more needs memory and is no faster
+_AT_ONCE = 8  # pictures in one pass; more needs memory and is no faster
 
 
 def generate(
@@ -39,7 +39,7 @@ def generate(
     *,
     negative: str = "",
     artifacts: Sequence[tuple[Artifact, float]] = (),
-    people: Sequence[Shown] = (),
+    people: Sequence[IdentityConditioning] = (),
     steps: int = 25,
     guidance: float = 5.0,
     seed: int | Sequence[int] = 0,
@@ -67,7 +67,7 @@ def generate(
     if start is not None:
         height, width = start.shape[1:3]
     shape = base.latent_shape(height, width)
-    groups = [range(start, min(start + AT_ONCE, len(prompts))) for start in range(0, len(prompts), AT_ONCE)]
+    groups = [range(start, min(start + _AT_ONCE, len(prompts))) for start in range(0, len(prompts), _AT_ONCE)]
     carriers = [one for one in artifacts if one[0].kind == ID_ADAPTER]
     artifacts = [one for one in artifacts if one[0].kind != ID_ADAPTER]
     known = [token.token for artifact, _ in artifacts for token in artifact.tokens]
@@ -77,7 +77,11 @@ def generate(
     staged = _staged(base, artifacts, prompts)
     how = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "denoise": denoise}
     pictures = []
-    with torch.inference_mode(), applied(base, artifacts) as rows, showing(base, people) as with_people:
+    with (
+        torch.inference_mode(),
+        applied(base, artifacts) as rows,
+        with_identities(base, people) as with_people,
+    ):
         _check_placeholders([*prompts, negative], {**rows, **{words.token: {} for words in staged}})
         for words in staged:
             negative = with_class_word(negative, words)
@@ -147,7 +151,7 @@ def _staged(
     """The placeholders whose words change with the noise level; each must be in some prompt."""
     found = []
     for artifact, strength in artifacts:
-        if artifact.kind == KIND and artifact.base_family == base.family:
+        if artifact.kind == STAGED_KIND and artifact.base_family == base.family:
             words = adjusted(staged_words(artifact), bypass=strength)
             check_width(words, _widths(base))
             check_used(prompts, words)
@@ -176,7 +180,7 @@ def applied(base: BaseModel, artifacts: Sequence[tuple[Artifact, float]]) -> Ite
         for artifact, strength in artifacts:
             _check_fit(base, artifact)
             stack.enter_context(merged(modules, artifact.lora(), strength))
-            stack.enter_context(changed(base.text_encoders, artifact.tables(), strength))
+            stack.enter_context(with_table_rows(base.text_encoders, artifact.tables(), strength))
             for token in artifact.tokens:
                 if token.token in seen:
                     raise LikenessError(
@@ -189,7 +193,7 @@ def applied(base: BaseModel, artifacts: Sequence[tuple[Artifact, float]]) -> Ite
 
 
 def _check_fit(base: BaseModel, artifact: Artifact) -> None:
-    if artifact.kind not in ("lora", "embedding", KIND):
+    if artifact.kind not in ("lora", "embedding", STAGED_KIND):
         raise LikenessError(f"drawing with a {artifact.kind} is not possible here; use its node in ComfyUI")
     if artifact.base_family != base.family:
         raise LikenessError(

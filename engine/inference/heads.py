@@ -9,7 +9,7 @@ from ..data.heads import advice_on_heads, look
 from ..data.packs import PACKS, default_root, packs_in
 from ..data.quality import Quality, examine_pictures, own_world
 from ..errors import LikenessError
-from .onlookers import MINIATURE, NOBODY, eyes_of
+from .onlookers import MINIATURE, NOBODY, load_face_detector
 
 AUTOMATIC = "automatic"
 
@@ -34,15 +34,15 @@ def _who_looks(concept: Concept, faces: str, packs: Path) -> tuple[Any, str]:
     if faces == NOBODY or (faces == AUTOMATIC and concept.role != "subject"):
         return None, ""
     if faces != AUTOMATIC:
-        finder = eyes_of(faces, packs=packs)
+        finder = load_face_detector(faces, packs=packs)
         return finder, provider_line(faces, finder.provider, "cpu")
     if own_world(concept.pictures):
-        return eyes_of(MINIATURE), ""
+        return load_face_detector(MINIATURE), ""
     there = sorted(packs_in(packs), key=lambda name: (name not in PACKS, name))
     if not there:
         return None, f"nobody looked at the faces: there is no face pack in {packs / 'models'}"
     try:
-        finder = eyes_of(there[0], packs=packs)
+        finder = load_face_detector(there[0], packs=packs)
         return finder, provider_line(there[0], finder.provider, "cpu")
     except LikenessError as error:
         return None, f"nobody looked at the faces: {error}"

@@ -15,19 +15,19 @@ from ..data.masks import Mask
 from ..data.packs import PACKS, default_root, packs_in
 from ..data.segment import load_segmenter
 from ..errors import LikenessError
-from .restore import Parse, Person, references_of
+from .restore import Parse, PersonReference, person_references
 
 Find = Callable[[NDArray[np.uint8]], list[Face]]
 
 MINIATURE, MASK, NOBODY = "miniature", "mask", "nobody"
 FINDERS = (MINIATURE, *PACKS, MASK)
 OUTLINED = {"face": ["face"], "head": ["face", "hair"]}
-PARTS = tuple(OUTLINED)
+OUTLINED_PARTS = tuple(OUTLINED)
 JUDGES = (MINIATURE, *PACKS, NOBODY)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Onlookers:
+class FaceTools:
     """What looks at pictures: `eyes` finds and recognises faces, `parse` outlines one in a crop.
 
     Without eyes a drawn mask says where the face is; without a parser an oval stands for the face.
@@ -51,14 +51,14 @@ class Onlookers:
             )
         return [face_of_mask(drawn)] if drawn.any() else []
 
-    def person(self, references: Sequence[NDArray[np.uint8]]) -> Person | None:
+    def person(self, references: Sequence[NDArray[np.uint8]]) -> PersonReference | None:
         """Who must stay recognisable; None where nobody judges or there is nothing to compare with."""
         if self.judge is None or not references:
             return None
-        return references_of(self.judge, self.judge, references)
+        return person_references(self.judge, self.judge, references)
 
 
-def call_onlookers(
+def load_face_tools(
     found_by: str,
     judged_by: str | None = None,
     *,
@@ -67,38 +67,38 @@ def call_onlookers(
     models: Path | None = None,
     packs: Path | None = None,
     eyes: Find | None = None,
-) -> Onlookers:
+) -> FaceTools:
     """Loads what the words ask for; `judged_by` None means whoever finds the faces, or nobody.
 
     eyes: what looks for faces in photographs, where `found_by` names none of FINDERS; recognises nobody.
     part: what is outlined, the face alone or the head with its hair.
     models: the folder of helper models, with face_parsing in it; packs: the folder with models/<pack> in it.
     """
-    one_of("part", part, PARTS)
+    one_of("part", part, OUTLINED_PARTS)
     own = packs_in(packs or default_root())
     if eyes is None:
         one_of("way to find faces", found_by, dict.fromkeys((*FINDERS, *own)))
     judged_by = judged_by or (NOBODY if found_by == MASK or eyes is not None else found_by)
     one_of("judge", judged_by, dict.fromkeys((*JUDGES, *own)))
     if eyes is None and found_by != MASK:
-        eyes = eyes_of(found_by, device, packs)
+        eyes = load_face_detector(found_by, device, packs)
     judge = None
     if judged_by != NOBODY:
-        judge = eyes if judged_by == found_by else eyes_of(judged_by, device, packs)
+        judge = eyes if judged_by == found_by else load_face_detector(judged_by, device, packs)
     if found_by in (MINIATURE, MASK):
         outlines = _parser("miniature", part, models, device) if found_by == MINIATURE else None
-        return Onlookers(eyes=eyes, judge=judge, parse=outlines)
+        return FaceTools(eyes=eyes, judge=judge, parse=outlines)
     folder = models or default_models()
     if _has_parser(folder):
-        return Onlookers(eyes=eyes, judge=judge, parse=_parser("face-parts", part, folder, device))
+        return FaceTools(eyes=eyes, judge=judge, parse=_parser("face-parts", part, folder, device))
     remark = (
         f"no face parser in {folder / FACE_PARSING.folder}, so that an oval stands for each face; "
         f"finer edges need the files from {BISENET.source} ({BISENET.licence})"
     )
-    return Onlookers(eyes=eyes, judge=judge, parse=None, remark=remark)
+    return FaceTools(eyes=eyes, judge=judge, parse=None, remark=remark)
 
 
-def eyes_of(name: str, device: str = "cpu", packs: Path | None = None) -> Any:
+def load_face_detector(name: str, device: str = "cpu", packs: Path | None = None) -> Any:
     """What finds and recognises faces: the Miniature's own, or a pack under `packs`/models."""
     if name == MINIATURE:
         from ..data.miniature_faces import MiniatureFaces

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..config import TOKEN, finite, one_of
-from ..data.masks import pieces as label_pieces
+from ..data.masks import connected_components as label_pieces
 from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ FLOOR = 1e-4  # of a word's weight: a row whose words are all masked still has a
 FEATHER = 1 / 16  # of the picture's shorter side: how far soft edges reach
 CLEAR = 0.5  # what the brightest part of an attention map is multiplied with, to tell region from rest
 HEADLIKE = 0.25  # of the smallest head that is a word's: what else a parser marked, if smaller, is no head
-RIM = 0.2  # of a head's size: how far the region of one by itself goes beyond it
-SURE = 1.05  # by how much another order of faces must be attended to, before it is preferred
+_RIM = 0.2  # of a head's size: how far the region of one by itself goes beyond it
+_SURE = 1.05  # by how much another order of faces must be attended to, before it is preferred
 _JOINT = r"(?:,\s*and|,|and|with|&|beside|next to)"  # what joins two people in a prompt
 RATIO = 0.04  # by how much a mask's shape may differ from the picture's
 
@@ -400,7 +400,7 @@ def regions_from_picture(masks: Tensor, maps: Tensor) -> Tensor:
     found, (height, width) = [], maps.shape[-2:]
     for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), (height, width))[:, 0], maps):
         marked = mask >= CLEAR
-        parts = sorted(pieces(marked), key=lambda part: -int(part.sum()))
+        parts = sorted(mask_components(marked), key=lambda part: -int(part.sum()))
         heads = parts[: len(own)]
         if len(heads) < len(own):
             found.append(regions_from_attention(own[None])[0] * marked)
@@ -418,7 +418,7 @@ def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     if len(far) > 1:
         nearest = far.argmin(0)
         return [nearest == number for number in range(len(heads))]
-    return [far[0] <= RIM * float(heads[0].sum()) ** 0.5]
+    return [far[0] <= _RIM * float(heads[0].sum()) ** 0.5]
 
 
 def _distance(part: Tensor) -> Tensor:
@@ -434,7 +434,7 @@ def _handed_out(parts: Sequence[Tensor], shares: Tensor) -> Sequence[Tensor]:
         return sum(float((share * part).sum() / part.sum()) for share, part in zip(shares, order))
 
     best = max(permutations(parts), key=attended)
-    return best if attended(best) > SURE * attended(parts) else parts
+    return best if attended(best) > _SURE * attended(parts) else parts
 
 
 def _across(part: Tensor) -> float:
@@ -442,17 +442,19 @@ def _across(part: Tensor) -> float:
     return float(part.nonzero()[:, 1].float().mean())
 
 
-def pieces(mask: Tensor) -> list[Tensor]:
+def mask_components(mask: Tensor) -> list[Tensor]:
     """The connected parts (h, w) of a mask (h, w) of booleans, by their sides and corners."""
     numbers, count = label_pieces(mask.cpu().numpy())
     labels = torch.from_numpy(numbers).to(mask.device)
     return [labels == number for number in range(1, count + 1)]
 
 
-Look = Callable[[Tensor], Tensor]  # clean latents (B, C, h, w) -> what a parser marks in them, (B, H, W)
+AttentionLook = Callable[
+    [Tensor], Tensor
+]  # clean latents (B, C, h, w) -> what a parser marks in them, (B, H, W)
 
 
-def look_for(spots: Sequence[Spot], maps: Tensor, clean: Tensor, look: Look | None) -> list[Spot]:
+def look_for(spots: Sequence[Spot], maps: Tensor, clean: Tensor, look: AttentionLook | None) -> list[Spot]:
     """The spots with the regions they lacked, from maps (B, K, h, w) in the spots' order and clean latents.
 
     A region in which nothing was found is left out: its word stays free everywhere.

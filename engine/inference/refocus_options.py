@@ -17,18 +17,18 @@ from ..data.pictures import read_picture
 from ..data.segment import Request, find_mask, load_segmenter
 from ..errors import LikenessError, nearest
 from ..files import make_folder
-from .refocus import Focus, Look, Region, heat_maps
+from .refocus import AttentionLook, Focus, Region, heat_maps
 from .refocused import Heads, OnMaps, Refocusing
 from .restore_options import known_of
 
 if TYPE_CHECKING:
     from ..bases.base import BaseModel
 
-HALVES: dict[str, Region] = {
+_HALVES: dict[str, Region] = {
     "left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 0.5, 1.0),
     "top": (0.0, 0.0, 1.0, 0.5), "bottom": (0.0, 0.5, 1.0, 0.5),
 }  # fmt: skip
-FACE = "face"  # a region that is found while drawing
+_FACE = "face"  # a region that is found while drawing
 HEADS = ("face", "hair")  # what a parser is asked to mark
 SETTINGS = {
     field.name: field.type if field.type in (float, int) else str
@@ -44,20 +44,20 @@ def focus_of(text: str) -> Focus:
     if not (token and equals and where):
         raise LikenessError(f"'{text}' gives no word a region; write it as <v0>=left or <v0>=mask.png")
     settings = typed(rest, SETTINGS, text)
-    if where == FACE:
+    if where == _FACE:
         return Focus(token=token, **settings)
     return Focus(token=token, region=_region(where, text), **settings)
 
 
 def _region(where: str, text: str) -> Region:
-    if where in HALVES:
-        return HALVES[where]
+    if where in _HALVES:
+        return _HALVES[where]
     shares = where.split(",")
     if len(shares) == 4:
         left, top, width, height = (_number(share, text) for share in shares)
         return left, top, width, height
     if not Path(where).suffix:
-        hint = nearest(where, [*HALVES, FACE]) or "; use left, right, top, bottom, face"
+        hint = nearest(where, [*_HALVES, _FACE]) or "; use left, right, top, bottom, face"
         raise LikenessError(
             f"unknown region '{where}' in '{text}'{hint}, a box such as 0,0,0.5,1 or a mask's file"
         )
@@ -99,7 +99,7 @@ def _heads_in(base: "BaseModel") -> Heads:
     return heads
 
 
-def _looking(base: "BaseModel", heads: Heads) -> Look:
+def _looking(base: "BaseModel", heads: Heads) -> AttentionLook:
     """Marks heads in what a step expects the picture to become."""
     return lambda clean: torch.from_numpy(heads(to_bytes(base.decode(clean)))).to(clean)
 

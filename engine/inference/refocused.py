@@ -19,9 +19,9 @@ from ..staged.stages import LAST_TIMESTEP
 from ..staged.text import TextStates
 from ..staged.words import StagedModel
 from .refocus import (
+    AttentionLook,
     Focus,
     LogMasks,
-    Look,
     Maps,
     Spot,
     absent,
@@ -45,14 +45,14 @@ class RefocusedModel:
     def __init__(
         self,
         base: BaseModel,
-        painter: "Painter",
+        painter: "RegionDenoiser",
         prompts: Sequence[str],
         rows: Rows,
         focuses: Sequence[Focus],
         *,
         latents: tuple[int, int],
         steps: int,
-        look: Look | None = None,
+        look: AttentionLook | None = None,
         restart: bool = False,
         record: bool = False,
     ) -> None:
@@ -212,7 +212,7 @@ def word_places(
     return tuple(start + place for start in range(0, max(own, length), own) for place in places)
 
 
-Painter = Callable[
+RegionDenoiser = Callable[
     [Sequence[str]], tuple[DiffusionModel, Conditioning]
 ]  # prompts -> what predicts the noise, and what it is told
 
@@ -228,14 +228,14 @@ class Refocusing:
 
     focuses: Sequence[Focus]
     restart: bool = False  # draw again from the start once regions that were looked for are known
-    look: Look | None = None  # for regions found by face
+    look: AttentionLook | None = None  # for regions found by face
     heads: Heads | None = None  # for regions that are found in the finished picture
     known: Mapping[str, Known] = field(default_factory=dict)  # by a focus's word: who it is to be like
     on_maps: "OnMaps | None" = None
     on_regions: "OnRegions | None" = None
 
     def model(
-        self, base: BaseModel, painter: Painter, prompts: Sequence[str], rows: Rows,
+        self, base: BaseModel, painter: RegionDenoiser, prompts: Sequence[str], rows: Rows,
         latents: tuple[int, int], steps: int, group: range,
     ) -> RefocusedModel:  # fmt: skip
         """What draws these pictures of a run."""

@@ -17,7 +17,7 @@ from PIL import Image
 from ..config import one_of
 from ..data.alignment import Points, cut_out, restorer_quad
 from ..data.faces import AROUND, Face
-from ..data.masks import HALF, Mask, blurred, grown
+from ..data.masks import HALF, Mask, dilate, gaussian_blur
 from ..errors import LikenessError
 
 Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
@@ -26,8 +26,8 @@ Sides = tuple[bool, bool, bool, bool]  # left, top, right, bottom
 Parse = Callable[[NDArray[np.uint8]], Mask]  # a crop (S, S, 3) to where its face is (S, S)
 
 GATES = ("blend", "reject", "off")
-RIM = 0.06  # share of a crop's side over which every mask fades to nothing at the crop's edge
-TRACE = 1 / 512  # weaker than half a shade of 8 bits: such pixels stay as they are
+_RIM = 0.06  # share of a crop's side over which every mask fades to nothing at the crop's edge
+_TRACE = 1 / 512  # weaker than half a shade of 8 bits: such pixels stay as they are
 HARDLY = 0.1  # a face of which less may be restored is left alone
 HALVINGS = 5  # of the share of restoration, while looking for the largest that keeps the person
 TONES = 64  # pixels a side at which colours are compared: tones, not details
@@ -36,7 +36,7 @@ LEAST_FACE = 0.04  # share of a crop below which a parser has found no face ther
 VIEW = 2.5  # judges see this many times the face's square
 
 
-class Judge(Protocol):
+class LikenessJudge(Protocol):
     """Says whose a face is."""
 
     def embed(self, pixels: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
@@ -73,10 +73,10 @@ class Restoration:
 
 
 @dataclass(frozen=True)
-class Person:
+class PersonReference:
     """Who must stay recognisable: a judge, and the references' vectors (N, D)."""
 
-    judge: Judge
+    judge: LikenessJudge
     references: NDArray[np.float32]
 
     def similarity(self, pixels: NDArray[np.uint8], face: Face) -> float:
@@ -89,7 +89,7 @@ class Known:
     """Who a part of a picture is to show: the person, and what finds faces, the largest first."""
 
     find: Callable[[NDArray[np.uint8]], list[Face]]
-    person: Person
+    person: PersonReference
 
     def likeness(self, pixels: NDArray[np.uint8], where: Face) -> float:
         """Of the largest face whose middle lies in a box of a picture (H, W, 3); -1 where there is none."""
@@ -110,7 +110,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RestoreOutcome:
     """What became of one face: the share that was restored, and the likeness before, restored and after."""
 
     box: tuple[int, int, int, int]
@@ -137,13 +137,15 @@ class Restored:
 
     pixels: Pixels
     mask: Mask
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RestoreOutcome, ...]
     report: str
 
 
-def references_of(
-    find: Callable[[NDArray[np.uint8]], list[Face]], judge: Judge, pictures: Sequence[NDArray[np.uint8]]
-) -> Person:
+def person_references(
+    find: Callable[[NDArray[np.uint8]], list[Face]],
+    judge: LikenessJudge,
+    pictures: Sequence[NDArray[np.uint8]],
+) -> PersonReference:
     """The person whom the largest faces of some pictures show; pictures without a face do not count."""
     vectors = []
     for pixels in pictures:
@@ -155,7 +157,7 @@ def references_of(
             f"no face in any of the {len(pictures)} reference pictures; choose other pictures, another face "
             "model, or switch the likeness check off"
         )
-    return Person(judge, np.stack(vectors))
+    return PersonReference(judge, np.stack(vectors))
 
 
 def restore_picture(
@@ -165,7 +167,7 @@ def restore_picture(
     options: Restoration,
     *,
     parse: Parse | None = None,
-    person: Person | None = None,
+    person: PersonReference | None = None,
     canvas: Pixels | None = None,
     drawn: Mask | None = None,
     name: str = "the picture",
@@ -291,10 +293,10 @@ def _where(crop: NDArray[np.uint8], parse: Parse | None, drawn: Mask | None, qua
         found = parse(crop)
         if (found >= HALF).mean() >= LEAST_FACE:
             return (found >= HALF).astype(np.float32)
-    return oval(len(crop))
+    return _oval(len(crop))
 
 
-def oval(side: int) -> Mask:
+def _oval(side: int) -> Mask:
     """Where the face of an aligned crop (S, S) is: from the brows' upper edge to below the chin."""
     y, x = np.mgrid[:side, :side] / (side - 1) * 2 - 1
     return ((x / 0.62) ** 2 + ((y - 0.05) / 0.8) ** 2 <= 1).astype(np.float32)
@@ -311,15 +313,15 @@ def _feathered(inside: Mask, width: float, shut: Sides | None = None) -> Mask:
         wider = _softened(_with_margin(inside, margin, shut), width)
         return wider[margin:-margin, margin:-margin]
     side = len(inside)
-    away = np.minimum(np.arange(side), np.arange(side)[::-1]) / max(RIM * side, 1.0)
+    away = np.minimum(np.arange(side), np.arange(side)[::-1]) / max(_RIM * side, 1.0)
     ramp = away.clip(0, 1).astype(np.float32)
     return _softened(inside, width) * np.minimum(ramp[:, None], ramp)
 
 
 def _softened(inside: Mask, width: float) -> Mask:
     """The mask from nothing at its edge to all of it about twice the width further in."""
-    shrunk = grown(inside, -round(width))
-    return blurred(shrunk if shrunk.any() else inside, width / 2) * inside
+    shrunk = dilate(inside, -round(width))
+    return gaussian_blur(shrunk if shrunk.any() else inside, width / 2) * inside
 
 
 def _with_margin(inside: Mask, margin: int, shut: Sides) -> Mask:
@@ -339,7 +341,7 @@ def toned(restored: Pixels, original: Pixels, weights: Mask) -> Pixels:
     """
     small = _resized(weights[..., None], (TONES, TONES)) + 1e-4
     apart = _resized((original - restored) * weights[..., None], (TONES, TONES))
-    shift = blurred(apart, SOFT) / blurred(small, SOFT)
+    shift = gaussian_blur(apart, SOFT) / gaussian_blur(small, SOFT)
     return (restored + _resized(shift, (restored.shape[0], restored.shape[1]))).clip(0, 1)
 
 
@@ -393,15 +395,20 @@ def _blend(target: Pixels, patch: _Patch, share: float) -> tuple[Pixels, Mask]:
     height, width = patch.weights.shape
     part = target[patch.top : patch.top + height, patch.left : patch.left + width].copy()
     weights = patch.weights * np.float32(share)
-    inside = weights >= TRACE
+    inside = weights >= _TRACE
     weight = weights[inside][:, None]
     part[inside] = part[inside] * (1 - weight) + patch.pixels[inside] * weight
     return part, np.where(inside, weights, np.float32(0))
 
 
 def _put_back(
-    target: Pixels, changed: Mask, patch: _Patch, face: Face, options: Restoration, person: Person | None
-) -> Outcome:
+    target: Pixels,
+    changed: Mask,
+    patch: _Patch,
+    face: Face,
+    options: Restoration,
+    person: PersonReference | None,
+) -> RestoreOutcome:
     """Blends as much of the patch into the canvas as the gate allows, and says how much that was."""
     box = tuple(round(float(value) * patch.scale) for value in face.box)
     view = None if person is None else _View(target, patch, face, person)
@@ -415,13 +422,13 @@ def _put_back(
     place = slice(patch.top, patch.top + height), slice(patch.left, patch.left + width)
     target[place] = part
     changed[place] = np.maximum(changed[place], weights)
-    return Outcome((box[0], box[1], box[2], box[3]), share, before, restored, after, verdict)
+    return RestoreOutcome((box[0], box[1], box[2], box[3]), share, before, restored, after, verdict)
 
 
 class _View:
     """What the judge sees of a canvas: the face and what is around it, with some share of a patch in it."""
 
-    def __init__(self, target: Pixels, patch: _Patch, face: Face, person: Person) -> None:
+    def __init__(self, target: Pixels, patch: _Patch, face: Face, person: PersonReference) -> None:
         self._target, self._patch, self._person = target, patch, person
         middle = (face.box[:2] + face.box[2:]) / 2 * patch.scale
         half = VIEW * patch.scale * max(
@@ -481,7 +488,7 @@ def to_pixels(shades: NDArray[np.uint8]) -> Pixels:
     return shades.astype(np.float32) / np.float32(255)
 
 
-def side_by_side(before: Pixels, after: Pixels, longest: int = 1024, gap: int = 4) -> NDArray[np.uint8]:
+def before_and_after(before: Pixels, after: Pixels, longest: int = 1024, gap: int = 4) -> NDArray[np.uint8]:
     """Both pictures as one (h, w, 3) of uint8, each at most `longest` pixels a side, a white line between."""
     height, width = after.shape[:2]
     scale = min(1.0, longest / max(height, width))

@@ -16,9 +16,18 @@ from ..data.masks import Mask
 from ..data.pictures import read_picture
 from ..errors import LikenessError, nearest
 from .detail import Detailer
-from .onlookers import MASK, Onlookers, call_onlookers
-from .restore import Known, Person, Restoration, Restore, Restored, restore_picture, to_pixels, to_shades
-from .restorers import SUFFIXES, load_restorer, load_upscaler
+from .onlookers import MASK, FaceTools, load_face_tools
+from .restore import (
+    Known,
+    PersonReference,
+    Restoration,
+    Restore,
+    Restored,
+    restore_picture,
+    to_pixels,
+    to_shades,
+)
+from .restorers import RESTORER_SUFFIXES, load_restorer, load_upscaler
 from .upscale import upscaled
 
 log = logging.getLogger(__name__)
@@ -28,11 +37,11 @@ if TYPE_CHECKING:
 
 REDRAW = "redraw"
 # where nobody says: what a model sees around a face, and that its tones and outlines may be new
-REDRAWN: Mapping[str, Any] = {"around": 1.5, "match_colours": False, "both": True}
-DRAWING = {"denoise": float, "steps": int, "guidance": float, "seed": int}
-BLENDING = {"number": int, "side": int, "around": float, "strength": float, "feather": float,
+_REDRAWN: Mapping[str, Any] = {"around": 1.5, "match_colours": False, "both": True}
+_DRAWING = {"denoise": float, "steps": int, "guidance": float, "seed": int}
+_BLENDING = {"number": int, "side": int, "around": float, "strength": float, "feather": float,
             "match_colours": bool, "both": bool, "gate": str, "allowed_drop": float}  # fmt: skip
-OTHERS = {
+_OTHERS = {
     "faces": str,
     "judge": str,
     "part": str,
@@ -41,11 +50,11 @@ OTHERS = {
     "non_commercial": bool,
     "enlarge": str,
 }
-KINDS: Mapping[str, type] = {**BLENDING, **DRAWING, **OTHERS}
+KINDS: Mapping[str, type] = {**_BLENDING, **_DRAWING, **_OTHERS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class RestoreOptions:
     """What `--restore` asks for: `redraw` or a restorer's file, and every setting that was typed."""
 
     what: str
@@ -62,15 +71,18 @@ class Wish:
         return {name: value for name, value in self.settings.items() if name in names}
 
 
-def wish_of(text: str) -> Wish:
+def parse_restore_options(text: str) -> RestoreOptions:
     """`redraw` or a file, then settings, each after a semicolon: NAME=VALUE, or a NAME switched on."""
     what, *rest = (piece.strip() for piece in text.split(";"))
-    if what != REDRAW and Path(what).suffix.lower() not in SUFFIXES:
-        hint = nearest(what, [REDRAW]) or f"; write {REDRAW}, or a restorer's file ({', '.join(SUFFIXES)})"
+    if what != REDRAW and Path(what).suffix.lower() not in RESTORER_SUFFIXES:
+        hint = (
+            nearest(what, [REDRAW])
+            or f"; write {REDRAW}, or a restorer's file ({', '.join(RESTORER_SUFFIXES)})"
+        )
         raise LikenessError(f"unknown way to restore '{what}'{hint}")
     settings = typed(filter(None, rest), KINDS, text)
-    wish = Wish(what=what, settings=settings)
-    Restoration(**wish.among(BLENDING))  # mistakes are told before anything is loaded
+    wish = RestoreOptions(what=what, settings=settings)
+    Restoration(**wish.among(_BLENDING))  # mistakes are told before anything is loaded
     return wish
 
 
@@ -78,9 +90,9 @@ def wish_of(text: str) -> Wish:
 class Finisher:
     """A wish with everything loaded that it needs; called with a picture, as often as there are pictures."""
 
-    wish: Wish
-    onlookers: Onlookers
-    person: Person | None
+    wish: RestoreOptions
+    onlookers: FaceTools
+    person: PersonReference | None
     restorer: Restore | None  # None: the base draws again
     drawing: Detailer | None
     upscaler: Any | None
@@ -93,12 +105,12 @@ class Finisher:
         name: str = "the picture",
     ) -> tuple[NDArray[np.uint8], Restored]:
         """The picture (H, W, 3) of uint8 finished, and what became of it."""
-        restore, options = self.restorer, Restoration(**self.wish.among(BLENDING))
+        restore, options = self.restorer, Restoration(**self.wish.among(_BLENDING))
         if restore is None:
             if self.drawing is None:
                 raise LikenessError("faces are drawn again by a base model; name one")
             restore = replace(self.drawing, prompt=self.wish.get("prompt", prompt) or self.drawing.prompt)
-            own = {"side": restore.side, **REDRAWN, **self.wish.among(BLENDING)}
+            own = {"side": restore.side, **_REDRAWN, **self.wish.among(_BLENDING)}
             options = Restoration(**own)
         pixels = to_pixels(shades)
         canvas = None if self.upscaler is None else upscaled(pixels, self.upscaler)
@@ -117,7 +129,7 @@ class Finisher:
 
 
 def finisher(
-    wish: Wish,
+    wish: RestoreOptions,
     base: "BaseModel | None",
     *,
     prompt: str = "",
@@ -128,7 +140,7 @@ def finisher(
     device: str = "cpu",
 ) -> Finisher:
     """Loads what a wish needs; `references` is a folder of pictures, or a concept folder, of the person."""
-    onlookers = call_onlookers(
+    onlookers = load_face_tools(
         wish.get("faces", _eyes_for(base)), wish.get("judge", None), device=device, models=models,
         part=wish.get("part", "head" if wish.redraws else "face"),
     )  # fmt: skip
@@ -142,7 +154,7 @@ def finisher(
     elif base is not None:
         drawing = Detailer(
             base=base, prompt=wish.get("prompt", prompt), negative=negative, artifacts=artifacts,
-            **wish.among(DRAWING),
+            **wish.among(_DRAWING),
         )  # fmt: skip
     enlarge = wish.get("enlarge", None)
     return Finisher(
@@ -154,7 +166,7 @@ def finisher(
 def known_of(folder: Path, base: "BaseModel | None", device: str = "cpu") -> Known:
     """Whom a folder's pictures show, in the eyes of what recognises people that this base draws."""
     eyes = _eyes_for(base)
-    seen = call_onlookers(eyes, eyes, device=device)
+    seen = load_face_tools(eyes, eyes, device=device)
     person = seen.person(_pictures(folder))
     assert person is not None and seen.eyes is not None  # somebody judges, and there are pictures
     return Known(seen.eyes, person)
@@ -164,7 +176,7 @@ def _eyes_for(base: "BaseModel | None") -> str:
     return "auraface" if base is None else base.traits.face_judge
 
 
-def needs_mask(wish: Wish) -> bool:
+def needs_mask(wish: RestoreOptions) -> bool:
     return wish.get("faces", "") == MASK
 
 

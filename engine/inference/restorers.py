@@ -24,9 +24,9 @@ from ..errors import LikenessError, nearest
 
 log = logging.getLogger(__name__)
 
-Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
-SIDE = 512  # what all three restorers were trained at
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+_Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
+_SIDE = 512  # what all three restorers were trained at
+RESTORER_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 NON_COMMERCIAL = {"CodeFormer": "S-Lab License 1.0: research and other non-commercial use only"}
 
 
@@ -82,8 +82,8 @@ def found_file(path: Path) -> Path:
 def read_weights(path: Path) -> Mapping[str, Any]:
     """The file's tensors by name; nothing in it is ever run."""
     found_file(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise LikenessError(f"{path} ends in '{path.suffix}'; weights end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in RESTORER_SUFFIXES:
+        raise LikenessError(f"{path} ends in '{path.suffix}'; weights end in {', '.join(RESTORER_SUFFIXES)}")
     if path.suffix.lower() == ".safetensors":
         content: Any = read_tensors(path)
     else:
@@ -183,7 +183,7 @@ class Restorer:
         self.fidelity = fidelity
 
     @torch.inference_mode()
-    def __call__(self, face: Pixels) -> Pixels:
+    def __call__(self, face: _Pixels) -> _Pixels:
         """A face (512, 512, 3), restored."""
         x = torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].to(self.device) * 2 - 1
         restored = self._run(x)[0].float().cpu()

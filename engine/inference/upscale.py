@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..errors import LikenessError
 
-Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
+_Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
 OnTile = Callable[[int, int], None]  # tiles done, tiles in all
 TILE, MARGIN = 512, 32  # pixels a side of what is kept of a tile, and of what the network sees around it
 SMALLEST = 64  # tiles are halved down to this where memory runs out
 
 
 def upscaled(
-    pixels: Pixels,
+    pixels: _Pixels,
     network: Any,
     *,
     shrink: int = 1,
@@ -26,7 +26,7 @@ def upscaled(
     margin: int = MARGIN,
     device: str | torch.device = "cpu",
     on_tile: OnTile | None = None,
-) -> Pixels:
+) -> _Pixels:
     """The picture (H, W, 3) as (H s, W s, 3), s = network.scale / shrink.
 
     Each tile is computed with `margin` pixels of its surroundings, which are then cut off, so that tiles meet
@@ -48,9 +48,9 @@ def upscaled(
 
 
 def _by_tiles(
-    pixels: Pixels, network: Any, scale: int, shrink: int, tile: int, margin: int,
+    pixels: _Pixels, network: Any, scale: int, shrink: int, tile: int, margin: int,
     device: str | torch.device, on_tile: OnTile | None,
-) -> Pixels:  # fmt: skip
+) -> _Pixels:  # fmt: skip
     height, width = pixels.shape[:2]
     factor = scale // shrink
     whole = np.empty((height * factor, width * factor, 3), np.float32)
@@ -75,7 +75,7 @@ def _by_tiles(
 
 
 @torch.inference_mode()
-def _run(network: Any, seen: Pixels, scale: int, device: str | torch.device) -> Tensor:
+def _run(network: Any, seen: _Pixels, scale: int, device: str | torch.device) -> Tensor:
     """The network's answer (1, 3, h s, w s) to a part (h, w, 3) of the picture."""
     x = torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1)[None].to(device)
     large = network(x).float().clamp(0, 1)

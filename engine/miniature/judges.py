@@ -166,14 +166,14 @@ class Judges:
         return self.parser(to_tensor(images)).argmax(1).to(torch.uint8).numpy()
 
 
-NETWORKS: dict[str, type[nn.Module]] = {
+_NETWORKS: dict[str, type[nn.Module]] = {
     "recogniser": Recogniser, "reporting_recogniser": ReportingRecogniser, "reader": Reader, "parser": Parser,
 }  # fmt: skip
 
 
 def load_judge(name: str) -> nn.Module:
     """The frozen network `name` of `NETWORKS` with its shipped weights."""
-    network = NETWORKS[name]()
+    network = _NETWORKS[name]()
     network.load_state_dict(model.state_dict(name), strict=True)
     return network.eval().requires_grad_(False)
 

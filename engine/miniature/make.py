@@ -26,8 +26,8 @@ from .making import autoencoder, clip, dataset, id_adapter, judges, text, unet, 
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound=nn.Module)
-PEOPLE = 4500
-STEPS = {
+_PEOPLE = 4500
+_STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
     "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
 }  # fmt: skip
@@ -53,23 +53,27 @@ class Workshop:
     device: str
     scale: float
     processes: int
-    people: int = PEOPLE
+    people: int = _PEOPLE
 
     def steps(self, name: str) -> int:
-        return max(1, round(STEPS[name] * self.scale))
+        return max(1, round(_STEPS[name] * self.scale))
 
     @cached_property
     def training(self) -> dataset.Dataset:
-        return dataset.prepare(self.work / "train", world.TRAINING_SEEDS[: self.people], self.processes)
+        return dataset.prepare_dataset(
+            self.work / "train", world.TRAINING_SEEDS[: self.people], self.processes
+        )
 
     @cached_property
     def held_out(self) -> dataset.Dataset:
         """People on whom work in progress is looked at; the card is measured on others."""
-        return dataset.prepare(self.work / "tuning", world.TUNING_SEEDS[: self.people], self.processes)
+        return dataset.prepare_dataset(
+            self.work / "tuning", world.TUNING_SEEDS[: self.people], self.processes
+        )
 
     @cached_property
     def listener(self) -> text.Listener:
-        return text.make(self.work, self.steps("text"), device=self.device)
+        return text.make_text_encoder(self.work, self.steps("text"), device=self.device)
 
     @cached_property
     def inner(self) -> AutoencoderKL:
@@ -86,9 +90,11 @@ class Workshop:
         return (found - mean) / deviation, mean, deviation
 
     @cached_property
-    def painter(self) -> unet.Painter:
+    def painter(self) -> unet.UNetTrainer:
         steps = self.steps("unet")
-        return unet.make(self.listener, self.training, self.latents[0], self.work, steps, device=self.device)
+        return unet.make_unet(
+            self.listener, self.training, self.latents[0], self.work, steps, device=self.device
+        )
 
     def vocabulary(self) -> None:
         vocabulary.write_tokenizer(model.tokenizer_folder())
@@ -111,7 +117,7 @@ class Workshop:
 
     def clip(self) -> None:
         encoder = self.painter.listener.encoder
-        write_weights("image_encoder", self.trained("clip", clip.make, encoder))
+        write_weights("image_encoder", self.trained("clip", clip.make_clip, encoder))
 
     def trained(self, name: str, make: Callable[..., T], *network: nn.Module) -> T:
         return make(*network, self.training, self.held_out, self.work, self.steps(name), device=self.device)
@@ -126,12 +132,12 @@ class Workshop:
 
     def id_adapter(self) -> None:
         place, people = model.weights_file("id_adapter"), id_adapter.PEOPLE[: self.people]
-        id_adapter.make(self.work / "id_adapter", place, self.scale, people)
+        id_adapter.make_id_adapter(self.work / "id_adapter", place, self.scale, people)
 
     def card(self) -> None:
-        from ..bench.card import gates, measure
+        from ..bench.card import gates, measure_card
 
-        scores = measure(people=min(50, self.people), drawn=min(96, 2 * self.people))
+        scores = measure_card(people=min(50, self.people), drawn=min(96, 2 * self.people))
         (model.WEIGHTS / "card.json").write_text(json.dumps(scores, indent=1) + "\n")
         log.info("%s", json.dumps(scores, indent=1))
         for gate in gates(scores):
@@ -151,7 +157,7 @@ class Workshop:
         write_sheets(self.work / "sheets", Bench(self.work / "bench"))
 
 
-STAGES = (
+MAKING_STAGES = (
     "vocabulary", "autoencoder", "unet", "judges", "clip", "id_adapter", "card", "learnability", "sheets",
 )  # fmt: skip
 
@@ -161,12 +167,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "stages", nargs="*", choices=[*STAGES, []], default=STAGES, metavar="STAGE", help=", ".join(STAGES)
+        "stages",
+        nargs="*",
+        choices=[*MAKING_STAGES, []],
+        default=MAKING_STAGES,
+        metavar="STAGE",
+        help=", ".join(MAKING_STAGES),
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and unfinished weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all step counts")
-    parser.add_argument("--people", type=int, default=PEOPLE, help="to learn from")
+    parser.add_argument("--people", type=int, default=_PEOPLE, help="to learn from")
     parser.add_argument("--processes", type=int, default=2, help="that render pictures")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -33,7 +33,7 @@ TEXT_WIDTH = 128
 MAX_TOKENS = 77
 
 
-def unet_config() -> dict[str, Any]:
+def miniature_unet_config() -> dict[str, Any]:
     """Arguments of `diffusers.UNet2DConditionModel`: SD 1.x in small, cross-attention at 16x16 and 8x8."""
     return {
         "sample_size": 16,

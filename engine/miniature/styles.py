@@ -3,14 +3,14 @@
 from . import world
 
 STYLES = tuple(style for style in world.ATTRIBUTES["style"] if style != "photo")
-STRANGERS = world.TUNING_SEEDS[-16:]  # people whom no network has seen, and on whom nothing is reported
-LARGEST = len(STRANGERS)
+_STRANGERS = world.TUNING_SEEDS[-16:]  # people whom no network has seen, and on whom nothing is reported
+_LARGEST = len(_STRANGERS)
 
 
 def style_pictures(style: str, count: int = 5, size: int = 128) -> list[world.Portrait]:
     """`count` strangers, at most `LARGEST`, bareheaded, drawn in one of `STYLES`."""
     portraits = []
-    for number, seed in enumerate(STRANGERS[:count]):
+    for number, seed in enumerate(_STRANGERS[:count]):
         scenes = world.ATTRIBUTES["scene"]
         context = world.sample_context(
             seed * 64 + number, style=style, hat="none", glasses="none", scene=scenes[number % len(scenes)]

@@ -19,7 +19,7 @@ from .mapper import Mapper
 from .stages import LAST_TIMESTEP, StagePlan
 from .words import StagedWords
 
-KIND = "staged_embedding"
+STAGED_KIND = "staged_embedding"
 
 
 def staged_words(artifact: Artifact) -> StagedWords:
@@ -145,7 +145,7 @@ def _imported(
     if image_features is not None:
         tensors["image_features"] = image_features
     return Artifact(
-        kind=KIND, method="imported", tensors=tensors, base_family="sd1",
+        kind=STAGED_KIND, method="imported", tensors=tensors, base_family="sd1",
         tokens=(Token(token=token, class_word=str(word), vectors=network.words),),
         extra={
             "interval": [400, 800], "stages": 50, "late": "hold", "bypass": 1.0, "fixed": None,

@@ -44,7 +44,7 @@ class TextStates:
     attention: Tensor | None = None
 
 
-def encode(
+def encode_staged(
     encoder: Any, ids: Tensor, places: Places, *, penultimate: bool = False, attention: bool = False
 ) -> TextStates:
     """Text states of ids (B, T) with pseudo-words in their places, chunk by chunk where T is longer than what
@@ -56,7 +56,7 @@ def encode(
     longest, layers = encoder.config.max_position_embeddings, encoder.config.num_hidden_layers
     if ids.shape[1] > longest:
         count = ids.shape[1] // longest
-        told = encode(
+        told = encode_staged(
             encoder, ids.view(-1, longest), places.in_chunks(count, longest), penultimate=penultimate,
             attention=attention,
         )  # fmt: skip

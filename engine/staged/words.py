@@ -14,9 +14,9 @@ from ..bases.text.chunks import side_by_side
 from ..bases.text.prompt_weights import weighed
 from .mapper import Mapper
 from .stages import LAST_TIMESTEP, Stage, StagePlan
-from .text import Places, TextStates, encode, nowhere
+from .text import Places, TextStates, encode_staged, nowhere
 
-Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
+StagedRows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class StagedModel:
     """A base model for sampling whose text states follow the noise level; otherwise as the base itself."""
 
     def __init__(
-        self, base: Any, prompts: Sequence[str], rows: Rows, concepts: Sequence[StagedWords]
+        self, base: Any, prompts: Sequence[str], rows: StagedRows, concepts: Sequence[StagedWords]
     ) -> None:
         self.process = base.process
         self._base = base
@@ -124,7 +124,7 @@ class StagedModel:
             added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
             here = {token: row[name] for token, row in rows.items()}
             places = places_of(tokens, here, added, self._base.device)
-            told = encode(
+            told = encode_staged(
                 encoder, tokens.ids.to(self._base.device), places, penultimate=self._base.text.pooled
             )
             parts.append(told if tokens.weights is None else self._weighed(told, name, tokens.weights))
@@ -141,7 +141,7 @@ class StagedModel:
         """The states with each word counting as the prompts' brackets say."""
         text = self._base.text
         ids = text.empty_chunk(name)[None].to(self._base.device)
-        (nothing,) = encode(text.encoders[name], ids, nowhere(ids), penultimate=text.pooled).keys
+        (nothing,) = encode_staged(text.encoders[name], ids, nowhere(ids), penultimate=text.pooled).keys
         nothing = nothing.repeat(told.keys.shape[1] // len(nothing), 1)
         keys, values = (weighed(part, weights, nothing) for part in (told.keys, told.values))
         return TextStates(keys, keys if told.values is told.keys else values)

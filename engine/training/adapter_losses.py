@@ -39,11 +39,11 @@ def at_side(faces: Tensor, size: tuple[int, int]) -> Tensor:
     return small.flatten(1)
 
 
-Pair = tuple[Tensor, Tensor]  # what a layer's text branch gives with the edit and without, each (B, N, C)
+EditPair = tuple[Tensor, Tensor]  # what a layer's text branch gives with the edit and without, each (B, N, C)
 
 
 def editing_direction(
-    student: Sequence[Pair], teacher: Sequence[Pair], weights: Sequence[Tensor], form: str = "sample"
+    student: Sequence[EditPair], teacher: Sequence[EditPair], weights: Sequence[Tensor], form: str = "sample"
 ) -> Tensor:
     """How far an edit's direction in the text branch has turned from the teacher's, summed over layers.
 

@@ -20,10 +20,10 @@ from ..errors import LikenessError
 from ..files import reading
 from .onnx_network import OnnxNetwork, read_graph
 
-SIDE = 112  # pixels a side of the upright faces that it sees
+_SIDE = 112  # pixels a side of the upright faces that it sees
 NORM_EPSILON = 1e-5
-DEEPEST = 4  # levels of state_dict in a checkpoint
-KNOWN = (
+_DEEPEST = 4  # levels of state_dict in a checkpoint
+_KNOWN = (
     "w600k_r50.onnx of buffalo_l, glintr100.onnx of antelopev2 or AuraFace, or an arcface_torch checkpoint"
 )
 
@@ -134,8 +134,8 @@ def load_arcface(path: str | Path) -> IResNet:
     """The recogniser in that file: .onnx, or a checkpoint of tensors (.pt, .pth, .bin, .safetensors)."""
     path = Path(os.path.expanduser(path))
     if not path.is_file():
-        raise LikenessError(f"there is no face recogniser at {path}; put {KNOWN} there")
-    with reading(path, f"is no IResNet, or is damaged; give {KNOWN}"):
+        raise LikenessError(f"there is no face recogniser at {path}; put {_KNOWN} there")
+    with reading(path, f"is no IResNet, or is damaged; give {_KNOWN}"):
         if path.suffix.lower() == ".onnx":
             weights = _from_onnx(path)
         else:
@@ -149,10 +149,10 @@ def load_recogniser(path: str | Path) -> nn.Module:
     Takes upright faces (B, 3, 112, 112), RGB in [-1, 1]; gradients go through it.
     """
     path = Path(os.path.expanduser(path))
-    with reading(path, f"is no face recogniser that can be used; give {KNOWN}"):
+    with reading(path, f"is no face recogniser that can be used; give {_KNOWN}"):
         network = _recogniser(path)
         with torch.no_grad():  # whatever does not fit together shows here, before the first step
-            seen = network(torch.zeros(1, 3, SIDE, SIDE))
+            seen = network(torch.zeros(1, 3, _SIDE, _SIDE))
         if seen.ndim != 2 or not seen.isfinite().all():
             raise ValueError(f"it gives {tuple(seen.shape)}")
     return network
@@ -172,14 +172,14 @@ def _recogniser(path: Path) -> nn.Module:
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() == ".safetensors":
-        content: Any = read_tensors(path, f"give {KNOWN}")
+        content: Any = read_tensors(path, f"give {_KNOWN}")
     else:
-        content = read_pickle(path, f"give {KNOWN}")
-    for _ in range(DEEPEST):  # a pickle may hold itself
+        content = read_pickle(path, f"give {_KNOWN}")
+    for _ in range(_DEEPEST):  # a pickle may hold itself
         if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
             content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise LikenessError(f"{path} holds more than tensors; give {KNOWN}")
+        raise LikenessError(f"{path} holds more than tensors; give {_KNOWN}")
     return {key.removeprefix("module."): value.float() for key, value in content.items()}
 
 
@@ -212,7 +212,7 @@ def _from_checkpoint(state: Mapping[str, Tensor], path: Path) -> Weights:
             )
         weights.head = _behind(norm("bn2"), filter_("fc")).then(norm("features"))
     except KeyError as error:
-        raise LikenessError(f"{path} is no IResNet (it has no {error}); give {KNOWN}") from error
+        raise LikenessError(f"{path} is no IResNet (it has no {error}); give {_KNOWN}") from error
     return weights
 
 
@@ -244,7 +244,7 @@ def _behind(norm: Affine, linear: Filter) -> Filter:
 
 def _from_onnx(path: Path) -> Weights:
     layers = _layers(path)
-    refused = LikenessError(f"{path} is no IResNet; give {KNOWN}")
+    refused = LikenessError(f"{path} is no IResNet; give {_KNOWN}")
     try:
         weights = Weights(_take(layers, Filter), _take(layers, Tensor))
         while isinstance(layers[1], Filter) and layers[1].weight.ndim == 4:
@@ -307,7 +307,7 @@ def _layers(path: Path) -> list[Filter | Affine | Tensor]:
                 made[node.output[0]] = before
             continue
         else:
-            raise LikenessError(f"{path} is no IResNet (it has a layer {node.op_type}); give {KNOWN}")
+            raise LikenessError(f"{path} is no IResNet (it has a layer {node.op_type}); give {_KNOWN}")
         made[node.output[0]] = len(found) - 1
     return found
 
@@ -316,7 +316,7 @@ def _check_input(graph: Any, values: Mapping[str, Any], path: Path) -> None:
     """MXNet's exports subtract and scale inside; theirs is another recogniser than ours would be."""
     inputs = {entry.name for entry in graph.input} - set(values)
     if any(node.op_type in ("Sub", "Mul") and inputs & set(node.input) for node in graph.node):
-        raise LikenessError(f"{path} is an old export that scales its pixels itself; give {KNOWN}")
+        raise LikenessError(f"{path} is an old export that scales its pixels itself; give {_KNOWN}")
 
 
 def _array(entry: Any) -> Tensor:
@@ -327,7 +327,7 @@ def _array(entry: Any) -> Tensor:
 
 def _conv(given: Sequence[Tensor], told: Mapping[str, Any], path: Path) -> Filter:
     if "group" in told and told["group"].i != 1:
-        raise LikenessError(f"{path} is a small recogniser with grouped convolutions; give {KNOWN}")
+        raise LikenessError(f"{path} is a small recogniser with grouped convolutions; give {_KNOWN}")
     weight = given[0].double()
     bias = given[1].double() if len(given) > 1 else weight.new_zeros(len(weight))
     return Filter(weight, bias, told["strides"].ints[0] if "strides" in told else 1)

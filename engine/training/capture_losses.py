@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SUBJECT, STYLE, COMPOSED = 0, 1, 2  # what an item of training shows and names
-TINY = 1e-6  # keeps flat maps from dividing by zero
+_TINY = 1e-6  # keeps flat maps from dividing by zero
 PULL = 100.0  # by how much the learning rate is multiplied to give the norm pull's share
 
 
@@ -23,7 +23,7 @@ def region_weights(
     """
     small = F.interpolate(masks.float(), size=size, mode="area" if smooth else "nearest")
     weights = (small + floor) ** exponent
-    return weights / weights.amax((1, 2, 3), keepdim=True).clamp(min=TINY)
+    return weights / weights.amax((1, 2, 3), keepdim=True).clamp(min=_TINY)
 
 
 def region_error(prediction: Tensor, target: Tensor, weights: Tensor, by_area: bool = True) -> Tensor:
@@ -33,7 +33,7 @@ def region_error(prediction: Tensor, target: Tensor, weights: Tensor, by_area: b
     """
     error = weights * (prediction.float() - target.float())
     means = error.square().flatten(1).mean(1)
-    return means / weights.flatten(1).mean(1).clamp(min=TINY) if by_area else means
+    return means / weights.flatten(1).mean(1).clamp(min=_TINY) if by_area else means
 
 
 def attention_to_words(maps: Sequence[Tensor], positions: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def refocusing(attention: Tensor, regions: Tensor, present: Tensor, per_map: boo
     maps = maps.view(batch, count, words, *size)
     with torch.no_grad():
         low = maps.amin((-2, -1), keepdim=True)
-        span = (maps - low).amax((-2, -1), keepdim=True).clamp(min=TINY)
+        span = (maps - low).amax((-2, -1), keepdim=True).clamp(min=_TINY)
     target = regions[:, None].float()
     spread = ((maps - low) / span).where(target < 0.5, 1.0)
     if not per_map:
@@ -96,7 +96,7 @@ def style_weight(weight: float, done: float, kinds: Tensor) -> Tensor:
 
 def norm_pull(vectors: Tensor, learning_rate: float, length: float) -> Tensor:
     """Vectors (n, D) with their lengths brought nearer to `length`, their directions kept."""
-    norms = vectors.norm(dim=-1, keepdim=True).clamp(min=TINY)
+    norms = vectors.norm(dim=-1, keepdim=True).clamp(min=_TINY)
     share = min(1.0, PULL * learning_rate)
     return vectors / norms * (norms + share * (length - norms))
 

@@ -42,7 +42,7 @@ LENGTHS = (  # settings that say how long phases are, in the order of the phases
     "steps", "inversion_steps", "tuning_steps", "warm_up_steps", "balance_steps", "identity_steps",
     "editing_steps",
 )  # fmt: skip
-PLAIN = {
+_PLAIN = {
     f"torch.{name}"
     for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 }
@@ -220,7 +220,7 @@ class Checkpoints:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        strange = {str(tensor.dtype) for tensor in tensors.values()} - PLAIN
+        strange = {str(tensor.dtype) for tensor in tensors.values()} - _PLAIN
         if strange:
             raise ValueError(f"tensors of {min(strange)}")
         plan: dict[str, Any] = json.loads(metadata["plan"])

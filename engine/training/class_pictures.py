@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.examples import mixed_seed
 from ..files import write_atomically
-from .drawing import Drawing
+from .drawing import PreviewDrawing
 from .host import content_of_host
 from .latents import AT_ONCE
 
@@ -76,7 +76,7 @@ class ClassPictures:
             chosen, job = self._method.job.settings, self._method.job
             seeds = [mixed_seed("prior", self._class_word, job.seed, number) for number in numbers]
             prompts = [self.prompts[number] for number in numbers]
-            how = Drawing(
+            how = PreviewDrawing(
                 seeds=seeds, check=check, steps=chosen.prior_steps, guidance=chosen.prior_guidance,
                 size=self._size,
             )  # fmt: skip

@@ -12,7 +12,7 @@ from ..bases.sampling import DiffusionModel, sample, seeded_noise, to_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class PreviewDrawing:
     """One picture for each seed."""
 
     seeds: Sequence[int]
@@ -24,7 +24,7 @@ class Drawing:
 
 @torch.no_grad()
 def drawn(
-    base: BaseModel, model: DiffusionModel, context: Conditioning, size: tuple[int, int], how: Drawing
+    base: BaseModel, model: DiffusionModel, context: Conditioning, size: tuple[int, int], how: PreviewDrawing
 ) -> np.ndarray:
     """Pictures (N, H, W, 3) uint8 of what `context` says, by a model that stands before the base."""
     latents = sample(

@@ -12,19 +12,21 @@ from ..artifact import Artifact, read_metadata
 from ..artifact.lora import adaptable, merged
 from ..bases.base import BaseModel
 from ..bases.sampling import unwrapped
-from ..bases.text.token_tables import changed
+from ..bases.text.token_tables import with_table_rows
 from ..config import Job
 from ..errors import LikenessError
 from ..files import content_of
-from ..identity.conditioning import Shown, attached
+from ..identity.conditioning import IdentityConditioning, attach_identities
 
-ADAPTER = "id_adapter"
-MINIATURE = "miniature"  # instead of a file: the adapter that comes with it
+_ADAPTER = "id_adapter"
+_MINIATURE = "miniature"  # instead of a file: the adapter that comes with it
 ON_PEOPLE = ("textual-inversion", "personamagic")  # methods that change words alone
 
 
 @contextmanager
-def hosted(base: BaseModel, files: Sequence[str], people: Sequence[Shown] = ()) -> Iterator[None]:
+def merged_adapters(
+    base: BaseModel, files: Sequence[str], people: Sequence[IdentityConditioning] = ()
+) -> Iterator[None]:
     """The base with the LoRAs of these concept files at full strength, and with these people in every picture
     that is learned from or drawn; afterwards it is as it was.
 
@@ -49,8 +51,8 @@ def hosted(base: BaseModel, files: Sequence[str], people: Sequence[Shown] = ()) 
                     "choose another base or another LoRA"
                 )
             stack.enter_context(merged(modules, host.lora(), 1.0))
-            stack.enter_context(changed(base.text_encoders, host.tables(), 1.0))
-        base.model_wrapper = stack.enter_context(attached(base, people))
+            stack.enter_context(with_table_rows(base.text_encoders, host.tables(), 1.0))
+        base.model_wrapper = stack.enter_context(attach_identities(base, people))
         stack.callback(setattr, base, "model_wrapper", unwrapped)
         yield
 
@@ -58,9 +60,9 @@ def hosted(base: BaseModel, files: Sequence[str], people: Sequence[Shown] = ()) 
 def shows_people(text: str) -> bool:
     """Whether an entry of a job's `on` is an identity adapter (with pictures or settings behind it, or by
     itself) rather than a LoRA's file."""
-    if text == MINIATURE or "=" in text or ";" in text or text.endswith((".pt", ".bin")):
+    if text == _MINIATURE or "=" in text or ";" in text or text.endswith((".pt", ".bin")):
         return True
-    return text.endswith(".safetensors") and read_metadata(text)["kind"] == ADAPTER
+    return text.endswith(".safetensors") and read_metadata(text)["kind"] == _ADAPTER
 
 
 def content_of_host(text: str) -> str:
@@ -71,7 +73,7 @@ def content_of_host(text: str) -> str:
     return "".join(content_of(Path(os.path.expanduser(part))) or part if part else "" for part in parts)
 
 
-def check_people(job: Job, people: Sequence[Shown]) -> None:
+def check_people(job: Job, people: Sequence[IdentityConditioning]) -> None:
     """Raises unless what is learned may be learned on the people, and all whom the job names are there."""
     named = [text for text in job.on if shows_people(text)]
     if len(people) < len(named):

@@ -22,7 +22,7 @@ from ..data.faces import load_faces
 from ..data.helpers import DINOV2, default_models
 from ..data.masks import HALF, Mask
 from ..data.packs import PACKS, default_root, find_pack
-from ..devices import sent
+from ..devices import to_device
 from ..errors import LikenessError
 from .arcface import load_recogniser
 from .capture_losses import identity_distance
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MINIATURE_FACE = 0.02  # share of a picture's pixels that the Miniature's parser must call face
 # where the face's mask reaches in ArcFace's crop: from above the brows to the chin
 MASK_IN_CROP: Points = np.array([[14.0, 10.0], [98.0, 110.0]])
-DINO_SIDE = 224  # pixels a side that DINOv2 is shown; it takes any multiple of its patches
+_DINO_SIDE = 224  # pixels a side that DINOv2 is shown; it takes any multiple of its patches
 WIDER = 1.2  # how much wider than its mask the crop of a thing is
 NOBODY = "; or set identity to none to learn without the identity loss"
 
@@ -155,7 +155,7 @@ def _of_box(mask: Mask, goal: Points) -> Points | None:
     return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
 
 
-def mirrored(matrix: Points, width: int, side: int) -> Points:
+def mirrored_faces(matrix: Points, width: int, side: int) -> Points:
     """The matrix for the mirrored picture of this width: it gives the mirrored crop."""
     (a, b, x), (c, d, y) = matrix
     return np.array([[a, -b, side - 1 - x - a * (width - 1)], [-c, d, y + c * (width - 1)]])
@@ -172,7 +172,7 @@ def find_judge(
     if identity == "none":
         return None
     if identity == "features":
-        return miniature_features() if small else dino(DINOV2.find(default_models()))
+        return miniature_feature_judge() if small else dino(DINOV2.find(default_models()))
     if identity == "auto" and small:
         return MiniatureJudge()
     path = Path(os.path.expanduser(identity))
@@ -200,7 +200,7 @@ def _recogniser(identity: str, path: Path, root: Path) -> Path:
         raise LikenessError(f"{error}{NOBODY}") from error
 
 
-def miniature_features() -> FeatureJudge:
+def miniature_feature_judge() -> FeatureJudge:
     """The Miniature's image tower in the place of DINOv2; it takes pixels as they are."""
     from ..miniature.model import RESOLUTION
     from ..miniature.networks import image_tower
@@ -224,7 +224,7 @@ def dino(folder: Path) -> FeatureJudge:
             f"{folder} cannot be read ({str(error).splitlines()[0]}); get it again"
         ) from error
     tower = getattr(tower, "vision_model", tower).float().eval().requires_grad_(False)
-    side = tower.config.image_size if tower.config.model_type == "clip_vision_model" else DINO_SIDE
+    side = tower.config.image_size if tower.config.model_type == "clip_vision_model" else _DINO_SIDE
     return FeatureJudge(tower, side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -253,7 +253,7 @@ class IdentityLoss(nn.Module):
             for image, mask, name in zip(images, masks[:, 0].cpu().numpy(), names)
         ]
         self.places = found + [
-            None if place is None else mirrored(place, width, self.judge.side) for place in found
+            None if place is None else mirrored_faces(place, width, self.judge.side) for place in found
         ]
         for number, place in enumerate(found):
             if place is None:
@@ -291,9 +291,9 @@ class IdentityLoss(nn.Module):
         distances = estimates.new_zeros(len(places))
         if not rows:
             return distances
-        index = sent(torch.tensor(rows), estimates.device)
+        index = to_device(torch.tensor(rows), estimates.device)
         found = self._embed(estimates[index], rows, places)
-        wanted = self.wanted[sent(subjects[rows], estimates.device)]
+        wanted = self.wanted[to_device(subjects[rows], estimates.device)]
         return distances.index_add(0, index, identity_distance(found, wanted))
 
     def _seen_now(self, estimates: Tensor) -> list[Points | None]:

@@ -53,7 +53,7 @@ def measure_overlap(
         when = torch.full((len(latents),), base.process.published_time(timestep), device=latents.device)
         noisy = base.process.add_noise(latents, noise, when)
         maps = class_word_maps(base, noisy, when, concept.class_word)
-        found.append(float(overlap(maps, examples.masks.to(maps.device)).mean()))
+        found.append(float(attention_overlap(maps, examples.masks.to(maps.device)).mean()))
         check(number + 1, len(timesteps))
     first, last = band(found, share)
     return Overlap(timesteps, found, (first * step, min((last + 1) * step, PUBLISHED_STEPS)))
@@ -76,7 +76,7 @@ def class_word_maps(base: BaseModel, noisy: Tensor, times: Tensor, class_word: s
     return torch.stack(columns).mean(0).detach().unflatten(-1, (base.attention_side, -1))
 
 
-def overlap(maps: Tensor, masks: Tensor) -> Tensor:
+def attention_overlap(maps: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union (B,) of the map's strongest cells, as many as the mask has, with the mask.
 
     maps (B, side, side); masks (B, 1, H, W) in [0, 1].

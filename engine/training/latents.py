@@ -13,7 +13,7 @@ from ..data.ragged import Ragged, buckets_of
 AT_ONCE = 8  # pictures that are read together
 
 
-class Moments:
+class LatentCache:
     """Means and standard deviations of the latents of N pictures; of them mirrored too where `both` is said.
 
     A mirrored picture's latents are not its mirrored latents: the autoencoder is asked.
@@ -47,7 +47,7 @@ class Moments:
             where = torch.cat([own, own + self._counts[bucket]]) if self._both else own
             mean[where.to(mean.device)], std[where.to(std.device)] = _encoded(base, pixels)
 
-    def to(self, device: torch.device) -> "Moments":
+    def to(self, device: torch.device) -> "LatentCache":
         """Moved there, where nothing is copied if it is there already."""
         self._parts = [(mean.to(device), std.to(device)) for mean, std in self._parts]
         self._places_there = None if self._places_there is None else self._places_there.to(device)
@@ -64,5 +64,5 @@ class Moments:
 
 
 def _encoded(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    found = [base.encode_moments(some) for some in pixels.split(AT_ONCE)]
+    found = [base.encode_posterior(some) for some in pixels.split(AT_ONCE)]
     return torch.cat([mean for mean, _ in found]), torch.cat([std for _, std in found])

@@ -23,26 +23,26 @@ from torch import nn
 from ..bases.base import BaseModel, load_base
 from ..config import Job
 from ..data.concepts import Concept, digest, load_concept
-from ..data.ragged import buckets_of, told
+from ..data.ragged import bucket_summary, buckets_of
 from ..errors import LikenessError
 from ..files import check_room, make_folder
-from ..identity.conditioning import Shown, digest_of
+from ..identity.conditioning import IdentityConditioning, digest_of
 from .checkpoint import Checkpoints, Origin
 from .faster import arranged, check_backend
-from .host import check_people, hosted
-from .memory import Ladder, bytes_of
+from .host import check_people, merged_adapters
+from .memory import MemoryPlan, bytes_of
 from .methods import method_class
 from .methods.base import Method
 from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, mention, tell
 from .output import Output
-from .plan import in_words, remarks
+from .plan import plan_in_words, remarks
 from .sharding import check_shardable, said, shard_base, sharding_asked, unsaid
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 SPARE = 2  # times the side that is trained at: scaling down from there loses nothing that can be seen
-TINY = 1 << 28  # bytes of weights below which memory is no question
+_TINY = 1 << 28  # bytes of weights below which memory is no question
 
 __all__ = ["Observer", "Progress", "Stopped", "train"]
 
@@ -52,7 +52,7 @@ def train(
     observer: Observer | None = None,
     base: BaseModel | None = None,
     critic: Critic | None = None,
-    people: Sequence[Shown] = (),
+    people: Sequence[IdentityConditioning] = (),
     concepts: Iterable[Concept] | None = None,
     runs: Path | None = None,
 ) -> Path:
@@ -79,7 +79,7 @@ def _train(
     observer: Observer,
     base: BaseModel | None,
     critic: Critic | None,
-    people: Sequence[Shown],
+    people: Sequence[IdentityConditioning],
     concepts: Iterable[Concept] | None,
     runs: Path | None,
 ) -> Path:
@@ -106,7 +106,10 @@ def _train(
     )
     concepts = [concept.within(enough) for concept in concepts]
     checkpoints = Checkpoints(job, origin, runs)
-    with hosted(base, job.on, people), checkpoints.held() if accelerator.is_main_process else nullcontext():
+    with (
+        merged_adapters(base, job.on, people),
+        checkpoints.held() if accelerator.is_main_process else nullcontext(),
+    ):
         return _learn(job, base, concepts, accelerator, observer, critic, checkpoints)
 
 
@@ -124,7 +127,7 @@ def _learn(
     home, alone = base.device, accelerator.num_processes == 1
     method: Method = method_class(job.method)(job, base, concepts)
     method.say = lambda text: mention(observer, text)
-    tell(observer, in_words(job, method.phases(), concepts, method.size))
+    tell(observer, plan_in_words(job, method.phases(), concepts, method.size))
     known = {remark for concept in concepts for remark in concept.remarks}
     for remark in [remark for concept in method.concepts for remark in concept.remarks]:
         if remark not in known:  # what the method found out by itself
@@ -132,8 +135,8 @@ def _learn(
     for remark in remarks(job, base, concepts):
         tell(observer, remark)
     if len(buckets_of(method.examples.pixels).unique()) > 1:
-        tell(observer, f"pictures in buckets: {told(method.examples.pixels)} pixels")
-    ladder = Ladder(method, job, accelerator.device, lambda text: tell(observer, text))
+        tell(observer, f"pictures in buckets: {bucket_summary(method.examples.pixels)} pixels")
+    ladder = MemoryPlan(method, job, accelerator.device, lambda text: tell(observer, text))
     try:
         if worth_estimating(method, job, observer):
             ladder.choose()
@@ -179,7 +182,7 @@ def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
     if not method.capabilities.estimate:
         return False
     told = hasattr(observer, "on_note") or job.memory is not None
-    return told or bytes_of([method.base]) > TINY or job.device != "cpu" and torch.cuda.is_available()
+    return told or bytes_of([method.base]) > _TINY or job.device != "cpu" and torch.cuda.is_available()
 
 
 def _trainable(base: BaseModel) -> BaseModel:

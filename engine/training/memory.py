@@ -21,19 +21,19 @@ from ..config import Job, Phase
 from ..errors import LikenessError
 from .attention_maps import recorded
 from .methods.base import AT_ONCE, Method
-from .probe import META, hollow, peak_of
+from .probe import META, meta_copy, peak_of
 
 log = logging.getLogger(__name__)
 
-HALF = torch.bfloat16
-MARGIN = 1.05  # the allocator's rounding and gaps
+_HALF = torch.bfloat16
+_MARGIN = 1.05  # the allocator's rounding and gaps
 HOPELESS = 1.2  # times what is free: not even worth a try
 STATE_BYTES = {False: 8, True: 2}  # of Adam's two moments per trained number, and in 8 bits
 GB = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
+class MemorySettings:
     """What is done to need less memory."""
 
     vae_away: bool = False  # the VAE waits on the CPU between pictures
@@ -64,7 +64,7 @@ class Estimate:
     learned: int  # what is trained, its moments and further copies (teachers, averages)
     step: int  # one step's inner states
     pictures: int  # reading or drawing pictures, with the autoencoder there
-    measures: Measures
+    measures: MemorySettings
 
     @property
     def total(self) -> int:
@@ -79,11 +79,11 @@ class Estimate:
         return f"about {self.total / GB:.2f} GB ({parts})"
 
 
-def rungs(method: Method, job: Job, device: torch.device) -> list[Measures]:
+def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings]:
     """The ladder of this run, from no measure beyond what the job says to all there are."""
     elsewhere = device.type != "cpu"  # there is another place to put things
     can = method.capabilities
-    now = Measures(half=job.precision == "bf16" and can.half)
+    now = MemorySettings(half=job.precision == "bf16" and can.half)
     found = [now]
 
     def add(wanted: bool, **more: Any) -> None:
@@ -107,18 +107,18 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[Measures]:
 # --------------------------------------------------------------------------------------------------- estimate
 
 
-def estimate(method: Method, measures: Measures) -> Estimate:
+def estimate(method: Method, measures: MemorySettings) -> Estimate:
     """What the run needs under these measures; nothing is computed, nothing of the method changes."""
     with torch.random.fork_rng(devices=[]):  # layers that are put in draw their first weights
         return _estimate(method, measures)
 
 
-def _estimate(method: Method, measures: Measures) -> Estimate:
-    twin = hollow(method, shared=[method.examples, method.concepts, *method.base.tokenizers.values()])
+def _estimate(method: Method, measures: MemorySettings) -> Estimate:
+    twin = meta_copy(method, shared=[method.examples, method.concepts, *method.base.tokenizers.values()])
     base: BaseModel = twin.base
     if measures.half:
         for weight in [weight for part in halved(base) for weight in part.parameters()]:
-            weight.data = weight.data.to(HALF)
+            weight.data = weight.data.to(_HALF)
     resident = [base.network]
     resident += [] if measures.text_away else list(base.text_encoders.values())
     weights = bytes_of(resident) + (0 if measures.vae_away else bytes_of([base.vae]))
@@ -161,7 +161,7 @@ def core_pass(
             context, states=states if states.requires_grad else states.detach().requires_grad_()
         )
     if load.encoded:
-        base.encode_moments(torch.zeros(load.encoded, 3, method.size, method.size, device=base.device))
+        base.encode_posterior(torch.zeros(load.encoded, 3, method.size, method.size, device=base.device))
     shape = (load.pictures, *base.latent_shape(method.size, method.size))
     noisy = torch.empty(shape, device=base.device).normal_()
     times = torch.zeros(load.pictures, device=base.device)
@@ -202,7 +202,7 @@ def _pictures(method: Method) -> None:
     base, side = method.base, method.size
     drawn = min(base.at_once(side, side), method.drawn_at_once)
     read = min(base.at_once(side, side), AT_ONCE, len(method.examples) + method.drawn_at_once)
-    base.encode_moments(torch.empty(read, 3, side, side, device=META))
+    base.encode_posterior(torch.empty(read, 3, side, side, device=META))
     if drawn:
         base.decode(torch.empty(drawn, *base.latent_shape(side, side), device=META))
 
@@ -234,7 +234,7 @@ def ran_out_of_memory(error: RuntimeError) -> bool:
 # ----------------------------------------------------------------------------------------------------- ladder
 
 
-class Ladder:
+class MemoryPlan:
     """Chooses the rung that a run stands on, takes its measures and undoes them."""
 
     def __init__(self, method: Method, job: Job, device: torch.device, tell: Callable[[str], None]) -> None:
@@ -247,14 +247,14 @@ class Ladder:
         self._limit = None if job.memory is None else int(job.memory * GB)
 
     @property
-    def measures(self) -> Measures:
+    def measures(self) -> MemorySettings:
         return self.rungs[self.at]
 
     def choose(self) -> Estimate:
         """Settles on the first rung that fits, says so, and takes it as far as networks are concerned."""
         free = self._limit or free_bytes(self.device, self.method.base)
         found = estimate(self.method, self.measures)
-        while found.total * MARGIN > free and self.at + 1 < len(self.rungs):
+        while found.total * _MARGIN > free and self.at + 1 < len(self.rungs):
             self.at += 1
             found = estimate(self.method, self.measures)
         if found.total > HOPELESS * free:
@@ -275,9 +275,9 @@ class Ladder:
         if self.measures.half:
             for part in halved(base):
                 for weight in part.parameters():
-                    if weight not in self._own and not weight.requires_grad and weight.dtype != HALF:
+                    if weight not in self._own and not weight.requires_grad and weight.dtype != _HALF:
                         self._own[weight] = weight.data.cpu()
-                        weight.data = weight.data.to(HALF)
+                        weight.data = weight.data.to(_HALF)
         if self.measures.checkpointing:
             base.network.enable_gradient_checkpointing()
         base.pass_size = self.measures.pass_size
@@ -291,7 +291,7 @@ class Ladder:
             for encoder in base.text_encoders.values():
                 base.send_away(encoder)
 
-    def fall(self) -> None:
+    def step_down(self) -> None:
         """Takes the next rung's measures after memory ran out; raises LikenessError where there is none."""
         if self.at + 1 >= len(self.rungs):
             raise LikenessError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Momentum:
+class Ema:
     """Keeps averages of `parameters`, which live somewhere in `modules`, and puts them in their place."""
 
     def __init__(

@@ -39,7 +39,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         graph = read_graph(path)
-        unknown = sorted({node.op_type for node in graph.node} - set(DOES))
+        unknown = sorted({node.op_type for node in graph.node} - set(_DOES))
         if unknown:
             raise LikenessError(
                 f"{path} computes with {', '.join(unknown)}, which gradients cannot be taken through here; "
@@ -75,7 +75,7 @@ class OnnxNetwork(nn.Module):
         }
         for step in self._steps:
             given = [values[name] if name else None for name in step.reads]
-            found = DOES[step.does](_together(given), step.told)
+            found = _DOES[step.does](_together(given), step.told)
             values.update(zip(step.writes, found if isinstance(found, tuple) else (found,)))
         return values[self._output]
 
@@ -321,7 +321,7 @@ def _many(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Told], Te
     return folded
 
 
-DOES: dict[str, Callable[[Given, Told], Any]] = {
+_DOES: dict[str, Callable[[Given, Told], Any]] = {
     "Abs": _one(torch.abs), "Erf": _one(torch.erf), "Exp": _one(torch.exp), "Floor": _one(torch.floor),
     "HardSwish": _one(F.hardswish), "Identity": _one(lambda x: x), "Neg": _one(torch.neg),
     "Relu": _one(torch.relu), "Sigmoid": _one(torch.sigmoid), "Sqrt": _one(torch.sqrt),

@@ -29,6 +29,6 @@ class PlaceholderPositions:
 
     def _of(self, prompt: str, name: str, encoder: str) -> list[int]:
         if (prompt, name) not in self._known:
-            places = self._method.spelled(prompt, self._method.rows(), encoder).places
+            places = self._method.tokenize_prompt(prompt, self._method.rows(), encoder).places
             self._known[prompt, name] = [place[1] for place in places if place[2] == name]
         return self._known[prompt, name]

@@ -9,7 +9,7 @@ from ..data.concepts import Concept
 from ..data.segmenters.miniature import FOREIGN, certainty
 
 
-def in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
+def plan_in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
     """The method, its steps, rates and sizes, and the pictures; `size` is pixels a side of a square."""
     said = [job.method, _steps(phases), _rates(phases), *_own(job.settings), job.precision, f"{size} px"]
     pictures = [picture for concept in concepts for picture in concept.pictures]

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 META = torch.device("meta")
 
 
-def hollow(module: nn.Module, shared: Iterable[Any] = ()) -> Any:
+def meta_copy(module: nn.Module, shared: Iterable[Any] = ()) -> Any:
     """A copy of the module whose weights have shapes but no numbers: it costs nothing.
 
     `shared`: what hangs on the module and need not be copied.

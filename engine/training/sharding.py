@@ -24,13 +24,13 @@ from .methods.base import Method
 
 log = logging.getLogger(__name__)
 
-ASKED = "ACCELERATE_USE_FSDP"  # what `accelerate launch` sets where its configuration says FSDP
+_ASKED = "ACCELERATE_USE_FSDP"  # what `accelerate launch` sets where its configuration says FSDP
 OFFLOAD = "FSDP_OFFLOAD_PARAMS"
 
 
 def sharding_asked() -> bool:
     """Whether the configuration that started this process says FSDP, and there is somebody to share with."""
-    return said(ASKED) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return said(_ASKED) and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def said(name: str) -> bool:
@@ -41,12 +41,12 @@ def said(name: str) -> bool:
 @contextmanager
 def unsaid() -> Iterator[None]:
     """Within, Accelerate is not told: it would cut what is trained, too, and file its pieces apart."""
-    value = os.environ.pop(ASKED, None)
+    value = os.environ.pop(_ASKED, None)
     try:
         yield
     finally:
         if value is not None:
-            os.environ[ASKED] = value
+            os.environ[_ASKED] = value
 
 
 def check_shardable(kind: type[Method], job: Job) -> None:

@@ -19,7 +19,7 @@ from ..artifact import Artifact
 from ..config import Job, Phase
 from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
-from .memory import Ladder, ran_out_of_memory
+from .memory import MemoryPlan, ran_out_of_memory
 from .methods.base import Method
 from .observer import Critic, Losses, Observer, Progress, Stopped, tell
 from .optimiser import adamw, clipped, go_on, set_learning_rates
@@ -39,7 +39,7 @@ class Trainer:
         accelerator: Accelerator,
         observer: Observer,
         checkpoints: Checkpoints,
-        ladder: Ladder | None = None,
+        ladder: MemoryPlan | None = None,
         critic: Critic | None = None,
     ) -> None:
         self.method = method
@@ -154,7 +154,7 @@ class Trainer:
                     raise
             # only here has the failed step's memory no holder any more
             optimizer.zero_grad(set_to_none=True)
-            self.ladder.fall()
+            self.ladder.step_down()
             torch.set_rng_state(random)
 
     def _step(self, model: Any, optimizer: Any, phase: Phase, step: int, progress: Progress) -> Losses:
@@ -163,10 +163,10 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         with accelerator.autocast():
             for part in range(passes):
-                self.method.fetch(phase, step * passes + part, self.check)
+                self.method.ensure_ready(phase, step * passes + part, self.check)
         for part in range(passes):
             rank, world = accelerator.process_index, accelerator.num_processes
-            batch = self.method.share(phase, step * passes + part, rank, world).to(accelerator.device)
+            batch = self.method.shard(phase, step * passes + part, rank, world).to(accelerator.device)
             together = nullcontext() if part == passes - 1 else accelerator.no_sync(model)
             with together:
                 losses = {name: loss / passes for name, loss in model(batch, progress).items()}

@@ -31,7 +31,7 @@ from likeness_portraits.engine.identity.adapter import (
 )
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.refocus_options import focus_of
-from likeness_portraits.engine.inference.restore_options import wish_of
+from likeness_portraits.engine.inference.restore_options import parse_restore_options
 from likeness_portraits.engine.inference.restorers import read_weights
 from likeness_portraits.engine.job_file import build_job, read_yaml, to_yaml, value_of
 from likeness_portraits.engine.miniature import model as miniature
@@ -226,7 +226,9 @@ def read_text(path: Path) -> None:
     typed = " ".join(path.read_text("utf-8", "replace").splitlines())
     option, _, rest = typed.partition(" ")
     rest = rest[:300]  # what is typed is told again, and may be as long
-    {"focus": focus_of, "wish": wish_of, "factors": factors_of, "value": value_of}.get(option, focus_of)(rest)
+    {"focus": focus_of, "wish": parse_restore_options, "factors": factors_of, "value": value_of}.get(
+        option, focus_of
+    )(rest)
 
 
 def toy_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

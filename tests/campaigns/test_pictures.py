@@ -18,7 +18,7 @@ from likeness_portraits.engine.data.pictures import grey_in, picture_in, read_ma
 from likeness_portraits.engine.data.shard_sources import rendered
 from likeness_portraits.engine.data.shards import (
     INDEX,
-    Lanes,
+    SampleStreams,
     ShardSample,
     encoded,
     find_shards,
@@ -163,7 +163,7 @@ def mutated_shard(samples: list[dict[str, bytes]], rng: random.Random) -> bytes:
 
 def train_on(folder: Path) -> Tally:
     """What a step of training does with samples: reads, cuts references, and makes a target of each."""
-    lanes = Lanes(str(folder), 2, seed=0)
+    lanes = SampleStreams(str(folder), 2, seed=0)
 
     def prepare(sample: ShardSample, lane: int) -> None:
         references(sample, 32, np.random.default_rng(lane), kinds=(1, 1, 1))

@@ -31,7 +31,7 @@ from comfy.ldm.flux.model import FluxParams  # noqa: E402
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.bases.base import load_base  # noqa: E402
 from likeness_portraits.engine.bases.text.prompt_weights import weighted  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode_identity_images  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.refocus import refocused_prompt  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
@@ -88,7 +88,7 @@ def said(act: Callable[[], Any]) -> str:
 def mistakes(model: Any, clip: Any) -> dict[str, str]:
     flux, focus = tiny_flux(), Focus(token="woman", region=(0.0, 0.0, 0.5, 1.0))
     pictures, masks, _ = miniature_person(0, 1)
-    identity = encode(None, pictures, masks=masks).identity
+    identity = encode_identity_images(None, pictures, masks=masks).identity
     staged = staged_person("<v0>", 128, "miniature")
     _, taught = apply(model, clip, words(), 1.0, 1.0)
 

@@ -35,11 +35,15 @@ from likeness_portraits.engine.bases.base import load_base  # noqa: E402
 from likeness_portraits.engine.bases.conditioning import Conditioning  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import attention as seam  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.adapter_training import tower_folder  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode, image_tower  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.identity import (  # noqa: E402
+    apply_identity,
+    clip_vision_tower,
+    encode_identity_images,
+)
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.identity.attention import IdentityAttention  # noqa: E402
-from likeness_portraits.engine.identity.conditioning import Shown, showing  # noqa: E402
+from likeness_portraits.engine.identity.conditioning import IdentityConditioning, with_identities  # noqa: E402
 from likeness_portraits.engine.identity.references import clip_tower  # noqa: E402
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -101,7 +105,7 @@ def overhead(model: Any, rounds: int = 40) -> float:
     the clock takes is left out.
     """
     pictures, _, _ = miniature_person(0, 1)
-    shown = apply_identity(model, encode(Artifact.load(adapter_file), pictures).identity)
+    shown = apply_identity(model, encode_identity_images(Artifact.load(adapter_file), pictures).identity)
     spent, calls, shares = 0.0, 0, []
 
     def timed(function: Any) -> Any:
@@ -170,7 +174,7 @@ def in_areas(model: Any, identity: Any) -> dict[str, float]:
 def through_the_engine(identity: Any, who: list[bool], **changes: Any) -> torch.Tensor:
     """The same pass in diffusers' U-Net; as many pictures with somebody as `who` says, behind the others."""
     base = load_base(BaseSpec())
-    with showing(base, [Shown(identity=identity, **changes)]) as with_people:
+    with with_identities(base, [IdentityConditioning(identity=identity, **changes)]) as with_people:
         model = with_people(base, range(sum(who)))
         return model.predict(NOISY, torch.full((len(NOISY),), STEP / 1000), Conditioning(states=TEXT))
 
@@ -195,12 +199,12 @@ def towers_apart() -> tuple[float, float, float]:
         engines = clip_tower(folder)
     loaded.load_sd(tower.state_dict())
     values = torch.randn(2, 3, 32, 32, generator=RANDOM)
-    theirs = image_tower(loaded).states(values).float()
+    theirs = clip_vision_tower(loaded).states(values).float()
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.set_temp_directory(folder)
         trained_with = clip_tower(tower_folder(loaded))
         loaded.model.vision_model.encoder.layers[1].mlp.fc1.weight.data *= 3
-        changed = image_tower(loaded).states(values).float()
+        changed = clip_vision_tower(loaded).states(values).float()
         assert apart(changed, theirs) > 0.01
         then_with = clip_tower(tower_folder(loaded))
     found = (apart(theirs, tower.states(values)) for tower in (engines, trained_with))
@@ -211,7 +215,7 @@ def towers_apart() -> tuple[float, float, float]:
 def main() -> None:
     model, _, _ = build_miniature()
     pictures, _, _ = miniature_person(0, 2)
-    identity = encode(Artifact.load(adapter_file), pictures).identity
+    identity = encode_identity_images(Artifact.load(adapter_file), pictures).identity
     shown = apply_identity(model, identity)
     half = torch.zeros(1, 64, 64)
     half[..., :32] = 1

@@ -8,7 +8,7 @@ import pytest
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.data.concepts import Picture
 from likeness_portraits.engine.data.segment import Request, find_masks, load_segmenter
-from likeness_portraits.engine.evaluation.backends import MiniatureJudge
+from likeness_portraits.engine.evaluation.backends import MiniatureBackend
 from likeness_portraits.engine.evaluation.measure import CAVEAT, measure, report
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.graphs import ending, node
@@ -46,7 +46,7 @@ def test_the_node_says_what_the_engine_measures(server: Server):
     shown = server.run(prompt)
     own = [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[PERSON], 4)]
     others = [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[STRANGER], 2)]
-    judge = MiniatureJudge()
+    judge = MiniatureBackend()
     assert shown["else_"]["text"] == [report(measure(others, own, judge, looks=[judge]))]
     assert "the same person" in shown["same"]["text"][0] and "copy" in shown["same"]["text"][0]
     assert shown["same"]["text"][0].endswith(CAVEAT)
@@ -73,7 +73,7 @@ def test_the_node_scores_a_component_by_masks_and_wants_both_or_neither(server: 
     whole, alone, bare = measuring(["base", 3]), measuring(["base", 3]), measuring(["base", 3])
     whole["inputs"] |= {"component": ["component", 0], "component_masks": ["own", 0]}
     shown = server.run(graph(**parts, whole=whole))
-    judge, finder = MiniatureJudge(), load_segmenter("miniature")
+    judge, finder = MiniatureBackend(), load_segmenter("miniature")
     own, others = (
         [portrait.pixels for portrait in world.example_pictures(world.REPORTING_SEEDS[person], count)]
         for person, count in ((PERSON, 4), (STRANGER, 2))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from likeness_portraits.engine.data.masks import overlap
+from likeness_portraits.engine.data.masks import mask_overlap
 from likeness_portraits.engine.data.overlays import VEIL, VEIL_STRENGTH
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.draw_workflows import ROOT
@@ -37,7 +37,7 @@ def test_the_overlay_in_the_node_shows_the_head_without_its_hair(server: Server,
         seen = server.picture(file).astype(np.float32)
         open_ = np.abs(seen - portrait.pixels).sum(-1) <= np.abs(seen - veiled).sum(-1)
         true = portrait.mask((*world.FACE_PARTS, "ear", "neck"))
-        assert overlap(open_.astype(np.float32), true) > 0.75
+        assert mask_overlap(open_.astype(np.float32), true) > 0.75
 
 
 def test_faces_are_cut_out_and_the_concept_is_judged_in_words(server: Server, outputs: dict[str, Any]):

@@ -10,12 +10,12 @@ import pytest
 from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.inference.detail import Detailer, regions_redrawn
-from likeness_portraits.engine.inference.onlookers import call_onlookers
+from likeness_portraits.engine.inference.onlookers import load_face_tools
 from likeness_portraits.engine.inference.refocus import Focus
 from likeness_portraits.engine.inference.restore import (
     Restoration,
+    before_and_after,
     restore_picture,
-    side_by_side,
     to_pixels,
     to_shades,
 )
@@ -104,7 +104,7 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
             masks=node("PreviewImage", images=["mask", 0]),
         )
     )
-    onlookers = call_onlookers("miniature", part="head")
+    onlookers = load_face_tools("miniature", part="head")
     picture = to_pixels(portraits()[0])
     ours = restore_picture(
         picture, onlookers.faces(portraits()[0], None),
@@ -119,7 +119,7 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
     assert np.abs(mask - ours.mask).max() < 0.01
     assert shown["finish"]["text"] == [ours.report]
     both = server.picture(shown["finish"]["images"][0])
-    assert psnr(both, side_by_side(picture, ours.pixels)) >= 40
+    assert psnr(both, before_and_after(picture, ours.pixels)) >= 40
 
 
 def regions_of_a_wide_picture() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.inference.restore_options import wish_of
+from likeness_portraits.engine.inference.restore_options import parse_restore_options
 from likeness_portraits.engine.miniature import world
 
 
@@ -97,10 +97,12 @@ def test_mistakes_are_one_line_each(people: Path, tmp_path: Path, capfd: pytest.
 
 
 def test_settings_are_read_as_they_are_meant():
-    wish = wish_of("GFPGANv1.4.pth; faces=auraface; non-commercial; number=1; allowed_drop=0.1; feather=0")
+    wish = parse_restore_options(
+        "GFPGANv1.4.pth; faces=auraface; non-commercial; number=1; allowed_drop=0.1; feather=0"
+    )
     assert not wish.redraws
     assert wish.settings == {
         "faces": "auraface", "non_commercial": True, "number": 1, "allowed_drop": 0.1, "feather": 0.0,
     }  # fmt: skip
     with pytest.raises(LikenessError, match="strength is 3.0; give 0 to 1"):
-        wish_of("redraw;strength=3")
+        parse_restore_options("redraw;strength=3")

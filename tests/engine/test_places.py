@@ -19,7 +19,13 @@ from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job, MasterWeaverSettings
 from likeness_portraits.engine.data.pictures import read_picture
 from likeness_portraits.engine.data.shard_sources import rendered
-from likeness_portraits.engine.data.shards import INDEX, Lanes, find_shards, picture, write_shards
+from likeness_portraits.engine.data.shards import (
+    INDEX,
+    SampleStreams,
+    decode_picture,
+    find_shards,
+    write_shards,
+)
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.identity_loss import dino
 
@@ -83,9 +89,9 @@ def test_no_text_becomes_a_command_where_shards_are_sought(canary: Path, place: 
 def test_file_and_folder_names_are_no_commands(canary: Path, shards: Path):
     write_shards(COMMAND, rendered(range(2), each=1, twins=0, size=32))
     assert Path(COMMAND, "shard-000000.tar").is_file()
-    assert len(Lanes(f"./{COMMAND}", 1, seed=0)) == 2
+    assert len(SampleStreams(f"./{COMMAND}", 1, seed=0)) == 2
     Path(f"{COMMAND}.tar").write_bytes((shards / "shard-000000.tar").read_bytes())
-    lanes = Lanes(".", 1, seed=0)  # counted first, then read
+    lanes = SampleStreams(".", 1, seed=0)  # counted first, then read
     assert len(lanes) == 2 and lanes.samples(0, [0], lambda sample, _: sample.key) == ["0000000-00"]
 
 
@@ -94,7 +100,7 @@ def test_an_index_that_names_commands_is_only_counted_by(canary: Path, shards: P
     Path("here", INDEX).write_text(
         '{"samples": {"pipe:touch CANARY; true": 9, "shard-000000.tar": 2, "shard-000001.tar": 2}}'
     )
-    lanes = Lanes("here", 1, seed=0)
+    lanes = SampleStreams("here", 1, seed=0)
     assert len(lanes) == 4 and lanes.samples(3, [0], lambda sample, _: sample.key)
 
 
@@ -136,10 +142,12 @@ def test_webdatasets_own_lock_is_on_while_an_address_is_opened(
         return real(url, *rest, **more)
 
     monkeypatch.setattr(GOPEN, "gopen", watched)
-    lanes = Lanes(address + "/shard-{000000..000001}.tar", 1, seed=0, web=True)
+    lanes = SampleStreams(address + "/shard-{000000..000001}.tar", 1, seed=0, web=True)
     keys = [lanes.samples(number, [0], lambda sample, _: sample.key) for number in range(4)]
     assert len(lanes) == 4 and lanes.tally.broken_samples == 0
-    assert keys == [Lanes(str(shards), 1, seed=0).samples(n, [0], lambda one, _: one.key) for n in range(4)]
+    assert keys == [
+        SampleStreams(str(shards), 1, seed=0).samples(n, [0], lambda one, _: one.key) for n in range(4)
+    ]
     assert opened[0] == (f"{address}/{INDEX}", True) and all(locked for _, locked in opened)
     assert not webdataset.utils.enforce_security  # as it was, for others in this process
 
@@ -155,7 +163,7 @@ def test_a_picture_that_is_postscript_is_not_handed_to_ghostscript(canary: Path,
     with pytest.raises(LikenessError, match="is not a picture that can be read"):
         read_picture("me.png")
     with pytest.raises(LikenessError, match="is not a picture that can be read"):
-        picture(Path("me.png").read_bytes())
+        decode_picture(Path("me.png").read_bytes())
     assert not canary.exists()
     with pytest.raises(OSError), Image.open("me.png") as image:  # what Pillow alone would have done
         image.load()

@@ -14,12 +14,12 @@ from ..precision import dtype_of, without_autocast
 from .seam import Seam
 
 SIZES = 6  # that SDXL is told beside the prompt: height and width, top and left, height and width again
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
 LORA_TARGETS = {
-    "attention": ATTENTION,
-    "feed-forward": (*ATTENTION, "ff.net.0.proj"),  # and the way in of what follows each attention
-    "transformer": (*ATTENTION, "proj_in", "proj_out", "ff.net.2"),  # what else is in attention blocks
-    "cross-attention": tuple(f"attn2.{leaf}" for leaf in ATTENTION),
+    "attention": _ATTENTION,
+    "feed-forward": (*_ATTENTION, "ff.net.0.proj"),  # and the way in of what follows each attention
+    "transformer": (*_ATTENTION, "proj_in", "proj_out", "ff.net.2"),  # what else is in attention blocks
+    "cross-attention": tuple(f"attn2.{leaf}" for leaf in _ATTENTION),
     "text": ("attn2.to_k", "attn2.to_v"),  # what reads nothing but the prompt
 }
 

@@ -12,10 +12,10 @@ from .flux2 import Flux2Sites
 from .unet import UNetSites
 
 # a user, or who it is in a pass of these noisy latents (B, …) at these timesteps (B,)
-User = AttentionUser | Callable[[Tensor, Any], AttentionUser]
+_User = AttentionUser | Callable[[Tensor, Any], AttentionUser]
 
 
-class Sites(Protocol):
+class _Sites(Protocol):
     """What a network says of its attention."""
 
     processors: list[tuple[Any, Any]]  # its layers, and what computes their attention with users in it
@@ -37,7 +37,7 @@ class Seam:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._sites: Sites = sites_of(network)
+        self._sites: _Sites = sites_of(network)
         self._usual: list[list[Any]] = []
 
     def open(self) -> "Seam":
@@ -54,7 +54,7 @@ class Seam:
                 layer.processor = usual
 
     @contextmanager
-    def using(self, key: str, user: User) -> Iterator[None]:
+    def using(self, key: str, user: _User) -> Iterator[None]:
         """Within, passes of the network have this user; the innermost of several under one key is heard."""
 
         def tell(_network: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -75,12 +75,12 @@ class Seam:
             handle.remove()
 
 
-def using(network: nn.Module, key: str, user: User) -> Any:
+def using(network: nn.Module, key: str, user: _User) -> Any:
     """Within, passes of the network have this user, and afterwards it is as before."""
     return Seam(network).using(key, user)
 
 
-def sites_of(network: nn.Module) -> Sites:
+def sites_of(network: nn.Module) -> _Sites:
     """Where a network lets users in; one of another kind is refused."""
     if hasattr(network, "down_blocks"):
         return UNetSites(network)

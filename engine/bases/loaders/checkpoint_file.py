@@ -21,7 +21,7 @@ from .folder import inpainting, quantised, refiner, unsupported
 log = logging.getLogger(__name__)
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-PLAIN = {
+_PLAIN = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
 }  # fmt: skip
 TRANSFORMERS = {  # a part of a key that gives a model without a U-Net away
@@ -58,7 +58,7 @@ class Stored(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_tensors(path: Path) -> Stored:
+def read_checkpoint_tensors(path: Path) -> Stored:
     """All tensors of a file by name; pickles are read without running their code, and what else early tools
     stored with the weights (Lightning's callbacks hold classes) is passed over."""
     from safetensors import safe_open
@@ -101,7 +101,7 @@ def _check_whole(path: Path, start: bytes) -> None:
             )
 
 
-def check_kind(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_checkpoint_kind(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raises LikenessError, by name, for files that are something else than a U-Net we can learn on."""
     if not tensors:
         raise LikenessError(f"{path} holds no tensors; choose {KNOWN}")
@@ -147,7 +147,7 @@ def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Floating-point numbers of any precision are read exactly; packed integers are not numbers."""
     kinds: Counter[torch.dtype] = Counter()
     for key, tensor in tensors.items():
-        if tensor.dtype in PLAIN:
+        if tensor.dtype in _PLAIN:
             kinds[tensor.dtype] += 1
         elif tensor.ndim > 1 and key.endswith("weight"):
             raise quantised(path, f"{key} is stored as {_word(tensor.dtype)}")

@@ -65,7 +65,7 @@ def read_folder(path: Path, told: str | None = None) -> Parts:
         raise LikenessError(
             f"{path} has a noise schedule of its own making, which we cannot follow; use {KNOWN}"
         )
-    family = family_of_unet(unet.config)
+    family = _family_of_unet(unet.config)
     encoders, tokenizers = read_text_folder(path, family)
     return Parts(
         family=family,
@@ -110,7 +110,7 @@ def read_text_folder(path: Path, family: str) -> tuple[dict[str, Any], dict[str,
     return encoders, tokenizers
 
 
-def family_of_unet(config: Any) -> str:
+def _family_of_unet(config: Any) -> str:
     """The family of a diffusers U-Net's config."""
     told_sizes = config.addition_embed_type == "text_time"
     return row_of_unet(told_sizes, bool(config.use_linear_projection)).key

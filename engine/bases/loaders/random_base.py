@@ -12,7 +12,7 @@ from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from .single_file import new_text_encoder, padded
 
 SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl"}  # families by the names that `bench` asks for
-VAE = {
+_VAE = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4,
 }  # fmt: skip
@@ -21,7 +21,7 @@ TEXT = {  # width, inner width, layers, heads
     "clip_h": (1024, 4096, 23, 16),
     "clip_g": (1280, 5120, 32, 20),
 }
-WORDS = 49_408  # of CLIP's vocabulary
+_WORDS = 49_408  # of CLIP's vocabulary
 
 
 def random_base(name: str, device: torch.device) -> BaseModel:
@@ -34,7 +34,7 @@ def random_base(name: str, device: torch.device) -> BaseModel:
     row = FAMILIES[SIZED[name]]
     with torch.device(device):
         unet = UNet2DConditionModel(**row.network)
-        vae = AutoencoderKL(**VAE, scaling_factor=row.latent_scale)
+        vae = AutoencoderKL(**_VAE, scaling_factor=row.latent_scale)
         encoders = {encoder: _text_encoder(encoder) for encoder in row.encoders}
     return unet_base(
         unet=unet,
@@ -50,5 +50,5 @@ def random_base(name: str, device: torch.device) -> BaseModel:
 
 def _text_encoder(name: str) -> Any:
     width, inner, layers, heads = TEXT[name]
-    sizes = {"words": WORDS, "width": width, "inner": inner, "layers": layers, "heads": heads}
+    sizes = {"words": _WORDS, "width": width, "inner": inner, "layers": layers, "heads": heads}
     return new_text_encoder(name, miniature.tokenizer(), **sizes)

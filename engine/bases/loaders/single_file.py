@@ -17,7 +17,7 @@ from ...files import read_text, reading
 from ..families import FAMILIES, family_of_unet
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from ..text.clip_weights import load_text
-from .checkpoint_file import UNET, Stored, check_kind, read_tensors
+from .checkpoint_file import UNET, Stored, check_checkpoint_kind, read_checkpoint_tensors
 from .folder import Parts, checked_prediction, read_text_folder
 from .networks import empty, in_full, numbers_in
 from .vae import read_vae
@@ -25,7 +25,7 @@ from .vae import read_vae
 log = logging.getLogger(__name__)
 
 SD1_HEADS = 8  # of every attention layer of the U-Net
-HEAD_WIDTH = 64  # of the attention layers of SD 2.x, SDXL and all text encoders
+_HEAD_WIDTH = 64  # of the attention layers of SD 2.x, SDXL and all text encoders
 TIME_WIDTH = 256  # of each of SDXL's six size numbers
 VELOCITY_SPREAD = 0.09  # of one bias; SD 2.x models that predict velocity have more (as ComfyUI tells them)
 SPREAD_KEY = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -35,10 +35,10 @@ CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 
 def read_single_file(path: Path, spec: BaseSpec) -> Parts:
     """The networks of a checkpoint; what it lacks is taken from where the spec says."""
-    stored = read_tensors(path)
+    stored = read_checkpoint_tensors(path)
     state = stored.tensors
-    check_kind(path, state)
-    family = family_of(state)
+    check_checkpoint_kind(path, state)
+    family = family_of_checkpoint(state)
     prediction = spec.prediction or _prediction(path, stored, family)
     side = trained_side(family, prediction)
     try:
@@ -61,7 +61,7 @@ def read_single_file(path: Path, spec: BaseSpec) -> Parts:
     )
 
 
-def family_of(state: Mapping[str, Tensor]) -> str:
+def family_of_checkpoint(state: Mapping[str, Tensor]) -> str:
     """The family of an LDM U-Net."""
     proj = next((value for key, value in state.items() if key.endswith("1.proj_in.weight")), None)
     told_sizes = UNET + "label_emb.0.0.weight" in state
@@ -124,7 +124,7 @@ def heads_of(state: Mapping[str, Tensor], family: str) -> int | list[int]:
     if family == "sd1":
         return SD1_HEADS
     channels, _ = _levels({key.removeprefix(UNET): value for key, value in state.items()})
-    return [max(1, width // HEAD_WIDTH) for width in channels]
+    return [max(1, width // _HEAD_WIDTH) for width in channels]
 
 
 def unet_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _text(
             return read_text_folder(place, family)
         if not place.is_file():
             raise LikenessError(f"there are no text encoders at {place}; give a checkpoint or a folder")
-        path, state = place, read_tensors(place).tensors
+        path, state = place, read_checkpoint_tensors(place).tensors
     own = {name: _text_state(state, prefixes) for name, prefixes in FAMILIES[family].text_prefixes.items()}
     missing = [name for name, weights in own.items() if not weights]
     if missing:
@@ -293,7 +293,7 @@ def build_text_encoder(
             width=width,
             inner=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
             layers=layers,
-            heads=heads or max(1, width // HEAD_WIDTH),
+            heads=heads or max(1, width // _HEAD_WIDTH),
             positions=weights["embeddings.position_embedding.weight"].shape[0],
             projection=projection,
         )

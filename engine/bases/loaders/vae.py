@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES
-from .checkpoint_file import VAE, read_tensors
+from .checkpoint_file import VAE, read_checkpoint_tensors
 from .folder import read_vae_folder
 from .networks import empty, in_full, numbers_in
 
@@ -27,7 +27,7 @@ def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | 
             return read_vae_folder(path / "vae" if (path / "vae").is_dir() else path)
         if not path.is_file():
             raise LikenessError(f"there is no VAE at {path}; give a VAE file, a checkpoint or a folder")
-        state = _whole_pair(path, read_tensors(path).tensors)
+        state = _whole_pair(path, read_checkpoint_tensors(path).tensors)
     fronts = (VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv.", ENCODER, DECODER)
     own = {key.removeprefix(VAE): value for key, value in state.items() if key.startswith(fronts)}
     if "decoder.up_blocks.0.resnets.0.conv1.weight" in own:
@@ -116,5 +116,5 @@ def _whole_pair(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]
             f"{path} is the {mine} of a tiny autoencoder (TAESD) alone; put its {other} beside it as "
             f"{path.name.replace(mine, other) if mine in path.name else other + path.suffix}"
         )
-    pair = {half: state, DECODER if half == ENCODER else ENCODER: read_tensors(beside).tensors}
+    pair = {half: state, DECODER if half == ENCODER else ENCODER: read_checkpoint_tensors(beside).tensors}
     return {f"{front}{key}": value for front, tensors in pair.items() for key, value in tensors.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...devices import sent
+from ...devices import to_device
 from ...errors import LikenessError
 from ..families import KNOWN
 from .schedules import scheduled
@@ -89,7 +89,7 @@ class DDPM:
         """Share of the signal's variance left: (B, 1, 1, 1) fp32."""
         shares = self._shares.get(t.device)
         if shares is None:
-            shares = self._shares[t.device] = sent(self.alphas_cumprod.float(), t.device)
+            shares = self._shares[t.device] = to_device(self.alphas_cumprod.float(), t.device)
         return shares[self.timesteps(t)].view(-1, 1, 1, 1)
 
     # ------------------------------------------------------------------------------------------- learning

@@ -11,7 +11,7 @@ from .ddpm import PUBLISHED_STEPS, published_sigmas
 from .schedules import scheduled
 
 LEVELS = 1000  # in the table that schedules pick from, as ComfyUI has it
-EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
+_EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
 
 
 class RectifiedFlow:
@@ -44,7 +44,7 @@ class RectifiedFlow:
         """Logit-normal (Esser et al. 2024), then shifted; from `low` to `high` with the same density."""
         ends = [_normal_share(self.unshifted(min(max(end, 0.0), 1.0))) for end in (low, high)]
         share = ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator)  # (count,)
-        return self.shifted(torch.special.ndtri(share.clamp(EDGE, 1 - EDGE)).sigmoid())
+        return self.shifted(torch.special.ndtri(share.clamp(_EDGE, 1 - _EDGE)).sigmoid())
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         s = t.view(-1, 1, 1, 1)
@@ -79,7 +79,7 @@ class RectifiedFlow:
         return level / (1 + level)
 
     def published_timestep(self, t: Tensor) -> Tensor:
-        noise = (t / (1 - t).clamp(min=EDGE)).clamp(min=EDGE).log()  # (B,)
+        noise = (t / (1 - t).clamp(min=_EDGE)).clamp(min=_EDGE).log()  # (B,)
         known = published_sigmas().log().to(t.device)  # (1000,)
         return (noise[:, None] - known).abs().argmin(1).float()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...devices import sent
+from ...devices import to_device
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import device_of
@@ -75,7 +75,7 @@ class ClipText:
             ids = tokens.ids.view(-1, self.longest(name))
             if tokens.weights is not None:
                 ids = torch.cat([ids, self.empty_chunk(name)[None]])
-            chunks = sent(ids, device_of(encoder))
+            chunks = to_device(ids, device_of(encoder))
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
                 told = encoder(chunks, output_hidden_states=self.pooled)
             heard = told.hidden_states[-2] if self.pooled else told.last_hidden_state
@@ -91,7 +91,9 @@ class ClipText:
             conditioning = Conditioning(states=side_by_side(states), pooled=firsts.to(device))
         if len(unique) == len(prompts):
             return conditioning
-        return conditioning.rows(sent(torch.tensor([unique.index(prompt) for prompt in prompts]), device))
+        return conditioning.rows(
+            to_device(torch.tensor([unique.index(prompt) for prompt in prompts]), device)
+        )
 
     def word_rows(self, text: str) -> dict[str, Tensor]:
         found = {}

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from ...config import TOKEN
-from ...devices import sent
+from ...devices import to_device
 from .prompt_weights import weighted
 from .protocol import Rows, Tokens
 
-Piece = tuple[int | tuple[str, int], float]  # an id, or a placeholder and which of its vectors; its weight
+_Piece = tuple[int | tuple[str, int], float]  # an id, or a placeholder and which of its vectors; its weight
 
 
 def pieces_of(
     tokenizer: Any, prompt: str, rows: Rows, encoder: str, *, weights: bool = False
-) -> list[list[Piece]]:
+) -> list[list[_Piece]]:
     """A prompt's pieces, without the tokens for start and end: stretches of text and placeholders in turn."""
-    groups: list[list[Piece]] = []
+    groups: list[list[_Piece]] = []
     for text, weight in weighted(prompt) if weights else [(prompt, 1.0)]:
 
-        def read(words: str, weight: float = weight) -> list[Piece]:
+        def read(words: str, weight: float = weight) -> list[_Piece]:
             ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
             return [(piece, weight) for piece in ids]
 
@@ -50,7 +50,7 @@ def vectors_in_place(table: nn.Module, tokens: Tokens, rows: Rows, encoder: str)
     def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         length = output.shape[1]  # of a chunk
         row = prompt * (tokens.ids.shape[1] // length) + position // length
-        where = (sent(row, output.device), sent(position % length, output.device))
+        where = (to_device(row, output.device), to_device(position % length, output.device))
         return output.index_put(where, vectors.to(output.device, output.dtype))
 
     handle = table.register_forward_hook(replace)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...errors import LikenessError
 
 
-def difference(table: Tensor, own: Tensor, encoder: str) -> Tensor:
+def table_difference(table: Tensor, own: Tensor, encoder: str) -> Tensor:
     """What training changed: table (n, D) minus the first rows of the encoder's own (N, D), in fp32."""
     if table.shape[1] != own.shape[1] or len(table) > len(own):
         raise LikenessError(
@@ -20,7 +20,9 @@ def difference(table: Tensor, own: Tensor, encoder: str) -> Tensor:
 
 
 @contextmanager
-def changed(encoders: Mapping[str, Any], tables: Mapping[str, Tensor], strength: float) -> Iterator[None]:
+def with_table_rows(
+    encoders: Mapping[str, Any], tables: Mapping[str, Tensor], strength: float
+) -> Iterator[None]:
     """The text encoders with `strength` times the change in their tables; afterwards their own are back."""
     originals: dict[str, nn.Parameter] = {}
     try:
@@ -28,7 +30,7 @@ def changed(encoders: Mapping[str, Any], tables: Mapping[str, Tensor], strength:
             module = encoders[name].get_input_embeddings()
             own = module._parameters["weight"]  # the object itself must come back
             moved = own.detach().clone()
-            update = strength * difference(table, own, name)
+            update = strength * table_difference(table, own, name)
             moved[: len(table)] = (moved[: len(table)].float() + update).to(own.dtype)
             originals[name] = own
             module._parameters["weight"] = nn.Parameter(moved, requires_grad=False)
@@ -41,5 +43,5 @@ def changed(encoders: Mapping[str, Any], tables: Mapping[str, Tensor], strength:
 def diff_patch(table: Tensor, own: Tensor, encoder: str) -> tuple[Tensor]:
     """The same change as ComfyUI's weight patches have it: (N, D), 0 for rows that were not trained."""
     padded = torch.zeros(own.shape)
-    padded[: len(table)] = difference(table, own, encoder).cpu()
+    padded[: len(table)] = table_difference(table, own, encoder).cpu()
     return (padded,)

@@ -26,7 +26,7 @@ from ...data.concepts import Concept, digest, write_concept
 from ...evaluation.people import TOKEN, Shot, all_shots, concept_of, render_person
 from ...evaluation.portraits import PortraitJudges
 from ...files import make_folder, write_atomically
-from ...identity.conditioning import Shown
+from ...identity.conditioning import IdentityConditioning
 from ...inference.generate import generate
 from ...miniature import model, world
 from ...miniature.judges import Judges, load_judges
@@ -154,7 +154,7 @@ class Bench:
         concepts: Sequence[Concept],
         seed: int = 0,
         on: Sequence[Path] = (),
-        people: Sequence[Shown] = (),
+        people: Sequence[IdentityConditioning] = (),
     ) -> Path:
         """The concept file of a training with these changes on the method's preset `miniature`.
 
@@ -170,7 +170,7 @@ class Bench:
         hosts = [*(file.name for file in on), *map(digest_of_somebody, people)]  # names are digests
         whole = resolved(method, settings)
         parts = [method, whole, seed, digest(concepts), self.base.fingerprint, *hosts]
-        output = self.folder / "artifacts" / f"{method}-{digest_of('training', *parts)}.safetensors"
+        output = self.folder / "artifacts" / f"{method}-{cell_digest('training', *parts)}.safetensors"
         while not output.exists():
             with held(self.folder / "locks", output.stem) as ours:
                 if not ours:  # another run is at it
@@ -182,7 +182,7 @@ class Bench:
 
     def _train(
         self, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], seed: int,
-        on: Sequence[Path], people: Sequence[Shown], output: Path,
+        on: Sequence[Path], people: Sequence[IdentityConditioning], output: Path,
     ) -> None:  # fmt: skip
         job = Job.from_json(
             {
@@ -206,7 +206,7 @@ class Bench:
 
         The Miniature's weights need not be named in it. For experiments that draw in their own way.
         """
-        file = self.folder / "drawn" / f"{digest_of('drawing', key, self.instrument)}.npy"
+        file = self.folder / "drawn" / f"{cell_digest('drawing', key, self.instrument)}.npy"
         self.drawn.append(file.name)
         if file.exists():
             return np.load(file, allow_pickle=False)
@@ -220,7 +220,7 @@ class Bench:
         prompts: Sequence[str],
         seeds: Sequence[int],
         artifacts: Sequence[tuple[Artifact, float]] = (),
-        people: Sequence[Shown] = (),
+        people: Sequence[IdentityConditioning] = (),
         **options: Any,
     ) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 by `inference.generate`, whose further options may be given."""
@@ -270,7 +270,7 @@ class Bench:
         subject: str,
         used: Sequence[tuple[Artifact, float]],
         concept: Concept,
-        people: Sequence[Shown] = (),
+        people: Sequence[IdentityConditioning] = (),
     ) -> dict[str, Values]:
         """The same of pictures of `subject` drawn with these artifacts and people, compared with the
         concept's."""
@@ -299,7 +299,7 @@ def resolved(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return asdict(read(type(start), {**asdict(start), **settings}, "settings"))
 
 
-def digest_of(*parts: object) -> str:
+def cell_digest(*parts: object) -> str:
     """A short name for anything that goes to JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -313,10 +313,10 @@ def digest_of_artifact(artifact: Artifact) -> str:
     return total.hexdigest()[:24]
 
 
-def digest_of_somebody(shown: Shown) -> str:
+def digest_of_somebody(shown: IdentityConditioning) -> str:
     """A short name for somebody as an adapter shows them everywhere in a picture."""
     identity = shown.identity
     tensors = {"tokens": identity.tokens, **identity.adapter.attention.layer_weights()}
     name = digest_of_artifact(Artifact(kind="id_adapter", method="masterweaver", tensors=tensors))
     how = [shown.weight, shown.start, shown.end, dict(shown.layers)]
-    return name if how == [1.0, 0.0, 1.0, {}] else digest_of(name, how)
+    return name if how == [1.0, 0.0, 1.0, {}] else cell_digest(name, how)

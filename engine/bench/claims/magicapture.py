@@ -28,12 +28,12 @@ SUBJECT, STYLE = "<v0>", "<v1>"
 STYLE_PICTURES = 5
 STYLE_WORD = "painting"  # for every style alike: it names none of them
 STYLE_TEMPLATES = ("a {} of a man", "a {} of a woman", "a {} of a person")
-LOOKED_AT = 500  # the noise level at which attention is weighed
+_LOOKED_AT = 500  # the noise level at which attention is weighed
 STATED = ("gender", "hair_colour", "hair_style")  # what a stranger's prompt says, and the subject may replace
-ASKED = ("scene", "clothes", "clothes_colour")  # of the test contexts: what composed prompts ask for beside
+_ASKED = ("scene", "clothes", "clothes_colour")  # of the test contexts: what composed prompts ask for beside
 # equal budgets (bench.BUDGET): 1200 pictures through the U-Net, halves for person and style where they are
 # learned apart; MagiCapture's are 80 steps of 6 and 120 of 6
-HALF: dict[str, dict[str, Any]] = {
+_HALF: dict[str, dict[str, Any]] = {
     "textual-inversion": {"steps": 150},
     "dreambooth-lora": {"steps": 100},
     "custom-diffusion": {"steps": 100},
@@ -44,13 +44,13 @@ def _arm(name: str, headline: bool = False, **changes: Any) -> Arm:
     return Arm(name=name, method="magicapture", settings=changes, headline=headline)
 
 
-class MagiCapture:
+class MagiCaptureClaims:
     """A person from four pictures, a style from five of strangers, and prompts that name both."""
 
     name = "magicapture"
     paper = "arXiv 2309.06895"
     arms = (
-        *(Arm(name=method, method=method, settings=settings) for method, settings in HALF.items()),
+        *(Arm(name=method, method=method, settings=settings) for method, settings in _HALF.items()),
         _arm("magicapture", headline=True),
         _arm("without refocusing", attention_weight=0.0),
         _arm("without composed prompts", composed=False),
@@ -63,14 +63,14 @@ class MagiCapture:
                 claim=f"The person is recognised, more than with {against}",
                 method="magicapture", against=against, metric="identity",
             )
-            for against in HALF
+            for against in _HALF
         ),
         *(
             Claim(
                 claim=f"The style is there as with {against}, within 5 points",
                 method="magicapture", against=against, metric="style", better="not lower", margin=0.05,
             )
-            for against in HALF
+            for against in _HALF
         ),
     ) + claims_of(
         """
@@ -148,7 +148,7 @@ def composed_shots(quick: bool) -> list[Shot]:
     """The person in the style, in the test contexts' scenes and clothes, bareheaded."""
     shots = []
     for index, asked in enumerate(world.TEST_CONTEXTS[: 4 if quick else 8]):
-        wanted = {name: asked[name] for name in ASKED if name in asked}
+        wanted = {name: asked[name] for name in _ASKED if name in asked}
         context = world.Context(**wanted)  # pyright: ignore[reportArgumentType]
         shots.append(
             Shot(
@@ -246,9 +246,9 @@ def attention_outside(
 def attention_map(base: "BaseModel", picture: np.ndarray, shot: Shot, rows: Any) -> torch.Tensor:
     """Attention (y, x) to the subject's word, summed over the layers at the base's attention side."""
     layers = mask_layers(base)
-    latents, _ = base.encode_moments(to_tensor(picture[None]))
+    latents, _ = base.encode_posterior(to_tensor(picture[None]))
     noise = torch.randn(latents.shape, generator=generator_for("attention", shot.seed))
-    times = torch.tensor([base.process.published_time(LOOKED_AT)])
+    times = torch.tensor([base.process.published_time(_LOOKED_AT)])
     encoder = next(iter(base.text_encoders))
     tokens = base.tokenize([shot.prompt], rows, encoder)
     positions = torch.zeros(1, 1, tokens.ids.shape[1])

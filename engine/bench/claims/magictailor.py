@@ -14,7 +14,7 @@ from .bench import Arm, Bench, Metrics
 from .written import claims_of
 
 WARM_UP, BALANCE = 80, 120  # steps; all arms have their sum
-STEPS = WARM_UP + BALANCE
+_STEPS = WARM_UP + BALANCE
 HAIR = ("hair_style", "hair_colour")
 OWN = tuple(name for name in world.IDENTITY_ATTRIBUTES if name not in HAIR)
 SUBJECT_PARTS = tuple(part for part in HEAD if part != "hair")
@@ -25,17 +25,17 @@ def _arm(name: str, headline: bool = False, **changes: Any) -> Arm:
     return Arm(name=name, method="magictailor", settings=changes, headline=headline)
 
 
-class MagicTailor:
+class MagicTailorClaims:
     """A person from four pictures, the hair from four pictures of somebody else, and both in one prompt."""
 
     name = "magictailor"
     paper = "arXiv 2410.13370"
     arms = (
-        Arm(name="textual-inversion", method="textual-inversion", settings={"steps": STEPS}),
+        Arm(name="textual-inversion", method="textual-inversion", settings={"steps": _STEPS}),
         Arm(
             name="dreambooth-lora, masked",
             method="dreambooth-lora",
-            settings={"steps": STEPS, "masked_loss": True, "prior_weight": 0.0},
+            settings={"steps": _STEPS, "masked_loss": True, "prior_weight": 0.0},
         ),
         _arm("magictailor", headline=True),
         _arm("neither", degradation="none", balancing=False),
@@ -106,7 +106,7 @@ def scores(
     attributes, of those in which the two differ; prompt: share of what the prompt asks for.
     """
     judges, combined, other = bench.judges, with_hair_of(person, donor(person)), donor(person)
-    references = judges.embed_reporting(np.stack([portrait.pixels for portrait in rendered(combined)]))
+    references = judges.embed_reporting(np.stack([portrait.pixels for portrait in rendered_aim(combined)]))
     read, whose = judges.read(pictures), world.sample_identity(other)
     mine = world.sample_identity(person)
     differ = [name for name in OWN if getattr(whose, name) != getattr(mine, name)]
@@ -146,7 +146,7 @@ def with_hair_of(person: int, other: int) -> world.Character:
     return replace(mine, beard_rgb=mine.facial_hair_rgb, **taken)
 
 
-def rendered(who: world.Character) -> list[world.Portrait]:
+def rendered_aim(who: world.Character) -> list[world.Portrait]:
     """Somebody in the test contexts, as references."""
     return [world.render(who, world.test_context(index)) for index in range(len(world.TEST_CONTEXTS))]
 

@@ -20,7 +20,7 @@ from ...evaluation.metrics import attributes_kept
 from ...evaluation.people import Shot, judge
 from ...files import make_folder
 from ...identity.adapter import encode_identity, id_adapter, miniature_adapter
-from ...identity.conditioning import Shown
+from ...identity.conditioning import IdentityConditioning
 from ...identity.references import ImageTower, OfTheMiniature, miniature_tower
 from ...inference.generate import generate
 from ...miniature import world
@@ -28,14 +28,14 @@ from .bench import Arm, Bench, Metrics, digest_of_somebody
 from .written import claims_of
 
 # what all arms share, settled by what a busy CPU had time for
-ALIKE = {"identity_steps": 0, "editing_steps": 120, "editing_learning_rate": 5e-4}
+_ALIKE = {"identity_steps": 0, "editing_steps": 120, "editing_learning_rate": 5e-4}
 RECONSTRUCTION: dict[str, Any] = {"background_weight": 0.0, "editing_weight": 0.0}
 STRONG = 0.2  # the editing loss's gradient on the ID encoder is then as large as reconstruction's
 REFERENCE = 1  # which of somebody's example pictures the adapter sees
 EDIT_SEEDS = (1, 2)
 WHAT = ("smile", "glasses", "hair colour", "hat")
 SHIPPED = "the Miniature's adapter"
-FACE = tuple(name for name in world.IDENTITY_ATTRIBUTES if not name.startswith("hair_"))  # who, hair aside
+_FACE = tuple(name for name in world.IDENTITY_ATTRIBUTES if not name.startswith("hair_"))  # who, hair aside
 
 
 def edits(who: world.Character) -> list[tuple[str, str, dict[str, str]]]:
@@ -58,16 +58,16 @@ def edits(who: world.Character) -> list[tuple[str, str, dict[str, str]]]:
 
 
 def _arm(name: str, headline: bool = True, **changes: Any) -> Arm:
-    settings = {**ALIKE, **changes}
+    settings = {**_ALIKE, **changes}
     return Arm(name=name, method="masterweaver", settings=settings, headline=headline, cost=5.0)
 
 
-class MasterWeaver:
+class MasterWeaverClaims:
     """One picture of an unseen person, without learning."""
 
     name = "masterweaver"
     paper = "arXiv 2405.05806"
-    alike = ALIKE
+    alike = _ALIKE
     arms = (
         Arm(name="base"),
         Arm(name="null adapter", options={"nobody": True}),
@@ -117,7 +117,7 @@ class MasterWeaver:
         known = np.stack([one.pixels for one in world.example_pictures(person)])
         plain = judge(pictures[: len(tests)], known, tests, bench.judges)
         changed = judge(pictures[len(tests) :], known, shots[len(tests) :], bench.judges)
-        own = [{name: getattr(who, name) for name in FACE}] * len(pictures)
+        own = [{name: getattr(who, name) for name in _FACE}] * len(pictures)
         kept_face = attributes_kept(bench.judges.read(pictures), own)
         obeyed = {
             what: float(np.mean([kept for (name, *_), kept in zip(asked, changed.prompt) if name == what]))
@@ -134,7 +134,7 @@ class MasterWeaver:
             **{f"edit: {what}": share for what, share in obeyed.items()},
         }
 
-    def _shown(self, arm: Arm, person: int, seed: int, bench: Bench) -> list[Shown]:
+    def _shown(self, arm: Arm, person: int, seed: int, bench: Bench) -> list[IdentityConditioning]:
         if arm.name == "base":
             return []
         adapter = id_adapter(self.adapter(arm, seed, bench))
@@ -142,20 +142,22 @@ class MasterWeaver:
         identity = encode_identity(adapter, [self._prepare(pixels, f"person {person}")], self._tower)
         if arm.options.get("nobody"):
             identity = replace(identity, tokens=identity.nobody)
-        return [Shown(identity=identity)]
+        return [IdentityConditioning(identity=identity)]
 
     def adapter(self, arm: Arm, seed: int, bench: Bench) -> Artifact:
         """What the arm draws with: the shipped adapter, or one that was trained its way."""
         if arm.method is None:
             return miniature_adapter()
-        from ...miniature.making.id_adapter import prepare
+        from ...miniature.making.id_adapter import prepare_adapter
 
         work = make_folder(bench.folder / f"adapters-{bench.base.fingerprint}")
-        prepare(work)
+        prepare_adapter(work)
         data = {"shards": str(work / "shards"), "adapter": str(work / "begun.safetensors")}
         return bench.learn("masterweaver", {**arm.settings, **data}, [], seed)
 
-    def _drawn(self, shots: Sequence[Shot], shown: Sequence[Shown], bench: Bench) -> np.ndarray:
+    def _drawn(
+        self, shots: Sequence[Shot], shown: Sequence[IdentityConditioning], bench: Bench
+    ) -> np.ndarray:
         key: list[Any] = ["identity", [[shot.prompt, shot.seed] for shot in shots], bench.sampling_steps]
         key += [digest_of_somebody(one) for one in shown]
         return bench.pictures(

@@ -7,7 +7,7 @@ from .bench import Arm
 from .table import Cell, Plan
 
 MARGIN = 1.25  # a cell may take so many times what its like took
-DRAWING = 0.2  # of a cell that trains, what one that only draws takes
+_DRAWING = 0.2  # of a cell that trains, what one that only draws takes
 CLOSING = 45.0  # seconds kept for the program's start, before the first cell, and for writing the report
 
 
@@ -45,7 +45,7 @@ class Pace:
 
 
 def _cost(arm: Arm) -> float:
-    return arm.cost * (1.0 if arm.trains else DRAWING)
+    return arm.cost * (1.0 if arm.trains else _DRAWING)
 
 
 def _alike(known: Cell, cell: Cell) -> bool:

@@ -7,26 +7,26 @@ from typing import Any
 from ...artifact import Artifact
 from ...data.concepts import Concept
 from ...identity.adapter import encode_identity, id_adapter, miniature_adapter
-from ...identity.conditioning import Shown
+from ...identity.conditioning import IdentityConditioning
 from ...identity.references import OfTheMiniature, miniature_tower
 from .bench import Arm, Bench, Metrics
 from .written import claims_of
 
-STEPS = 300  # of all arms: the same number of U-Net passes
+_STEPS = 300  # of all arms: the same number of U-Net passes
 
 
 def _ablation(name: str, changes: Mapping[str, Any], headline: bool = False) -> Arm:
-    return Arm(name=name, method="personamagic", settings={"steps": STEPS, **changes}, headline=headline)
+    return Arm(name=name, method="personamagic", settings={"steps": _STEPS, **changes}, headline=headline)
 
 
-class PersonaMagic:
+class PersonaMagicClaims:
     """One person from four pictures: against Textual Inversion, without each ingredient, and as a plug-in."""
 
     name = "personamagic"
     paper = "arXiv 2412.15674"
     arms = (
         Arm(name="base"),
-        Arm(name="textual-inversion", method="textual-inversion", settings={"steps": STEPS}),
+        Arm(name="textual-inversion", method="textual-inversion", settings={"steps": _STEPS}),
         _ablation("personamagic", {}, headline=True),
         _ablation("without Tandem Equilibrium", {"balance_weight": 0.0}),
         _ablation("a single stage", {"single_stage": True}),
@@ -36,7 +36,7 @@ class PersonaMagic:
         Arm(
             name="personamagic on dreambooth-lora",
             method="personamagic",
-            settings={"steps": STEPS},
+            settings={"steps": _STEPS},
             options={"host": {"steps": 200}},
             also=("dreambooth-lora",),
             headline=False,
@@ -45,7 +45,7 @@ class PersonaMagic:
         Arm(
             name="personamagic on an identity adapter",
             method="personamagic",
-            settings={"steps": STEPS},
+            settings={"steps": _STEPS},
             options={"adapter": True},
             headline=False,
         ),
@@ -96,7 +96,7 @@ class PersonaMagic:
         adapter = id_adapter(miniature_adapter())
         prepare = OfTheMiniature()
         seen = [prepare(picture.pixels, picture.name) for picture in concept.pictures[: adapter.slots]]
-        people = [Shown(identity=encode_identity(adapter, seen, miniature_tower()))]
+        people = [IdentityConditioning(identity=encode_identity(adapter, seen, miniature_tower()))]
         if arm.method is None:
             return bench.portrait_of(f"a {concept.class_word}", [], concept, people)
         staged = bench.learn(arm.method, arm.settings, [concept], seed, people=people)

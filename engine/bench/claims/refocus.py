@@ -33,22 +33,22 @@ from ...evaluation.metrics import attributes_kept, unit
 from ...evaluation.people import HEAD, TOKEN, concept_of
 from ...inference.detail import drawn_in_regions
 from ...inference.refocus_options import refocusing_of
-from ...inference.restore import Known, references_of
+from ...inference.restore import Known, person_references
 from ...miniature import world
 from ...miniature.judges import Judges
 from .bench import Arm, Bench, Metrics, digest_of_artifact
 from .written import claims_of
 
-SEAM = "seam 2"  # how what is drawn again is put back; kept pictures from before it are not used
+_SEAM = "seam 2"  # how what is drawn again is put back; kept pictures from before it are not used
 GALLERY = 20  # people whom a face may be taken for
 LEARNING = {"steps": 300}  # of words, plain and staged, as the baselines' own
-WHOLE = {"steps": 200, "masked_loss": False}  # as many pictures, those of the class included
-TOO_FAST = {**WHOLE, "learning_rate": 2e-3}  # Custom Diffusion's
-SCENES = ("beach", "forest", "city", "mountains", "space", "plain")
-STYLES = ("photo", "watercolor", "sketch")
+_WHOLE = {"steps": 200, "masked_loss": False}  # as many pictures, those of the class included
+TOO_FAST = {**_WHOLE, "learning_rate": 2e-3}  # Custom Diffusion's
+_SCENES = ("beach", "forest", "city", "mountains", "space", "plain")
+_STYLES = ("photo", "watercolor", "sketch")
 BOTH = "{} <v0> and <v1>, {}"
-HALVES = ("<v0>=left", "<v1>=right")
-AGAIN = tuple(f"{half};redraw=0.6;tries=3" for half in HALVES)
+_HALVES = ("<v0>=left", "<v1>=right")
+AGAIN = tuple(f"{half};redraw=0.6;tries=3" for half in _HALVES)
 
 
 def _two(
@@ -62,7 +62,7 @@ def _one(
     name: str, regions: Sequence[str] = (), headline: bool = True, method: str = "custom-diffusion"
 ) -> Arm:
     options = {"people": 1, "regions": tuple(regions)}
-    settings = TOO_FAST if method == "custom-diffusion" else WHOLE
+    settings = TOO_FAST if method == "custom-diffusion" else _WHOLE
     return Arm(name=name, method=method, settings=settings, options=options, headline=headline)
 
 
@@ -73,11 +73,11 @@ class Refocus:
     paper = "arXiv 2309.06895"
     arms = (
         _two("two people"),
-        _two("two people, refocused", HALVES),
+        _two("two people, refocused", _HALVES),
         _two("two people, regions found", ("<v0>=face", "<v1>=face")),
         _two("two people, each drawn again", AGAIN),
         _two("two staged people, each drawn again", AGAIN, method="personamagic"),
-        _two("two people, words only", [f"{half};scope=word" for half in HALVES], headline=False),
+        _two("two people, words only", [f"{half};scope=word" for half in _HALVES], headline=False),
         _one("one person"),
         _one("one person, refocused", ("{}=face;inside=<v0>",)),
         _one("one person's LoRA", headline=False, method="dreambooth-lora"),
@@ -129,7 +129,9 @@ def _together(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
     """The metrics of a person and the next, each learned from four pictures of their own."""
     pair = (person, person + 1)
     learned = [
-        renamed(bench.learn(str(arm.method), arm.settings, [bench.person(who)], seed), f"<v{place}>")
+        renamed_placeholder(
+            bench.learn(str(arm.method), arm.settings, [bench.person(who)], seed), f"<v{place}>"
+        )
         for place, who in enumerate(pair)
     ]
     asked = wishes(bench.quick)
@@ -143,12 +145,12 @@ def wishes(quick: bool) -> list[dict[str, str]]:
     """The scenes and styles to draw two people in."""
     count = 4 if quick else 12
     return [
-        {"scene": SCENES[number % len(SCENES)], "style": STYLES[number % len(STYLES)]}
+        {"scene": _SCENES[number % len(_SCENES)], "style": _STYLES[number % len(_STYLES)]}
         for number in range(count)
     ]
 
 
-def renamed(artifact: Artifact, token: str) -> Artifact:
+def renamed_placeholder(artifact: Artifact, token: str) -> Artifact:
     """The same words under another placeholder: one training serves both sides of a pair."""
     (own,) = artifact.tokens
     told = replace(own, token=token)
@@ -166,7 +168,7 @@ def judged(
     side = pictures.shape[1]
     halves = [pictures[:, :, :side], pictures[:, :, side:]]
     known = [*pair, *(who for who in gallery_of(pair[0]) if who not in pair)][:GALLERY]
-    faces = unit(np.stack([references(who) for who in known]))
+    faces = unit(np.stack([references_of_pair(who) for who in known]))
     near = [unit(judges.embed_reporting(half)) @ faces.T for half in halves]  # (N, people) each
     nearest = [scores.argmax(1) for scores in near]
     scores: dict[str, list[float]] = {}
@@ -192,7 +194,7 @@ def gallery_of(person: int) -> range:
 
 
 @cache
-def references(person: int) -> np.ndarray:
+def references_of_pair(person: int) -> np.ndarray:
     """The mean direction (D,) of a person's four pictures."""
     pixels = np.stack([picture.pixels for picture in concept_of(person).pictures])
     return unit(_judges().embed_reporting(pixels)).mean(0)
@@ -258,7 +260,7 @@ def _drawn(
         )  # fmt: skip
 
     key = [list(prompts), list(seeds), used, list(regions), width, bench.sampling_steps]
-    return bench.pictures([*key, SEAM] if again else key, draw)
+    return bench.pictures([*key, _SEAM] if again else key, draw)
 
 
 def _known(people: Sequence[int]) -> dict[str, Known]:
@@ -267,7 +269,7 @@ def _known(people: Sequence[int]) -> dict[str, Known]:
     eyes = MiniatureFaces()
     return {
         f"<v{place}>": Known(
-            eyes, references_of(eyes, eyes, [one.pixels for one in concept_of(who).pictures])
+            eyes, person_references(eyes, eyes, [one.pixels for one in concept_of(who).pictures])
         )
         for place, who in enumerate(people)
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...evaluation.page import heading, paragraph, picture, table, write_page
+from ...evaluation.page import heading, page_picture, paragraph, table, write_page
 from ...evaluation.plots import Bar, Point, bars, frontier
 from ...version import VERSION
 from .bench import Arm, Bench, Experiment
@@ -14,13 +14,13 @@ from .table import Measured, Plan, Row, values_by_person
 from .words import sentences
 
 TITLE = "The papers' claims, measured"
-COLUMNS = ("", "claim", "metric", "method", "against", "value", "other", "difference", "95 % interval",
+_COLUMNS = ("", "claim", "metric", "method", "against", "value", "other", "difference", "95 % interval",
            "people")  # fmt: skip
 FRONTIER = ("prompt", "identity")  # metrics across and up
-SHOWN = 8  # pictures of a row
+_SHOWN = 8  # pictures of a row
 
 
-def write_report(
+def write_claims_report(
     path: Path,
     experiments: Sequence[Experiment],
     plan: Plan,
@@ -64,7 +64,7 @@ def _section(
     if not cells:
         yield paragraph("Not measured in this run.", quiet=True)
         return
-    yield table(COLUMNS, [_line(row) for row in rows if row.found is not None])
+    yield table(_COLUMNS, [_line(row) for row in rows if row.found is not None])
     missing = [f"{row.claim.claim} ({row.missing})" for row in rows if row.found is None]
     if missing:
         yield paragraph("Not measured: " + "; ".join(missing) + ".", quiet=True)
@@ -130,4 +130,4 @@ def _pictures(experiment: Experiment, cells: Sequence[Measured], bench: Bench) -
             files = [bench.folder / "drawn" / name for name in entry.drawn]
             drawn = [np.load(file, allow_pickle=False) for file in files if file.exists()]
             if drawn:
-                yield picture(np.concatenate(list(drawn[0][:SHOWN]), axis=1), arm.name)
+                yield page_picture(np.concatenate(list(drawn[0][:_SHOWN]), axis=1), arm.name)

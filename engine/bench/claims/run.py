@@ -20,9 +20,9 @@ from . import EXPERIMENTS
 from .bench import WAIT, Arm, Bench, Experiment
 from .locks import held
 from .pace import Pace
-from .report import write_report
-from .statistics import Values
-from .table import Cell, Measured, Outcome, Plan, Row, table
+from .report import write_claims_report
+from .statistics import SampleValues
+from .table import Cell, Measured, Outcome, Plan, Row, claims_table
 from .words import as_markdown, record_of
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _measured(cell: Cell, bench: Bench, now: Callable[[], float]) -> dict[str, A
     }  # fmt: skip
 
 
-def _plain(value: Values) -> float | list[float]:
+def _plain(value: SampleValues) -> float | list[float]:
     return [float(entry) for entry in value] if np.ndim(value) else float(value)  # pyright: ignore
 
 
@@ -153,7 +153,7 @@ def run_claims(
     it came about, and `claims.md` is that for people; `report.html` has plots and pictures.
     """
     outcome = measure_all(experiments, plan, bench, on_cell, now)
-    rows = table(experiments, outcome)
+    rows = claims_table(experiments, outcome)
     record = record_of(rows, plan, _command(experiments, plan), bench.instrument)
     texts = {
         "claims.json": _json([row.plain() for row in rows if row.found is not None]),
@@ -163,7 +163,7 @@ def run_claims(
     for name, text in texts.items():
         with write_atomically(bench.folder / name) as temporary:
             temporary.write_text(text, "utf-8")
-    write_report(bench.folder / "report.html", experiments, plan, bench, outcome.measured, rows)
+    write_claims_report(bench.folder / "report.html", experiments, plan, bench, outcome.measured, rows)
     return rows
 
 

@@ -9,7 +9,7 @@ from scipy import special
 RESAMPLES = 4000
 ENOUGH_PEOPLE = 3  # from here on people are resampled; below, only the pictures of those there are
 
-Values = float | Sequence[float]
+SampleValues = float | Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Comparison:
 
 
 def compare(
-    first: Mapping[int, Sequence[Values]], second: Mapping[int, Sequence[Values]], seed: int = 0
+    first: Mapping[int, Sequence[SampleValues]], second: Mapping[int, Sequence[SampleValues]], seed: int = 0
 ) -> Comparison | None:
     """The comparison of two arms' cells by person, one entry per training seed; None without any.
 
@@ -41,23 +41,25 @@ def compare(
     value = float(np.mean([np.mean([np.mean(a) for a, _ in cells]) for cells in pairs]))
     other = float(np.mean([np.mean([np.mean(b) for _, b in cells]) for cells in pairs]))
     differences = [_differences(cells) for cells in pairs]
-    low, high = interval(differences, seed)
+    low, high = confidence_interval(differences, seed)
     difference = value - other
     return Comparison(
         value=value, other=other, difference=difference, low=low, high=high, people=len(pairs)
     )  # fmt: skip
 
 
-def average(values: Mapping[int, Mapping[int, Values]], seed: int = 0) -> tuple[float, float, float] | None:
+def average(
+    values: Mapping[int, Mapping[int, SampleValues]], seed: int = 0
+) -> tuple[float, float, float] | None:
     """Mean over people with its 95 % interval, of values by person and training seed; None without any."""
     people = [np.concatenate([np.atleast_1d(np.asarray(cell, float)) for cell in cells.values()])
               for cells in values.values() if cells]  # fmt: skip
     if not people:
         return None
-    return float(np.mean([own.mean() for own in people])), *interval(people, seed)
+    return float(np.mean([own.mean() for own in people])), *confidence_interval(people, seed)
 
 
-def interval(differences: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
+def confidence_interval(differences: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of the mean over people; `differences` holds each person's, picture by picture."""
     rng = np.random.default_rng(seed)
     people = len(differences)
@@ -79,7 +81,7 @@ def widening(people: int) -> float:
     return float(student / special.ndtri(0.975) * (people / degrees) ** 0.5)
 
 
-def _differences(cells: Sequence[tuple[Values, Values]]) -> np.ndarray:
+def _differences(cells: Sequence[tuple[SampleValues, SampleValues]]) -> np.ndarray:
     """Differences of one person, picture by picture where both arms drew the same ones."""
     parts = []
     for first, second in cells:

@@ -11,16 +11,16 @@ from ...errors import LikenessError
 from ...files import write_atomically
 from . import experiment
 from .bench import Arm, Bench, Claim, Metrics
-from .report import write_report
+from .report import write_claims_report
 from .run import OnCell, measure_all
 from .statistics import average
 from .table import Plan, values_by_person
 
-MOST = 64  # combinations
+_MOST = 64  # combinations
 TOLERANCE = 0.05  # of prompt accuracy, below the best, that likeness may cost
-OWN = ("magictailor", "magicapture", "masterweaver")  # what learns no person alone: scored as in its claims
+_OWN = ("magictailor", "magicapture", "masterweaver")  # what learns no person alone: scored as in its claims
 GOALS = ("identity", "component", "style", "edits")  # whose mean a choice is made by, as far as measured
-SHOWN = (*GOALS, "prompt", "leakage")
+_SHOWN = (*GOALS, "prompt", "leakage")
 
 
 class Sweep:
@@ -37,12 +37,12 @@ class Sweep:
         one_of("method", method, METHODS)
         known_keys(METHODS[method], values, "the sweep")
         combinations = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
-        if not values or len(combinations) > MOST:
+        if not values or len(combinations) > _MOST:
             raise LikenessError(
-                f"a sweep has 1 to {MOST} combinations, this one {len(combinations)}; change it"
+                f"a sweep has 1 to {_MOST} combinations, this one {len(combinations)}; change it"
             )
         self.name = f"sweep-{method}"
-        self._own = experiment(method) if method in OWN else None
+        self._own = experiment(method) if method in _OWN else None
         self.alike: Mapping[str, Any] = getattr(self._own, "alike", {})
         self.swept = tuple(values)
         self.arms = tuple(
@@ -71,7 +71,7 @@ def run_sweep(
     measured = measure_all([sweep], plan, bench, on_cell).measured
     lines = []
     for arm in sweep.arms:
-        found = {metric: average(values_by_person(measured, sweep, arm.name, metric)) for metric in SHOWN}
+        found = {metric: average(values_by_person(measured, sweep, arm.name, metric)) for metric in _SHOWN}
         if found["identity"] is not None:
             scores = {name: [round(number, 4) for number in score] for name, score in found.items() if score}
             settings = {name: arm.settings[name] for name in sweep.swept}
@@ -85,7 +85,7 @@ def run_sweep(
     }  # fmt: skip
     with write_atomically(bench.folder / "sweep.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    write_report(bench.folder / "report.html", [sweep], plan, bench, measured, [])
+    write_claims_report(bench.folder / "report.html", [sweep], plan, bench, measured, [])
     return record
 
 
@@ -95,7 +95,7 @@ def _best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(obedient, key=lambda line: fmean(line[goal][0] for goal in GOALS if goal in line))
 
 
-def values_of(text: str) -> tuple[str, list[Any]]:
+def sweep_values(text: str) -> tuple[str, list[Any]]:
     """`rank=4,8` as a setting and its values, each read as on the command line."""
     import yaml
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...errors import LikenessError
 from ...miniature import world
-from .bench import Arm, Bench, Claim, Experiment, Metrics, digest_of, resolved
-from .statistics import Comparison, Values, compare
+from .bench import Arm, Bench, Claim, Experiment, Metrics, cell_digest, resolved
+from .statistics import Comparison, SampleValues, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Cell:
     def key(self, bench: Bench) -> str:
         """What the cell's numbers depend on, beside the code: of presets, those of the methods it trains."""
         presets = {method: resolved(method, {}) for method in self.arm.trains}
-        return digest_of(
+        return cell_digest(
             self.experiment.name, self.arm.method, dict(self.arm.settings), dict(self.arm.options), presets,
             self.person, self.seed, bench.quick, bench.sampling_steps, bench.instrument,
         )  # fmt: skip
@@ -123,7 +123,7 @@ def holds(claim: Claim, found: Comparison) -> bool | None:
     return True if for_it else False if against_it else None
 
 
-def table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Row]:
+def claims_table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Row]:
     """Every claim, measured or not, in the experiments' order."""
     rows, measured = [], outcome.measured
     for experiment in experiments:
@@ -132,7 +132,7 @@ def table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Row]:
                 values_by_person(measured, experiment, arm, claim.metric)
                 for arm in (claim.method, claim.against)
             )
-            seed = int(digest_of(experiment.name, claim.claim, claim.metric)[:8], 16)
+            seed = int(cell_digest(experiment.name, claim.claim, claim.metric)[:8], 16)
             found = compare(*_common(first, second), seed)
             missing = "" if found else outcome.why_not(experiment, claim)
             row = Row(claim=claim, paper=experiment.paper, experiment=experiment.name, found=found,
@@ -143,9 +143,9 @@ def table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Row]:
 
 def values_by_person(
     measured: Sequence[Measured], experiment: Experiment, arm: str, metric: str
-) -> dict[int, dict[int, Values]]:
+) -> dict[int, dict[int, SampleValues]]:
     """The metric of one arm: by person, then by training seed."""
-    values: dict[int, dict[int, Values]] = {}
+    values: dict[int, dict[int, SampleValues]] = {}
     for entry in measured:
         cell = entry.cell
         if cell.experiment.name == experiment.name and cell.arm.name == arm and metric in entry.metrics:
@@ -154,8 +154,8 @@ def values_by_person(
 
 
 def _common(
-    first: dict[int, dict[int, Values]], second: dict[int, dict[int, Values]]
-) -> tuple[dict[int, list[Values]], dict[int, list[Values]]]:
+    first: dict[int, dict[int, SampleValues]], second: dict[int, dict[int, SampleValues]]
+) -> tuple[dict[int, list[SampleValues]], dict[int, list[SampleValues]]]:
     """What both arms have, in the same order."""
     seeds = {
         person: sorted(first[person].keys() & second[person].keys())

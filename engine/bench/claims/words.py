@@ -100,7 +100,7 @@ def _line(row: Row) -> str:
 
 # -------------------------------------------------------------------------------------- as data and Markdown
 
-COLUMNS = ("holds", "claim", "method", "against", "metric", "value", "other", "difference", "95 % interval",
+_COLUMNS = ("holds", "claim", "method", "against", "metric", "value", "other", "difference", "95 % interval",
            "people")  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def as_markdown(record: Record) -> str:
     parts = [f"`{record['command']}`, Miniature `{record['miniature']}`. " + " ".join(record["words"])]
     for name in dict.fromkeys(row["experiment"] for row in record["rows"]):
         own = [row for row in record["rows"] if row["experiment"] == name]
-        head = [f"**`{name}`** ({own[0]['paper']})", "", _cells(COLUMNS), _cells(["---"] * len(COLUMNS))]
+        head = [f"**`{name}`** ({own[0]['paper']})", "", _cells(_COLUMNS), _cells(["---"] * len(_COLUMNS))]
         parts.append("\n".join([*head, *(_cells(_markdown_row(row)) for row in own)]))
     if record["missing"]:
         parts.append("Not measured: " + "; ".join(_left_out(record)) + ".")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CLASSES = 19
+_CLASSES = 19
 
 
 class ConvNorm(nn.Module):
@@ -62,7 +62,7 @@ class ResNet18(nn.Module):
         return eighth, sixteenth, self.layer4(sixteenth)
 
 
-class Refinement(nn.Module):
+class RefinementBlock(nn.Module):
     """Features weighted, channel by channel, by what the whole picture shows."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -82,7 +82,7 @@ class ContextPath(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.resnet = ResNet18()
-        self.arm16, self.arm32 = Refinement(256, 128), Refinement(512, 128)
+        self.arm16, self.arm32 = RefinementBlock(256, 128), RefinementBlock(512, 128)
         self.conv_head32, self.conv_head16 = ConvNorm(128, 128), ConvNorm(128, 128)
         self.conv_avg = ConvNorm(512, 128, kernel=1)
 
@@ -113,7 +113,7 @@ class Head(nn.Module):
     def __init__(self, width: int = 256) -> None:
         super().__init__()
         self.conv = ConvNorm(width, width)
-        self.conv_out = nn.Conv2d(width, CLASSES, 1, bias=False)
+        self.conv_out = nn.Conv2d(width, _CLASSES, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_out(self.conv(x))

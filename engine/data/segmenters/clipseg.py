@@ -12,7 +12,7 @@ from torch import Tensor
 from ..helpers import CLIPSEG
 from .base import Found, enlarged, network_input, pretrained
 
-SIDE = 352  # what the released weights were trained at
+_SIDE = 352  # what the released weights were trained at
 PHRASINGS = (
     "a photo of a {}",
     "a photo of the {}",
@@ -29,7 +29,7 @@ PHRASINGS = (
 class ClipSeg:
     """The soft mask of a word is the mean of the sigmoids of its phrasings' maps."""
 
-    def __init__(self, model: Any, tokenizer: Any, side: int = SIDE) -> None:
+    def __init__(self, model: Any, tokenizer: Any, side: int = _SIDE) -> None:
         self.model, self.tokenizer, self.side = model, tokenizer, side
         self._phrases: dict[str, Tensor] = {}
 
@@ -66,7 +66,7 @@ class ClipSeg:
         return self._phrases[word]
 
 
-def load(models: Path, device: str = "cpu", side: int = SIDE) -> ClipSeg:
+def load(models: Path, device: str = "cpu", side: int = _SIDE) -> ClipSeg:
     folder = CLIPSEG.find(models)
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 

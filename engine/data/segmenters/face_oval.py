@@ -14,12 +14,12 @@ from ..masks import Mask
 from ..packs import PACKS, packs_in
 from .base import Found
 
-WORDS = ("face", "faces", "head")
+_WORDS = ("face", "faces", "head")
 # in ArcFace's 112 x 112 crop: middle and half axes, from the hairline to below the chin
 MIDDLE, AXES = (56.0, 62.0), (40.0, 58.0)
 
 
-def oval(face: Face, size: tuple[int, int]) -> Mask:
+def _oval(face: Face, size: tuple[int, int]) -> Mask:
     """Where a face is in a picture (H, W): 1 inside an oval that turns and grows with its landmarks."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
     if face.landmarks is None:
@@ -41,15 +41,15 @@ class FaceOval:
 
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
         for word in words:
-            if word.strip().lower() not in WORDS:
-                hint = nearest(word.strip().lower(), WORDS)
+            if word.strip().lower() not in _WORDS:
+                hint = nearest(word.strip().lower(), _WORDS)
                 raise LikenessError(
                     f"the back end 'face-oval' finds faces only, no '{word}'{hint}; for parts of a face and "
                     "hair use face-parts"
                 )
         faces = self.finder(pixels)
         size = (pixels.shape[0], pixels.shape[1])
-        ovals = [oval(face, size) for face in faces]
+        ovals = [_oval(face, size) for face in faces]
         mask = np.maximum.reduce(ovals) if ovals else np.zeros(size, np.float32)
         surest = max((float(face.score) for face in faces), default=0.0)
         return Found(np.stack([mask] * len(words)), (surest,) * len(words))

@@ -15,9 +15,9 @@ from ...files import reading
 from ..helpers import BISENET, FACE_PARSING
 from .base import Found, enlarged, network_input, pretrained
 
-SIDE = 512  # what both kinds of weights were trained at
+_SIDE = 512  # what both kinds of weights were trained at
 # BiSeNet's numbering, which the methods' label sets use; the left eye is the person's own
-PARTS = (
+PARSED_PARTS = (
     "background", "skin", "left brow", "right brow", "left eye", "right eye", "eyeglasses", "left ear",
     "right ear", "earring", "nose", "mouth", "upper lip", "lower lip", "neck", "necklace", "clothes", "hair",
     "hat",
@@ -37,7 +37,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "face": _FACE,  # no earrings: they are not the person (MagiCapture's subject leaks into them)
     "face without ears": tuple(part for part in _FACE if "ear" not in part.split()),
     "head": (*_FACE, "hair", "neck"),
-    "person": tuple(part for part in PARTS if part != "background"),
+    "person": tuple(part for part in PARSED_PARTS if part != "background"),
     "hair": ("hair",),
     "eyes": ("left eye", "right eye"),
     "brows": ("left brow", "right brow"),
@@ -48,10 +48,10 @@ SETS: dict[str, tuple[str, ...]] = {
 # what a reference picture keeps in MasterWeaver: inference and its reference types 0 and 1
 _NEVER_KEPT = ("background", "neck", "necklace", "clothes", "hat")
 MASTERWEAVER_KEEPS = {
-    "inference": tuple(part for part in PARTS if part not in _NEVER_KEPT),
-    "type 0": tuple(part for part in PARTS if part not in _NEVER_KEPT),
+    "inference": tuple(part for part in PARSED_PARTS if part not in _NEVER_KEPT),
+    "type 0": tuple(part for part in PARSED_PARTS if part not in _NEVER_KEPT),
     "type 1": tuple(
-        part for part in PARTS if part not in (*_NEVER_KEPT, "mouth", "upper lip", "lower lip", "hair")
+        part for part in PARSED_PARTS if part not in (*_NEVER_KEPT, "mouth", "upper lip", "lower lip", "hair")
     ),
 }
 
@@ -61,9 +61,9 @@ def parts_of(word: str) -> tuple[str, ...]:
     wanted = word.strip().lower()
     if wanted in SETS:
         return SETS[wanted]
-    if wanted in PARTS:
+    if wanted in PARSED_PARTS:
         return (wanted,)
-    valid = [*SETS, *PARTS]
+    valid = [*SETS, *PARSED_PARTS]
     hint = nearest(wanted, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
     raise LikenessError(f"the face parser knows no '{word}'{hint}")
 
@@ -92,7 +92,7 @@ class FaceParser:
 
     def labels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The likeliest part of each pixel, (side, side), as numbers of `PARTS`."""
-        numbers = np.array([PARTS.index(part) for part in self.order], dtype=np.uint8)
+        numbers = np.array([PARSED_PARTS.index(part) for part in self.order], dtype=np.uint8)
         return numbers[self._shares(pixels).argmax(0).numpy()]
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class FaceParser:
         return logits[0].float().softmax(0).cpu()
 
 
-def load(models: Path, device: str = "cpu", side: int = SIDE) -> FaceParser:
+def load(models: Path, device: str = "cpu", side: int = _SIDE) -> FaceParser:
     """SegFormer weights where there are some, else BiSeNet's."""
     for place in (models / BISENET.folder, models):
         if FACE_PARSING.missing(place) and not BISENET.missing(place):
@@ -132,4 +132,4 @@ def _bisenet(folder: Path, device: str, side: int) -> FaceParser:
     with reading(path, f"holds no BiSeNet weights; {remedy}"):
         weights = read_tensors(path, remedy) if path.suffix == ".safetensors" else read_pickle(path, remedy)
         network = BiSeNet.from_weights(weights)
-    return FaceParser(network.to(device), PARTS, device, side)
+    return FaceParser(network.to(device), PARSED_PARTS, device, side)

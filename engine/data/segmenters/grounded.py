@@ -17,7 +17,7 @@ from .base import Found, network_input, pretrained
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # the detector's picture
 BOX_THRESHOLD, TEXT_THRESHOLD = 0.25, 0.25
-DOUBLES = 0.8  # boxes that overlap more show the same thing
+_DOUBLES = 0.8  # boxes that overlap more show the same thing
 
 
 class Detections(NamedTuple):
@@ -48,7 +48,7 @@ class GroundedSam:
 
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
         seen = self.detect(pixels, words)
-        kept = kept_boxes(seen.boxes, seen.confidence, seen.words, DOUBLES)
+        kept = kept_boxes(seen.boxes, seen.confidence, seen.words, _DOUBLES)
         masks = np.zeros((len(words), *pixels.shape[:2]), dtype=np.float32)
         if len(kept):
             drawn = self.draw(pixels, seen.boxes[kept])

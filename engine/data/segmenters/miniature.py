@@ -13,7 +13,7 @@ from ...miniature.judges import load_judge, to_tensor
 from ...miniature.model import RESOLUTION
 from .base import Found, enlarged
 
-SETS = {
+_SETS = {
     "face": world.FACE_PARTS,
     "head": (*world.FACE_PARTS, "hair", "ear", "neck"),
     "person": tuple(part for part in world.PARTS if part != "background"),
@@ -28,14 +28,14 @@ DOUBT = (
 ALSO = {"man": "person", "woman": "person", "eyes": "eye", "brows": "brow", "ears": "ear", "lips": "mouth"}
 
 
-def parts_of(word: str) -> tuple[str, ...]:
+def world_parts_of(word: str) -> tuple[str, ...]:
     wanted = word.strip().lower()
     wanted = ALSO.get(wanted, wanted)
-    if wanted in SETS:
-        return SETS[wanted]
+    if wanted in _SETS:
+        return _SETS[wanted]
     if wanted in world.PARTS:
         return (wanted,)
-    valid = [*SETS, *world.PARTS]
+    valid = [*_SETS, *world.PARTS]
     hint = nearest(wanted, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
     raise LikenessError(f"the Miniature's parser knows no '{word}'{hint}")
 
@@ -46,7 +46,7 @@ class MiniatureParser:
 
     @torch.no_grad()
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
-        wanted = [[world.PART_ID[part] for part in parts_of(word)] for word in words]
+        wanted = [[world.PART_ID[part] for part in world_parts_of(word)] for word in words]
         shares = self.network(to_tensor(_small(pixels)[None]))[0].softmax(0)  # (parts, S, S)
         maps = torch.stack([shares[parts].sum(0) for parts in wanted])
         seen = shares.amax((1, 2)).tolist()

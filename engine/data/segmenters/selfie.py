@@ -44,7 +44,9 @@ class SelfieNetwork(nn.Module):
         found = pictures
         for node in self._nodes:
             given = [values[name.split(":")[0].lstrip("^")] for name in node.get("input", ())]
-            found = pictures if node["op"] == "Placeholder" else DOES[node["op"]](given, node.get("attr", {}))
+            found = (
+                pictures if node["op"] == "Placeholder" else _DOES[node["op"]](given, node.get("attr", {}))
+            )
             values[node["name"]] = found
         return found
 
@@ -80,7 +82,7 @@ def load(models: Path, device: str = "cpu") -> Selfie:
     with reading(described, f"is not the selfie network's description; get it again from {SELFIE.source}"):
         plan = from_json(read_text(described), described)
         nodes = plan["modelTopology"]["node"]
-        unknown = sorted({node["op"] for node in nodes} - set(DOES) - {"Const", "Placeholder"})
+        unknown = sorted({node["op"] for node in nodes} - set(_DOES) - {"Const", "Placeholder"})
         if unknown:
             raise LikenessError(f"{described} computes with {', '.join(unknown)}, which is not known here")
         network = SelfieNetwork(nodes, _weights(folder, plan["weightsManifest"]))
@@ -169,7 +171,7 @@ def _folded(how: Callable[[Tensor, Tensor], Tensor]) -> Does:
     return fold
 
 
-DOES: dict[str, Does] = {
+_DOES: dict[str, Does] = {
     "Add": _folded(torch.add), "AddV2": _folded(torch.add), "AddN": _folded(torch.add),
     "Mul": _folded(torch.mul), "Relu": lambda given, told: given[0].relu(),
     "Relu6": lambda given, told: given[0].clamp(0, 6), "Sigmoid": lambda given, told: given[0].sigmoid(),

@@ -16,7 +16,7 @@ from .fitting import fit
 
 log = logging.getLogger(__name__)
 FEATURES = [world.PART_ID[part] for part in ("eye", "brow", "nose", "mouth", "glasses")]
-FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
+_FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
 
 
 def inner_config() -> dict:
@@ -36,7 +36,7 @@ def weight_map(
     """How much each pixel counts, (B, 1, side, side): the background 1, eyes, brows, nose and mouth most."""
     weight = torch.ones_like(parts, dtype=torch.float32)
     weight[parts > 0] = person
-    weight[torch.isin(parts, torch.tensor(FACE, device=parts.device))] = face
+    weight[torch.isin(parts, torch.tensor(_FACE, device=parts.device))] = face
     weight[torch.isin(parts, torch.tensor(FEATURES, device=parts.device))] = features
     return F.interpolate(weight[:, None], size=(side, side), mode="area")
 
@@ -53,7 +53,7 @@ def face_psnr(vae: Any, pixels: Tensor, parts: Tensor) -> dict[str, float]:
     with torch.no_grad():
         output = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
     error = ((output - pixels) / 2).square().mean(1, keepdim=True)
-    face = torch.isin(parts, torch.tensor(FACE, device=parts.device))[:, None].float()
+    face = torch.isin(parts, torch.tensor(_FACE, device=parts.device))[:, None].float()
     face = F.interpolate(face, size=pixels.shape[-2:], mode="area")
     inside = (error * face).sum() / face.sum()
     return {

@@ -17,7 +17,7 @@ from .fitting import fit
 
 NEGATIVES = 3  # captions beside the true one in which one attribute is changed
 SCALE = 20.0  # inverse temperature
-LOOKED_AT = 60  # held-out people, while it is trained
+_LOOKED_AT = 60  # held-out people, while it is trained
 
 
 class Pair(nn.Module):
@@ -47,7 +47,7 @@ def load_pair() -> Pair:
     return pair
 
 
-def make(
+def make_clip(
     text_encoder: CLIPTextModel,
     data: Dataset,
     held_out: Dataset,
@@ -61,7 +61,7 @@ def make(
     tokenizer = model.tokenizer()
     frozen: Any = text_encoder  # whose own `to` has lost its signature behind a decorator
     pair = Pair(frozen.to(device)).to(device)
-    each, looked_at = len(data) // len(data.person.unique()), held_out.person.unique()[:LOOKED_AT].tolist()
+    each, looked_at = len(data) // len(data.person.unique()), held_out.person.unique()[:_LOOKED_AT].tolist()
 
     def texts_of(index: int, rng: np.random.Generator) -> list[str]:
         identity, context = world.sample_identity(index // each), world.sample_context(index)

@@ -61,7 +61,7 @@ def _render_person(person: int) -> tuple[list, list, list, list]:
     return pixels, labels, targets, captions
 
 
-def prepare(folder: Path, people: range, processes: int = 1) -> Dataset:
+def prepare_dataset(folder: Path, people: range, processes: int = 1) -> Dataset:
     """Renders `people` into `folder` unless it is there already, and maps it into memory."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "done").exists():

@@ -25,7 +25,7 @@ from ...bases.denoisers.unet import cross_attention_layers
 from ...config import BaseSpec, Job, MasterWeaverSettings
 from ...data.identity_examples import masked, resized
 from ...data.shard_sources import context_of, rendered
-from ...data.shards import INDEX, ShardSample, Tally, decoded, entries, find_shards, write_shards
+from ...data.shards import INDEX, ReadStats, ShardSample, decoded, entries, find_shards, write_shards
 from ...identity.attention import IdAttention
 from ...identity.encoder import IdEncoder
 from ...identity.files import adapter_tensors
@@ -79,7 +79,7 @@ def spoken(base: BaseModel, who: world.Character, queries: int) -> Tensor:
 
 def samples_of(folder: Path) -> list[ShardSample]:
     paths = [shard.path for shard in find_shards(str(folder))]
-    return [decoded(parts) for path in paths for parts in entries(path, Tally())]
+    return [decoded(parts) for path in paths for parts in entries(path, ReadStats())]
 
 
 @torch.no_grad()
@@ -261,7 +261,7 @@ def job(work: Path, scale: float = 1.0, name: str = "trained", **changes: object
     )  # fmt: skip
 
 
-def prepare(
+def prepare_adapter(
     work: Path, steps: tuple[int, int] = (LISTENING_STEPS, ABSORBING_STEPS), people: range = PEOPLE
 ) -> None:
     """Shards and the adapter to begin from, unless they are there."""
@@ -271,14 +271,16 @@ def prepare(
         begin(load_base(BaseSpec()), work / "shards", work / "begun.safetensors", steps)
 
 
-def make(work: Path, out: Path, scale: float = 1.0, people: range = PEOPLE, **changes: object) -> None:
+def make_id_adapter(
+    work: Path, out: Path, scale: float = 1.0, people: range = PEOPLE, **changes: object
+) -> None:
     """All of it in one go, to the file `out`; `scale` multiplies the steps of the beginning and both stages.
 
     What an earlier call finished in `work` is not done again; `changes` are settings of MasterWeaver.
     """
     work.mkdir(parents=True, exist_ok=True)
     beginning = [max(1, round(steps * scale)) for steps in (LISTENING_STEPS, ABSORBING_STEPS)]
-    prepare(work, (beginning[0], beginning[1]), people)
+    prepare_adapter(work, (beginning[0], beginning[1]), people)
     wanted = job(work, scale, "trained", **changes)
     trained = Path(wanted.output)
     ship(trained if trained.exists() else train(wanted, Logged(25)), out)
@@ -304,7 +306,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    make(arguments.work, arguments.out, arguments.scale, PEOPLE[: arguments.people])
+    make_id_adapter(arguments.work, arguments.out, arguments.scale, PEOPLE[: arguments.people])
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def make_reporting(
 
 
 @torch.no_grad()
-def reading(network: nn.Module, data: Dataset, device: str = "cpu") -> dict[str, float]:
+def read_share(network: nn.Module, data: Dataset, device: str = "cpu") -> dict[str, float]:
     """The share of pictures whose attribute is read rightly, by attribute."""
     right = []
     for start in range(0, len(data), 200):
@@ -138,7 +138,7 @@ def make_reader(
     return fit(
         "reader", judges.Reader().to(device), loss_of, steps=steps, learning_rate=2e-3, work=work,
         averaging=0.995,
-        report=lambda net: reading(net, held_out, device), report_every=250,
+        report=lambda net: read_share(net, held_out, device), report_every=250,
     )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def finish_reader(
 
     return fit(
         "reader2", network.to(device), loss_of, steps=steps, learning_rate=1.5e-3, work=work, averaging=0.99,
-        report=lambda net: reading(net, held_out, device), report_every=100,
+        report=lambda net: read_share(net, held_out, device), report_every=100,
     )  # fmt: skip
 
 

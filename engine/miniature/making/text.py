@@ -76,7 +76,7 @@ def listening_loss(listener: nn.Module, tokens: Tensor, targets: Tensor) -> Tens
     return torch.stack(losses).sum()
 
 
-def make(work: Path, steps: int, batch: int = 128, device: str = "cpu") -> Listener:
+def make_text_encoder(work: Path, steps: int, batch: int = 128, device: str = "cpu") -> Listener:
     """Trains the listener; the UNet's stage goes on from its encoder."""
     torch.manual_seed(0)
     tokenizer = model.tokenizer()

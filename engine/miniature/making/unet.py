@@ -21,12 +21,12 @@ LISTENING_WEIGHT = 0.02
 TEXT_RATE = 0.2  # the text encoder's learning rate as a share of the UNet's
 
 
-class Painter(nn.Module):
+class UNetTrainer(nn.Module):
     """UNet and listener together: what the diffusion stage trains."""
 
     def __init__(self, listener: Listener) -> None:
         super().__init__()
-        self.unet: Any = UNet2DConditionModel(**model.unet_config())
+        self.unet: Any = UNet2DConditionModel(**model.miniature_unet_config())
         self.listener = listener
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
@@ -49,21 +49,21 @@ def cache_latents(vae: Any, data: Dataset, file: Path, side: int, device: str = 
     return latents
 
 
-def make(
+def make_unet(
     listener: Listener, data: Dataset, latents: Tensor, work: Path, steps: int,
     batch: int = 32, learning_rate: float = 2e-3, device: str = "cpu",
     report=lambda painter: "", report_every: int = 1000,
-) -> Painter:  # fmt: skip
+) -> UNetTrainer:  # fmt: skip
     """Trains the painter on `latents` (N, 4, 16, 16) of unit variance."""
     torch.manual_seed(0)
-    painter = Painter(listener).to(device)
+    painter = UNetTrainer(listener).to(device)
     schedule: Any = DDPMScheduler.from_config(model.scheduler_config())
     signal = schedule.alphas_cumprod.to(device)
     snr = signal / (1 - signal)
     tokenizer = model.tokenizer()
     empty = torch.tensor(tokenizer("", padding="max_length", max_length=model.MAX_TOKENS)["input_ids"])
 
-    def loss_of(painter: Painter, rng: np.random.Generator, progress: float) -> Tensor:
+    def loss_of(painter: UNetTrainer, rng: np.random.Generator, progress: float) -> Tensor:
         index = torch.from_numpy(rng.integers(0, len(data), batch))
         clean = latents[index].to(device)
         tokens = data.tokens[index, torch.from_numpy(rng.integers(0, data.tokens.shape[1], batch))].clone()
@@ -93,7 +93,7 @@ def make(
 
 @torch.no_grad()
 def paint(
-    painter: Painter, prompts: list[str], steps: int = 25, guidance: float = 5.0, seed: int = 0
+    painter: UNetTrainer, prompts: list[str], steps: int = 25, guidance: float = 5.0, seed: int = 0
 ) -> Tensor:
     """Latents (N, 4, 16, 16) drawn by deterministic DDIM steps: a look at the work in progress."""
     from diffusers import DDIMScheduler

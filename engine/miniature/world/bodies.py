@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .canvas import Canvas, Points, box, curve, ellipse, mirror, mix, shade
+from .canvas import Canvas, Polygon, box, curve, ellipse, mirror, mix, shade
 from .people import CLOTHES_COLOURS, EYE_COLOURS, Character
 
 CROWN = -0.62  # top of the skull
@@ -25,7 +25,7 @@ def draw_person(canvas: Canvas, who: Character) -> None:
     _draw_hat(canvas, who)
 
 
-def _face_outline(who: Character, grow: float = 0.0) -> Points:
+def _face_outline(who: Character, grow: float = 0.0) -> Polygon:
     """Half an ellipse above the widest line, a superellipse below it whose exponent makes the jaw."""
     angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from .people import PART_ID, Colour, Context
 
-Points = NDArray[np.float64]
+Polygon = NDArray[np.float64]
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -23,7 +23,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 def ellipse(
     x: float, y: float, width: float, height: float, tilt: float = 0.0, start=0.0, end=2 * math.pi
-) -> Points:
+) -> Polygon:
     angle = np.linspace(start, end, 24)
     across, down = width * np.cos(angle), height * np.sin(angle)
     return np.stack(
@@ -35,7 +35,7 @@ def ellipse(
     )
 
 
-def curve(points: Sequence[tuple[float, float]], closed: bool = True, steps: int = 6) -> Points:
+def curve(points: Sequence[tuple[float, float]], closed: bool = True, steps: int = 6) -> Polygon:
     """A Catmull-Rom spline through `points`."""
     knots = np.asarray(points, float)
     knots = np.vstack([knots[-1:], knots, knots[:2]] if closed else [knots[:1], knots, knots[-1:]])
@@ -68,7 +68,7 @@ class Canvas:
         self._draw, self._label = ImageDraw.Draw(self.image), ImageDraw.Draw(self.parts)
         self._outline = self.OUTLINES.get(context.style)
 
-    def place(self, points: Points, depth: float) -> Points:
+    def place(self, points: Polygon, depth: float) -> Polygon:
         """Moves head coordinates into the picture: yaw by depth, then scale, roll about the neck, shift."""
         pose = self.context
         x, y = points[:, 0] + pose.yaw * depth, points[:, 1] - 0.6
@@ -76,10 +76,10 @@ class Canvas:
         cos, sin = math.cos(pose.roll), math.sin(pose.roll)
         return np.stack([x * cos - y * sin + pose.shift[0], x * sin + y * cos + 0.6 + pose.shift[1]], 1)
 
-    def pixels(self, points: Points) -> list[tuple[float, float]]:
+    def pixels(self, points: Polygon) -> list[tuple[float, float]]:
         return [(x, y) for x, y in ((points + 1) * self.half).tolist()]
 
-    def fill(self, points: Points, colour: Colour, part: str | None = None, depth=0.0, outline=True) -> None:
+    def fill(self, points: Polygon, colour: Colour, part: str | None = None, depth=0.0, outline=True) -> None:
         """A filled polygon of the head or body."""
         corners = self.pixels(self.place(np.asarray(points, float), depth))
         self._draw.polygon(corners, fill=self.ink(colour))
@@ -92,7 +92,7 @@ class Canvas:
             )
 
     def stroke(
-        self, points: Points, colour: Colour, width: float, part: str | None = None, depth=0.0
+        self, points: Polygon, colour: Colour, width: float, part: str | None = None, depth=0.0
     ) -> None:
         """A line of the head or body, `width` in picture half-widths."""
         corners = self.pixels(self.place(np.asarray(points, float), depth))
@@ -101,7 +101,7 @@ class Canvas:
         if part:
             self._label.line(corners, fill=PART_ID[part], width=thick)
 
-    def backdrop(self, points: Points, colour: Colour) -> None:
+    def backdrop(self, points: Polygon, colour: Colour) -> None:
         """A polygon of the scene: it does not move with the pose."""
         self._draw.polygon(self.pixels(np.asarray(points, float)), fill=self.ink(colour))
 
@@ -119,7 +119,7 @@ class Canvas:
         return red, green, blue
 
 
-def box(left: float, top: float, right: float, bottom: float) -> Points:
+def box(left: float, top: float, right: float, bottom: float) -> Polygon:
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 

@@ -10,7 +10,7 @@ from .canvas import Canvas, box, curve, ellipse, gradient, shade
 def draw_scene(canvas: Canvas) -> None:
     rng = np.random.default_rng([canvas.context.seed, 4])
     side = (-1, 1, 1)[canvas.context.layout]
-    SCENES[canvas.context.scene](canvas, rng, side, canvas.context.layout)
+    _SCENES[canvas.context.scene](canvas, rng, side, canvas.context.layout)
 
 
 def _scene_plain(canvas: Canvas, rng: np.random.Generator, side: int, layout: int) -> None:
@@ -81,7 +81,7 @@ def _scene_space(canvas: Canvas, rng: np.random.Generator, side: int, layout: in
     canvas.backdrop(ellipse(side * 0.74, height, 0.36, 0.05, -0.35), (246, 216, 162))
 
 
-SCENES = {
+_SCENES = {
     "plain": _scene_plain, "beach": _scene_beach, "forest": _scene_forest, "city": _scene_city,
     "mountains": _scene_mountains, "space": _scene_space,
 }  # fmt: skip

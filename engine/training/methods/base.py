@@ -23,8 +23,8 @@ from ...data.examples import Batch, Examples, examples_of, generator_for, shuffl
 from ...data.ragged import buckets_of
 from ...errors import LikenessError
 from ..capabilities import Capabilities
-from ..drawing import Drawing, drawn
-from ..latents import AT_ONCE, Moments
+from ..drawing import PreviewDrawing, drawn
+from ..latents import AT_ONCE, LatentCache
 from ..observer import Progress
 
 __all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
@@ -67,7 +67,7 @@ class Method(nn.Module, ABC):
         if job.mirror and not self.capabilities.mirroring:
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
         self.examples = self._read()
-        self._moments: Moments | None = None
+        self._moments: LatentCache | None = None
         self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
         self._states: dict[str, Conditioning] = {}  # by prompt, where text is frozen
 
@@ -143,17 +143,17 @@ class Method(nn.Module, ABC):
     def begin_phase(self, phase: Phase) -> None:
         """Called before each phase; on resuming also before the phases that are done."""
 
-    def fetch(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
+    def ensure_ready(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
         """Gets what the phase's `number`-th batch is the first to need; calls `check` often, which raises to
         stop."""
 
     def batch(self, phase: Phase, number: int) -> Batch:
         """The phase's `number`-th batch: the same for the same job, whatever happened before."""
         generator = generator_for(self.job.seed, phase.name, number)
-        indices = self.turn(torch.arange(len(self.examples)), phase, number)
-        return self.draw(indices, self.prompts(indices, generator), generator)
+        indices = self.batch_indices(torch.arange(len(self.examples)), phase, number)
+        return self.make_batch(indices, self.prompts(indices, generator), generator)
 
-    def turn(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
+    def batch_indices(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
         """The phase's `number`-th pictures among `choices`: of one size, and all equally often."""
         seed = (self.job.seed, phase.name)
         buckets = buckets_of(self.examples.pixels)
@@ -161,7 +161,7 @@ class Method(nn.Module, ABC):
             return shuffled(choices, phase.batch_size, number, *seed)
         return one_bucket(buckets, choices, phase.batch_size, number, *seed)
 
-    def share(self, phase: Phase, number: int, rank: int, world: int) -> Batch:
+    def shard(self, phase: Phase, number: int, rank: int, world: int) -> Batch:
         """What process number `rank` of `world` works on of the phase's `number`-th batch."""
         return self.batch(phase, number).shard(rank, world)
 
@@ -188,7 +188,7 @@ class Method(nn.Module, ABC):
 
     def preview(self, prompt: str, seed: int, check: Callable[[], None]) -> np.ndarray:
         """A picture (H, W, 3) uint8 drawn with what was learned so far."""
-        return self.pictures([prompt], Drawing(seeds=[seed], check=check))[0]
+        return self.pictures([prompt], PreviewDrawing(seeds=[seed], check=check))[0]
 
     def close(self) -> None:
         """Takes everything off the base that the method put on it."""
@@ -201,7 +201,7 @@ class Method(nn.Module, ABC):
 
     # ---------------------------------------------------------------------------------- what methods share
 
-    def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
+    def make_batch(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
         """The examples with fresh noise and times from the generator."""
         pixels, masks = self.examples.pixels[indices], self.examples.masks[indices]
         shape = (len(indices), *self.base.latent_shape(*pixels.shape[-2:]))
@@ -225,7 +225,7 @@ class Method(nn.Module, ABC):
         """Tokens of a prompt that can be looked into."""
         return self.base.text.longest(encoder)
 
-    def spelled(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
+    def tokenize_prompt(self, prompt: str, rows: Rows, encoder: str) -> Tokens:
         """The tokens (1, T) of a training prompt whose words are looked into; raises for a long one."""
         tokens = self.base.tokenize([prompt], rows, encoder)
         longest = self.longest_prompt(encoder)
@@ -249,7 +249,7 @@ class Method(nn.Module, ABC):
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
         self.say(f"reading {len(self.examples)} pictures into latents")
-        self._moments = Moments(self.base, self.examples.pixels, both=self.mirrors)
+        self._moments = LatentCache(self.base, self.examples.pixels, both=self.mirrors)
 
     @property
     def mirrors(self) -> bool:
@@ -259,12 +259,12 @@ class Method(nn.Module, ABC):
     def latents(self, batch: Batch) -> Tensor:
         """Latents (B, C, h, w) of the batch, at the place in the posterior that the batch says."""
         if self._moments is None:
-            mean, std = self.base.encode_moments(batch.pixels)
+            mean, std = self.base.encode_posterior(batch.pixels)
         else:
             mean, std = self._moments.of(batch)
         return mean + std * batch.posterior
 
-    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
+    def pictures(self, prompts: Sequence[str], how: PreviewDrawing) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8 from the base as it is now."""
         model = self.base.model_wrapper(self.base, range(len(prompts)))
         with torch.no_grad():

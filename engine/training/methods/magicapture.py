@@ -27,7 +27,7 @@ from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.masks import HALF, Refinement
 from ...data.segment import Request, find_mask, load_segmenter
 from ...data.segmenters.base import Segmenter
-from ...devices import sent
+from ...devices import to_device
 from ...errors import LikenessError
 from .. import lora
 from ..attention_maps import mask_layers, recorded
@@ -60,7 +60,7 @@ from .base import Load, Method
 log = logging.getLogger(__name__)
 
 INVERSION, TUNING = "inversion", "tuning"
-FACE = Request(words=("face",), refine=Refinement(level=HALF))
+_FACE = Request(words=("face",), refine=Refinement(level=HALF))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class MagiCapture(Method):
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         subject, style = two_roles(concepts)
         person = job.settings.identity != "features"
-        super().__init__(job, base, [masked(concept, base, person) for concept in concepts])
+        super().__init__(job, base, [masked_pixels(concept, base, person) for concept in concepts])
         self.settings: MagiCaptureSettings = job.settings
         self.subject, self.style = self.concepts[subject], self.concepts[style]
         check_masks(self.concepts, self.examples, lambda c: "style" if c.role == "style" else "face", HALF)
@@ -395,7 +395,7 @@ class MagiCapture(Method):
         subjects: Tensor,
         generator: torch.Generator,
     ) -> CaptureBatch:
-        batch, count = super().draw(indices, prompts, generator), len(indices)
+        batch, count = super().make_batch(indices, prompts, generator), len(indices)
         share = self.settings.timestep_share if phase.name == TUNING else 1.0
         times, others = (
             self.base.process.sample_times(count, generator, high=self._time_of_share(part))
@@ -473,7 +473,7 @@ class MagiCapture(Method):
         self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: Sequence[int]
     ) -> Tensor:
         """Attention Refocusing of each row: (B,)."""
-        looks = attention_to_words(maps, sent(self._positions(batch), weights.device))
+        looks = attention_to_words(maps, to_device(self._positions(batch), weights.device))
         side = next(iter(self.layers.values())).size((size[0], size[1]))
         present = words_present(batch.kinds) * ~batch.prior[:, None]
         return refocusing(
@@ -496,7 +496,7 @@ class MagiCapture(Method):
         asked = self._asked(batch.here)
         if not len(asked):
             return prediction.new_zeros(())
-        rows = sent(asked, noisy.device)
+        rows = to_device(asked, noisy.device)
         times, noisy = times[rows], noisy[rows]
         if chosen.two_passes:
             noisy = self.base.process.add_noise(latents[rows], batch.noise[rows], times)
@@ -551,7 +551,7 @@ def two_roles(concepts: Sequence[Concept]) -> tuple[int, int]:
     return found["subject"][0], found["style"][0]
 
 
-def masked(concept: Concept, base: BaseModel, person: bool = True) -> Concept:
+def masked_pixels(concept: Concept, base: BaseModel, person: bool = True) -> Concept:
     """The concept with a mask for every picture: a subject's marks its face, a style's all but the face.
 
     What the user masked stays; the rest is found, where it is a `person`.
@@ -596,7 +596,7 @@ def _with_mask(picture: Picture, concept: Concept, segmenter: Segmenter) -> Pict
     if picture.mask is not None:
         return picture
     try:
-        face = find_mask(segmenter, picture.pixels, FACE, picture.name)
+        face = find_mask(segmenter, picture.pixels, _FACE, picture.name)
     except LikenessError as error:
         if concept.role == "subject":
             raise LikenessError(f"no face in {picture.name} ({error}); crop closer or drop it") from error

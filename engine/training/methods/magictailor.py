@@ -23,7 +23,7 @@ from ...config import Job, MagicTailorSettings, Phase
 from ...data.augment import KINDS, jittered, mirrored
 from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, shuffled
-from ...devices import sent
+from ...devices import to_device
 from ...errors import LikenessError
 from .. import lora
 from ..attention_maps import mask_layers, recorded
@@ -42,7 +42,7 @@ from ..component_losses import (
     selection,
 )
 from ..mask_checks import check_masks
-from ..momentum import Momentum
+from ..momentum import Ema
 from ..observer import Progress
 from ..placeholder_positions import PlaceholderPositions
 from ..tokens import TokenRows, initial_rows
@@ -96,7 +96,7 @@ class MagicTailor(Method):
         )
         self._lora: list[nn.Parameter] = []
         self._tables: WholeTables | None = None
-        self._momentum: Momentum | None = None
+        self._momentum: Ema | None = None
         self._places = PlaceholderPositions(self)
 
     # ------------------------------------------------------------------------------ what the trainer asks
@@ -178,10 +178,10 @@ class MagicTailor(Method):
     def _balances(self) -> bool:
         return self.together and self.settings.balancing
 
-    def _new_teacher(self) -> Momentum:
+    def _new_teacher(self) -> Ema:
         chosen = self.settings
         own = self._lora + (list(self.tokens.parameters()) if chosen.momentum_tokens else [])
-        return Momentum([self.base.network, self.tokens], own, chosen.momentum, chosen.momentum_first_copies)
+        return Ema([self.base.network, self.tokens], own, chosen.momentum, chosen.momentum_first_copies)
 
     def after_step(self, progress: Progress) -> None:
         if progress.phase != WARM_UP and self._momentum is not None:
@@ -211,7 +211,7 @@ class MagicTailor(Method):
 
     # --------------------------------------------------------------------------------------------- batches
 
-    def turn(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
+    def batch_indices(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
         """All pictures, or as many of each concept; grouped by concept."""
         if not self.settings.batch_size:
             return choices
@@ -232,7 +232,9 @@ class MagicTailor(Method):
         joint = (torch.rand(len(alone), generator=generator) < self.settings.joint_share).tolist()
         return tuple(together if joined else prompt for prompt, joined in zip(alone, joint))
 
-    def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> TailorBatch:
+    def make_batch(
+        self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator
+    ) -> TailorBatch:
         pixels, masks, flipped = self._changed(
             self.examples.pixels[indices], self.examples.masks[indices], generator
         )
@@ -268,7 +270,7 @@ class MagicTailor(Method):
         margin = round(self.settings.component_margin * min(masks.shape[-2:]))
         if not margin:
             return masks
-        wider = masks.maximum(grown(masks, margin) * MARGIN_STRENGTH)
+        wider = masks.maximum(dilate_masks(masks, margin) * MARGIN_STRENGTH)
         return wider.where(components(self.concepts)[owners].view(-1, 1, 1, 1), masks)
 
     # ---------------------------------------------------------------------------------------------- losses
@@ -380,7 +382,7 @@ class MagicTailor(Method):
         self, batch: TailorBatch, noisy: Tensor, context: Conditioning
     ) -> tuple[Tensor, Tensor | None]:
         """The U-Net's output (B, C, h, w), and attention (B, Q) of each row to its own placeholder."""
-        whole = (noisy, batch.times, context, sent(self._positions(batch), noisy.device))
+        whole = (noisy, batch.times, context, to_device(self._positions(batch), noisy.device))
         sizes = [size for size in (self.settings.pass_size, self.base.pass_size) if size]
         size = min(sizes, default=len(noisy))
         if size >= len(noisy):
@@ -410,7 +412,7 @@ def components(concepts: Sequence[Concept]) -> Tensor:
     return torch.tensor(said if any(said) else [number > 0 for number in range(len(concepts))])
 
 
-def grown(masks: Tensor, pixels: int) -> Tensor:
+def dilate_masks(masks: Tensor, pixels: int) -> Tensor:
     """Masks (B, 1, H, W) that reach so many pixels further in every direction."""
     return F.max_pool2d(masks, 2 * pixels + 1, stride=1, padding=pixels)
 

@@ -39,11 +39,11 @@ from ...data.identity_examples import (
     sample_of,
     target,
 )
-from ...data.shards import Lanes, ShardSample, Tally
-from ...devices import sent
+from ...data.shards import ReadStats, SampleStreams, ShardSample
+from ...devices import to_device
 from ...errors import LikenessError
 from ...identity.attention import IdAttention, IdentityAttention, Person, text_features
-from ...identity.denoiser import Identified
+from ...identity.denoiser import GuidedIdentityDenoiser
 from ...identity.encoder import IdEncoder
 from ...identity.files import adapter_networks, adapter_tensors
 from ...identity.references import ImageTower, clip_tower, miniature_tower
@@ -56,9 +56,9 @@ from ..adapter_losses import (
 )
 from ..attention_maps import mask_layers
 from ..capabilities import Capabilities
-from ..drawing import Drawing, drawn
+from ..drawing import PreviewDrawing, drawn
 from ..losses import squared_error
-from ..momentum import Momentum
+from ..momentum import Ema
 from .base import Method, Progress
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,11 @@ class MasterWeaver(Method):
         names = [name for name in mask_layers(base) if name.startswith("up_blocks")]
         self.edit_layers = names or list(mask_layers(base))
         self._average = self._moving_average()
-        self._lanes: Lanes | None = None
+        self._lanes: SampleStreams | None = None
         self._own = self._concept_samples()
         self._moments_by_key: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
         self._texts: OrderedDict[str, Conditioning] = OrderedDict()
-        self.tally = Tally()
+        self.tally = ReadStats()
 
     def _networks(self) -> tuple[IdEncoder, IdAttention]:
         chosen = self.settings
@@ -150,11 +150,11 @@ class MasterWeaver(Method):
     def _context_width(self) -> int:
         return sum(tower.config.hidden_size for tower in self.base.text_encoders.values())
 
-    def _moving_average(self) -> Momentum | None:
+    def _moving_average(self) -> Ema | None:
         if not self.settings.ema_decay:
             return None
         weights = [*self.encoder.parameters(), *self.attention.parameters()]
-        return Momentum([self.encoder, self.attention], weights, self.settings.ema_decay)
+        return Ema([self.encoder, self.attention], weights, self.settings.ema_decay)
 
     def _concept_samples(self) -> list[ShardSample]:
         return [
@@ -204,7 +204,7 @@ class MasterWeaver(Method):
         if self.settings.shards is not None:
             seed = mixed_seed(self.job.seed, phase.name) % 2**31
             chosen = self.settings
-            self._lanes = Lanes(
+            self._lanes = SampleStreams(
                 chosen.shards or "", phase.batch_size, seed, chosen.workers, self.tally,
                 web=self.job.shards_from_web,
             )  # fmt: skip
@@ -245,9 +245,9 @@ class MasterWeaver(Method):
     # --------------------------------------------------------------------------------------------- batches
 
     def batch(self, phase: Phase, number: int) -> AdapterBatch:
-        return self.share(phase, number, 0, 1)
+        return self.shard(phase, number, 0, 1)
 
-    def share(self, phase: Phase, number: int, rank: int, world: int) -> AdapterBatch:
+    def shard(self, phase: Phase, number: int, rank: int, world: int) -> AdapterBatch:
         """Only this process's samples are read; together the processes' shares are `batch`."""
         if phase.batch_size % world:
             raise LikenessError(
@@ -386,7 +386,7 @@ class MasterWeaver(Method):
         if len(tokens) == 1 and self.settings.mixing == "roll":  # alone in its process: mixed with nobody
             others = self._identity(None)
         else:
-            others = tokens[sent(partners(len(tokens), self.settings.mixing), tokens.device)]
+            others = tokens[to_device(partners(len(tokens), self.settings.mixing), tokens.device)]
         mixed = mixed_identities(tokens, others, batch.share)
         with self.showing(mixed):
             return self.base.predict(noisy, batch.times, context)
@@ -446,14 +446,14 @@ class MasterWeaver(Method):
         parts = [self.nothing[None]]
         if len(where):
             with torch.no_grad():
-                parts.append(self._seen(batch.references.flatten(0, 1)[sent(where, device)]))
-        return torch.cat(parts), sent(rows, device)
+                parts.append(self._seen(batch.references.flatten(0, 1)[to_device(where, device)]))
+        return torch.cat(parts), to_device(rows, device)
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """The tower's states (N, T, W) of pictures (N, 3, s, s) in [-1, 1]."""
         tower = self._tower[0]
         mean, spread = (
-            sent(torch.tensor(values, dtype=pixels.dtype), pixels.device).view(1, 3, 1, 1)
+            to_device(torch.tensor(values, dtype=pixels.dtype), pixels.device).view(1, 3, 1, 1)
             for values in (tower.mean, tower.spread)
         )
         return tower.states(((pixels + 1) / 2 - mean) / spread)
@@ -465,7 +465,7 @@ class MasterWeaver(Method):
     def latents(self, batch: Batch) -> Tensor:
         assert isinstance(batch, AdapterBatch)
         if not self.settings.latent_cache:
-            mean, std = self.base.encode_moments(batch.pixels)
+            mean, std = self.base.encode_posterior(batch.pixels)
         else:
             found = [self._cached(key, pixels) for key, pixels in zip(batch.keys, batch.pixels)]
             mean, std = (torch.stack(part) for part in zip(*found))
@@ -475,7 +475,7 @@ class MasterWeaver(Method):
         """Each picture is encoded by itself, so that its latents do not depend on when it first came."""
         known = self._moments_by_key.get(key)
         if known is None:
-            mean, std = self.base.encode_moments(pixels[None])
+            mean, std = self.base.encode_posterior(pixels[None])
             known = self._moments_by_key[key] = mean[0], std[0]
             if len(self._moments_by_key) > self.settings.latent_cache:
                 self._moments_by_key.popitem(last=False)
@@ -537,13 +537,13 @@ class MasterWeaver(Method):
         if self.settings.shards is None:
             return super().preview(prompt, seed, check)
         where = self.settings.validation or self.settings.shards
-        lane = Lanes(where, 1, 0, web=self.job.shards_from_web)
+        lane = SampleStreams(where, 1, 0, web=self.job.shards_from_web)
         people = [lane.samples(number, [0], lambda one, _: one)[0] for number in range(GRID_PEOPLE)]
         rows = []
         for one in people:
             face = masked(one.faces[0], 0) if one.faces else None
             prompts = self._grid_prompts(one.caption)
-            how = Drawing(seeds=[seed] * len(prompts), check=check)
+            how = PreviewDrawing(seeds=[seed] * len(prompts), check=check)
             pictures = self._drawn_people([] if face is None else [face], prompts, how)
             shown = to_bytes(target(one, pictures.shape[1], self.settings.squash)[0][None])
             rows.append(np.concatenate([*shown, *pictures], axis=1))
@@ -557,7 +557,7 @@ class MasterWeaver(Method):
         picked = edits[:: max(1, len(edits) // GRID_EDITS)][:GRID_EDITS]
         return [chosen.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
 
-    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
+    def pictures(self, prompts: Sequence[str], how: PreviewDrawing) -> np.ndarray:
         """With a placeholder in the prompts, its concept's person; else the base's own."""
         known = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
         own = [one for one in self._own if known and one.key.startswith(known[0].token)]
@@ -566,11 +566,15 @@ class MasterWeaver(Method):
         return self._drawn_people(faces, words, how)
 
     @torch.no_grad()
-    def _drawn_people(self, faces: Sequence[np.ndarray], prompts: Sequence[str], how: Drawing) -> np.ndarray:
+    def _drawn_people(
+        self, faces: Sequence[np.ndarray], prompts: Sequence[str], how: PreviewDrawing
+    ) -> np.ndarray:
         """The person with these faces in each prompt: (N, H, W, 3) uint8."""
         with self._averaged():
             somebody, nobody = self._tokens_of(faces), self._tokens_of([])
-            model = Identified(self.base, self._seam, self.attention, somebody, nobody, len(prompts))
+            model = GuidedIdentityDenoiser(
+                self.base, self._seam, self.attention, somebody, nobody, len(prompts)
+            )
             states = self.base.encode_text(prompts, weights=True)
             return drawn(self.base, model, states, (self.size, self.size), how)
 

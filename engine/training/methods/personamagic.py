@@ -20,14 +20,14 @@ from ...config import Job, PersonaMagicSettings, Phase
 from ...data.concepts import Concept, Picture
 from ...data.examples import Batch, Examples
 from ...data.pictures import read_picture
-from ...devices import sent
+from ...devices import to_device
 from ...errors import LikenessError
 from ...staged.mapper import Mapper
 from ...staged.stages import StagePlan
-from ...staged.text import Places, TextStates, encode
+from ...staged.text import Places, TextStates, encode_staged
 from ...staged.words import StagedModel, StagedWords
 from ..capabilities import Capabilities
-from ..drawing import Drawing, drawn
+from ..drawing import PreviewDrawing, drawn
 from ..losses import latent_masks, masked_squared_error, squared_error, tandem_equilibrium
 from .base import Load, Method, Progress, single_phase
 
@@ -129,8 +129,10 @@ class PersonaMagic(Method):
         picked = torch.randint(len(templates), (count,), generator=generator).tolist()
         return tuple(templates[number].format(self.concept.token) for number in picked)
 
-    def draw(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> StagedBatch:
-        batch, count = super().draw(indices, prompts, generator), len(indices)
+    def make_batch(
+        self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator
+    ) -> StagedBatch:
+        batch, count = super().make_batch(indices, prompts, generator), len(indices)
         low, high = (self.base.process.published_time(end) for end in self.interval)
         times = self.base.process.sample_times(count, generator, low, high)
         keep = torch.rand(count, generator=generator) >= self.settings.bypass_dropout
@@ -185,8 +187,8 @@ class PersonaMagic(Method):
         when = self.base.process.published_timestep(batch.times)
         when = when if fixed is None else torch.full_like(when, fixed)
         if device not in self._moved:
-            rows = {name: sent(row, device) for name, row in self.class_rows.items()}
-            self._moved[device] = rows, sent(self.features, device)
+            rows = {name: to_device(row, device) for name, row in self.class_rows.items()}
+            self._moved[device] = rows, to_device(self.features, device)
         rows, features = self._moved[device]
         vectors, bypass = self.mapper(when, rows, self.norms, features[batch.indices])
         return vectors, {name: rows * batch.keep_bypass[:, None, None] for name, rows in bypass.items()}
@@ -204,12 +206,12 @@ class PersonaMagic(Method):
             tokens = [self._tokens(prompt, name) for prompt in prompts]
             device, samples = vectors[name].device, len(vectors[name])
             where = [(row, place[1], place[3]) for row, token in enumerate(tokens) for place in token.places]
-            rows, positions, numbers = sent(torch.tensor(where), device).T
+            rows, positions, numbers = to_device(torch.tensor(where), device).T
             places = Places(
                 rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
             )
-            ids = sent(torch.cat([token.ids for token in tokens]), device)
-            found[name] = encode(encoder, ids, places, penultimate=self.early, attention=attention)
+            ids = to_device(torch.cat([token.ids for token in tokens]), device)
+            found[name] = encode_staged(encoder, ids, places, penultimate=self.early, attention=attention)
         return found
 
     def _pooled(self, prompts: Sequence[str]) -> Tensor | None:
@@ -224,7 +226,7 @@ class PersonaMagic(Method):
         """The prompt's tokens; templates come again and again, so they are spelled once."""
         if (prompt, encoder) not in self._spelled:
             rows = {self.concept.token: {encoder: torch.zeros(self.settings.vectors, 1)}}
-            self._spelled[prompt, encoder] = self.spelled(prompt, rows, encoder)
+            self._spelled[prompt, encoder] = self.tokenize_prompt(prompt, rows, encoder)
         return self._spelled[prompt, encoder]
 
     # ---------------------------------------------------------------------------------------------- losses
@@ -253,7 +255,7 @@ class PersonaMagic(Method):
         for row, token in enumerate(tokens):
             ours[row, [place[1] for place in token.places]] = True
         which = (ours & real, ~ours & real, positions[None] <= ends[:, None] + 1)
-        pseudo, ordinary, queries = (sent(told, attention.device) for told in which)
+        pseudo, ordinary, queries = (to_device(told, attention.device) for told in which)
         return tandem_equilibrium(
             attention,
             pseudo,
@@ -279,7 +281,7 @@ class PersonaMagic(Method):
             fixed=self._fixed(), bypass=float(self.settings.bypass),
         )  # fmt: skip
 
-    def pictures(self, prompts: Sequence[str], how: Drawing) -> np.ndarray:
+    def pictures(self, prompts: Sequence[str], how: PreviewDrawing) -> np.ndarray:
         with torch.no_grad():
             model = StagedModel(self.base, prompts, {}, [self.words()])
             context = model.context()

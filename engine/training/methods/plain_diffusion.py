@@ -15,7 +15,7 @@ from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...data.ragged import buckets_of, put, together
 from ..capabilities import Capabilities
 from ..class_pictures import ClassPictures
-from ..latents import Moments
+from ..latents import LatentCache
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
 from ..observer import Progress
 from ..tokens import TokenRows
@@ -71,7 +71,7 @@ class BesidePrior(PlainDiffusion):
             self._lacking = self.examples.prior.clone()
         self.attach()
         self.say(f"reading {int((~self._lacking).sum())} pictures into latents")
-        self._moments = Moments(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
+        self._moments = LatentCache(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
         # other processes would wait for one that stops in between; a compiled U-Net reads rows as in a step
         if torch.distributed.is_initialized() or self.job.compile or self.job.channels_last:
             self._draw_classes(self._lacking.nonzero()[:, 0], check)
@@ -91,7 +91,7 @@ class BesidePrior(PlainDiffusion):
             prior=torch.ones(len(owners), dtype=torch.bool),
         )
 
-    def fetch(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
+    def ensure_ready(self, phase: Phase, number: int, check: Callable[[], None]) -> None:
         _, prior = self._rows(phase, number)
         self._draw_classes(prior, check)
 
@@ -126,7 +126,7 @@ class BesidePrior(PlainDiffusion):
 
     def _rows(self, phase: Phase, number: int) -> tuple[Tensor, Tensor]:
         """Which examples the batch holds: pictures of the concepts, and of their classes."""
-        own = self.turn((~self.examples.prior).nonzero()[:, 0], phase, number)
+        own = self.batch_indices((~self.examples.prior).nonzero()[:, 0], phase, number)
         if not self.job.settings.prior_weight:
             return own, own[:0]
         buckets = buckets_of(self.examples.pixels)
@@ -143,7 +143,7 @@ class BesidePrior(PlainDiffusion):
         for example in prior.tolist():  # a prior picture keeps the prompt it was drawn from
             _, pictures, place = self._class_of(example)
             prompts += (pictures.prompts[place],)
-        return self.draw(torch.cat([own, prior]), prompts, generator)
+        return self.make_batch(torch.cat([own, prior]), prompts, generator)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         errors = self.errors(batch)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from likeness_portraits.engine.artifact import Artifact, import_file
-from likeness_portraits.engine.artifact.lora import adaptable, changed, merged
+from likeness_portraits.engine.artifact.lora import adaptable, lora_changed, merged
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import BaseSpec
@@ -208,13 +208,13 @@ def test_a_doras_lengths_are_the_learned_ones():
         "lora_down.weight": torch.zeros(1, 2), "lora_up.weight": torch.zeros(2, 1),
         "alpha": torch.tensor(1.0), "dora_scale": torch.tensor([[6.0, 2.0]]),
     }  # fmt: skip
-    torch.testing.assert_close(changed(weight, parts, 1.0), torch.tensor([[6.0, 0.0], [0.0, 2.0]]))
-    torch.testing.assert_close(changed(weight, parts, 0.5), torch.tensor([[4.5, 0.0], [0.0, 3.0]]))
+    torch.testing.assert_close(lora_changed(weight, parts, 1.0), torch.tensor([[6.0, 0.0], [0.0, 2.0]]))
+    torch.testing.assert_close(lora_changed(weight, parts, 0.5), torch.tensor([[4.5, 0.0], [0.0, 3.0]]))
 
 
 def test_an_oft_turns_and_keeps_lengths():
     weight, blocks = torch.randn(6, 5), torch.randn(2, 3, 3)
-    turned = changed(weight, {"oft_blocks": blocks}, 1.0)
+    turned = lora_changed(weight, {"oft_blocks": blocks}, 1.0)
     torch.testing.assert_close(
         turned.unflatten(0, (2, 3)).norm(dim=1), weight.unflatten(0, (2, 3)).norm(dim=1)
     )

@@ -15,7 +15,7 @@ from likeness_portraits.engine.artifact import (
     export_stock,
     import_file,
 )
-from likeness_portraits.engine.artifact.lora import DOWN, UP, by_module, changed, text_name, unet_name
+from likeness_portraits.engine.artifact.lora import DOWN, UP, by_module, lora_changed, text_name, unet_name
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.golden.goldens import Golden
@@ -53,7 +53,7 @@ def test_every_number_of_sd_means_the_references_module():
 
 def test_the_references_tiny_file_is_read_and_written_again(tmp_path):
     case = Golden("magicapture", "checkpoint_tiny")
-    lora, rows = cloneofsimo.read(case.under("in.file."), Path("tiny"), TINY)
+    lora, rows = cloneofsimo.read_numbered_lora(case.under("in.file."), Path("tiny"), TINY)
     assert {kohya(path) for path in case.json("index_map").values()} == {
         key.removesuffix(DOWN) for key in lora if key.endswith(DOWN)
     }
@@ -61,7 +61,7 @@ def test_the_references_tiny_file_is_read_and_written_again(tmp_path):
     for name, expected in case.under("out.delta.").items():
         path = name.removeprefix("unet.").removeprefix("text.")
         drawn = 0.6 if name.startswith("unet.") else 0.9
-        found = changed(torch.zeros_like(expected), updates[kohya(path)], 1 / drawn)
+        found = lora_changed(torch.zeros_like(expected), updates[kohya(path)], 1 / drawn)
         torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=0)
     tensors, metadata = cloneofsimo.write(lora, {token: row[None] for token, row in rows.items()}, TINY)
     assert metadata == case.json("file_metadata")
@@ -73,7 +73,7 @@ def test_the_references_tiny_file_is_read_and_written_again(tmp_path):
 def test_a_layer_with_the_lora_gives_the_references_output():
     case = Golden("magicapture", "lora_linear")
     parts = {DOWN[1:]: case["in.down"], UP[1:]: case["in.up"]}
-    weight = changed(case["in.weight"], parts, float(case["in.scale"]))
+    weight = lora_changed(case["in.weight"], parts, float(case["in.scale"]))
     found = torch.nn.functional.linear(case["in.x"], weight, case["in.bias"])
     torch.testing.assert_close(found, case["out.y"], atol=1e-5, rtol=1e-5)
 
@@ -128,7 +128,9 @@ def test_files_that_fit_no_base_or_no_format_are_refused(tmp_path):
     with pytest.raises(
         LikenessError, match="numbers 1 modules of a U-Net and 0 of a text encoder, which fits no"
     ):
-        cloneofsimo.read({"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, Path("odd"))
+        cloneofsimo.read_numbered_lora(
+            {"unet:0:up": torch.zeros(4, 2), "unet:0:down": torch.zeros(2, 4)}, Path("odd")
+        )
     lora = {f"lora_unet_x{DOWN}": torch.zeros(2, 4), f"lora_unet_x{UP}": torch.zeros(4, 2)}
     with pytest.raises(LikenessError, match="other layers than MagiCapture's code has"):
         cloneofsimo.write(lora, {})

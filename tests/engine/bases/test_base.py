@@ -55,7 +55,7 @@ def test_min_snr_weights_are_gamma_over_snr_where_there_is_little_noise(base):
 
 def test_latents_are_drawn_from_the_posterior_around_its_mean(base):
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
-    mean, std = base.encode_moments(pixels)
+    mean, std = base.encode_posterior(pixels)
     assert mean.shape == std.shape == (2, 4, 8, 8)
     torch.testing.assert_close(base.encode_pixels(pixels), mean)
     drawn = base.encode_pixels(pixels, torch.Generator().manual_seed(1))
@@ -287,10 +287,10 @@ def test_a_vae_that_overflows_in_half_precision_goes_on_in_full_and_says_so(capl
     pixels = torch.ones(1, 3, 32, 32)
     with torch.no_grad():
         base.vae.encoder.conv_in.weight.fill_(3e4)  # fits into fp16; what comes of it does not
-    whole = base.encode_moments(pixels)[0]
+    whole = base.encode_posterior(pixels)[0]
     base.vae.half()
     with caplog.at_level(logging.WARNING):
-        half = base.encode_moments(pixels)[0]
+        half = base.encode_posterior(pixels)[0]
     assert "the VAE gives no numbers in float16; it goes on in fp32" in caplog.text
     assert half.isfinite().all() and base.vae.encoder.conv_in.weight.dtype == torch.float32
     assert half.shape == whole.shape

@@ -31,7 +31,7 @@ def weights_of(headless: BaseModel) -> BaseWeights:
         prediction_type="epsilon",
         alphas_cumprod=headless.process.alphas_cumprod.float(),
         unet=ldm_unet(miniature.state_dict("unet"), 3),
-        heads=miniature.unet_config()["attention_head_dim"],
+        heads=miniature.miniature_unet_config()["attention_head_dim"],
         vae={name.removeprefix("first_stage_model."): weight for name, weight in vae.items()},
         latent_scale=miniature.vae_config()["scaling_factor"],
         text_towers={"clip_l": tower},

@@ -86,7 +86,7 @@ def test_latents_are_those_of_the_autoencoder_in_every_layout(
     with torch.no_grad():
         latents = tiny.encode(pixels).latents
         pictures = tiny.decode(latents).sample.clamp(-1, 1)
-    mean, spread = base.encode_moments(pixels)
+    mean, spread = base.encode_posterior(pixels)
     assert torch.equal(mean, latents) and not spread.any() and mean.shape == (2, 4, 8, 8)
     torch.testing.assert_close(base.decode(mean), pictures)
     assert base.latent_shape(64, 64) == (4, 8, 8)

@@ -6,7 +6,7 @@ from likeness_portraits.engine.bench import learnability
 from likeness_portraits.engine.miniature import model, world
 
 
-def cell(identity: float, scene: float, identity_base: float = 0.1) -> learnability.Cell:
+def cell(identity: float, scene: float, identity_base: float = 0.1) -> learnability.LearnabilityCell:
     return {
         "identity": identity,
         "identity_base": identity_base,
@@ -24,13 +24,13 @@ def cell(identity: float, scene: float, identity_base: float = 0.1) -> learnabil
 def test_all_people_come_once_before_any_comes_twice():
     cells = learnability.all_cells()
     assert len(cells) == len(set(cells)) == 60
-    assert {person for _, person, _ in cells[:20]} == set(learnability.PEOPLE)
+    assert {person for _, person, _ in cells[:20]} == set(learnability.LEARNABILITY_PEOPLE)
     assert {seed for _, _, seed in cells[:20]} == {0}
 
 
 def test_it_is_measured_on_people_that_no_result_is_reported_on():
-    assert set(learnability.PEOPLE) <= set(world.TUNING_SEEDS)
-    assert not set(learnability.PEOPLE) & set(world.REPORTING_SEEDS)
+    assert set(learnability.LEARNABILITY_PEOPLE) <= set(world.TUNING_SEEDS)
+    assert not set(learnability.LEARNABILITY_PEOPLE) & set(world.REPORTING_SEEDS)
 
 
 def test_a_person_counts_once_however_often_they_were_learned():
@@ -41,7 +41,7 @@ def test_a_person_counts_once_however_often_they_were_learned():
         ("dreambooth-lora", 3, 0): cell(0.9, 0.7),
         ("textual-inversion", 1, 0): cell(0.5, 1.0),
     }
-    found = learnability.summary(runs)
+    found = learnability.learnability_summary(runs)
     assert found["identity"] == pytest.approx((0.3 + 0.9 + 0.9) / 3, abs=1e-3)
     assert found["scene_loss"] == pytest.approx((0.1 + 0.3 + 0.3) / 3, abs=1e-3)
     assert found["textual_inversion_gain"] == pytest.approx(0.4)

@@ -9,7 +9,7 @@ import torch
 from likeness_portraits.engine.data.buckets import bucketed_examples, nearest_size, one_bucket, sizes_of
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.data.examples import examples_of
-from likeness_portraits.engine.data.ragged import Ragged, told
+from likeness_portraits.engine.data.ragged import Ragged, bucket_summary
 
 
 @pytest.mark.parametrize("side", [256, 512, 768, 1024, 1536])
@@ -43,7 +43,7 @@ def picture(height: int, width: int, name: str = "a") -> Picture:
 def test_pictures_keep_their_proportions_and_masks_stay_on_what_they_mark():
     concept = Concept("<v0>", "woman", "subject", (picture(300, 200), picture(200, 300), picture(90, 60)))
     examples = bucketed_examples([concept], sizes_of(64, 8))
-    assert told(examples.pixels) == "2 of 48 x 80, 1 of 80 x 48"
+    assert bucket_summary(examples.pixels) == "2 of 48 x 80, 1 of 80 x 48"
     for pixels, mask in zip(examples.pixels, examples.masks):
         assert pixels.shape[1:] == mask.shape[1:]
         bright = pixels.mean(0) > 0

@@ -15,7 +15,7 @@ from likeness_portraits.engine.data.concepts import (
     Picture,
     digest,
     load_concept,
-    load_pair,
+    load_picture_and_mask,
     one_of_folder,
     write_concept,
 )
@@ -93,7 +93,7 @@ def test_a_magictailor_folder_is_one_concept_per_asset(tmp_path: Path):
     save_pictures(folder, "0_person_k0.jpg", "0_person_k1.jpg", "1_hair_c0.jpg")
     (folder / "masks").mkdir()
     Image.new("L", (48, 40), 255).save(folder / "masks" / "1_hair_c0.png")
-    person, hair = load_pair(folder)
+    person, hair = load_picture_and_mask(folder)
     assert (person.token, person.class_word, person.role, len(person.pictures)) == (
         "<v0>",
         "person",

@@ -6,15 +6,15 @@ import torch
 
 from likeness_portraits.engine.data.masks import (
     Refinement,
-    blurred,
-    grown,
-    holes_filled,
+    connected_components,
+    dilate,
+    fill_holes,
+    gaussian_blur,
     in_box,
     inverted,
     kept_boxes,
     largest_piece,
-    overlap,
-    pieces,
+    mask_overlap,
     thresholded,
     union,
     without,
@@ -30,18 +30,21 @@ def drawn(*rows: str) -> np.ndarray:
 
 def test_pieces_are_counted_with_and_without_corners():
     picture = drawn("##..#", "....#", "#...#", ".#..#", "..#..") > 0
-    labels, count = pieces(picture)
+    labels, count = connected_components(picture)
     assert count == 3 and len(set(labels[picture])) == 3 and not labels[~picture].any()
     assert labels[2, 0] == labels[3, 1] == labels[4, 2]
-    assert pieces(picture, diagonal=False)[1] == 5
-    assert pieces(np.zeros((3, 4), bool))[1] == 0 and pieces(np.ones((3, 4), bool))[1] == 1
+    assert connected_components(picture, diagonal=False)[1] == 5
+    assert (
+        connected_components(np.zeros((3, 4), bool))[1] == 0
+        and connected_components(np.ones((3, 4), bool))[1] == 1
+    )
 
 
 def test_a_spiral_is_one_piece_and_rows_do_not_join_around_the_edge():
     spiral = drawn("#######", "......#", "#####.#", "#...#.#", "#.###.#", "#.....#", "#######")
-    assert pieces(spiral > 0, diagonal=False)[1] == 1
-    assert pieces(drawn("..#", "#..") > 0)[1] == 2
-    assert pieces(drawn("..#", "...", "#..") > 0)[1] == 2
+    assert connected_components(spiral > 0, diagonal=False)[1] == 1
+    assert connected_components(drawn("..#", "#..") > 0)[1] == 2
+    assert connected_components(drawn("..#", "...", "#..") > 0)[1] == 2
 
 
 def test_only_the_largest_piece_stays_and_keeps_its_soft_edge():
@@ -53,27 +56,27 @@ def test_only_the_largest_piece_stays_and_keeps_its_soft_edge():
 
 def test_holes_are_filled_and_bays_are_not():
     mask = drawn(".....", ".###.", ".#.#.", ".###.", ".....")
-    assert holes_filled(mask)[2, 2] == 1 and holes_filled(mask).sum() == 9
+    assert fill_holes(mask)[2, 2] == 1 and fill_holes(mask).sum() == 9
     bay = drawn(".....", ".###.", ".#.#.", ".#.#.", ".....")
-    assert (holes_filled(bay) == bay).all()
+    assert (fill_holes(bay) == bay).all()
 
 
 def test_growing_reaches_evenly_and_shrinking_undoes_it():
     dot = np.zeros((15, 15), np.float32)
     dot[7, 7] = 1
-    wide = grown(dot, 4)
+    wide = dilate(dot, 4)
     assert wide[7].sum() == wide[:, 7].sum() == 9
     assert wide[5, 5] == 1 and wide[3, 3] == 0, "an octagon, no square"
-    assert (grown(wide, -4) == dot).all()
+    assert (dilate(wide, -4) == dot).all()
 
 
 def test_feathering_keeps_the_weight_and_softens_the_edge():
     mask = np.zeros((40, 40), np.float32)
     mask[12:28, 12:28] = 1
-    soft = blurred(mask, 2.0)
+    soft = gaussian_blur(mask, 2.0)
     assert soft.sum() == pytest.approx(mask.sum(), rel=1e-4)
     assert 0.4 < soft[12, 20] < 0.65 and soft[20, 20] > 0.99
-    assert blurred(np.ones((5, 7), np.float32), 3.0) == pytest.approx(1.0)
+    assert gaussian_blur(np.ones((5, 7), np.float32), 3.0) == pytest.approx(1.0)
 
 
 def test_refinement_does_all_of_it_in_order():
@@ -90,7 +93,7 @@ def test_algebra_on_two_pixels():
     person, hair = np.array([[1, 1, 0]], np.float32), np.array([[0, 1, 1]], np.float32)
     assert without(person, [hair]).tolist() == [[1, 0, 0]]
     assert union([person, hair]).tolist() == [[1, 1, 1]] and inverted(person).tolist() == [[0, 0, 1]]
-    assert overlap(person, hair) == pytest.approx(1 / 3)
+    assert mask_overlap(person, hair) == pytest.approx(1 / 3)
     assert thresholded(np.array([[0.4, 0.5]], np.float32)).tolist() == [[0, 1]]
 
 

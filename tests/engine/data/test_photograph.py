@@ -17,7 +17,7 @@ from likeness_portraits.engine.data.segment import Request, find_mask, find_mask
 from likeness_portraits.engine.data.segmenters import clipseg, face_parts, grounded
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.restore import (
-    Person,
+    PersonReference,
     Restoration,
     face_square,
     restore_picture,
@@ -154,7 +154,7 @@ def test_the_gate_hears_a_recogniser_of_photographs(photograph: np.ndarray, tmp_
     """insightface's code on a made recogniser, which knows people by their colours."""
     pytest.importorskip("insightface", reason="insightface is not installed", exc_type=ImportError)
     finder = load_faces("auraface", bright_detector_pack(tmp_path), detector_size=96)
-    person = Person(finder, np.stack([finder.embed(photograph, FACE)]))
+    person = PersonReference(finder, np.stack([finder.embed(photograph, FACE)]))
     options = Restoration(side=128, gate="reject", match_colours=False)
     made = {}
     for name, restore in (("turned", lambda crop: 1 - crop), ("kept", lambda crop: (crop * 1.05).clip(0, 1))):

@@ -6,11 +6,11 @@ from PIL import Image, ImageFilter
 from likeness_portraits.engine.data.concepts import Picture
 from likeness_portraits.engine.data.quality import (
     ALIKE,
+    advice_in_words,
     advice_on_all,
     apart,
     examine_pictures,
-    fingerprint,
-    in_words,
+    picture_hash,
     sharpness,
 )
 from likeness_portraits.engine.miniature import world
@@ -24,7 +24,7 @@ PICTURES = [
 def test_good_pictures_get_no_advice():
     reports = examine_pictures(PICTURES)
     assert [report.advice for report in reports] == [(), (), ()]
-    assert in_words(reports) == "the pictures look good"
+    assert advice_in_words(reports) == "the pictures look good"
     assert all(report.face > 40 and 0.05 < report.coverage < 0.5 for report in reports)
 
 
@@ -33,7 +33,7 @@ def test_the_same_picture_again_is_noticed_also_scaled_and_saved_again():
     reports = examine_pictures([*PICTURES, Picture("copy", again)], smallest=64)
     assert [report.like for report in reports] == [None, None, None, "p0"]
     assert reports[3].advice[0] == "it repeats p0; drop one of them"
-    assert apart(fingerprint(PICTURES[0].pixels), fingerprint(PICTURES[1].pixels)) > 3 * ALIKE
+    assert apart(picture_hash(PICTURES[0].pixels), picture_hash(PICTURES[1].pixels)) > 3 * ALIKE
 
 
 def test_blur_is_seen_at_any_size():

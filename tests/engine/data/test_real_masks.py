@@ -9,11 +9,11 @@ from PIL import Image
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.faces import load_faces
-from likeness_portraits.engine.data.masks import overlap
+from likeness_portraits.engine.data.masks import mask_overlap
 from likeness_portraits.engine.data.pictures import read_mask, read_picture
 from likeness_portraits.engine.data.segment import load_segmenter
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.methods.magicapture import masked
+from likeness_portraits.engine.training.methods.magicapture import masked_pixels
 from likeness_portraits.tests.engine.data.kit_made import FIRST, PEOPLE, pack_of, person_folder
 from likeness_portraits.tests.engine.tiny import tiny_base
 
@@ -28,7 +28,7 @@ def test_the_selfie_network_marks_people_as_the_official_masks_do(kit: Path, nam
         read_mask(kit / PEOPLE / folder / f"{Path(name).stem}.png", pixels.shape[:2])
         for folder in ("masks", "masks/others")  # the person without their hair, and the hair
     ]
-    assert overlap(found.masks[0], np.maximum(*drawn)) >= 0.976
+    assert mask_overlap(found.masks[0], np.maximum(*drawn)) >= 0.976
     assert np.allclose(found.masks.sum(0), 1, atol=1e-5) and found.scores[0] > 0.95
     with pytest.raises(LikenessError, match="the selfie network knows no 'hair'"):
         load_segmenter("selfie", kit)(pixels, ["hair"])
@@ -72,14 +72,14 @@ def test_an_oval_lies_on_the_face_and_turns_with_it(kit: Path, models: Path):
         assert 0.6 < mask.sum() / (face.box[2:] - face.box[:2]).prod() < 1.1
     upright = segmenter(pixels, ["face"]).masks[0]
     turned = np.asarray(Image.fromarray(upright).rotate(25)) >= 0.5
-    assert overlap(turned.astype(np.float32), mask) > 0.85
+    assert mask_overlap(turned.astype(np.float32), mask) > 0.85
     with pytest.raises(LikenessError, match="finds faces only, no 'hair'"):
         segmenter(pixels, ["hair"])
 
 
 def test_magicapture_takes_ovals_where_no_face_parser_is_and_says_so(kit: Path, models: Path, tmp_path: Path):
     concept = load_concept(person_folder(tmp_path / "anna", kit), class_word="man")
-    found = masked(concept, tiny_base())
+    found = masked_pixels(concept, tiny_base())
     assert all(0.1 < picture.mask.mean() < 0.6 for picture in found.pictures)
     (remark,) = found.remarks
     assert "an oval stands for each face, for there is no face parser (" in remark

@@ -10,7 +10,7 @@ from PIL import Image
 
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import load_concept
-from likeness_portraits.engine.data.masks import Refinement, overlap
+from likeness_portraits.engine.data.masks import Refinement, mask_overlap
 from likeness_portraits.engine.data.segment import (
     Request,
     find_masks,
@@ -21,7 +21,7 @@ from likeness_portraits.engine.data.segment import (
 )
 from likeness_portraits.engine.data.segmenters import miniature
 from likeness_portraits.engine.data.segmenters.base import Found, Segmenter
-from likeness_portraits.engine.data.segmenters.miniature import parts_of
+from likeness_portraits.engine.data.segmenters.miniature import world_parts_of
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.miniature import world
 
@@ -48,12 +48,12 @@ def brightness(pixels: np.ndarray, words) -> Found:
 @pytest.mark.parametrize("word", ["face", "head", "hair", "person"])
 def test_found_masks_agree_with_what_was_drawn(portraits: list[world.Portrait], parser: Segmenter, word: str):
     pictures, names = [portrait.pixels for portrait in portraits], [str(i) for i in range(len(portraits))]
-    true = [portrait.mask(parts_of(word)) for portrait in portraits]
+    true = [portrait.mask(world_parts_of(word)) for portrait in portraits]
     shown = [number for number, mask in enumerate(true) if mask.sum() > 50]  # some are bald
     found = find_masks(
         parser, [pictures[i] for i in shown], Request(words=(word,)), [names[i] for i in shown]
     )
-    assert np.mean([overlap(mask, true[i]) for i, mask in zip(shown, found)]) >= 0.85
+    assert np.mean([mask_overlap(mask, true[i]) for i, mask in zip(shown, found)]) >= 0.85
 
 
 def test_masks_have_the_size_of_their_pictures_and_are_read_with_them(tmp_path: Path, portraits, parser):
@@ -90,7 +90,7 @@ def test_a_part_that_is_missing_has_an_empty_mask_and_specks_are_no_part(parser:
     names = [str(number) for number in range(len(pictures))]
     found = find_parts(parser, pictures, Request(words=("hair",)), names, true)
     there = len(true)
-    assert all(overlap(mask, drawn) > 0.8 for mask, drawn in zip(found, true))
+    assert all(mask_overlap(mask, drawn) > 0.8 for mask, drawn in zip(found, true))
     assert len(found) > there and not any(mask.any() for mask in found[there:])
     assert all(mask.shape == (128, 128) for mask in found)
     raw = find_parts(parser, pictures[there:], Request(words=("hair",)), names)

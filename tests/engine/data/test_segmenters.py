@@ -105,11 +105,11 @@ def test_the_face_parser_goes_by_the_names_in_the_weights_config(models, picture
     parser = face_parts.load(models, side=64)
     assert parser.order == tuple(face_parts.CELEBA_NAMES.values())[::-1]
     found = parser(picture, ["face", "hair", "background"])
-    everything = parser(picture, list(face_parts.PARTS))
+    everything = parser(picture, list(face_parts.PARSED_PARTS))
     assert everything.masks.sum(0) == pytest.approx(1.0, abs=1e-4), "parts share every pixel"
-    numbers = [face_parts.PARTS.index(part) for part in face_parts.SETS["face"]]
+    numbers = [face_parts.PARSED_PARTS.index(part) for part in face_parts.SETS["face"]]
     assert found.masks[0] == pytest.approx(everything.masks[numbers].sum(0), abs=1e-4)
-    assert parser.labels(picture).max() < len(face_parts.PARTS)
+    assert parser.labels(picture).max() < len(face_parts.PARSED_PARTS)
 
 
 def test_unknown_label_names_in_weights_are_refused(tmp_path):
@@ -134,7 +134,7 @@ def test_bisenet_weights_are_read_from_the_public_files_layout(tmp_path, picture
     public = {**bisenet_weights, "conv_out16.conv.conv.weight": extra["conv_out16.conv.conv.weight"]}
     torch.save({f"module.{name}": weight for name, weight in public.items()}, folder / "79999_iter.pth")
     parser = face_parts.load(tmp_path, side=64)
-    assert parser.order == face_parts.PARTS
+    assert parser.order == face_parts.PARSED_PARTS
     assert parser(picture, ["skin"]).masks.shape == (1, 90, 80)
 
 
@@ -172,9 +172,11 @@ def test_label_sets_are_masterweavers_and_earrings_are_never_the_face():
         "type 1": "training_type1",
     }.items():
         kept = face_parts.MASTERWEAVER_KEEPS[use]
-        assert [part in kept for part in face_parts.PARTS] == golden[f"out.keep_{case}"].bool().tolist()
+        assert [part in kept for part in face_parts.PARSED_PARTS] == golden[
+            f"out.keep_{case}"
+        ].bool().tolist()
     assert "earring" not in face_parts.SETS["face"] and "hair" not in face_parts.SETS["face"]
-    assert set(face_parts.SETS["face"]) == set(face_parts.PARTS[1:14]) - {"earring"}
+    assert set(face_parts.SETS["face"]) == set(face_parts.PARSED_PARTS[1:14]) - {"earring"}
 
 
 def test_unknown_parts_are_answered_with_the_nearest():

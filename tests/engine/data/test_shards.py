@@ -17,7 +17,7 @@ from likeness_portraits.engine.data.identity_examples import references
 from likeness_portraits.engine.data.shard_sources import portraits, reference_folder, rendered
 from likeness_portraits.engine.data.shards import (
     INDEX,
-    Lanes,
+    SampleStreams,
     ShardFace,
     ShardSample,
     decoded,
@@ -34,7 +34,7 @@ def people(count: int, twins: int = 1) -> list[ShardSample]:
     return list(rendered(range(count), each=1, twins=twins, size=32))
 
 
-def keys(lanes: Lanes, positions: range, mine: list[int]) -> list[list[str]]:
+def keys(lanes: SampleStreams, positions: range, mine: list[int]) -> list[list[str]]:
     return [lanes.samples(n, mine, lambda sample, lane: f"{lane}:{sample.key}") for n in positions]
 
 
@@ -67,17 +67,17 @@ def test_the_layout_is_plain_webdataset(folder):
 
 
 def test_processes_read_the_same_samples_as_one_and_none_twice_at_a_time(folder):
-    alone = keys(Lanes(str(folder), 4, seed=1), range(10), [0, 1, 2, 3])
-    first = keys(Lanes(str(folder), 4, seed=1), range(10), [0, 2])
-    second = keys(Lanes(str(folder), 4, seed=1), range(10), [1, 3])
+    alone = keys(SampleStreams(str(folder), 4, seed=1), range(10), [0, 1, 2, 3])
+    first = keys(SampleStreams(str(folder), 4, seed=1), range(10), [0, 2])
+    second = keys(SampleStreams(str(folder), 4, seed=1), range(10), [1, 3])
     assert [[a, c, b, d] for (a, b), (c, d) in zip(first, second)] == alone
     assert all(len({entry.split(":")[1] for entry in row}) == 4 for row in alone)  # a shard has one lane
-    assert keys(Lanes(str(folder), 4, seed=2), range(10), [0, 1, 2, 3]) != alone
+    assert keys(SampleStreams(str(folder), 4, seed=2), range(10), [0, 1, 2, 3]) != alone
 
 
 def test_going_on_in_the_middle_reads_what_would_have_come(folder):
-    whole = keys(Lanes(str(folder), 2, seed=0), range(30), [0, 1])
-    later = Lanes(str(folder), 2, seed=0, workers=2)
+    whole = keys(SampleStreams(str(folder), 2, seed=0), range(30), [0, 1])
+    later = SampleStreams(str(folder), 2, seed=0, workers=2)
     assert keys(later, range(17, 30), [0, 1]) == whole[17:]
     later.close()
 
@@ -88,7 +88,7 @@ def test_tars_without_an_index_are_counted_and_patterns_are_understood(folder, t
     pattern = f"{tmp_path}/shard-{{000000..000002}}.tar"
     assert [shard.count for shard in find_shards(pattern)] == [4, 4, 4]
     assert (tmp_path / INDEX).exists()
-    assert len(Lanes(str(tmp_path), 2, seed=0)) == 18
+    assert len(SampleStreams(str(tmp_path), 2, seed=0)) == 18
 
 
 def test_tars_of_a_run_that_was_killed_before_are_left_out_and_named(tmp_path, caplog):
@@ -111,11 +111,11 @@ def test_a_shard_cut_short_costs_its_rest_and_is_counted(folder, tmp_path):
     for path in folder.iterdir():
         content = path.read_bytes()
         (tmp_path / path.name).write_bytes(content[: len(content) // 2] if "0001" in path.name else content)
-    lanes = Lanes(str(tmp_path), 1, seed=0)
+    lanes = SampleStreams(str(tmp_path), 1, seed=0)
     found = keys(lanes, range(60), [0])
     assert len(found) == 60 and lanes.tally.read == 60
     assert len(lanes.tally.broken_shards) == 1 and lanes.tally.broken_samples > 0
-    assert keys(Lanes(str(tmp_path), 1, seed=0), range(60), [0]) == found
+    assert keys(SampleStreams(str(tmp_path), 1, seed=0), range(60), [0]) == found
 
 
 def with_entry(folder: Path, name: str, content: bytes | None) -> None:
@@ -179,7 +179,7 @@ def test_a_broken_sample_is_replaced_and_counted(tmp_path, name):
     write_shards(tmp_path, people(4), each=4)
     part, content = BROKEN[name]
     with_entry(tmp_path, f"0000002-00.{part}", content)
-    lanes = Lanes(str(tmp_path), 1, seed=0)
+    lanes = SampleStreams(str(tmp_path), 1, seed=0)
     seen = [row[0] for row in keys(lanes, range(8), [0])]
     assert lanes.tally.broken_samples == 2 and lanes.tally.read == 8
     assert not any("0000002" in key for key in seen)
@@ -188,7 +188,9 @@ def test_a_broken_sample_is_replaced_and_counted(tmp_path, name):
 def test_an_edited_face_that_is_a_bomb_is_as_if_it_were_not_there(tmp_path):
     write_shards(tmp_path, people(1), each=4)
     with_entry(tmp_path, "0000000-00.f0.aug0.jpg", png_header(20_000, 20_000))
-    (sample,) = (lane.samples(0, [0], lambda one, _: one)[0] for lane in [Lanes(str(tmp_path), 1, seed=0)])
+    (sample,) = (
+        lane.samples(0, [0], lambda one, _: one)[0] for lane in [SampleStreams(str(tmp_path), 1, seed=0)]
+    )
     drawn = [references(sample, 32, np.random.default_rng(seed), kinds=(0, 0, 1)) for seed in range(4)]
     assert all(one.wanted_edit for one in drawn)
 
@@ -205,7 +207,7 @@ def test_a_member_that_claims_a_terabyte_costs_its_shard_and_no_time(tmp_path):
         header[148:156] = b"%06o\0 " % sum(header)
         (tmp_path / "shard-000000.tar").write_bytes(bytes(header) + bytes(512))
         before = time.process_time()
-        lanes = Lanes(str(tmp_path), 1, seed=0)
+        lanes = SampleStreams(str(tmp_path), 1, seed=0)
         assert len(keys(lanes, range(16), [0])) == 16
         assert time.process_time() - before < 5
         assert lanes.tally.broken_samples > 0
@@ -226,7 +228,7 @@ def test_an_index_that_counts_wrongly_is_named(folder, tmp_path, text):
 def test_a_lane_whose_own_shard_is_lost_reads_from_others(tmp_path):
     write_shards(tmp_path, people(8), each=4)
     (tmp_path / "shard-000001.tar").write_bytes(b"no tar at all" * 100)
-    lanes = Lanes(str(tmp_path), 2, seed=0)
+    lanes = SampleStreams(str(tmp_path), 2, seed=0)
     seen = [row[1] for row in keys(lanes, range(6), [0, 1])]
     assert len(seen) == 6 and all(int(key[2:9]) < 4 for key in seen)
 
@@ -235,12 +237,12 @@ def test_shards_that_hold_nothing_readable_are_an_error(tmp_path):
     write_shards(tmp_path, people(1), each=4)
     (tmp_path / "shard-000000.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(LikenessError, match="cannot be read"):
-        Lanes(str(tmp_path), 1, seed=0).samples(0, [0], lambda sample, lane: sample)
+        SampleStreams(str(tmp_path), 1, seed=0).samples(0, [0], lambda sample, lane: sample)
 
 
 def test_missing_shards_are_named():
     with pytest.raises(LikenessError, match="likeness shards"):
-        Lanes("/nowhere/at-all", 1, seed=0)
+        SampleStreams("/nowhere/at-all", 1, seed=0)
 
 
 def test_shards_are_never_written_over(folder):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from likeness_portraits.engine.data.faces import Face
-from likeness_portraits.engine.data.helpers import CLIP, DINOV2
+from likeness_portraits.engine.data.helpers import CLIP_MODEL, DINOV2
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.backends import (
     InsightFaces,
-    MiniatureJudge,
+    MiniatureBackend,
     load_clip,
     load_dino,
     load_face_judge,
@@ -81,7 +81,7 @@ def test_pictures_are_cut_to_their_middle_and_normalised():
     assert torch.equal(middle[..., 1:3], torch.ones(1, 3, 4, 2))
 
 
-@pytest.mark.parametrize("load, helper", [(load_clip, CLIP), (load_dino, DINOV2)])
+@pytest.mark.parametrize("load, helper", [(load_clip, CLIP_MODEL), (load_dino, DINOV2)])
 def test_missing_weights_are_named_with_source_and_folder(tmp_path: Path, load, helper):
     assert not there(helper, tmp_path)
     with pytest.raises(LikenessError, match=helper.source) as told:
@@ -130,6 +130,6 @@ def test_what_a_prompt_asks_for_is_read_from_its_words(subject: str):
 def test_the_miniature_reads_its_own_prompts():
     pictures = render_person(world.TUNING_SEEDS[0])
     prompts = [prompt for prompt, _ in world.test_prompts("a man")]
-    right = MiniatureJudge().text(list(pictures), prompts)
-    wrong = MiniatureJudge().text(list(pictures), prompts[1:] + prompts[:1])
+    right = MiniatureBackend().text(list(pictures), prompts)
+    wrong = MiniatureBackend().text(list(pictures), prompts[1:] + prompts[:1])
     assert right.mean() > 0.9 > wrong.mean() + 0.2

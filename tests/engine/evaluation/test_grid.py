@@ -12,9 +12,9 @@ from likeness_portraits.engine.evaluation.grid import (
     check_size,
     lines_of,
     names_of,
-    numbers_of,
+    parse_numbers,
     sheet,
-    write_report,
+    write_grid_report,
 )
 from likeness_portraits.engine.evaluation.measure import Measures
 
@@ -50,7 +50,7 @@ def test_the_frontier_has_a_point_per_strength_and_none_without_prompt_scores():
 
 @pytest.mark.parametrize("text", [True, False])
 def test_the_report_holds_every_picture_and_score(tmp_path: Path, text: bool):
-    page = write_report(tmp_path / "deep" / "grid.html", grid(text), "people").read_text("utf-8")
+    page = write_grid_report(tmp_path / "deep" / "grid.html", grid(text), "people").read_text("utf-8")
     assert page.count("data:image/jpeg") == 4 and ("<svg" in page) is text
     assert "no face" in page and "2 of 3" in page and "seed" not in page.split("<h2>Pictures")[0]
 
@@ -69,9 +69,9 @@ def test_two_likenesses_have_rows_and_points_of_their_own(tmp_path: Path):
         (0, "lora, strength 0.5", 6), (0, "lora, strength 1", 9),
     ]  # fmt: skip
     assert [point.name for point in _points(both)] == ["words 0.5", "words 1", "lora 0.5", "lora 1"]
-    page = write_report(tmp_path / "grid.html", both, "two").read_text("utf-8")
+    page = write_grid_report(tmp_path / "grid.html", both, "two").read_text("utf-8")
     assert "<th>likeness</th>" in page and "<td>lora</td>" in page and "lora, strength 0.5" in page
-    assert "<th>likeness</th>" not in write_report(tmp_path / "one.html", one, "one").read_text("utf-8")
+    assert "<th>likeness</th>" not in write_grid_report(tmp_path / "one.html", one, "one").read_text("utf-8")
 
 
 def test_likenesses_are_called_by_what_learned_them_and_must_share_their_placeholders():
@@ -83,13 +83,13 @@ def test_likenesses_are_called_by_what_learned_them_and_must_share_their_placeho
 
 def test_prompts_come_one_per_line_and_strengths_with_commas():
     assert lines_of("a <v0>\n\n  b <v0>  ") == ["a <v0>", "b <v0>"]
-    assert numbers_of("0.6, 0.8;1") == [0.6, 0.8, 1.0]
+    assert parse_numbers("0.6, 0.8;1") == [0.6, 0.8, 1.0]
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [(lambda: lines_of(" \n "), "one per line"), (lambda: numbers_of("strong"), "numbers such as"),
-     (lambda: numbers_of("1, 1"), "once"), (lambda: numbers_of(""), "once"),
+    [(lambda: lines_of(" \n "), "one per line"), (lambda: parse_numbers("strong"), "numbers such as"),
+     (lambda: parse_numbers("1, 1"), "once"), (lambda: parse_numbers(""), "once"),
      (lambda: check_size(10, 10, 10), "take fewer")],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_with_what_to_write(wrong, told: str):

@@ -9,7 +9,7 @@ from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.config import BaseSpec, ConceptSpec, Job, TextualInversionSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.evaluation.backends import MiniatureJudge
+from likeness_portraits.engine.evaluation.backends import MiniatureBackend
 from likeness_portraits.engine.evaluation.measure import measure
 from likeness_portraits.engine.identity.references import OfTheMiniature
 from likeness_portraits.engine.miniature import world
@@ -32,7 +32,7 @@ def drawn() -> list[np.ndarray]:
 
 
 def test_the_miniatures_judge_scores_no_photographs(photograph: np.ndarray, drawn: list[np.ndarray]):
-    judge = MiniatureJudge()
+    judge = MiniatureBackend()
     with pytest.raises(LikenessError, match="^the pictures: no picture of the Miniature's world.*auraface$"):
         measure([photograph], drawn, judge)
     with pytest.raises(LikenessError, match="^the reference pictures: no picture of the Miniature's world"):
@@ -41,7 +41,7 @@ def test_the_miniatures_judge_scores_no_photographs(photograph: np.ndarray, draw
 
 def test_the_miniatures_judge_scores_its_own_also_enlarged(drawn: list[np.ndarray]):
     large = [np.repeat(np.repeat(picture, 3, 0), 3, 1) for picture in drawn]
-    assert measure(large, drawn, MiniatureJudge()).mean_identity > 0.8
+    assert measure(large, drawn, MiniatureBackend()).mean_identity > 0.8
 
 
 def test_the_miniatures_adapter_takes_no_photographs_from_people(photograph: np.ndarray, drawn: list):

@@ -12,11 +12,11 @@ from likeness_portraits.engine.bench.claims.magictailor import donor, hair_of, w
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.evaluation.backends import MiniatureJudge
+from likeness_portraits.engine.evaluation.backends import MiniatureBackend
 from likeness_portraits.engine.evaluation.measure import (
     CAVEAT,
-    cut_out,
-    in_words,
+    cut_out_faces,
+    likeness_in_words,
     measure,
     part_similarity,
     rows,
@@ -32,43 +32,43 @@ PROMPTS = [prompt for prompt, _ in world.test_prompts("a man")]
 
 
 @pytest.fixture(scope="module")
-def judge() -> MiniatureJudge:
-    return MiniatureJudge()
+def judge() -> MiniatureBackend:
+    return MiniatureBackend()
 
 
-def test_the_person_reads_as_the_person_and_a_stranger_does_not(judge: MiniatureJudge):
+def test_the_person_reads_as_the_person_and_a_stranger_does_not(judge: MiniatureBackend):
     same = measure(list(render_person(PERSON)), REFERENCES, judge, prompts=PROMPTS, text=judge, looks=[judge])
     other = measure(list(render_person(STRANGER)), REFERENCES, judge)
     assert same.mean_identity > 0.6 > other.mean_identity + 0.2
     assert same.on_the_scale > 0.7 > 0.4 > other.on_the_scale
-    told = in_words(same)
+    told = likeness_in_words(same)
     assert "of 8 pictures" in told and "of the way from a stranger" in told and told.endswith(CAVEAT)
     assert "is seen" in told and "whole pictures" in told
-    assert "is seen" not in in_words(other) and other.text is None
+    assert "is seen" not in likeness_in_words(other) and other.text is None
 
 
-def test_a_picture_without_a_face_counts_as_not_found_and_not_as_a_stranger(judge: MiniatureJudge):
+def test_a_picture_without_a_face_counts_as_not_found_and_not_as_a_stranger(judge: MiniatureBackend):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     found = measure([*render_person(PERSON)[:3], noise], REFERENCES, judge)
     assert found.detected.tolist() == [True] * 3 + [False] and np.isnan(found.identity[3])
     assert found.mean_identity == pytest.approx(found.identity[:3].mean())
-    assert "found in 3 of 4" in in_words(found)
+    assert "found in 3 of 4" in likeness_in_words(found)
     nobody = measure([noise], REFERENCES, judge)
-    assert nobody.mean_identity == 0.0 and "cannot be told" in in_words(nobody)
+    assert nobody.mean_identity == 0.0 and "cannot be told" in likeness_in_words(nobody)
 
 
-def test_a_copy_is_called_a_copy(judge: MiniatureJudge):
+def test_a_copy_is_called_a_copy(judge: MiniatureBackend):
     found = measure([REFERENCES[2], *render_person(PERSON)[:1]], REFERENCES, judge)
-    assert "Picture 1 looks like a copy" in in_words(found)
+    assert "Picture 1 looks like a copy" in likeness_in_words(found)
 
 
-def test_references_without_any_face_are_refused_with_what_to_do(judge: MiniatureJudge):
+def test_references_without_any_face_are_refused_with_what_to_do(judge: MiniatureBackend):
     blank = np.zeros((128, 128, 3), np.uint8)
     with pytest.raises(LikenessError, match="crop closer"):
         measure(REFERENCES, [blank, blank], judge)
 
 
-def test_prompts_go_with_pictures_one_to_one(judge: MiniatureJudge):
+def test_prompts_go_with_pictures_one_to_one(judge: MiniatureBackend):
     with pytest.raises(LikenessError, match="1 prompts for 4 pictures"):
         measure(REFERENCES, REFERENCES, judge, prompts=["a photo of a man"], text=judge)
 
@@ -77,7 +77,7 @@ def portraits(people: range, **context: str) -> list[world.Portrait]:
     return [world.render(world.sample_identity(n), world.sample_context(n, **context)) for n in people]
 
 
-def test_a_style_is_known_from_other_peoples_pictures(judge: MiniatureJudge):
+def test_a_style_is_known_from_other_peoples_pictures(judge: MiniatureBackend):
     def pixels(people: range, style: str) -> list[np.ndarray]:
         return [portrait.pixels for portrait in portraits(people, style=style)]
 
@@ -87,13 +87,13 @@ def test_a_style_is_known_from_other_peoples_pictures(judge: MiniatureJudge):
     assert (right > wrong).mean() > 0.8
 
 
-def test_style_and_variety_are_told_where_they_can_be(judge: MiniatureJudge):
+def test_style_and_variety_are_told_where_they_can_be(judge: MiniatureBackend):
     drawn = [portrait.pixels for portrait in portraits(range(100_000, 100_004), style="sketch")]
     sketches = [portrait.pixels for portrait in portraits(range(100_020, 100_024), style="sketch")]
     found = measure(drawn, REFERENCES, judge, looks=[judge], style=sketches)
     name = judge.name
     assert found.style[name].tolist() == style_similarity(judge, drawn, sketches).tolist()
-    told = in_words(found)
+    told = likeness_in_words(found)
     assert "like the pictures of the style" in told and "Among each other they differ by" in told
     same = measure(drawn[:1] * 3, REFERENCES, judge, looks=[judge])
     assert np.allclose(same.diversity[name], 0, atol=1e-6) and found.diversity[name].min() > 0.05
@@ -104,7 +104,7 @@ def test_style_and_variety_are_told_where_they_can_be(judge: MiniatureJudge):
         measure(drawn, REFERENCES, judge, style=sketches)
 
 
-def test_hair_is_known_again_on_its_own(judge: MiniatureJudge):
+def test_hair_is_known_again_on_its_own(judge: MiniatureBackend):
     plain = {"hat": "none", "style": "photo"}
     pairs = []
     for person in (100_001, 100_002, 100_004, 100_006, 100_007, 100_009):
@@ -128,12 +128,12 @@ def test_a_part_is_cut_out_square_and_alone():
     pixels = np.full((10, 10, 3), 200, np.uint8)
     mask = np.zeros((10, 10), np.float32)
     mask[2:4, 3:9] = 1
-    cut = cut_out(pixels, mask)
+    cut = cut_out_faces(pixels, mask)
     assert cut.shape == (6, 6, 3) and (cut == 200).all(-1).sum() == 12 and (cut[0] == 127).all()
-    assert cut_out(pixels, np.zeros((10, 10))) is None
+    assert cut_out_faces(pixels, np.zeros((10, 10))) is None
 
 
-def test_a_part_that_is_not_there_has_no_score_and_references_need_one(judge: MiniatureJudge):
+def test_a_part_that_is_not_there_has_no_score_and_references_need_one(judge: MiniatureBackend):
     nothing, everything = np.zeros((128, 128)), np.ones((128, 128))
     found = part_similarity(judge, REFERENCES[:2], [nothing, everything], REFERENCES[:1], [everything])
     assert np.isnan(found[0]) and found[1] > 0
@@ -150,7 +150,7 @@ def in_plain_pictures(who: world.Character, count: int) -> list[world.Portrait]:
     return [world.render(who, world.sample_context(seed, hat="none", style="photo")) for seed in range(count)]
 
 
-def test_pictures_with_somebodys_hair_are_more_like_it_than_pictures_with_ones_own(judge: MiniatureJudge):
+def test_pictures_with_somebodys_hair_are_more_like_it_than_pictures_with_ones_own(judge: MiniatureBackend):
     scores = []
     for who in (with_hair_of(PERSON, donor(PERSON)), world.sample_identity(PERSON)):
         shown = in_plain_pictures(who, 4)
@@ -161,12 +161,12 @@ def test_pictures_with_somebodys_hair_are_more_like_it_than_pictures_with_ones_o
         assert list(found.component) == [judge.name]
         scores.append(found.component[judge.name])
         told = f"The component was found in 4 of 4 pictures and is {scores[-1].mean():.2f} like its own"
-        assert told in in_words(found)
+        assert told in likeness_in_words(found)
     theirs, own = scores
     assert (theirs > own + 0.1).all()
 
 
-def test_a_picture_without_the_component_is_counted_and_not_scored(judge: MiniatureJudge):
+def test_a_picture_without_the_component_is_counted_and_not_scored(judge: MiniatureBackend):
     shown = in_plain_pictures(world.sample_identity(PERSON), 3)
     pictures = [portrait.pixels for portrait in shown]
     masks = [shown[0].mask(("hair",)), NOTHING, shown[2].mask(("hair",))]
@@ -175,15 +175,15 @@ def test_a_picture_without_the_component_is_counted_and_not_scored(judge: Miniat
     values = found.component[judge.name]
     assert np.isnan(values).tolist() == [False, True, False]
     mean = (values[0] + values[2]) / 2
-    assert f"The component was found in 2 of 3 pictures and is {mean:.2f} like" in in_words(found)
+    assert f"The component was found in 2 of 3 pictures and is {mean:.2f} like" in likeness_in_words(found)
     missing = measure(pictures, REFERENCES, judge, **rest, component_masks=[NOTHING] * 3)
     assert np.isnan(missing.component[judge.name]).all()
-    assert "found in 0 of 3 pictures; how like it is cannot be told" in in_words(missing)
+    assert "found in 0 of 3 pictures; how like it is cannot be told" in likeness_in_words(missing)
     without = measure(pictures, REFERENCES, judge, looks=[judge])
-    assert without.component is None and "component" not in in_words(without)
+    assert without.component is None and "component" not in likeness_in_words(without)
 
 
-def test_a_component_needs_a_judge_masks_of_its_own_and_one_for_each_picture(judge: MiniatureJudge):
+def test_a_component_needs_a_judge_masks_of_its_own_and_one_for_each_picture(judge: MiniatureBackend):
     pictures, masks = REFERENCES[:2], [np.ones((128, 128), np.float32)] * 2
 
     def refused(why: str, **given: object) -> None:
@@ -272,7 +272,7 @@ def test_the_command_line_measures_folders_and_files(tmp_path: Path, capsys):
 # ---- picture by picture
 
 
-def test_every_picture_has_a_row_with_its_name_and_what_it_means(judge: MiniatureJudge):
+def test_every_picture_has_a_row_with_its_name_and_what_it_means(judge: MiniatureBackend):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     drawn = [render_person(PERSON)[0], render_person(STRANGER)[0], noise, REFERENCES[1]]
     names = ["anna.png", "who.png", "noise.png", "again.png"]
@@ -284,16 +284,16 @@ def test_every_picture_has_a_row_with_its_name_and_what_it_means(judge: Miniatur
     assert told[1]["verdict"] in ("hardly them", "a resemblance")
     assert (told[2]["verdict"], told[2]["identity"]) == ("no face", None)
     assert [row["copy"] for row in told] == [False, False, False, True]
-    assert "again.png looks like a copy" in in_words(found) and "median" in in_words(found)
+    assert "again.png looks like a copy" in likeness_in_words(found) and "median" in likeness_in_words(found)
     assert found.median_identity == pytest.approx(np.median(found.identity[[0, 1, 3]]))
     lines = rows_in_words(found).splitlines()
     assert lines[2] == "noise.png         no face" and lines[3].endswith("a copy of a reference")
 
 
-def test_one_reference_gives_the_same_words_as_several(judge: MiniatureJudge):
+def test_one_reference_gives_the_same_words_as_several(judge: MiniatureBackend):
     alone = measure(list(render_person(PERSON)[:2]), REFERENCES[:1], judge)
     assert alone.own is None and alone.on_the_scale > 0.5
-    told = in_words(alone)
+    told = likeness_in_words(alone)
     assert "a person's own pictures usually reach 0.95 (there is one reference alone)" in told
     assert "of the way from a stranger to the person" in told
     assert all(row["verdict"] for row in rows(alone))

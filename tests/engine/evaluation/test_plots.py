@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from likeness_portraits.engine.evaluation.page import picture, table, write_page
-from likeness_portraits.engine.evaluation.plots import Bar, Point, _ticks, apart, bars, frontier
+from likeness_portraits.engine.evaluation.page import page_picture, table, write_page
+from likeness_portraits.engine.evaluation.plots import Bar, Point, _ticks, bars, frontier, spread_labels
 
 
 def test_a_frontier_holds_every_point_higher_scores_further_up_and_right():
@@ -27,10 +27,10 @@ def test_names_of_points_that_lie_together_can_still_be_read():
 
 
 def test_places_move_no_further_than_the_gap_asks():
-    assert apart([10, 50, 90], 17, 100) == [10, 50, 90]
-    assert apart([50, 10, 12], 17, 100) == [50, 10, 27]
-    assert apart([95, 100, 98], 10, 100) == [80, 100, 90]
-    assert apart([], 10, 100) == []
+    assert spread_labels([10, 50, 90], 17, 100) == [10, 50, 90]
+    assert spread_labels([50, 10, 12], 17, 100) == [50, 10, 27]
+    assert spread_labels([95, 100, 98], 10, 100) == [80, 100, 90]
+    assert spread_labels([], 10, 100) == []
 
 
 def test_bars_show_intervals_around_zero_and_their_verdict():
@@ -50,7 +50,7 @@ def test_ticks_are_a_few_numbers_within(low: float, high: float):
 def test_a_page_holds_its_pictures_itself(tmp_path: Path):
     red = np.zeros((8, 8, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
     page = write_page(
-        tmp_path / "page.html", "R & D", [table(["a"], [[True], [0.12345], ["<x>"]]), picture(red)]
+        tmp_path / "page.html", "R & D", [table(["a"], [[True], [0.12345], ["<x>"]]), page_picture(red)]
     )
     text = page.read_text("utf-8")
     assert "R &amp; D" in text and "✓" in text and "0.123" in text and "&lt;x&gt;" in text

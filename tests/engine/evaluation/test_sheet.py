@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from likeness_portraits.engine.evaluation.sheet import GAP, LABEL_WIDTH, MARGIN, Row, draw_sheet
+from likeness_portraits.engine.evaluation.sheet import GAP, LABEL_WIDTH, MARGIN, SheetRow, draw_sheet
 
 
 def plain(red: int, green: int = 0) -> np.ndarray:
@@ -11,8 +11,8 @@ def plain(red: int, green: int = 0) -> np.ndarray:
 
 def test_every_picture_stands_in_its_row_and_column():
     rows = [
-        Row(label="learned from", pictures=[plain(10), plain(20)]),
-        Row(
+        SheetRow(label="learned from", pictures=[plain(10), plain(20)]),
+        SheetRow(
             label="after",
             detail="same seeds",
             pictures=[plain(30), plain(40), plain(50)],
@@ -33,7 +33,7 @@ def test_every_picture_stands_in_its_row_and_column():
 
 
 def test_the_sheet_grows_with_its_columns_and_rows():
-    one = draw_sheet("t", "s", [Row(label="a", pictures=[plain(1)])], tile=50)
-    more = draw_sheet("t", "s", [Row(label="a", pictures=[plain(1)] * 4)] * 3, tile=50)
+    one = draw_sheet("t", "s", [SheetRow(label="a", pictures=[plain(1)])], tile=50)
+    more = draw_sheet("t", "s", [SheetRow(label="a", pictures=[plain(1)] * 4)] * 3, tile=50)
     assert more.width == one.width + 3 * (50 + GAP)
     assert more.height == one.height + 2 * (50 + GAP)

@@ -11,15 +11,15 @@ from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.evaluation.backends import MiniatureJudge
+from likeness_portraits.engine.evaluation.backends import MiniatureBackend
 from likeness_portraits.engine.evaluation.people import concept_of, render_person
 from likeness_portraits.engine.evaluation.stopping import (
     LikenessCritic,
-    Look,
+    LikenessLook,
     Patience,
     critic_for,
     curves,
-    in_words,
+    look_in_words,
 )
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.training.launch import train
@@ -29,8 +29,10 @@ from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_pers
 PERSON, STRANGER = world.TUNING_SEEDS[0], world.TUNING_SEEDS[5]
 
 
-def looks(*scores: tuple[float, float]) -> list[Look]:
-    return [Look(step=10 * n, identity=who, prompt=what) for n, (who, what) in enumerate(scores, start=1)]
+def looks(*scores: tuple[float, float]) -> list[LikenessLook]:
+    return [
+        LikenessLook(step=10 * n, identity=who, prompt=what) for n, (who, what) in enumerate(scores, start=1)
+    ]
 
 
 def test_identity_that_stands_still_ends_it_and_identity_that_grows_does_not():
@@ -51,7 +53,7 @@ def test_the_best_is_the_closest_that_still_obeys():
     seen = looks((0.1, 1.0), (0.5, 0.9), (0.8, 0.4))
     assert Patience(loss=0.2).best(seen) is seen[1]
     assert Patience(loss=1.0).best(seen) is seen[2]
-    assert Patience().best([Look(step=1, identity=0.2), Look(step=2, identity=0.3)]).step == 2
+    assert Patience().best([LikenessLook(step=1, identity=0.2), LikenessLook(step=2, identity=0.3)]).step == 2
 
 
 def test_nonsense_is_refused():
@@ -64,12 +66,12 @@ def progress(step: int) -> Progress:
 
 
 def test_the_critic_tells_the_person_from_a_stranger_and_keeps_the_person():
-    judge = MiniatureJudge()
+    judge = MiniatureBackend()
     prompts = [prompt.replace("<v0>", "{}") for prompt, _ in world.test_prompts("<v0>")]
     told: list[str] = []
     critic = LikenessCritic(
         concept_of(PERSON), judge, judge, prompts, every=5, patience=Patience(looks=1),
-        on_look=lambda seen: told.append(in_words(seen)),
+        on_look=lambda seen: told.append(look_in_words(seen)),
     )  # fmt: skip
     assert critic.shots[0][0].count("<v0>") == 1 and len({seed for _, seed in critic.shots}) == len(prompts)
     assert critic.consider(progress(5), list(render_person(STRANGER)))

@@ -15,7 +15,7 @@ from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.adapter import encode_identity, factors_of, id_adapter, read_adapter
 from likeness_portraits.engine.identity.attention import IdAttention
-from likeness_portraits.engine.identity.conditioning import IdentityTokens, Shown, each_once
+from likeness_portraits.engine.identity.conditioning import IdentityConditioning, IdentityTokens, each_once
 from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.identity.files import adapter_tensors, released_names, sd1_layers
 from likeness_portraits.engine.identity.references import ImageTower, Reference
@@ -63,7 +63,7 @@ def somebody(base: BaseModel, shade: int = 250, count: int = 1) -> IdentityToken
     return encode_identity(id_adapter(adapter_for(base)), [reference(shade)] * count, tower())
 
 
-def drawn(base: BaseModel, *people: Shown, **options: Any) -> np.ndarray:
+def drawn(base: BaseModel, *people: IdentityConditioning, **options: Any) -> np.ndarray:
     return generate(base, [PROMPT], people=people, steps=3, **options).astype(int)
 
 
@@ -84,10 +84,12 @@ def test_an_adapter_survives_its_file_and_tells_what_it_is(base: BaseModel, tmp_
 
 def test_somebody_shows_by_their_weight_and_the_base_is_unchanged_afterwards(base: BaseModel):
     plain, identity = drawn(base), somebody(base)
-    shown = drawn(base, Shown(identity=identity))
+    shown = drawn(base, IdentityConditioning(identity=identity))
     assert apart(shown, plain) > 2
-    assert apart(drawn(base, Shown(identity=identity, weight=0.3)), plain) < apart(shown, plain)
-    assert np.array_equal(drawn(base, Shown(identity=identity, weight=0.0)), plain)
+    assert apart(drawn(base, IdentityConditioning(identity=identity, weight=0.3)), plain) < apart(
+        shown, plain
+    )
+    assert np.array_equal(drawn(base, IdentityConditioning(identity=identity, weight=0.0)), plain)
     assert np.array_equal(drawn(base), plain)
 
 
@@ -96,9 +98,12 @@ def test_two_references_are_another_person_than_one_and_their_order_means_nothin
     pair = [reference(250), reference(30)]
     one, both, turned = (encode_identity(adapter, refs, tower()) for refs in (pair[:1], pair, pair[::-1]))
     assert one.tokens.shape == both.tokens.shape == (1, 12, 32)
-    first, second = drawn(base, Shown(identity=both)), drawn(base, Shown(identity=turned))
+    first, second = (
+        drawn(base, IdentityConditioning(identity=both)),
+        drawn(base, IdentityConditioning(identity=turned)),
+    )
     assert np.abs(first - second).max() <= 1
-    assert apart(first, drawn(base, Shown(identity=one))) > 0.1
+    assert apart(first, drawn(base, IdentityConditioning(identity=one))) > 0.1
     assert torch.equal(one.nobody, both.nobody)
 
 
@@ -122,7 +127,7 @@ def test_slots_that_hold_the_same_are_read_once_and_count_as_often(base: BaseMod
 @pytest.mark.parametrize("guidance", [1.0, 0.5, 0.0])
 def test_without_guidance_every_picture_still_has_its_own_slots(base: BaseModel, guidance: float):
     """The reference folds the rows of a missing unconditional pass into the tokens of the pictures."""
-    people = [Shown(identity=somebody(base))]
+    people = [IdentityConditioning(identity=somebody(base))]
     together = generate(base, [PROMPT, "a man"], people=people, steps=3, guidance=guidance, seed=[1, 2])
     alone = generate(base, ["a man"], people=people, steps=3, guidance=guidance, seed=2)
     assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
@@ -132,21 +137,24 @@ def test_without_guidance_every_picture_still_has_its_own_slots(base: BaseModel,
 
 def test_the_unconditional_samples_show_nobody(base: BaseModel):
     """With guidance 0 only they are left: who is shown makes no difference."""
-    first, second = (drawn(base, Shown(identity=somebody(base, shade)), guidance=0.0) for shade in (250, 20))
+    first, second = (
+        drawn(base, IdentityConditioning(identity=somebody(base, shade)), guidance=0.0) for shade in (250, 20)
+    )
     assert np.array_equal(first, second)
 
 
 def test_noise_levels_and_layers_limit_where_somebody_shows(base: BaseModel):
     identity, plain = somebody(base), drawn(base)
     early, late = (
-        Shown(identity=identity, end=0.5), Shown(identity=identity, start=0.5001)
+        IdentityConditioning(identity=identity, end=0.5),
+        IdentityConditioning(identity=identity, start=0.5001),
     )  # fmt: skip
     assert early.at(0.0) and not early.at(0.7) and late.at(0.7) and not late.at(0.0)
-    whole = drawn(base, Shown(identity=identity))
+    whole = drawn(base, IdentityConditioning(identity=identity))
     assert apart(drawn(base, early), plain) > 0.1 and apart(drawn(base, early), whole) > 0.1
     assert np.array_equal(drawn(base, early, late), whole)
-    assert np.array_equal(drawn(base, Shown(identity=identity, start=0.5, end=0.5)), plain)
-    only = Shown(
+    assert np.array_equal(drawn(base, IdentityConditioning(identity=identity, start=0.5, end=0.5)), plain)
+    only = IdentityConditioning(
         identity=identity, layers=factors_of("down_blocks=0, mid_block=0, up_blocks=0, up_blocks.1=1")
     )
     assert 0 < apart(drawn(base, only), plain) < apart(whole, plain)
@@ -156,22 +164,36 @@ def test_two_people_in_regions_of_their_own_are_another_picture_than_the_two_swa
     left = torch.zeros(32, 32)
     left[:, :16] = 1
     first, second = somebody(base, 250), somebody(base, 20)
-    both = drawn(base, Shown(identity=first, region=left), Shown(identity=second, region=1 - left))
-    swapped = drawn(base, Shown(identity=second, region=left), Shown(identity=first, region=1 - left))
+    both = drawn(
+        base,
+        IdentityConditioning(identity=first, region=left),
+        IdentityConditioning(identity=second, region=1 - left),
+    )
+    swapped = drawn(
+        base,
+        IdentityConditioning(identity=second, region=left),
+        IdentityConditioning(identity=first, region=1 - left),
+    )
     assert apart(both, swapped) > 1
-    split = drawn(base, Shown(identity=first, region=left), Shown(identity=first, region=1 - left))
-    assert np.abs(split - drawn(base, Shown(identity=first))).max() <= 1
+    split = drawn(
+        base,
+        IdentityConditioning(identity=first, region=left),
+        IdentityConditioning(identity=first, region=1 - left),
+    )
+    assert np.abs(split - drawn(base, IdentityConditioning(identity=first))).max() <= 1
 
 
 def test_somebody_may_be_in_some_pictures_of_a_run_only(base: BaseModel):
     identity = somebody(base)
-    pair = generate(base, [PROMPT] * 2, people=[Shown(identity=identity, among=(True, False))], steps=3)
-    assert np.abs(pair[0].astype(int) - drawn(base, Shown(identity=identity))[0]).max() <= 1
+    pair = generate(
+        base, [PROMPT] * 2, people=[IdentityConditioning(identity=identity, among=(True, False))], steps=3
+    )
+    assert np.abs(pair[0].astype(int) - drawn(base, IdentityConditioning(identity=identity))[0]).max() <= 1
     assert np.abs(pair[1].astype(int) - drawn(base)[0]).max() <= 1
 
 
 def test_an_adapter_for_another_base_is_refused(base: BaseModel):
-    foreign = Shown(identity=encode_identity(
+    foreign = IdentityConditioning(identity=encode_identity(
         id_adapter(adapter_for(base, base_family="sd2")), [reference(1)], tower()
     ))  # fmt: skip
     with pytest.raises(LikenessError, match="trained for sd2, but the model is sd1"):
@@ -184,7 +206,7 @@ def test_an_adapter_for_another_base_is_refused(base: BaseModel):
         Artifact(kind="id_adapter", method="x", tensors=fewer, base_family="sd1", extra=artifact.extra)
     )
     with pytest.raises(LikenessError, match=r"trained for another U-Net: its layer up_blocks\.7"):
-        drawn(base, Shown(identity=encode_identity(other, [reference(1)], tower())))
+        drawn(base, IdentityConditioning(identity=encode_identity(other, [reference(1)], tower())))
 
 
 def test_bad_references_and_settings_are_said(base: BaseModel):
@@ -193,9 +215,12 @@ def test_bad_references_and_settings_are_said(base: BaseModel):
         (lambda: encode_identity(adapter, [], tower()), "no reference picture is given"),
         (lambda: somebody(base, count=4), "4 reference pictures are given"),
         (lambda: encode_identity(adapter, [reference(1)], tower(9)), "a tiny tower; .* 9 wide, not 12"),
-        (lambda: Shown(identity=identity, start=0.8, end=0.2), "cannot last from 0.8 to 0.2"),
-        (lambda: Shown(identity=identity, region=torch.zeros(4, 4)), "region marks nothing"),
-        (lambda: Shown(identity=identity, layers={"up_blocks.9": 1}), "no layer 'up_blocks.9'; did you mean"),
+        (lambda: IdentityConditioning(identity=identity, start=0.8, end=0.2), "cannot last from 0.8 to 0.2"),
+        (lambda: IdentityConditioning(identity=identity, region=torch.zeros(4, 4)), "region marks nothing"),
+        (
+            lambda: IdentityConditioning(identity=identity, layers={"up_blocks.9": 1}),
+            "no layer 'up_blocks.9'; did you mean",
+        ),
         (lambda: factors_of("up_blocks.1"), r"write it like up_blocks\.1=1\.3"),
         (
             lambda: id_adapter(Artifact(kind="lora", method="magictailor", tensors={})),
@@ -211,7 +236,7 @@ def test_bad_references_and_settings_are_said(base: BaseModel):
 def test_an_adapter_that_looks_at_embeddings_wants_them_for_every_reference(base: BaseModel):
     adapter = id_adapter(adapter_for(base, face_width=6))
     known = encode_identity(adapter, [reference(9, 6)], tower())
-    assert apart(drawn(base, Shown(identity=known)), drawn(base)) > 1
+    assert apart(drawn(base, IdentityConditioning(identity=known)), drawn(base)) > 1
     with pytest.raises(LikenessError, match="a face embedding of 6 numbers"):
         encode_identity(adapter, [reference(9, 6), reference(9)], tower())
 

@@ -6,7 +6,7 @@ import torch
 
 from likeness_portraits.engine.bases.clip_features import MEAN, SPREAD
 from likeness_portraits.engine.data.faces import Face
-from likeness_portraits.engine.data.segmenters.face_parts import PARTS
+from likeness_portraits.engine.data.segmenters.face_parts import PARSED_PARTS
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.references import (
     FACE,
@@ -35,9 +35,9 @@ def found(_: np.ndarray) -> list[Face]:
 def halves(crop: np.ndarray) -> np.ndarray:
     """A parser of 64 x 64 that sees hair above, skin below and a hat at the very top."""
     assert crop.shape == (512, 512, 3)
-    labels = np.full((64, 64), PARTS.index("skin"), np.uint8)
-    labels[:32] = PARTS.index("hair")
-    labels[:8] = PARTS.index("hat")
+    labels = np.full((64, 64), PARSED_PARTS.index("skin"), np.uint8)
+    labels[:32] = PARSED_PARTS.index("hair")
+    labels[:8] = PARSED_PARTS.index("hat")
     return labels
 
 

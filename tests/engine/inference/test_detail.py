@@ -15,10 +15,10 @@ from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.faces import Face
-from likeness_portraits.engine.data.masks import grown
+from likeness_portraits.engine.data.masks import dilate
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdAttention
-from likeness_portraits.engine.identity.conditioning import IdAdapter, IdentityTokens, Shown
+from likeness_portraits.engine.identity.conditioning import IdAdapter, IdentityConditioning, IdentityTokens
 from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.inference.detail import (
     Detailer,
@@ -30,7 +30,7 @@ from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.refocus import Focus
 from likeness_portraits.engine.inference.refocus_options import focus_of
 from likeness_portraits.engine.inference.refocused import Refocusing
-from likeness_portraits.engine.inference.restore import Known, Person, Pixels, to_pixels
+from likeness_portraits.engine.inference.restore import Known, PersonReference, Pixels, to_pixels
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.engine.tiny import tiny_base
 
@@ -242,7 +242,7 @@ def test_a_concept_that_is_only_drawn_again_is_not_in_the_rest_of_the_picture():
 
 def around(head: np.ndarray) -> np.ndarray:
     """A head and the rim in which it fades: twice 0.04 of its square of 58 pixels, and one more."""
-    return grown(head.astype(np.float32), 6) >= 0.5
+    return dilate(head.astype(np.float32), 6) >= 0.5
 
 
 def test_without_a_head_in_the_finished_picture_it_stays_and_that_is_said(
@@ -307,7 +307,7 @@ def known_person(count: int = 1) -> Known:
         side = pixels.shape[0]
         return [Face(np.array([side / 4, side / 4, side / 2, side / 2], np.float32), None, 1.0)]
 
-    return Known(find, Person(Darkness(), np.array([[1.0, 0.0]] * count, np.float32)))
+    return Known(find, PersonReference(Darkness(), np.array([[1.0, 0.0]] * count, np.float32)))
 
 
 def test_of_several_tries_the_one_most_like_the_person_is_kept(scribe: Scribe):
@@ -340,7 +340,7 @@ def test_tries_need_pictures_of_the_person():
         drawn_in_regions(tiny_base(), ["a man"], seed=[1], refocus=refocus)
 
 
-def person_of_an_adapter(base: BaseModel) -> Shown:
+def person_of_an_adapter(base: BaseModel) -> IdentityConditioning:
     """Somebody of random tokens, whom an adapter of random weights shows plainly."""
     width = base.unet.config.cross_attention_dim
     with torch.random.fork_rng(devices=[]):
@@ -351,7 +351,7 @@ def person_of_an_adapter(base: BaseModel) -> Shown:
         tokens, nobody = torch.randn(2, 1, 12, width)
         encoder = IdEncoder(dim=width, image_width=12, queries=4, head_width=16)
     adapter = IdAdapter(encoder=encoder, attention=attention, family=base.family, image_encoder="none")
-    return Shown(identity=IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody))
+    return IdentityConditioning(identity=IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody))
 
 
 def test_people_of_an_adapter_go_along_with_what_their_regions_have_in_the_square():

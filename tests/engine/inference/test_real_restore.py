@@ -11,7 +11,7 @@ from likeness_portraits.engine.data.pictures import read_picture
 from likeness_portraits.engine.inference.restore import (
     Restoration,
     face_square,
-    references_of,
+    person_references,
     restore_picture,
     to_pixels,
     to_shades,
@@ -43,7 +43,7 @@ def test_a_restorer_that_draws_somebody_else_is_held_back_and_a_gentle_one_is_no
     def sharpened(crop: np.ndarray) -> np.ndarray:
         return to_pixels(np.asarray(Image.fromarray(to_shades(crop)).filter(ImageFilter.UnsharpMask(2, 60))))
 
-    person = references_of(finder, finder, [photographs[name] for name in FIRST[1:]])
+    person = person_references(finder, finder, [photographs[name] for name in FIRST[1:]])
 
     def restored(how, gate: str):
         told = Restoration(gate=gate, match_colours=False)

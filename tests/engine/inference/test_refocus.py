@@ -32,9 +32,9 @@ from likeness_portraits.engine.inference.refocus import (
     find_sequence,
     fitted,
     log_mask,
+    mask_components,
     mass_outside,
     own_prompt_of,
-    pieces,
     regions_from_attention,
     regions_from_picture,
     word_attention,
@@ -186,7 +186,7 @@ def test_two_faces_go_to_two_words_even_where_one_attends_to_both():
     other[..., :6] *= 1.5  # both look left, the second more so
     found = regions_from_picture(mask, torch.stack([one, other], 1) + 0.1)
     assert found[0, 0, 1, 9] == 1 and found[0, 1, 1, 1] == 1
-    assert [int(part.sum()) for part in pieces(mask[0] > 0)] == [4, 4]
+    assert [int(part.sum()) for part in mask_components(mask[0] > 0)] == [4, 4]
 
 
 def test_a_place_goes_with_the_nearest_head_and_nobody_gets_a_bystanders():

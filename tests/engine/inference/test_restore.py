@@ -16,11 +16,11 @@ from likeness_portraits.engine.data.miniature_faces import MiniatureFaces
 from likeness_portraits.engine.data.segmenters.miniature import MiniatureParser
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.restore import (
-    Person,
+    PersonReference,
     Restoration,
-    references_of,
+    before_and_after,
+    person_references,
     restore_picture,
-    side_by_side,
     to_pixels,
     to_shades,
     toned,
@@ -51,8 +51,8 @@ def two_people() -> np.ndarray:
     return np.concatenate([pictures(1)[0], pictures(5)[0]], 1)
 
 
-def person(faces: MiniatureFaces, number: int) -> Person:
-    return references_of(faces, faces, pictures(number)[1:])
+def person(faces: MiniatureFaces, number: int) -> PersonReference:
+    return person_references(faces, faces, pictures(number)[1:])
 
 
 def sharpened(face: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_without_references_nothing_is_judged(faces):
     made = restore_picture(picture, faces(to_shades(picture)), somebody_else, Restoration(**SMALL))
     assert made.outcomes[0].before is None and made.report.endswith(": restored")
     with pytest.raises(LikenessError, match="no face in any of the 1 reference pictures; choose other"):
-        references_of(faces, faces, [np.zeros((64, 64, 3), np.uint8)])
+        person_references(faces, faces, [np.zeros((64, 64, 3), np.uint8)])
 
 
 # --- putting back --------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_faces_go_into_an_enlarged_background(faces, parser):
     assert made.outcomes[0].before == pytest.approx(
         person(faces, 1).similarity(to_shades(picture), faces(to_shades(picture))[0]), abs=0.1
     )
-    shown = side_by_side(picture, made.pixels, longest=100)
+    shown = before_and_after(picture, made.pixels, longest=100)
     assert shown.shape == (100, 204, 3)
 
 

@@ -12,7 +12,7 @@ from likeness_portraits.engine.bench.card import gates
 from likeness_portraits.engine.miniature import make, model
 
 STAGES = [
-    stage for stage in make.STAGES if stage not in ("learnability", "sheets")
+    stage for stage in make.MAKING_STAGES if stage not in ("learnability", "sheets")
 ]  # those learn for an hour
 
 

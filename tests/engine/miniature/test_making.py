@@ -139,7 +139,7 @@ def test_overlap_counts_what_both_have_of_what_either_has():
 def test_finishing_the_decoder_leaves_the_encoder_alone(tmp_path):
     from likeness_portraits.engine.miniature import world
 
-    data = dataset.prepare(tmp_path / "data", world.TUNING_SEEDS[:2])
+    data = dataset.prepare_dataset(tmp_path / "data", world.TUNING_SEEDS[:2])
     vae = tiny_autoencoder()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     latents = torch.randn(len(data), 4, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -107,7 +107,7 @@ def test_the_image_tower_tells_captions_apart(shipped):
 
 @pytest.mark.slow
 def test_the_whole_card_can_be_computed_again(shipped):
-    found = card.measure()
+    found = card.measure_card()
     for name, share in shipped["unet"]["accuracy"].items():
         assert found["unet"]["accuracy"][name] == pytest.approx(share, abs=0.03)
     assert json.dumps(found["recogniser"]) == json.dumps(shipped["recogniser"])

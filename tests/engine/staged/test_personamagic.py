@@ -14,7 +14,7 @@ from likeness_portraits.engine.bases.denoisers.unet import CrossProcessor
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.staged.mapper import Mapper, anchor_codes, time_code
 from likeness_portraits.engine.staged.stages import StagePlan
-from likeness_portraits.engine.staged.text import Places, SplitValues, TextStates, encode
+from likeness_portraits.engine.staged.text import Places, SplitValues, TextStates, encode_staged
 from likeness_portraits.engine.training.losses import masked_squared_error, tandem_equilibrium
 from likeness_portraits.tests.golden.goldens import Golden
 
@@ -137,7 +137,7 @@ def test_text_contexts_with_pseudo_words(prompt: str):
     case = golden("text_contexts")
     ids = case[f"in.ids_{prompt}"][None]
     places = places_of(ids, case["in.placeholder_ids"], case["in.e"][None], case["in.R"][None])
-    states = encode(text_model(case, "config"), ids, places, attention=True)
+    states = encode_staged(text_model(case, "config"), ids, places, attention=True)
     close(states.keys[0], case[f"out.CK_{prompt}"], 2e-5, 1e-4)
     close(states.values[0], case[f"out.CV_{prompt}"], 2e-5, 1e-4)
     if prompt == "four":
@@ -149,7 +149,7 @@ def test_a_prompt_without_placeholder_is_encoded_as_ever():
     case = golden("text_contexts")
     ids = case["in.ids_none"][None]
     model = text_model(case, "config")
-    states = encode(
+    states = encode_staged(
         model, ids, places_of(ids, case["in.placeholder_ids"], case["in.e"][None], case["in.R"][None])
     )
     assert torch.equal(states.keys, model(ids).last_hidden_state)
@@ -163,7 +163,7 @@ def test_without_bypass_values_equal_keys_to_the_last_bit():
     places = places_of(
         ids, case["in.placeholder_ids"], case["in.e"][None], torch.zeros_like(case["in.R"])[None]
     )
-    states = encode(text_model(case, "config"), ids, places)
+    states = encode_staged(text_model(case, "config"), ids, places)
     assert torch.equal(states.keys, states.values)
 
 
@@ -172,9 +172,9 @@ def test_penultimate_states_take_the_bypass_without_a_final_norm():
     case = golden("text_contexts")
     model, ids = text_model(case, "config"), case["in.ids_four"][None]
     places = places_of(ids, case["in.placeholder_ids"], case["in.e"][None], case["in.R"][None])
-    states = encode(model, ids, places, penultimate=True)
+    states = encode_staged(model, ids, places, penultimate=True)
     plain = replace(places, bypass=torch.zeros_like(places.bypass))
-    assert torch.equal(states.keys, encode(model, ids, plain, penultimate=True).values)
+    assert torch.equal(states.keys, encode_staged(model, ids, plain, penultimate=True).values)
     there = (places.prompts, places.positions)
     close(states.values[there].norm(dim=-1), states.keys[there].norm(dim=-1), 1e-3, 1e-5)
     moved = states.keys[there] + places.bypass
@@ -216,7 +216,7 @@ def test_tandem_equilibrium_reaches_the_token_head_alone():
     vectors, bypass = mapped(mapper, case, case["in.t"], case["in.clip"])
     ids = case["in.ids"][None]
     places = places_of(ids, case["in.placeholder_ids"], vectors, bypass)
-    states = encode(text_model(text, "config"), ids, places, attention=True)
+    states = encode_staged(text_model(text, "config"), ids, places, attention=True)
     assert states.attention is not None
     keys = balance_keys(case["in.ids"], case["in.placeholder_ids"], int(case["in.length"]))
     loss = 0.001 * tandem_equilibrium(states.attention, *keys)[0]
@@ -332,7 +332,7 @@ def test_training_steps_follow_the_references_trace():
         open_ids, ids = step["open_ids"][None], step["ids"][None]
         keep = case["in.dropout_draws64"][number, 1] >= 0.5
         holders = case["in.placeholder_ids"]
-        opened = encode(
+        opened = encode_staged(
             text, open_ids, places_of(open_ids, holders, vectors[ENCODER], bypass[ENCODER]), attention=True
         )
         assert opened.attention is not None
@@ -340,7 +340,7 @@ def test_training_steps_follow_the_references_trace():
         balance = 0.001 * tandem_equilibrium(opened.attention, *keys).mean()
         p = case["out.balance_p"][number]
         close(balance.detach(), -0.001 * p * (1 - p), 0, 1e-4)
-        states = encode(text, ids, places_of(ids, holders, vectors[ENCODER], bypass[ENCODER] * keep))
+        states = encode_staged(text, ids, places_of(ids, holders, vectors[ENCODER], bypass[ENCODER] * keep))
         loss = diffusion_loss(unet, states, step, alphas) + balance
         close(loss.detach(), case["out.loss"][number], 0, 2e-5)
         (loss / int(case["in.accumulation"])).backward()

@@ -49,7 +49,7 @@ def gradients_of(job: Job, accelerator: Accelerator, in_pieces: bool = False) ->
     for phase in learner.phases():
         learner.begin_phase(phase)
         model, _ = accelerator.prepare(learner, adamw(learner.parameter_groups(), phase))
-        batch = learner.share(phase, 3, accelerator.process_index, accelerator.num_processes)
+        batch = learner.shard(phase, 3, accelerator.process_index, accelerator.num_processes)
         progress = Progress(phase=phase.name, phase_step=0, phase_steps=2, step=0, total=4)
         accelerator.backward(torch.stack(list(model(batch, progress).values())).sum())
         for name, weight in learner.named_parameters():

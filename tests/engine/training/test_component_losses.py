@@ -18,7 +18,7 @@ from likeness_portraits.engine.training.component_losses import (
     reduced_masks,
     selection,
 )
-from likeness_portraits.engine.training.momentum import Momentum
+from likeness_portraits.engine.training.momentum import Ema
 from likeness_portraits.tests.golden.goldens import Golden, close
 
 golden = partial(Golden, "magictailor")
@@ -148,7 +148,7 @@ def test_attention_loss_and_its_gradients_equal_the_reference():
 def test_the_momentum_teacher_is_the_average_that_the_reference_keeps_of_its_whole_network():
     case = golden("momentum_average")
     layer = torch.nn.ParameterDict({name: torch.nn.Parameter(case[f"in.theta0.{name}"]) for name in "AB"})
-    teacher = Momentum([layer], list(layer.values()), float(case["in.beta"]), first_copies=True)
+    teacher = Ema([layer], list(layer.values()), float(case["in.beta"]), first_copies=True)
     for number in range(1, 5):
         with torch.no_grad():
             for name in "AB":
@@ -163,7 +163,7 @@ def test_the_momentum_teacher_is_the_average_that_the_reference_keeps_of_its_who
 def test_the_teachers_place_is_given_back_even_after_an_error_and_graphs_stay_valid():
     layer = torch.nn.Linear(2, 2, bias=False)
     own = layer.weight
-    teacher = Momentum([layer], [own], decay=0.5)
+    teacher = Ema([layer], [own], decay=0.5)
     output = layer(torch.ones(1, 2)).square().sum()
     with pytest.raises(KeyboardInterrupt), teacher.in_place():
         assert layer.weight is not own

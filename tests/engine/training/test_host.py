@@ -7,7 +7,7 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.host import hosted
+from likeness_portraits.engine.training.host import merged_adapters
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
@@ -34,9 +34,12 @@ def test_words_learned_on_a_lora_differ_from_words_learned_on_the_base(learned: 
 
 def test_only_a_lora_of_the_same_family_can_be_learned_on(learned: tuple[Path, Path, Path], tmp_path: Path):
     folder, lora, plain = learned
-    with pytest.raises(LikenessError, match="embedding, not a LoRA"), hosted(tiny_base(), [str(plain)]):
+    with (
+        pytest.raises(LikenessError, match="embedding, not a LoRA"),
+        merged_adapters(tiny_base(), [str(plain)]),
+    ):
         pass
     other = tiny_base()
     other.family = "sd2"
-    with pytest.raises(LikenessError, match="family sd1, not sd2"), hosted(other, [str(lora)]):
+    with pytest.raises(LikenessError, match="family sd1, not sd2"), merged_adapters(other, [str(lora)]):
         pass

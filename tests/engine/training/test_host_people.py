@@ -12,19 +12,24 @@ from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdAttention
-from likeness_portraits.engine.identity.conditioning import IdAdapter, IdentityTokens, Shown, showing
+from likeness_portraits.engine.identity.conditioning import (
+    IdAdapter,
+    IdentityConditioning,
+    IdentityTokens,
+    with_identities,
+)
 from likeness_portraits.engine.identity.encoder import IdEncoder
 from likeness_portraits.engine.identity.files import adapter_tensors
-from likeness_portraits.engine.identity.pictures import Look, people_of, people_on
+from likeness_portraits.engine.identity.pictures import IdentityOptions, people_of, people_on
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.training.drawing import Drawing
-from likeness_portraits.engine.training.host import hosted
+from likeness_portraits.engine.training.drawing import PreviewDrawing
+from likeness_portraits.engine.training.host import merged_adapters
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person, write_portraits
 
 
-def somebody(base: BaseModel, **how) -> Shown:
+def somebody(base: BaseModel, **how) -> IdentityConditioning:
     """An adapter of random weights that shows, and a person of random tokens."""
     width = base.unet.config.cross_attention_dim
     with torch.random.fork_rng(devices=[]):
@@ -35,7 +40,7 @@ def somebody(base: BaseModel, **how) -> Shown:
             weight.data += 2 * torch.randn_like(weight) / width**0.5
         tokens, nobody = torch.randn(2, 1, 12, width)
     adapter = IdAdapter(encoder=encoder, attention=attention, family=base.family, image_encoder="none")
-    return Shown(identity=IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody), **how)
+    return IdentityConditioning(identity=IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody), **how)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +62,10 @@ def test_a_training_pass_shows_the_person_as_a_sampling_pass_does():
     noisy, _, context = inputs(base)
     alike = torch.tensor([0.5, 0.5])
     person = somebody(base)
-    with showing(base, [person]) as shows:
+    with with_identities(base, [person]) as shows:
         wanted = shows(base, range(2)).predict(noisy, alike, context)
     stock = base.predict(noisy, alike, context)
-    with hosted(base, [], [person]):
+    with merged_adapters(base, [], [person]):
         assert torch.equal(base.predict(noisy, alike, context), wanted)
     assert (wanted - stock).abs().max() > 0.01
     assert torch.equal(base.predict(noisy, alike, context), stock)
@@ -71,7 +76,7 @@ def test_each_sample_of_a_training_pass_shows_them_at_its_own_noise_level():
     base = tiny_base()
     given = inputs(base)  # at 0.9 and 0.1 of the way to noise
     stock = base.predict(*given)
-    with hosted(base, [], [somebody(base, start=0.5)]):
+    with merged_adapters(base, [], [somebody(base, start=0.5)]):
         early, late = (base.predict(*given) - stock).abs().amax((1, 2, 3)).tolist()
     assert early < 1e-5 and late > 0.01
 
@@ -81,9 +86,9 @@ def test_previews_show_the_person_as_pictures_drawn_with_them_do(folder: Path, m
     """Under guidance the negative half of a pass shows nobody, unlike a pass that is learned from."""
     base = tiny_base()
     person, job = somebody(base), tiny_job(method, folder, "preview")
-    with hosted(base, [], [person]):
+    with merged_adapters(base, [], [person]):
         made = method_class(method)(job, base, [load_concept(job.concepts[0])])
-        preview = made.pictures(["a photo of <v0>"], Drawing(seeds=[3], steps=3, check=lambda: None))
+        preview = made.pictures(["a photo of <v0>"], PreviewDrawing(seeds=[3], steps=3, check=lambda: None))
         artifact = made.artifact()
     drawn = generate(base, ["a photo of <v0>"], seed=3, steps=3, artifacts=[(artifact, 1.0)], people=[person])
     nobody = generate(base, ["a photo of <v0>"], seed=3, steps=3, artifacts=[(artifact, 1.0)])
@@ -154,14 +159,14 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_without_pictures_the_adapter_looks_at_the_first_that_are_learned_from(person: Path):
     (shown,) = people_on(["miniature"], [str(person)])
-    (told,) = people_of([",".join(str(person / f"{number}.png") for number in range(3))], Look())
+    (told,) = people_of([",".join(str(person / f"{number}.png") for number in range(3))], IdentityOptions())
     assert torch.equal(shown.identity.tokens, told.identity.tokens)
 
 
 def test_pictures_weight_and_settings_are_read_from_what_was_typed(person: Path):
     text = f"miniature={person / '1.png'}:0.8;start=0.2;layers=mid_block=0.5"
     (shown,) = people_on([text], [str(person)])
-    (told,) = people_of([str(person / "1.png")], Look())
+    (told,) = people_of([str(person / "1.png")], IdentityOptions())
     assert (shown.weight, shown.start, shown.end, shown.layers) == (0.8, 0.2, 1.0, {"mid_block": 0.5})
     assert torch.equal(shown.identity.tokens, told.identity.tokens)
 

@@ -16,8 +16,8 @@ from likeness_portraits.engine.training.identity_loss import (
     MiniatureJudge,
     dino,
     find_judge,
-    miniature_features,
-    mirrored,
+    miniature_feature_judge,
+    mirrored_faces,
 )
 from likeness_portraits.tests.engine.tiny import tiny_base
 
@@ -61,7 +61,7 @@ def test_a_person_is_nearer_to_themselves_than_a_stranger_is(portraits):
 
 
 def test_what_is_no_person_is_compared_by_features_inside_its_mask(portraits):
-    identity = IdentityLoss(miniature_features(), average=False, each_step=False)
+    identity = IdentityLoss(miniature_feature_judge(), average=False, each_step=False)
     pixels = pixels_of(portraits)
     identity.look(pixels, masks_of(portraits), NAMES, [0, 1, 2])
     numbers = torch.arange(3)
@@ -100,7 +100,7 @@ def test_the_mirrored_matrix_cuts_the_mirrored_crop():
     points = np.array([[40, 44], [62, 45], [51, 58], [42, 68], [61, 69]], np.float64)
     matrix = similarity(points)
     image = torch.rand(1, 3, 90, 100, generator=torch.Generator().manual_seed(0))
-    straight, turned = warped(image, matrix), warped(image.flip(-1), mirrored(matrix, 100, 112))
+    straight, turned = warped(image, matrix), warped(image.flip(-1), mirrored_faces(matrix, 100, 112))
     torch.testing.assert_close(turned.flip(-1), straight, atol=1e-4, rtol=0)
 
 
@@ -122,7 +122,7 @@ def test_photographs_are_cut_out_at_the_landmarks_or_by_the_mask():
 
 
 def test_who_needs_a_mask_is_not_asked_to_find_anybody_in_estimates(portraits):
-    identity = IdentityLoss(miniature_features(), average=True, each_step=True)
+    identity = IdentityLoss(miniature_feature_judge(), average=True, each_step=True)
     identity.look(pixels_of(portraits), masks_of(portraits), NAMES, [0, 1, 2])
     assert not identity.each_step
     assert not IdentityLoss(FaceJudge(torch.nn.Identity()), average=True, each_step=True).each_step

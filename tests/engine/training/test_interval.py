@@ -10,7 +10,7 @@ import torch
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.interval import band, measure_overlap, overlap
+from likeness_portraits.engine.training.interval import attention_overlap, band, measure_overlap
 from likeness_portraits.tests.engine.tiny import tiny_base, write_person
 
 
@@ -18,9 +18,11 @@ def test_overlap_of_a_map_that_lies_on_the_mask_beside_it_and_half_on_it():
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4, :4] = 1  # one of four cells of a 2 by 2 map
     maps = torch.tensor([[[0.9, 0.1], [0.0, 0.0]], [[0.1, 0.9], [0.0, 0.0]]])
-    assert overlap(maps, mask.expand(2, -1, -1, -1)).tolist() == [1.0, 0.0]
+    assert attention_overlap(maps, mask.expand(2, -1, -1, -1)).tolist() == [1.0, 0.0]
     mask[..., :4, :] = 1
-    assert overlap(torch.tensor([[[0.6, 0.1], [0.3, 0.0]]]), mask).tolist() == [pytest.approx(1 / 3)]
+    assert attention_overlap(torch.tensor([[[0.6, 0.1], [0.3, 0.0]]]), mask).tolist() == [
+        pytest.approx(1 / 3)
+    ]
 
 
 def test_the_band_is_the_unbroken_stretch_around_the_peak():

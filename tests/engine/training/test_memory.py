@@ -15,7 +15,7 @@ from likeness_portraits.engine.config import METHODS, BaseSpec, Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.launch import train
-from likeness_portraits.engine.training.memory import Estimate, Measures, estimate, rungs
+from likeness_portraits.engine.training.memory import Estimate, MemorySettings, estimate, rungs
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
@@ -83,7 +83,7 @@ def miniature() -> BaseModel:
 )
 def test_the_estimate_is_near_the_measured_peak(method: str, miniature: BaseModel, tmp_path: Path):
     job = job_on_the_miniature(method, tmp_path)
-    expected = estimate(learner(job, miniature), Measures())
+    expected = estimate(learner(job, miniature), MemorySettings())
     beside = expected.total - expected.weights  # the weights are there before the run
     peak = measured(lambda: train(job, Silent(), miniature))
     assert abs(beside - peak) <= CLOSE * peak, f"{beside / 1e6:.1f} MB expected, {peak / 1e6:.1f} measured"
@@ -95,20 +95,20 @@ def test_the_estimate_is_near_the_measured_peak_on_every_family(family: str, met
     write_person(tmp_path / "person")
     settings = {"steps": 2, "batch_size": 16, **({"prior_batch_size": 8} if "lora" in method else {})}
     base, job = tiny_base(family=family), tiny_job(method, tmp_path, settings=settings)
-    expected = estimate(learner(job, base), Measures())
+    expected = estimate(learner(job, base), MemorySettings())
     beside = expected.total - expected.weights
     peak = measured(lambda: train(job, Silent(), base))
     assert abs(beside - peak) <= CLOSE * peak, f"{beside / 1e6:.1f} MB expected, {peak / 1e6:.1f} measured"
 
 
 @pytest.mark.parametrize(
-    "measures", [Measures(checkpointing=True), Measures(pass_size=2), Measures(half=True)]
+    "measures", [MemorySettings(checkpointing=True), MemorySettings(pass_size=2), MemorySettings(half=True)]
 )
 def test_the_estimate_knows_what_each_measure_brings(
-    measures: Measures, miniature: BaseModel, tmp_path: Path
+    measures: MemorySettings, miniature: BaseModel, tmp_path: Path
 ):
     plain = job_on_the_miniature("textual-inversion", tmp_path)
-    before = estimate(learner(plain, miniature), Measures())
+    before = estimate(learner(plain, miniature), MemorySettings())
     after = estimate(learner(plain, miniature), measures)
     assert after.step < 0.8 * before.step
     assert (after.weights < before.weights) == measures.half
@@ -120,7 +120,7 @@ def test_estimating_leaves_the_method_and_its_base_as_they_are(tmp_path: Path):
     state = torch.get_rng_state()
     method = learner(tiny_job("dreambooth-lora", tmp_path), base)
     before = {name: weight.clone() for name, weight in method.state_dict().items()}
-    estimate(method, Measures(checkpointing=True, half=True, pass_size=1))
+    estimate(method, MemorySettings(checkpointing=True, half=True, pass_size=1))
     after = method.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -263,5 +263,7 @@ def test_every_method_runs_while_somebody_listens_and_learns_the_same(method: st
 
 
 def test_an_estimate_is_said_in_gigabytes():
-    told = Estimate(weights=3_400_000_000, learned=10**8, step=2 * 10**9, pictures=10**9, measures=Measures())
+    told = Estimate(
+        weights=3_400_000_000, learned=10**8, step=2 * 10**9, pictures=10**9, measures=MemorySettings()
+    )
     assert told.words() == "about 5.50 GB (3.40 for the base, 0.10 for what is learned, 2.00 for a step)"

@@ -153,7 +153,7 @@ def test_mirrored_pictures_have_their_own_cached_latents_and_their_masks_turn_to
         assert without.mirrored is None and torch.equal(without.noise, batch.noise)
         turned = torch.where(batch.mirrored.view(-1, 1, 1, 1), without.pixels.flip(-1), without.pixels)
         assert torch.equal(turned, batch.pixels)
-    mean, std = learning.base.encode_moments(batch.pixels)
+    mean, std = learning.base.encode_posterior(batch.pixels)
     torch.testing.assert_close(learning.latents(batch), mean + std * batch.posterior, atol=1e-5, rtol=1e-4)
     assert not torch.equal(learning.batch(phase, 1).posterior, batch.posterior)  # sampled anew in each step
     learning.close()
@@ -171,7 +171,7 @@ def test_magictailor_and_magicapture_have_their_own_word_on_mirroring(folder: Pa
     batches = [learning.batch(phase, number) for number in range(6)]
     assert {bool(batch.mirrored.all()) for batch in batches} == {True, False}
     for batch in batches[:3]:
-        mean, std = learning.base.encode_moments(batch.pixels)
+        mean, std = learning.base.encode_posterior(batch.pixels)
         torch.testing.assert_close(
             learning.latents(batch), mean + std * batch.posterior, atol=1e-5, rtol=1e-4
         )

@@ -16,12 +16,12 @@ from torch.utils._pytree import tree_leaves
 from likeness_portraits.engine.config import METHODS, ConceptSpec, Job
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.training.checkpoint import Checkpoints
-from likeness_portraits.engine.training.identity_loss import IdentityLoss, miniature_features
+from likeness_portraits.engine.training.identity_loss import IdentityLoss, miniature_feature_judge
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
-from likeness_portraits.engine.training.probe import META, hollow
+from likeness_portraits.engine.training.probe import META, meta_copy
 from likeness_portraits.engine.training.trainer import Trainer
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
@@ -85,7 +85,7 @@ def far_away(method: Method) -> Method:
     """A copy of the prepared method whose networks and latents are on meta; pictures stay on the CPU."""
     here = [method.examples, method.concepts, *method.base.tokenizers.values()]
     here += [method.tally] if hasattr(method, "tally") else []  # it counts for several threads
-    twin: Any = hollow(method, shared=here)
+    twin: Any = meta_copy(method, shared=here)
     if twin._moments is not None:
         twin._moments.to(META)
     if getattr(twin, "_average", None) is not None:
@@ -112,7 +112,7 @@ def waits_of(job: Job, watching: type[Meanwhile] = Meanwhile) -> list[list[str]]
         method.prepare(lambda: None)
         for phase in method.phases():  # pictures of the class are drawn once, not in each step
             for number in range(phase.steps):
-                method.fetch(phase, number, lambda: None)
+                method.ensure_ready(phase, number, lambda: None)
         far, waits = far_away(method), Waits()
         PartialState().device = accelerator.state.device = META
         watch = watching(waits)
@@ -155,12 +155,12 @@ def test_whoever_reads_the_losses_in_every_step_makes_each_wait_once(tmp_path: P
 
 @pytest.mark.parametrize("average", [True, False])
 def test_the_identity_loss_knows_whom_it_compares_without_waiting(average: bool):
-    identity = IdentityLoss(miniature_features(), average=average, each_step=False)
+    identity = IdentityLoss(miniature_feature_judge(), average=average, each_step=False)
     pixels = torch.rand(3, 3, 64, 64) * 2 - 1
     identity.look(pixels, torch.ones(3, 1, 64, 64), ["a", "b", "c"], [0, 1])
     subjects, pictures = torch.tensor([0, 1, -1]), torch.tensor([2, 4, 0])
     near = identity(pixels, subjects, pictures)
-    hollowed, estimates, waits = hollow(identity), pixels.to(META), Waits()
+    hollowed, estimates, waits = meta_copy(identity), pixels.to(META), Waits()
     with waits:
         far = hollowed(estimates, subjects, pictures)
     assert far.shape == near.shape and waits.seen == []

@@ -7,7 +7,7 @@ import torch
 from likeness_portraits.engine.bench.claims.bench import Bench
 from likeness_portraits.engine.bench.claims.magicapture import (
     STATED,
-    MagiCapture,
+    MagiCaptureClaims,
     attention_outside,
     composed_scores,
     composed_shots,
@@ -35,8 +35,8 @@ def rendered(who: world.Character, style: str, shots) -> np.ndarray:
 
 
 def test_every_claim_names_arms_of_the_experiment():
-    names = {arm.name for arm in MagiCapture.arms}
-    assert {name for claim in MagiCapture.claims for name in (claim.method, claim.against)} <= names
+    names = {arm.name for arm in MagiCaptureClaims.arms}
+    assert {name for claim in MagiCaptureClaims.claims for name in (claim.method, claim.against)} <= names
     wanted = {"without refocusing", "without composed prompts", "without both", "without identity loss"}
     assert wanted <= names
 

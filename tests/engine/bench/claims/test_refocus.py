@@ -11,7 +11,7 @@ from likeness_portraits.engine.bench.claims.refocus import (
     gallery_of,
     judged,
     of_one_occasion,
-    renamed,
+    renamed_placeholder,
     wishes,
 )
 from likeness_portraits.engine.inference.refocus_options import focus_of
@@ -63,9 +63,9 @@ def test_renamed_words_are_the_same_words():
     token = Token(token="<v0>", class_word="man", vectors=2)
     rows = torch.ones(2, 4)
     learned = Artifact(kind="embedding", method="test", tokens=(token,), tensors={"token.v0.clip_l": rows})
-    other = renamed(learned, "<v1>")
+    other = renamed_placeholder(learned, "<v1>")
     assert torch.equal(other.rows("<v1>")["clip_l"], rows) and other.tokens[0].class_word == "man"
-    assert renamed(learned, "<v0>").tensors.keys() == learned.tensors.keys()
+    assert renamed_placeholder(learned, "<v0>").tensors.keys() == learned.tensors.keys()
 
 
 def test_pictures_of_one_occasion_share_all_but_the_moment():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from likeness_portraits.engine.bench.claims.statistics import compare, interval, widening
+from likeness_portraits.engine.bench.claims.statistics import compare, confidence_interval, widening
 
 
 def test_a_person_counts_once_however_many_pictures_there_are():
@@ -27,8 +27,8 @@ def test_what_both_arms_share_does_not_widen_the_interval():
 
 def test_the_same_seed_gives_the_same_interval():
     people = [np.array([value]) for value in (0.1, 0.3, -0.2, 0.5)]
-    assert interval(people, 3) == interval(people, 3)
-    low, high = interval(people, 3)
+    assert confidence_interval(people, 3) == confidence_interval(people, 3)
+    low, high = confidence_interval(people, 3)
     assert low < np.mean(people) < high
 
 
@@ -37,7 +37,9 @@ def test_nineteen_in_twenty_intervals_hold_the_truth(people: int):
     rng = np.random.default_rng(0)
     held = [
         low <= 1.0 <= high
-        for low, high in (interval([rng.normal(1.0, 0.3, 1) for _ in range(people)], n) for n in range(300))
+        for low, high in (
+            confidence_interval([rng.normal(1.0, 0.3, 1) for _ in range(people)], n) for n in range(300)
+        )
     ]
     assert np.mean(held) > 0.90
 
@@ -47,5 +49,5 @@ def test_fewer_people_widen_the_interval_more():
 
 
 def test_one_person_alone_is_judged_by_the_pictures():
-    low, high = interval([np.array([0.2, 0.4, 0.3, 0.5])])
+    low, high = confidence_interval([np.array([0.2, 0.4, 0.3, 0.5])])
     assert 0.2 <= low < 0.35 < high <= 0.5

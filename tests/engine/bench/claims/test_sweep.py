@@ -7,11 +7,11 @@ import pytest
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bench.claims.bench import Arm, Bench
-from likeness_portraits.engine.bench.claims.masterweaver import MasterWeaver
-from likeness_portraits.engine.bench.claims.sweep import Sweep, run_sweep, values_of
+from likeness_portraits.engine.bench.claims.masterweaver import MasterWeaverClaims
+from likeness_portraits.engine.bench.claims.sweep import Sweep, run_sweep, sweep_values
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.engine.miniature.making.id_adapter import PEOPLE, prepare
+from likeness_portraits.engine.miniature.making.id_adapter import PEOPLE, prepare_adapter
 
 
 class Guess(Sweep):
@@ -60,15 +60,17 @@ def test_a_person_in_a_style_is_swept_as_it_is_claimed(tmp_path: Path):
 def test_an_adapter_is_swept_through_its_own_shards_and_judged_by_its_edits(tmp_path: Path):
     """One step on four people's shards, from the beginning and the settings that its arms have in common."""
     bench = Bench(tmp_path, quick=True, sampling_steps=2)
-    prepare(tmp_path / f"adapters-{bench.base.fingerprint}", (1, 1), PEOPLE[:4])
+    prepare_adapter(tmp_path / f"adapters-{bench.base.fingerprint}", (1, 1), PEOPLE[:4])
     few = {"editing_weight": [0.02, 0.2], "editing_steps": [1], "batch_size": [2]}
     record = run_sweep(Sweep("masterweaver", few), bench, people=1)
     assert [line["settings"]["editing_weight"] for line in record["lines"]] == [0.02, 0.2]
     assert set(record["lines"][0]) >= {"identity", "edits", "prompt"}
-    assert record["alike"] == MasterWeaver.alike
+    assert record["alike"] == MasterWeaverClaims.alike
     trained = [Artifact.load(file) for file in (tmp_path / "artifacts").iterdir()]
     assert {file.settings["editing_weight"] for file in trained} == {0.02, 0.2}
-    assert {file.settings["identity_steps"] for file in trained} == {MasterWeaver.alike["identity_steps"]}
+    assert {file.settings["identity_steps"] for file in trained} == {
+        MasterWeaverClaims.alike["identity_steps"]
+    }
 
 
 class Edited(Sweep):
@@ -90,14 +92,14 @@ def test_settings_are_all_combined():
 
 
 def test_values_are_read_as_the_command_line_reads_them():
-    assert values_of("learning-rate=0.001,2.0e-3") == ("learning_rate", [0.001, 0.002])
-    assert values_of("masked_loss=true,false") == ("masked_loss", [True, False])
+    assert sweep_values("learning-rate=0.001,2.0e-3") == ("learning_rate", [0.001, 0.002])
+    assert sweep_values("masked_loss=true,false") == ("masked_loss", [True, False])
 
 
 @pytest.mark.parametrize("text", ["rank", "rank=", "=4"])
 def test_a_setting_without_values_is_refused(text: str):
     with pytest.raises(LikenessError, match="rank=4,8,16"):
-        values_of(text)
+        sweep_values(text)
 
 
 def test_unknown_settings_and_too_many_combinations_are_refused():

@@ -83,7 +83,7 @@ def test_class_pictures_drawn_late_are_the_untouched_bases(base, tmp_path, kind)
         for weight in (weight for group in method.parameter_groups().values() for weight in group):
             torch.nn.init.normal_(weight)
         for number in range(10):
-            method.fetch(method.phases()[0], number, unchecked)
+            method.ensure_ready(method.phases()[0], number, unchecked)
         assert torch.equal(method.examples.pixels[method.examples.prior], wanted)
         assert all(weight.requires_grad for group in method.parameter_groups().values() for weight in group)
     finally:

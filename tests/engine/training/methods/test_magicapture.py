@@ -145,7 +145,7 @@ def test_cached_latents_are_those_of_the_pixels_mirrored_or_not(base, tmp_path):
     with Learner(base, tmp_path) as method:
         for number in range(4):
             batch = method.batch(phase_of(method, TUNING), number)
-            mean, std = base.encode_moments(batch.pixels)
+            mean, std = base.encode_posterior(batch.pixels)
             torch.testing.assert_close(
                 method.latents(batch), mean + std * batch.posterior, atol=1e-5, rtol=1e-4
             )

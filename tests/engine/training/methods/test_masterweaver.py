@@ -267,7 +267,7 @@ def test_gradients_of_two_shares_average_to_the_whole_batchs(stage, tmp_path, sh
     phase: Phase = next(phase for phase in learner.phases() if phase.name == stage)
     learner.begin_phase(phase)
     whole = gradients(learner, learner.batch(phase, 3), stage)
-    halves = [gradients(learner, learner.share(phase, 3, rank, 2), stage) for rank in range(2)]
+    halves = [gradients(learner, learner.shard(phase, 3, rank, 2), stage) for rank in range(2)]
     learner.close()
     for one, *parts in zip(whole, *halves):
         assert (one - torch.stack(parts).mean(0)).abs().max() < 1e-6
@@ -363,7 +363,7 @@ def test_a_preview_on_shards_shows_people_under_edits(tmp_path, shards):
 def test_shares_that_do_not_divide_are_refused(tmp_path, shards):
     learner = MasterWeaver(shard_job(tmp_path, shards), tiny_base(), [])
     with pytest.raises(LikenessError, match="multiple of 3"):
-        learner.share(learner.phases()[0], 0, 0, 3)
+        learner.shard(learner.phases()[0], 0, 0, 3)
     learner.close()
 
 
