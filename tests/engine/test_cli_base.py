@@ -77,7 +77,7 @@ def test_typed_parts_go_before_the_config_files(files: dict[str, Path], capsys):
     assert main([*arguments, "--base", str(files["bare"]), *options(files)]) == 0
     base = yaml.safe_load(capsys.readouterr().out)["base"]
     assert base == {"kind": "checkpoint", "path": str(files["bare"]), "tokenizer": str(files["words"]),
-                    "vae": str(files["vae"]), "clip": str(files["clip"])}  # fmt: skip
+                    "vae": str(files["vae"]), "clip": str(files["clip"]), "prediction": None}  # fmt: skip
     config = {"concepts": [str(files["person"])], "output": "x.safetensors", "base": {**base, "vae": "old"}}
     assert build_job("textual-inversion", config, {"vae": "new"}, {}).base.vae == "new"
 
