@@ -187,16 +187,19 @@ def unused(path: Path) -> Path:
 
 def content_of(path: str | os.PathLike[str]) -> str:
     """A name for what a file or a folder's files hold, wherever they lie; empty where there is nothing."""
-    root = Path(path)
-    total = hashlib.sha256()
-    files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
-    if not files or not root.exists():
+    root = Path(os.path.expanduser(path))
+    if not os.path.exists(root):
         return ""
-    for file in files:
-        total.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
-        with open(file, "rb") as content:
-            while part := content.read(1 << 20):
-                total.update(part)
+    total = hashlib.sha256()
+    try:
+        for file in sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]:
+            told = f"{file.relative_to(root)} {file.stat().st_size}\n"
+            total.update(told.encode("utf-8", "surrogateescape"))
+            with open(file, "rb") as content:
+                while part := content.read(1 << 20):
+                    total.update(part)
+    except OSError as error:
+        raise LikenessError(f"{root} cannot be read ({error.strerror}); change its permissions") from error
     return total.hexdigest()[:16]
 
 

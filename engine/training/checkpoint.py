@@ -71,9 +71,9 @@ class Origin:
     @classmethod
     def of(cls, job: Job, *, pictures: str, weights: str, people: str = "") -> "Origin":
         """Of a job whose pictures, base and people are known by these names."""
-        named = {name: getattr(job.settings, name) for name in getattr(job.settings, "FILES", {})}
-        files = {name: content_of(Path(os.path.expanduser(text))) for name, text in named.items()
-                 if text and name not in ("shards", "validation")}  # fmt: skip
+        words: Mapping[str, Sequence[str]] = getattr(job.settings, "FILES", {})
+        named = {name: getattr(job.settings, name) for name in words if name not in ("shards", "validation")}
+        files = {name: content_of(text) for name, text in named.items() if text and text not in words[name]}
         return cls(
             pictures=pictures, weights=weights, people=people, hosts=tuple(map(content_of_host, job.on)),
             files={name: content for name, content in files.items() if content},

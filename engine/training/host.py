@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from ..artifact import Artifact, read_metadata
 from ..artifact.lora import adaptable, merged
@@ -67,10 +66,16 @@ def shows_people(text: str) -> bool:
 
 def content_of_host(text: str) -> str:
     """An entry of a job's `on` with what its files hold in place of their names."""
-    if Path(os.path.expanduser(text)).is_file():
-        return content_of(Path(os.path.expanduser(text)))
+    if os.path.isfile(os.path.expanduser(text)):
+        return content_of(text)
     parts = re.split(r"([=;,]|:(?![/\\]))", text)  # but not C:/
-    return "".join(content_of(Path(os.path.expanduser(part))) or part if part else "" for part in parts)
+    return "".join(content_of(part) if _holds_something(part) else part for part in parts)
+
+
+def _holds_something(text: str) -> bool:
+    """Whether it is a file, or a network's folder: no number or word that a folder happens to be called."""
+    path = os.path.expanduser(text)
+    return os.path.isfile(path) or os.path.isfile(os.path.join(path, "config.json"))
 
 
 def check_people(job: Job, people: Sequence[IdentityConditioning]) -> None:
