@@ -345,7 +345,7 @@ def test_the_command_line_draws_somebody_from_pictures(miniature_ids: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--identity", "{}/wall.png"], "no face in "),
+        (["--identity", "{}/wall.png"], "no picture of the Miniature's world"),
         (["--identity", "{0}/0.png,{0}/1.png,{0}/2.png,{0}/3.png"], "the adapter has places for 3"),
         (["--identity", "{}/0.png", *["--identity-region", "{}/left.png"] * 2],
          "2 regions are given for 1 people"),
