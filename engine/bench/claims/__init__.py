@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 EXPERIMENTS = {  # name, file, class; a new experiment is a line here
     "baselines": ("baselines", "Baselines"),
     "broken": ("broken", "Broken"),
-    "personamagic": ("personamagic", "PersonaMagic"),
-    "magictailor": ("magictailor", "MagicTailor"),
-    "magicapture": ("magicapture", "MagiCapture"),
-    "masterweaver": ("masterweaver", "MasterWeaver"),
+    "personamagic": ("personamagic", "PersonaMagicClaims"),
+    "magictailor": ("magictailor", "MagicTailorClaims"),
+    "magicapture": ("magicapture", "MagiCaptureClaims"),
+    "masterweaver": ("masterweaver", "MasterWeaverClaims"),
     "refocus": ("refocus", "Refocus"),
 }
 
