@@ -38,7 +38,7 @@ TRAINED = {  # what makes each method a matter of seconds
     "personamagic": "--steps 1",
     "magictailor": "--warm-up-steps 1 --balance-steps 1",
     "magicapture": "--inversion-steps 1 --tuning-steps 1",
-    "masterweaver": "--identity-steps 1 --editing-steps 1 --batch-size 1 --shards shards --workers 1",
+    "masterweaver": "--identity-steps 1 --editing-steps 1 --batch-size 1 --shards people --workers 1",
 }
 QUICK = """
 shards shards --miniature 2 --size 2
@@ -69,16 +69,15 @@ def lines(text: str) -> list[list[str]]:
             for line in text.strip().splitlines()]  # fmt: skip
 
 
-def trained() -> list[list[str]]:
-    found = []
-    for method, options in TRAINED.items():
-        concepts = ["ann"] if method != "masterweaver" else []
-        if method in ("magictailor", "magicapture"):
-            role = "style" if method == "magicapture" else "component"
-            concepts = ["ann", "bob", "--role", "subject", "--role", role]
-        output = "ann.safetensors" if method == "dreambooth-lora" else f"{method}.safetensors"
-        found.append(["train", method, *concepts, *options.split(), "--device", "cpu", "-o", output])
-    return found
+def learn(method: str) -> list[str]:
+    """A command that learns with the method, and replaces what another test learned."""
+    concepts = ["ann"] if method != "masterweaver" else []
+    if method in ("magictailor", "magicapture"):
+        role = "style" if method == "magicapture" else "component"
+        concepts = ["ann", "bob", "--role", "subject", "--role", role]
+    output = "ann.safetensors" if method == "dreambooth-lora" else f"{method}.safetensors"
+    told = ["train", method, *concepts, *TRAINED[method].split()]
+    return [*told, "--device", "cpu", "--overwrite", "-o", output]
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +175,7 @@ def test_onnxruntime_is_silenced_wherever_it_is_imported():
 
 def test_every_command_is_tried_here():
     tried = {line[0] if line[0] not in ("bench", "train") else " ".join(line[:2])
-             for line in (*trained(), *lines(QUICK), *lines(LONG))}  # fmt: skip
+             for line in (*map(learn, TRAINED), *lines(QUICK), *lines(LONG))}  # fmt: skip
     known = set()
     for name, command in get_command(app).commands.items():
         inner = getattr(command, "commands", None)
@@ -188,10 +187,16 @@ def test_no_command_calls_anybody_or_leaves_anything_in_the_home(
     home: Path, place: Path, package_parent: Path, tmp_path: Path
 ):
     shards, *others = lines(QUICK)
-    todo = [["doctor"], shards, *trained(), *others]  # first who loads onnxruntime without insightface
+    todo = [["doctor"], shards, learn("dreambooth-lora"), *others]  # first who loads onnxruntime alone
     (tmp_path / "commands.json").write_text(json.dumps(todo))
-    run_trapped(home, ["-c", RUN, tmp_path / "commands.json"], package_parent,
-                cwd=place)  # fmt: skip
+    run_trapped(home, ["-c", RUN, tmp_path / "commands.json"], package_parent, cwd=place)
+
+
+@pytest.mark.slow
+def test_no_method_calls_anybody(home: Path, place: Path, package_parent: Path, tmp_path: Path):
+    todo = [lines("shards people --miniature 2 --size 2")[0], *map(learn, TRAINED)]
+    (tmp_path / "commands.json").write_text(json.dumps(todo))
+    run_trapped(home, ["-c", RUN, tmp_path / "commands.json"], package_parent, cwd=place)
 
 
 @pytest.mark.slow
@@ -199,6 +204,6 @@ def test_no_command_calls_anybody_or_leaves_anything_in_the_home(
 def test_no_long_command_calls_anybody_either(
     home: Path, place: Path, package_parent: Path, tmp_path: Path, number: int
 ):
-    todo = [trained()[1], lines(LONG)[number]]
+    todo = [learn("dreambooth-lora"), lines(LONG)[number]]
     (tmp_path / "commands.json").write_text(json.dumps(todo))
     run_trapped(home, ["-c", RUN, tmp_path / "commands.json"], package_parent, cwd=place)
