@@ -17,7 +17,7 @@ LOADED = (
     "diffusers.models.autoencoders.autoencoder_kl", "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip", f"{_ENGINE}.training.launch",
     f"{_ENGINE}.inference.generate", f"{_ENGINE}.data.segment", f"{_ENGINE}.data.shard_sources",
-    f"{_ENGINE}.miniature.judges",
+    f"{_ENGINE}.miniature.judges", f"{_ENGINE}.cli",
     *(f"{_ENGINE}.training.methods.{name}" for name in
       ("baselines", "custom_diffusion", "magicapture", "magictailor", "masterweaver", "personamagic")),
 )  # fmt: skip
