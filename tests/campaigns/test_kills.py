@@ -238,20 +238,20 @@ def learn_killed(
     folder.mkdir()
     status = killed_at(forks, arguments, folder, moment, whole)
     for again in range(6):
-        contents_of(folder)  # whole, whatever there is
+        there = contents_of(folder)  # whole, whatever there is
         check_log(folder)
         assert status in (0, 130, -KILL, -TERM), f"{status}\n{(folder / 'log.txt').read_text()[-3000:]}"
-        if status == 0:
-            break
+        if status == 0 or there.get("me.safetensors") == want and not first_checkpoint(folder):
+            break  # or the run was done, and only the process was not
         if again == 0 and rng.random() < 0.4:
             second = Moment(rng.choice((KILL, INT)), None, rng.random())
             status = killed_at(forks, [*arguments, "--resume"], folder, second, whole)
         else:
             forks.start([*arguments, "--resume"], folder)
             status = forks.wait()
-    assert status == 0, (folder / "log.txt").read_text()[-3000:]
-    assert contents_of(folder) == {"me.safetensors": want}
-    assert not (folder / "me.checkpoint").exists()
+    there = contents_of(folder)
+    there.pop("me.checkpoint/lock", None)  # of a process that was killed while it put things away
+    assert there == {"me.safetensors": want}, (folder / "log.txt").read_text()[-3000:]
 
 
 def method_killed(
