@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("likeness: interrupted")
         return INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        note(f"likeness: {str(error.filename)[:80]} cannot be used: {error.strerror}; choose another")
+        return USER_MISTAKE
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own complaints about how it was called
             raise

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,12 +22,24 @@ if TYPE_CHECKING:
 
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 BETWEEN_LOOKS = 0.5  # seconds between looks at the losses: each makes a GPU wait
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
+EXIF, USER_COMMENT = 0x8769, 0x9286
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
 
 def say(text: str = "") -> None:
-    """A result, on stdout."""
-    sys.stdout.write(f"{text}\n")
+    """A result, on stdout: whatever that can show. Work goes on where nobody takes it (a closed pipe)."""
+    line = f"{text}\n"
+    try:
+        try:
+            sys.stdout.write(line)
+        except UnicodeEncodeError:  # Windows' code pages have not all letters
+            encoding = sys.stdout.encoding or "ascii"
+            sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:
@@ -38,15 +50,40 @@ def note(text: str) -> None:
 
 
 def save_picture(path: Path, pixels: np.ndarray, about: Mapping[str, str] | None = None) -> Path:
-    """Writes pixels (H, W, 3) uint8 as PNG, whole or not at all, with `about` in its text fields."""
+    """Writes pixels (H, W, 3) uint8 as one of `PICTURES`, whole or not at all, with `about` in its text
+    fields, or in its EXIF comment where it has none."""
     from PIL import Image
+
+    kind = PICTURES.get(path.suffix.lower(), "PNG")
+    options = _png_text(about or {}) if kind == "PNG" else _comment(about or {})
+    with write_atomically(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format=kind, **options)
+    return path
+
+
+def _png_text(about: Mapping[str, str]) -> dict[str, Any]:
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
-    for key, value in (about or {}).items():
+    for key, value in about.items():
         text.add_itxt(key, value)
-    with write_atomically(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+    return {"pnginfo": text}
+
+
+def _comment(about: Mapping[str, str]) -> dict[str, Any]:
+    """As A1111 keeps it, by lines; the pictures hardly lose."""
+    from PIL import Image
+
+    told = "\n".join(f"{key}: {value}" for key, value in about.items())
+    exif = Image.Exif()
+    exif.get_ifd(EXIF)[USER_COMMENT] = b"UNICODE\0" + told.encode("utf-16-be")
+    return {"exif": exif.tobytes(), "quality": 95, "subsampling": 0} if told else {"quality": 95}
+
+
+def replacing(path: Path) -> Path:
+    """The path itself; says so where something is there, which is about to be replaced."""
+    if path.exists():
+        note(f"{path} was there and is replaced")
     return path
 
 

@@ -23,6 +23,7 @@ from .denoisers.protocol import Denoiser
 from .families import FAMILIES, KNOWN, MINIATURE, Family
 from .loaders.folder import import_networks, read_folder
 from .loaders.single_file import read_single_file
+from .numbers import check_pixels
 from .precision import dtype_of, without_autocast
 from .process.ddpm import DDPM, noise_schedule
 from .process.protocol import Process
@@ -34,6 +35,7 @@ __all__ = ["BaseModel", "Rows", "Tokens", "load_base", "unet_base"]
 
 log = logging.getLogger(__name__)
 
+LARGEST_SIDE = 16_384  # pixels
 VAE_PIXELS = 8 * 256 * 256  # that go through an autoencoder together
 
 
@@ -119,7 +121,11 @@ class BaseModel(nn.Module):
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture of this size; by default the base's own."""
-        height, width = height or self.resolution, width or self.resolution
+        height, width = (self.resolution if side is None else side for side in (height, width))
+        if not 0 < min(height, width) <= max(height, width) <= LARGEST_SIDE:
+            raise LikenessError(
+                f"{width} by {height} pixels are no size of a picture; give 1 to {LARGEST_SIDE} a side"
+            )
         if height % self.pixels_per_latent or width % self.pixels_per_latent:
             raise LikenessError(
                 f"{width} by {height} pixels do not fit this base; use multiples of {self.pixels_per_latent}"
@@ -155,8 +161,8 @@ class BaseModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1]."""
-        return self.decode_with_gradients(latents)
+        """Pixels (B, 3, H, W) in [-1, 1]; raises LikenessError where the VAE gives no numbers."""
+        return check_pixels(self.decode_with_gradients(latents))
 
     def decode_with_gradients(self, latents: Tensor) -> Tensor:
         """The same, for losses that look at the picture."""

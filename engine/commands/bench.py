@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from ..console import note, say
+from ..console import note, replacing, say
 from ..files import check_room, write_atomically
 from .apps import bench_app
 
@@ -37,7 +37,7 @@ def bench_miniature(
         return 0
     card = measure_miniature(people, drawn, learnability, keep)
     if out is not None:
-        with write_atomically(out) as temporary:
+        with write_atomically(replacing(out)) as temporary:
             temporary.write_text(json.dumps(card, indent=1) + "\n")
     say(json.dumps(card, indent=1))
     return 0
@@ -61,7 +61,7 @@ def bench_speed(
     from ..bench.speed import measure_speed, timed_methods
 
     rows = measure_speed(arch, method or timed_methods(), steps, precision, resolution, note)
-    with write_atomically(out) as temporary:
+    with write_atomically(replacing(out)) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
     say(str(out))
     return 0

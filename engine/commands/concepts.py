@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def with_strength(text: str) -> "tuple[Artifact, float]":
     """`me.safetensors`, `me.safetensors:0.8`, or with another placeholder `me.safetensors:0.8:<anna>`."""
     from ..artifact import Artifact
-    from ..config import TOKEN
+    from ..config import TOKEN, finite
 
     rest, _, words = text.rpartition(":")
     if rest and words and not TOKEN.sub("", words).strip(", "):
@@ -23,7 +23,10 @@ def with_strength(text: str) -> "tuple[Artifact, float]":
         factor = float(strength)
     except ValueError:
         return Artifact.load(text), 1.0
-    return (Artifact.load(path), factor) if path else (Artifact.load(text), 1.0)
+    if not path:
+        return Artifact.load(text), 1.0
+    finite({f"the strength in '{text}'": factor})
+    return Artifact.load(path), factor
 
 
 def check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> list[str]:

@@ -8,7 +8,7 @@ from typer import Option
 
 from ..config import METHODS
 from ..console import ConsoleObserver, note, say
-from ..files import check_room
+from ..files import check_room, unused
 from .apps import INTERRUPTED, app
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def demo(
     from ..config import one_of
 
     one_of("method", method, METHODS)
+    if (out / "report.json").exists():  # an earlier demo, which stays
+        out = unused(out)
     check_room(out / "report.json")
     from ..demo import run_demo
 

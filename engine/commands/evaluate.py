@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ..console import meter, say
+from ..console import meter, replacing, say
 from ..files import write_atomically
 from .apps import app
 
@@ -29,6 +29,6 @@ def evaluate(
         report = evaluate_person(artifact, concept, rounds, lambda done, total: show(done, total, ""))
     text = json.dumps({"file": str(file), **report}, indent=2)
     if out is not None:
-        with write_atomically(out) as temporary:
+        with write_atomically(replacing(out)) as temporary:
             temporary.write_text(text + "\n", "utf-8")
     say(text)

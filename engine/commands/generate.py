@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from ..config import finite
 from ..console import meter, note, save_picture, say
 from ..errors import LikenessError
 from .apps import app
 from .base_parts import BaseParts
 from .concepts import check_placeholders, with_strength
 from .options import grouped
+from .outputs import Outputs
+
+LAST_SEED = 2**64 - 1
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -30,22 +34,30 @@ class Drawing:
         Option(help="Concept file, FILE:STRENGTH or FILE:STRENGTH:<anna>; repeat for several."),
     ] = None
     base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature"
-    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png, .jpg or .webp for one.")] = Path(
         "likeness-pictures"
     )
     negative: Annotated[str, Option(help="What should not be there.")] = ""
     count: Annotated[
-        int, Option(min=1, help="Pictures per prompt, with seeds that follow on one another.")
+        int, Option(min=1, max=10_000, help="Pictures per prompt, with seeds that follow on one another.")
     ] = 1
-    seed: Annotated[int, Option(min=0, help="Of the noise the first picture starts from.")] = 0
-    steps: Annotated[int, Option(min=1, help="Sampling steps.")] = 25
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace pictures that are there; else numbers go on behind them.")
+    ] = False
+    seed: Annotated[int, Option(min=0, max=2**64 - 1, help="Of the noise the first picture starts from.")] = 0
+    steps: Annotated[int, Option(min=1, max=10_000, help="Sampling steps.")] = 25
     guidance: Annotated[
         float, Option(help="How strictly to follow the prompt (classifier-free guidance).")
     ] = 5.0
     sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler"
     schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, or ddim.")] = "simple"
-    width: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None
-    height: Annotated[int | None, Option(help="Pixels; by default the base's own.")] = None
+    width: Annotated[int | None, Option(min=8, max=16_384, help="Pixels; by default the base's own.")] = None
+    height: Annotated[int | None, Option(min=8, max=16_384, help="Pixels; by default the base's own.")] = None
+
+    def __post_init__(self) -> None:
+        finite({"--guidance": self.guidance})
+        if self.seed + self.count - 1 > LAST_SEED:
+            raise LikenessError(f"{self.count} seeds from {self.seed} on go beyond {LAST_SEED}; start lower")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +152,7 @@ def generate(
     artifacts = [with_strength(text) for text in drawing.concept or []]
     prompts = check_placeholders(prompts, [artifact for artifact, _ in artifacts])
     wanted = [(prompt, drawing.seed + number) for prompt in prompts for number in range(drawing.count)]
-    single = drawing.out.suffix.lower() == ".png"
-    if single and len(wanted) > 1:
-        raise LikenessError(
-            f"{drawing.out} is one file, but {len(wanted)} pictures are to be drawn; give a folder"
-        )
+    outputs = Outputs.at(drawing.out, len(wanted), drawing.overwrite)
     from ..bases.base import load_base
     from ..inference.restore_options import finisher, parse_restore_options
 
@@ -163,8 +171,7 @@ def generate(
     drawn_with = _drawn_with(drawing, words, finish)
     for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
         about = {"prompt": prompt, "seed": str(number), **drawn_with}
-        path = drawing.out if single else drawing.out / f"{index:03d}-seed{number}.png"
-        say(str(save_picture(path, pixels, about)))
+        say(str(save_picture(outputs.numbered(index, f"seed{number}"), pixels, about)))
     return 0
 
 

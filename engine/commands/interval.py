@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ..console import meter, save_picture, say
+from ..console import meter, replacing, save_picture, say
 from .apps import app
 from .base_parts import BaseParts
 from .options import grouped
@@ -40,7 +40,7 @@ def interval(
         )  # fmt: skip
     if out is not None:
         curve = list(zip(found.timesteps, found.overlap))
-        save_picture(out, plot_losses({f"overlap of '{concept.class_word}' and mask": curve}), {})
+        save_picture(replacing(out), plot_losses({f"overlap of '{concept.class_word}' and mask": curve}), {})
     say(json.dumps({"interval": list(found.interval), "timesteps": found.timesteps,
                     "overlap": [round(value, 4) for value in found.overlap]}))  # fmt: skip
     return 0

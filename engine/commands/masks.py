@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ..console import meter, note, say
+from ..files import unused
 from .apps import app
 from .options import DEVICE, MODELS
 
@@ -55,6 +56,7 @@ def masks(
     request = Request(words=words_of(subject), but_not=words_of(but_not), refine=refine)
     place = folder.absolute()
     sheet = sheet or place.with_name(f"{place.name}-masks.jpg")
+    sheet = sheet if overwrite else unused(sheet)
     segmenter = load_segmenter(backend, models, device)
     with meter("masks") as show:
         written = mask_folder(folder, segmenter, request, overwrite=overwrite, sheet=sheet, on_picture=show)

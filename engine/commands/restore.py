@@ -6,11 +6,11 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ..console import note, save_picture, say
-from ..errors import LikenessError
 from .apps import app
 from .base_parts import BaseParts
 from .concepts import check_placeholders, with_strength
 from .options import DEVICE, MODELS, grouped
+from .outputs import Outputs
 
 
 @app.command()
@@ -41,18 +41,19 @@ def restore(
     ] = None,
     models: MODELS = None,
     device: DEVICE = "cpu",
-    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png for a single picture.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png, .jpg or .webp for one.")] = Path(
         "likeness-restored"
     ),
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace pictures that are there; else new ones get a number.")
+    ] = False,
 ) -> int:
     """Restore faces, or draw them again with a concept, and take back what would cost the likeness."""
     from ..data.pictures import read_mask, read_picture
     from ..inference.restore_options import finisher, parse_restore_options
 
     wish = parse_restore_options(using)
-    single = out.suffix.lower() == ".png"
-    if single and len(pictures) > 1:
-        raise LikenessError(f"{out} is one file, but there are {len(pictures)} pictures; give a folder")
+    outputs = Outputs.at(out, len(pictures), overwrite)
     loaded = None
     artifacts = [with_strength(text) for text in concept or []]
     if wish.redraws:
@@ -70,7 +71,7 @@ def restore(
         done, restored = finish(pixels, drawn=drawn, name=str(path))
         note(restored.report)
         about = {"restored with": using, "prompt": prompt, "report": restored.report}
-        say(str(save_picture(out if single else out / f"{path.stem}.png", done, about)))
+        say(str(save_picture(outputs.named(path.stem), done, about)))
     for line in finish.remarks():
         note(line)
     return 0

@@ -7,7 +7,7 @@ where data may lie). The method then makes its `Phase`s (`phase`) out of the set
 library or touches a picture.
 """
 
-from .checks import above_zero, at_least, chosen_preset, finite, one_of, with_gap
+from .checks import above_zero, at_least, at_most, chosen_preset, finite, one_of, spoken, with_gap
 from .custom_diffusion import CustomDiffusionSettings
 from .dreambooth_lora import DreamBoothLoraSettings
 from .job import DEVICES, PRECISIONS, Job
@@ -35,8 +35,8 @@ __all__ = [
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "PRECISIONS",
     "ROLES", "SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
-    "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "check_place",
-    "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite", "from_json", "from_yaml",
-    "is_address",
-    "known_keys", "one_of", "read", "settings_for", "typed_path", "with_gap",
+    "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "at_most",
+    "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",
+    "from_json", "from_yaml", "is_address", "known_keys", "one_of", "read", "settings_for", "spoken",
+    "typed_path", "with_gap",
 ]  # fmt: skip

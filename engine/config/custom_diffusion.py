@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .checks import at_least, chosen_preset
+from .checks import RANKS, WORDS, at_least, at_most, chosen_preset
 from .prior import PriorSettings, behind
 
 
@@ -23,6 +23,8 @@ class CustomDiffusionSettings(PriorSettings):
         super().__post_init__()
         at_least(self, 0, "learning_rate")
         at_least(self, 1, "rank")
+        at_most(self, RANKS, "rank")
+        at_most(self, WORDS, "vectors")
 
     @classmethod
     def preset(cls, name: str = "default") -> "CustomDiffusionSettings":

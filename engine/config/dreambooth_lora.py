@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .checks import above_zero, at_least, chosen_preset
+from .checks import RANKS, above_zero, at_least, at_most, chosen_preset
 from .prior import PriorSettings, behind
 
 
@@ -30,6 +30,7 @@ class DreamBoothLoraSettings(PriorSettings):
         super().__post_init__()
         at_least(self, 0, "unet_learning_rate", "text_encoder_learning_rate")
         at_least(self, 1, "rank")
+        at_most(self, RANKS, "rank")
         above_zero(self, "alpha")
 
     @classmethod

@@ -8,16 +8,17 @@ from typing import Any
 
 from ..errors import LikenessError
 from ..files import check_name
-from .checks import above_zero, at_least, one_of
+from .checks import above_zero, at_least, at_most, one_of
 from .methods import METHODS, settings_for
 from .paths import typed_path
 from .places import check_place
 from .plain import check_plain, from_json
 from .reading import convert, known_keys, read
-from .specs import BaseSpec, ConceptSpec
+from .specs import TOKEN, BaseSpec, ConceptSpec
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu")
+LAST_SEED = 2**63 - 1  # that all libraries' random numbers can begin from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,14 @@ class Job:
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
         at_least(self, 0, "seed", "checkpoint_every", "checkpoint_minutes", "preview_every")
+        at_most(self, LAST_SEED, "seed")
+        for name in TOKEN.findall(self.preview_prompt or ""):
+            if name not in tokens:
+                there = f"there are {', '.join(tokens)}" if tokens else "write words alone"
+                raise LikenessError(
+                    f"the preview prompt '{self.preview_prompt:.80}' mentions {name}, which is not learned; "
+                    f"{there}"
+                )
         at_least(self, 8, "resolution")
         above_zero(self, "memory")
 

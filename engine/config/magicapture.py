@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import LikenessError
-from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
+from .checks import RANKS, WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_braces, with_gap
 from .phase import SCHEDULES
 
 _PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
@@ -104,18 +104,21 @@ class MagiCaptureSettings:
                  "unet_strength", "text_encoder_strength")  # fmt: skip
         at_least(self, 1, "batch_size", "gradient_accumulation", "rank", "vectors", "prior_pictures",
                  "prior_batch_size", "prior_steps")  # fmt: skip
+        at_most(self, RANKS, "rank")
+        at_most(self, WORDS, "vectors")
         above_zero(self, "max_grad_norm", "mask_exponent", "min_snr_gamma", "timestep_share",
                    "identity_timestep_share")  # fmt: skip
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("landmarks", self.landmarks, ("auto", "detector", "mask"))
         for name in ("templates", "style_templates", "prior_templates"):
-            with_gap(name, getattr(self, name))
+            with_gap(name, getattr(self, name), subject="<v0>", style="<v1>")
         joint = self.composed_templates
         if not joint or any("{subject}" not in text or "{style}" not in text for text in joint):
             raise LikenessError(
                 "'composed_templates' must hold prompts with {subject} and {style}: "
                 "'a photo of {subject} in the style of {style}'"
             )
+        with_braces("composed_templates", joint, "<v0>", subject="<v0>", style="<v1>")
         for name in ("timestep_share", "identity_timestep_share", "mask_floor", "colour_jitter"):
             if getattr(self, name) > 1:
                 raise LikenessError(f"'{name}' is {getattr(self, name)}; it is a share, 0 to 1")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import LikenessError
-from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
+from .checks import RANKS, WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 
 DEGRADATIONS = ("dynamic", "fixed", "linear", "rising", "mask out", "none")  # MagicTailor's, outside masks
@@ -57,6 +57,8 @@ class MagicTailorSettings:
                  "token_learning_rate", "batch_size", "pass_size", "weight_decay", "intensity",
                  "colour_jitter", "attention_weight", "preservation_weight")  # fmt: skip
         at_least(self, 1, "gradient_accumulation", "rank", "vectors")
+        at_most(self, RANKS, "rank")
+        at_most(self, WORDS, "vectors")
         above_zero(self, "max_grad_norm", "alpha", "intensity_exponent", "selection_temperature")
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("degradation", self.degradation, DEGRADATIONS)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..errors import LikenessError
 from ..staged.stages import StagePlan, check_interval
-from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
+from .checks import WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 
 MINIATURE_OPEN_PROMPTS = (  # in the words the Miniature knows; none is among its test prompts
@@ -86,6 +86,7 @@ class PersonaMagicSettings:
         at_least(
             self, 1, "steps", "batch_size", "gradient_accumulation", "vectors", "anchors", "hidden_width"
         )
+        at_most(self, WORDS, "vectors")
         at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "balance_weight", "bypass_dropout",
                  "background_weight")  # fmt: skip
         above_zero(self, "max_grad_norm", "min_snr_gamma", "balance_sharpness")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import LikenessError
 from ..files import check_name
-from .checks import one_of
+from .checks import one_of, spoken
 from .paths import typed_path
 
 ROLES = ("subject", "style", "component")
@@ -95,5 +95,7 @@ class ConceptSpec:
                 "such as <v0>"
             )
         check_name(self.token[1:-1])  # exported, its file is named so
+        if self.class_word is not None:
+            spoken(self.class_word)
         if self.role is not None:
             one_of("role", self.role, ROLES)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
+from .checks import WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_gap
 from .phase import SCHEDULES
 
 
@@ -34,6 +34,7 @@ class TextualInversionSettings:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "batch_size", "gradient_accumulation", "vectors")
+        at_most(self, WORDS, "vectors")
         at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "background_weight")
         above_zero(self, "max_grad_norm", "min_snr_gamma")
         one_of("schedule", self.schedule, SCHEDULES)

@@ -1,5 +1,6 @@
 """Settings as people type them behind a semicolon: `mode=soft;strength=0.8`, or a name alone for yes."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,9 @@ def _value(kind: Callable[[str], Any], text: str, whole: str) -> Any:
             raise LikenessError(f"'{text}' in '{whole}' is neither yes nor no")
         return known[text.lower()]
     try:
-        return kind(text)
+        found = kind(text)
     except ValueError:
         raise LikenessError(f"'{text}' in '{whole}' is not a number") from None
+    if isinstance(found, float) and not math.isfinite(found):
+        raise LikenessError(f"'{text}' in '{whole}' is no number that anything can be done with")
+    return found

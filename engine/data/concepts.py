@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json
+from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json, spoken
 from ..errors import LikenessError, nearest
 from ..files import check_name, make_folder, portable, read_text, reading, unused_name, write_error
 from .layout import DESCRIPTION, Layout, look_into
@@ -95,7 +95,7 @@ def load_concept(
             f"{folder} does not say what it shows; give a class word such as 'woman', "
             f'or write {{"class_word": "woman"}} into {folder / DESCRIPTION}'
         )
-    check_text(class_word, "the class word")
+    check_text(spoken(class_word), "the class word")
     token = _valid_token(token or described.get("token") or "<v0>", folder)
     role = _valid_role(role or described.get("role") or "subject", folder)
     layout = look_into(folder)

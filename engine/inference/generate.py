@@ -15,11 +15,12 @@ from ..artifact import Artifact
 from ..artifact.lora import adaptable, merged
 from ..bases.base import BaseModel
 from ..bases.conditioning import Conditioning
+from ..bases.numbers import check_latents
 from ..bases.sampling import DiffusionModel, ModelWrapper, OnStep, sample, seeded_noise, to_bytes
 from ..bases.text.prompt_weights import spelled
 from ..bases.text.protocol import Rows
 from ..bases.text.token_tables import with_table_rows
-from ..config import TOKEN
+from ..config import TOKEN, finite
 from ..errors import LikenessError
 from ..identity.adapter import ADAPTER_KIND as ID_ADAPTER
 from ..identity.adapter import carried
@@ -31,6 +32,7 @@ from .refocused import Refocusing
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # pictures in one pass; more needs memory and is no faster
+_MOST_STEPS, _LAST_SEED = 10_000, 2**64 - 1  # as KSampler has them
 
 
 def generate(
@@ -62,8 +64,10 @@ def generate(
     which `denoise`, from 0 to 1, is the share that is drawn anew.
     """
     seeds = _one_for_each(seed, prompts)
-    if steps < 1:
-        raise LikenessError(f"{steps} sampling steps draw nothing; use 1 or more")
+    if not 1 <= steps <= _MOST_STEPS:
+        raise LikenessError(f"{steps} sampling steps cannot be meant; use 1 to {_MOST_STEPS}")
+    strengths = {f"the strength of {_named(artifact)}": strength for artifact, strength in artifacts}
+    finite({"the guidance": guidance, "the share that is drawn anew": denoise, **strengths})
     if start is not None:
         height, width = start.shape[1:3]
     shape = base.latent_shape(height, width)
@@ -127,22 +131,33 @@ class _Easel:
         )
         model, context = painter(prompts)
         if self.refocus is None:
-            return to_bytes(self.base.decode(sampled(self.with_people(model, group), context)))
+            return self._decoded(sampled(self.with_people(model, group), context))
         height, width = noise.shape[2:]
         focused = self.refocus.model(
             self.base, painter, prompts, self.rows, (height, width), self.how["steps"], group
         )
         latents = self.refocus.draw(focused, partial(sampled, self.with_people(focused, group), context))
-        pictures = to_bytes(self.base.decode(latents))
+        pictures = self._decoded(latents)
         self.refocus.report(focused, group, pictures)
         return pictures
+
+    def _decoded(self, latents: Tensor) -> np.ndarray:
+        """Pictures (n, H, W, 3) uint8; never black ones of what is no number."""
+        return to_bytes(self.base.decode(check_latents(self.base, latents)))
 
 
 def _one_for_each(seed: int | Sequence[int], prompts: Sequence[str]) -> list[int]:
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise LikenessError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each")
+    for number in seeds:
+        if not 0 <= number <= _LAST_SEED:
+            raise LikenessError(f"the seed {number} is none; give 0 to {_LAST_SEED}, as ComfyUI takes them")
     return seeds
+
+
+def _named(artifact: Artifact) -> str:
+    return " and ".join(token.token for token in artifact.tokens) or "the LoRA"
 
 
 def _staged(

@@ -1,5 +1,7 @@
 """Regions as people type them: `<v0>=left`, `<v1>=0.5,0,0.5,1;mode=soft`, `red hat=mask.png`, `<v0>=face`."""
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
@@ -67,9 +69,12 @@ def _region(where: str, text: str) -> Region:
 
 def _number(value: str, text: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         raise LikenessError(f"'{value}' in '{text}' is not a number") from None
+    if not math.isfinite(number):
+        raise LikenessError(f"'{value}' in '{text}' is no share of the picture")
+    return number
 
 
 def refocusing_of(
@@ -113,12 +118,16 @@ def marked(segmenter: Any, pixels: np.ndarray) -> np.ndarray:
 
 
 def _maps_writer(folder: Path) -> OnMaps:
+    """Writes maps behind those that are in the folder already."""
+    earlier = [int(match[1]) for path in folder.glob("*.png") if (match := re.match(r"(\d+)-", path.name))]
+    first = max(earlier, default=-1) + 1
+
     def write(group: range, maps: Tensor, focuses: Sequence[Focus], pictures: np.ndarray) -> None:
         heat = heat_maps(torch.from_numpy(pictures).float() / 255, maps.cpu())
         pixels = (heat.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         for number, shown in enumerate(pixels):
             picture, word = divmod(number, len(focuses))
             name = focuses[word].token.strip("<>").replace(" ", "-")
-            Image.fromarray(shown).save(folder / f"{group[picture]:03d}-{name}.png")
+            Image.fromarray(shown).save(folder / f"{first + group[picture]:03d}-{name}.png")
 
     return write

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..bases.base import BaseModel
+from ..bases.numbers import check_encoded
 from ..data.augment import mirrored
 from ..data.examples import Batch
 from ..data.ragged import Ragged, buckets_of
@@ -65,4 +66,5 @@ class LatentCache:
 
 def _encoded(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
     found = [base.encode_posterior(some) for some in pixels.split(AT_ONCE)]
-    return torch.cat([mean for mean, _ in found]), torch.cat([std for _, std in found])
+    mean, std = torch.cat([mean for mean, _ in found]), torch.cat([std for _, std in found])
+    return check_encoded(mean), std

@@ -6,7 +6,7 @@ It knows nothing about any method: what is trained, on what and by which loss is
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..artifact import Artifact
+from ..bases.numbers import first_broken
 from ..config import Job, Phase
 from ..errors import LikenessError
 from .checkpoint import Checkpoints, Position, Saved
@@ -55,14 +56,16 @@ class Trainer:
         self._moments: Mapping[Tensor, Any] = {}  # the optimiser's, of the phase before
         self._unread: list[tuple[int, Losses]] = []  # of steps whose losses nobody has looked at yet
         self._saved_at = time.monotonic()
+        self._began = 0  # the step that the run goes on from
 
     def run(self) -> Progress:
         """Trains to the end, or until the observer stops it; says where it ended."""
         lengths = [phase.steps for phase in self.phases]
         saved = self.checkpoints.find(lengths) if self.job.resume else None
-        if saved is not None and self.accelerator.is_main_process:
-            done = sum(lengths[: saved.position.phase]) + saved.position.phase_step
-            tell(self.observer, f"going on from step {done} of {self.total}")
+        if saved is not None:
+            self._began = sum(lengths[: saved.position.phase]) + saved.position.phase_step
+            if self.accelerator.is_main_process:
+                tell(self.observer, f"going on from step {self._began} of {self.total}")
         progress = self._progress(0, 0)
         for number, phase in enumerate(self.phases):
             self.method.begin_phase(phase)
@@ -206,10 +209,26 @@ class Trainer:
         """Raises LikenessError where a loss since the last look is no number."""
         unread, self._unread = self._unread, []
         for step, losses in unread:
-            if not all(map(math.isfinite, losses.values())):
-                raise LikenessError(
-                    f"the loss stopped being a number at step {step}; lower the learning rate"
-                )
+            wrong = [name for name, loss in losses.items() if not math.isfinite(loss)]
+            if wrong:
+                raise self._no_number(step, wrong)
+
+    def _no_number(self, step: int, wrong: Sequence[str]) -> LikenessError:
+        """What to say about losses that are NaN or infinite: before the first update no rate can be why."""
+        named = f"the loss ({', '.join(wrong)}) is no number"
+        if step > self._began + 1:
+            return LikenessError(f"{named} from step {step} on; lower the learning rate")
+        broken = first_broken(self.method.base)
+        if broken is not None:
+            return LikenessError(
+                f"{named} before anything was learned: {broken} holds values that are none; get its file "
+                "again"
+            )
+        kind = self.job.precision
+        return LikenessError(
+            f"{named} before anything was learned, though all weights are sound: numbers become too large "
+            f"for {kind}, in the base or its VAE; learn in another precision, or name another VAE"
+        )
 
     @property
     def _draws(self) -> bool:
