@@ -9,6 +9,7 @@ import json
 import random
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ comfy.options.enable_args_parsing()
 import comfy.model_patcher  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
+import folder_paths  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from comfy import sd1_clip  # noqa: E402
@@ -36,7 +38,7 @@ from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, mi
 from likeness_portraits.engine.comfy_bridge.refocus import refocused_prompt  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.staged import staged_prompt  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.words import apply, export_likeness  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.inference.generate import generate  # noqa: E402
@@ -136,6 +138,19 @@ PROMPTS = {
 }
 
 
+def exported(folder: str) -> dict[str, bool]:
+    """By the name an embedding is exported under, whether stock prompts reach what comes of it."""
+    for kind in ("embeddings", "loras"):
+        folder_paths.folder_names_and_paths[kind] = ([f"{folder}/{kind}"], {".safetensors"})
+    _, clip, _ = build_miniature()
+    found = {}
+    for name in ("ann", "ann v2", "Анна", "a, (b): c"):
+        (path,) = export_likeness(words(), name)
+        (chunk,) = clip.tokenize(f"a photo of embedding:{path.stem}, smiling")["l"]
+        found[name] = any(torch.is_tensor(piece) and bool((piece == 1).all()) for piece, *_ in chunk)
+    return found
+
+
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
     error = ((first.astype(float) - second.astype(float)) ** 2).mean()
     return 120.0 if error == 0 else float(10 * np.log10(255**2 / error))
@@ -212,6 +227,7 @@ def main() -> None:
         facts: dict[str, Any] = {
             "said": mistakes(model, clip),
             "learned": learned_with_stock_nodes(model, clip),
+            "exported": exported(tempfile.mkdtemp()),
             "weights": weighted_pictures(model, clip, vae),
             "read otherwise": weights_apart(),
         }

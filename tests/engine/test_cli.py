@@ -202,7 +202,7 @@ def test_a_wrong_setting_is_one_sentence_with_the_nearest_valid_one(
             "uses <v0>, which no given concept defines; give its file with --concept",
         ),
         (["generate", "x", "--concept", "gone.safetensors"], "gone.safetensors does not exist; check"),
-        (["generate", "x", "y", "--out", "one.png"], "one.png is one file, but 2 pictures"),
+        (["generate", "x", "y", "--out", "one.png"], "one.png is one file, but there are 2 pictures"),
         (["info", "text.safetensors"], r"text.safetensors is not a .safetensors file"),
         (["export", "text.safetensors"], r"text.safetensors is not a .safetensors file"),
         (["import", "text.safetensors", "-o", "x.ckpt"], "x.ckpt must end in .safetensors"),

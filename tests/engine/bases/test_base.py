@@ -303,7 +303,7 @@ def test_what_is_no_model_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "unet").mkdir()
     for path, words in {
         tmp_path / "nothing": "there is no base model at",
-        tmp_path / "note.txt": "is not a model, or is damaged",
+        tmp_path / "note.txt": "is no PyTorch checkpoint, or is damaged",
         tmp_path / "note.safetensors": "is not a model, or is damaged",
         tmp_path: "is not a diffusers model: it has no scheduler folder",
     }.items():

@@ -420,5 +420,5 @@ def test_the_command_line_keeps_the_try_that_is_most_like_a_folder(
     told = ["generate", "a man", "--steps", "2", "--out", str(tmp_path / "out.png")]
     assert main([*told, "--refocus", f"man=left;redraw=0.5;tries=2;like={tmp_path / 'ann'}"]) == 0
     assert "region of man drawn again 2 times; likeness " in " ".join(capsys.readouterr().err.split())
-    assert main([*told, "--refocus", "man=left;redraw=0.5;tries=2"]) != 0
+    assert main([*told, "--overwrite", "--refocus", "man=left;redraw=0.5;tries=2"]) != 0
     assert "name their folder with like=FOLDER" in " ".join(capsys.readouterr().err.split())

@@ -101,7 +101,7 @@ def test_a_placeholder_that_nobody_defined_is_refused(base):
 def test_wrong_numbers_are_refused(base):
     with pytest.raises(LikenessError, match="2 seeds for 1 prompts"):
         generate(base, ["a man"], seed=[1, 2])
-    with pytest.raises(LikenessError, match="0 sampling steps draw nothing"):
+    with pytest.raises(LikenessError, match="0 sampling steps cannot be meant; use 1 to 10000"):
         generate(base, ["a man"], steps=0)
     with pytest.raises(LikenessError, match="multiples of 4"):
         generate(base, ["a man"], width=30)
