@@ -139,7 +139,7 @@ def test_which_judge_there_is_follows_from_settings_and_base(tmp_path, monkeypat
     pack.mkdir(parents=True)
     for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
         (pack / name).write_text("")
-    with pytest.raises(LikenessError, match="glintr100.onnx is (damaged|no IResNet)"):
+    with pytest.raises(LikenessError, match="glintr100.onnx is no face recogniser"):
         find_judge("antelopev2", "mask", "auraface", base)
     with pytest.raises(LikenessError, match="models/auraface.*or landmarks to mask"):
         find_judge("antelopev2", "detector", "auraface", base)
