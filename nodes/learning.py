@@ -344,6 +344,7 @@ def _train(
     from ..engine.data.concepts import load_concept
     from ..engine.identity.conditioning import digest_of
     from ..engine.training.checkpoint import sweep_runs
+    from ..engine.training.host import check_people
     from ..engine.training.launch import Stopped, train
 
     runs, cache = kept_folder("runs"), kept_folder("class pictures")
@@ -357,6 +358,7 @@ def _train(
         resume=True, output=str(graph.run_file()),
     )  # fmt: skip
     people = people_in(loaded[0])
+    check_people(job, people)  # also where an equal run is loaded
     graph.warn_of_left_out(loaded[0], observer)
     with graph.training_allowed():
         said = PREDICTED.get(run.get("prediction", AS_MODEL))

@@ -208,6 +208,7 @@ def export_likeness(artifact: Artifact, name: str) -> list[Path]:
     A prompt ends an embedding's name at spaces and commas, and reads brackets and colons as weights: in their
     place come underscores.
     """
+    inside("loras", name, ".safetensors")  # what some system does not take is refused, as in Save
     staging = temporary_folder("export", uuid.uuid4().hex)
     try:
         files = list(export_stock(artifact, staging, "the LoRA"))

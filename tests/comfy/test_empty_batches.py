@@ -17,7 +17,7 @@ import comfy.options
 comfy.options.enable_args_parsing()
 import torch
 from likeness_portraits.engine.comfy_bridge.masks import faces_of, masks_of
-from likeness_portraits.engine.comfy_bridge.restore import Faces, enlarged, restored_faces
+from likeness_portraits.engine.comfy_bridge.restore import Faces, enlarge_images, restored_faces
 from likeness_portraits.engine.data.segment import Request
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.restore import Restoration
@@ -26,7 +26,7 @@ for call in (
     lambda: masks_of(none, "miniature", Request(words=("head",))),
     lambda: faces_of(none, None, torch.zeros(0, 64, 64), None, 64),
     lambda: restored_faces(none, Faces(found_by="miniature"), lambda face: face, Restoration()),
-    lambda: enlarged(none, None, 1, 512, 32),
+    lambda: enlarge_images(none, None, 1, 512, 32),
 ):
     try:
         call()

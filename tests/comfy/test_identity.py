@@ -200,7 +200,7 @@ def test_the_node_shows_what_the_adapter_saw(server: Server, adapter: Path):
     ("changes", "message"),
     [
         ({"person 0": {"pictures": 4}}, "4 reference pictures are given, but the adapter has places for 3"),
-        ({"identity 0": {"images": ["wall", 0]}}, "no face in picture 1; crop closer"),
+        ({"identity 0": {"images": ["wall", 0]}}, "no picture of the Miniature's world"),
         ({"identity 0": {"masks": ["empty", 0]}}, "there are 2 pictures but 1 masks"),
         ({"apply": {"start": 0.9, "end": 0.1}}, "cannot last from 0.9 to 0.1"),
         ({"apply": {"mask": ["empty", 0]}}, "region marks nothing"),

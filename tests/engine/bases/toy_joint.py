@@ -53,7 +53,9 @@ class ToyText:
                     ids[number, position] = piece
         return Tokens(ids, tuple(places))
 
-    def encode(self, prompts: Sequence[str], rows: Rows | None, device: torch.device) -> Conditioning:
+    def encode(
+        self, prompts: Sequence[str], rows: Rows | None, device: torch.device, *, weights: bool = False
+    ) -> Conditioning:
         tokens, model = self.tokenize(prompts, rows, ENCODER), self.encoders[ENCODER]
         with vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, ENCODER):
             return Conditioning(states=model(input_ids=tokens.ids).last_hidden_state.to(device))

@@ -161,7 +161,7 @@ def test_a_run_takes_the_measures_it_needs_says_them_and_learns_the_same(method:
     base, listener = tiny_base(), Listener()
     job = tiny_job(method, folder, "frugal", memory=budget(method, folder, 1))
     frugal = Artifact.load(train(job, listener, base))
-    assert "to fit: gradient checkpointing" in listener.notes[0], listener.notes
+    assert any("to fit: gradient checkpointing" in note for note in listener.notes), listener.notes
     for name, tensor in plain.tensors.items():
         torch.testing.assert_close(frugal.tensors[name], tensor, atol=2e-4, rtol=1e-2)
     assert not base.unet.is_gradient_checkpointing and base.pass_size == 0
@@ -258,7 +258,8 @@ def test_every_method_runs_while_somebody_listens_and_learns_the_same(method: st
     plain = Artifact.load(train(tiny_job(method, folder, "plain"), base=tiny_base()))
     listener = Listener()
     told = Artifact.load(train(tiny_job(method, folder, "told"), listener, tiny_base()))
-    assert method == "masterweaver" or listener.notes[0].startswith("memory: about")
+    notes = [note for note in listener.notes if note.startswith("memory: about")]
+    assert method == "masterweaver" or notes
     assert all(torch.equal(plain.tensors[name], tensor) for name, tensor in told.tensors.items())
 
 

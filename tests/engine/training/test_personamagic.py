@@ -161,7 +161,7 @@ def test_features_that_somebody_else_computed_are_taken(folder, base):
     save_file({"image_embeds": torch.ones(4, 5)}, file)
     assert method(folder, base, image_encoder=str(file)).features.shape == (4, 5)
     save_file({"image_embeds": torch.ones(3, 5)}, file)
-    with pytest.raises(LikenessError, match="3 features for the concept's 4 pictures"):
+    with pytest.raises(LikenessError, match="not one for each of 4 pictures"):
         method(folder, base, image_encoder=str(file))
 
 
