@@ -43,7 +43,8 @@ class ToyText:
         ids = torch.full((len(prompts), LENGTH), tokenizer.eos_token_id, dtype=torch.long)
         places: list[tuple[int, int, str, int]] = []
         for number, prompt in enumerate(prompts):
-            line = [piece for group in pieces_of(tokenizer, prompt, rows or {}, encoder) for piece in group]
+            groups = pieces_of(tokenizer, prompt, rows or {}, encoder)
+            line = [piece for group in groups for piece, _weight in group]
             if len(line) > LENGTH:
                 raise LikenessError(f"'{prompt}' is longer than {LENGTH} tokens; shorten it")
             for position, piece in enumerate(line):
