@@ -18,6 +18,7 @@ from .specs import TOKEN, BaseSpec, ConceptSpec
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu")
+MOST = 10_000_000  # of anything that is counted
 LAST_SEED = 2**63 - 1  # that all libraries' random numbers can begin from
 
 
@@ -78,6 +79,8 @@ class Job:
         one_of("device", self.device, DEVICES)
         at_least(self, 0, "seed", "checkpoint_every", "checkpoint_minutes", "preview_every")
         at_most(self, LAST_SEED, "seed")
+        counted = [name for name, value in vars(self.settings).items() if type(value) is int]
+        at_most(self.settings, MOST, *counted)
         for name in TOKEN.findall(self.preview_prompt or ""):
             if name not in tokens:
                 there = f"there are {', '.join(tokens)}" if tokens else "write words alone"

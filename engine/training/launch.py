@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from ..bases.base import BaseModel, load_base
+from ..bases.text.prompt_weights import spelled, weighted
 from ..config import Job
 from ..data.concepts import Concept, digest, load_concept
 from ..data.ragged import bucket_summary, buckets_of
@@ -69,6 +70,8 @@ def train(
     pictures meanwhile.
     """
     check_people(job, people)
+    if job.preview_prompt:  # before a run of hours meets it
+        weighted(spelled(job.preview_prompt, [concept.token for concept in job.concepts]))
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(job.seed)
         return _train(job, observer or Silent(), base, critic, people, concepts, runs)

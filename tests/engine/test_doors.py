@@ -20,6 +20,7 @@ from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.commands.outputs import Outputs, next_number
 from likeness_portraits.engine.config import METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read
 from likeness_portraits.engine.console import save_picture, say
+from likeness_portraits.engine.data.masks import Refinement
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training.launch import train
@@ -104,6 +105,12 @@ def test_a_class_word_that_prompts_would_read_otherwise_is_refused(word: str, tm
         ConceptSpec(folder=str(tmp_path), class_word=word)
 
 
+@pytest.mark.parametrize("wrong", [{"feather": float("nan")}, {"feather": -3}, {"grow": 100_000}])
+def test_edges_of_masks_that_cannot_be_meant_are_refused(wrong: dict):
+    with pytest.raises(LikenessError, match="pixels"):
+        Refinement(**wrong)
+
+
 def test_numbers_mean_what_people_mean_by_them():
     assert from_yaml("[10, 0, -3, 1_000, 0x1f, 1.5]", "it") == [10, 0, -3, 1000, 31, 1.5]
     assert from_yaml("[010, 1:30]", "it") == ["010", "1:30"]  # YAML 1.1: eight, and ninety
@@ -115,6 +122,8 @@ def test_numbers_mean_what_people_mean_by_them():
         LikenessError, match=r"'seed' is 18446744073709551615; it must be 9223372036854775807"
     ):
         Job.from_json({**job, "seed": 2**64 - 1})
+    with pytest.raises(LikenessError, match="'steps' is 99999999999; it must be 10000000 or less"):
+        Job.from_json({**job, "settings": {"steps": 99_999_999_999}})
 
 
 def test_a_preview_of_somebody_whom_nobody_learns_is_refused_at_once(tmp_path: Path):
@@ -123,6 +132,9 @@ def test_a_preview_of_somebody_whom_nobody_learns_is_refused_at_once(tmp_path: P
         with pytest.raises(LikenessError, match="preview prompt .* is not learned; there are <v0>"):
             Job.from_json({**job, "preview_prompt": prompt})
     assert Job.from_json({**job, "preview_prompt": "a (photo:1.2) of <v0>"}).preview_prompt
+    for prompt, message in (("(<v0>:nan)", "is no weight"), ("embedding:v9", "which no concept defines")):
+        with pytest.raises(LikenessError, match=message):
+            train(Job.from_json({**job, "preview_prompt": prompt}))
 
 
 # ------------------------------------------------------------------------------------------- what is there
