@@ -199,8 +199,8 @@ def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
     """Two steps of ComfyUI's Train LoRA on the Miniature; how far what it learned moves a pass."""
     from comfy_extras.nodes_train import TrainLoraNode
 
-    latents = [{"samples": torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))}]
-    positive = [clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a woman"))]
+    latents = {"samples": torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a woman"))
     before = [weight.clone() for weight in model.model.state_dict().values()]
     given = {
         "batch_size": 1, "steps": 2, "grad_accumulation_steps": 1, "learning_rate": 0.01, "rank": 2,
@@ -209,9 +209,14 @@ def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
         "gradient_checkpointing": False, "checkpoint_depth": 1, "offloading": False,
         "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
     }  # fmt: skip
-    known = {entry.id for entry in TrainLoraNode.define_schema().inputs}
-    told = {name: [value] for name, value in given.items() if name in known}
-    found = TrainLoraNode.execute(model=[model], latents=latents, positive=positive, **told).args
+    if hasattr(TrainLoraNode, "define_schema"):
+        known = {entry.id for entry in TrainLoraNode.define_schema().inputs}
+        told = {name: [value] for name, value in given.items() if name in known}
+        found = TrainLoraNode.execute(model=[model], latents=[latents], positive=[positive], **told).args
+    else:  # ComfyUI before its third schema
+        known = TrainLoraNode.INPUT_TYPES()["required"]
+        told = {name: value for name, value in given.items() if name in known}
+        found = TrainLoraNode().train(model=model, latents=latents, positive=positive, **told)
     trained = next(part for part in found if isinstance(part, dict) and "loss" not in part)
     ups = [weight for name, weight in trained.items() if name.endswith("lora_up.weight")]
     after = model.model.state_dict().values()

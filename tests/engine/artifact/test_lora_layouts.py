@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from likeness_portraits.engine.artifact import Artifact, import_file
-from likeness_portraits.engine.artifact.lora import adaptable, lora_changed, merged
+from likeness_portraits.engine.artifact.lora import adaptable, ldm_paths, lora_changed, merged, unet_name
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.inference.generate import generate
+from likeness_portraits.tests.engine.tiny import tiny_base
 
 BLOCK = "down_blocks_1_attentions_0_transformer_blocks_0"
 
@@ -238,3 +240,21 @@ def test_a_lora_that_people_have_is_imported_by_the_command(kit: Path, tmp_path:
         assert main(["import", str(kit / "lora" / name), "-o", str(out)]) == 0
         found = Artifact.load(out)
         assert (found.base_family, len(found.tensors)) == ("sd1", 3 * 128)
+
+
+def test_an_sdxl_lora_under_kohyas_names_draws_what_it_draws_under_diffusers_names():
+    base = tiny_base(family="sdxl")
+    layers = {name: layer for name, layer in base.unet.named_modules() if name.endswith("attn2.to_v")}
+    theirs = ldm_paths(layers, base.unet.config.layers_per_block)
+    drawn = []
+    for names in (dict(zip(layers, layers)), theirs):
+        tensors = {}
+        for number, (path, layer) in enumerate(layers.items()):
+            name = unet_name(names[path])
+            tensors |= lora(name, layer.in_features, layer.out_features)
+            tensors |= {f"{name}.alpha": torch.tensor(0.02 * number)}
+        artifact = Artifact(kind="lora", method="x", tensors=tensors, base_family="sdxl")
+        drawn.append(generate(base, ["a photo"], artifacts=[(artifact, 1.0)], steps=2))
+    assert not any(name.startswith(("down_", "up_", "mid_")) for name in theirs.values())
+    plain = generate(base, ["a photo"], steps=2)
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] != plain).any()
