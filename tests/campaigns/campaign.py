@@ -1,5 +1,6 @@
 """A campaign: many things tried with one reader, each of which must end well or in one sentence."""
 
+import os
 import random
 import signal
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 from likeness_portraits.engine.errors import LikenessError
 
 LONGEST = 700  # characters of a sentence
+SEED = int(os.environ.get("LIKENESS_SEED", "1"))  # of the slow runs; another finds other things
 PATIENCE = 30  # seconds for one thing; a machine may be busy
 
 

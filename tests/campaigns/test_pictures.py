@@ -24,7 +24,7 @@ from likeness_portraits.engine.data.shards import (
     find_shards,
     write_shards,
 )
-from likeness_portraits.tests.campaigns.campaign import Tally, numbered
+from likeness_portraits.tests.campaigns.campaign import SEED, Tally, numbered
 from likeness_portraits.tests.campaigns.mutate import ODD_NUMBERS, damaged
 
 PICTURES, FEW_PICTURES = 3_600, 60
@@ -206,7 +206,7 @@ def test_a_few_mutated_pictures_are_read_or_refused_in_one_sentence(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_thousands_of_mutated_pictures_are_read_or_refused_in_one_sentence(tmp_path: Path, say):
-    pictures_tried(1, PICTURES, tmp_path).close(say)
+    pictures_tried(SEED, PICTURES, tmp_path).close(say)
 
 
 def test_a_few_mutated_samples_are_replaced_and_learning_goes_on(tmp_path: Path, say):
@@ -218,6 +218,6 @@ def test_a_few_mutated_samples_are_replaced_and_learning_goes_on(tmp_path: Path,
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_thousand_mutated_samples_are_replaced_and_learning_goes_on(tmp_path: Path, say):
-    tally = samples_tried(1, SAMPLES, tmp_path)
+    tally = samples_tried(SEED, SAMPLES, tmp_path)
     assert tally.counts["refused"] == 0
     tally.close(say)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from likeness_portraits.tests.campaigns.campaign import SEED
 from likeness_portraits.tests.comfy.hosts import ROOT, Server, quick, to_api
 
 pytestmark = pytest.mark.comfy
@@ -181,4 +182,4 @@ def test_a_short_queue_leaves_nothing_behind(checkout: Path, tmp_path: Path, say
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 def test_a_long_queue_leaves_nothing_behind(checkout: Path, tmp_path: Path, say):
-    queue_tried(checkout, tmp_path, 1, LONG, 6, say)
+    queue_tried(checkout, tmp_path, SEED, LONG, 6, say)

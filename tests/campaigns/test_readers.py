@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from likeness_portraits.tests.campaigns.campaign import Tally, numbered
+from likeness_portraits.tests.campaigns.campaign import SEED, Tally, numbered
 from likeness_portraits.tests.campaigns.doors import GROUPS, Door, neighbours
 
 FULL, THIN = 550, 5  # mutations for each door
@@ -60,4 +60,4 @@ def test_a_few_mutated_files_are_read_or_refused_in_one_sentence(
 def test_ten_thousand_mutated_files_are_read_or_refused_in_one_sentence(
     group: str, tmp_path: Path, monkeypatch, say
 ):
-    whole_campaign(group, 1, FULL, tmp_path, monkeypatch, say)
+    whole_campaign(group, SEED, FULL, tmp_path, monkeypatch, say)
