@@ -38,11 +38,6 @@ _MINIATURE = (
 LAYOUTS = {len(blocks): blocks for blocks in (_SD, _MINIATURE)}  # attention blocks, by how many there are
 
 
-def is_ours(keys: Sequence[str]) -> bool:
-    """Whether a file with these tensors is of this kind."""
-    return any(_KEY.fullmatch(key) for key in keys)
-
-
 def unet_paths(blocks: Sequence[str]) -> list[str]:
     """The U-Net's modules in the file's order; `blocks` are its attention blocks in that order."""
     return [f"{block}.transformer_blocks.0.{leaf}" for block in blocks for leaf in _IN_BLOCK]

@@ -100,12 +100,3 @@ def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:
     if told_sizes:
         return next(row for row in rows if row.told_sizes)
     return next(row for row in rows if not row.told_sizes and row.linear_projection == linear_projection)
-
-
-def family_of_rows(widths: Mapping[str, int]) -> Family:
-    """The row that token vectors of these widths, by text encoder, were most likely made for."""
-    reading = [row for row in FAMILIES.values() if widths.keys() <= row.text_widths.keys()]
-    fitting = [
-        row for row in reading if all(row.text_widths[name] == width for name, width in widths.items())
-    ]
-    return min(fitting or reading or FAMILIES.values(), key=lambda row: len(row.encoders))

@@ -110,17 +110,6 @@ def load_concept(
     )
 
 
-def load_picture_and_mask(folder: str | Path) -> tuple[Concept, ...]:
-    """Reads MagicTailor's folder of a subject and its components, one concept per asset: `<v0>`, `<v1>`, …"""
-    folder = _existing_folder(folder)
-    layout = look_into(folder)
-    assets = _assets(layout)
-    said = ", ".join(f"{number} {word} ({len(paths)})" for number, (word, paths) in assets.items())
-    remarks = (f"{folder} holds {len(assets)} concepts by the numbers of its files: {said}", *layout.remarks)
-    first, *others = (_numbered(layout, assets, asset) for asset in assets)
-    return replace(first, remarks=(*remarks, *first.remarks)), *others
-
-
 def _assets(layout: Layout) -> dict[int, tuple[str, list[Path]]]:
     """What MagicTailor's files call each number, and the pictures of it."""
     found: dict[int, tuple[str, list[Path]]] = {}

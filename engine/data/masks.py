@@ -16,7 +16,6 @@ from ..errors import LikenessError
 Mask = NDArray[np.float32]  # (H, W) in [0, 1]
 HALF = 0.5  # what counts as inside where a yes or no is needed
 FAINT = 0.1  # a soft mask's pieces are told apart where it is weaker than this
-_FLOOR = 0.01  # MagiCapture's masks never fall to zero
 FARTHEST = 4096  # pixels that an edge can be meant to move or be blurred over
 REACH = 4.0  # standard deviations after which a Gaussian is cut off
 
@@ -67,13 +66,6 @@ def without(mask: Mask, others: Iterable[Mask]) -> Mask:
 
 def union(masks: Iterable[Mask]) -> Mask:
     return np.maximum.reduce(list(masks))
-
-
-def mask_overlap(first: Mask, second: Mask) -> float:
-    """Intersection over union of two masks, as a yes or no in every pixel; 1 where both are empty."""
-    one, other = first >= HALF, second >= HALF
-    either = int((one | other).sum())
-    return int((one & other).sum()) / either if either else 1.0
 
 
 def dilate(mask: Mask, pixels: int) -> Mask:
@@ -166,26 +158,3 @@ def box_overlap(box: NDArray, others: NDArray) -> NDArray:
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     common = (high - low).clip(0).prod(1)
     return common / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - common)
-
-
-# --- a face in its box ------------------------------------------------------------------------------
-
-
-def in_box(inside: NDArray[np.bool_], box: Sequence[int], size: tuple[int, int]) -> Mask:
-    """A mask of size (H, W): in a box (x1, y1, x2, y2) the face as found there, nowhere 0; 0 outside the box.
-
-    inside: (S, S), found on the box's part of the picture at any size, of which each pixel takes the cell at
-    its own corner, as MagiCapture's does; finding nothing marks the whole box.
-    """
-    left, top, right, bottom = box
-    if not inside.any():
-        inside = np.ones_like(inside)
-    rows = np.arange(bottom - top) * inside.shape[0] // (bottom - top)
-    columns = np.arange(right - left) * inside.shape[1] // (right - left)
-    weights = inside[rows[:, None], columns].astype(np.float32) + np.float32(_FLOOR)
-    first_row, first_column = max(top, 0), max(left, 0)
-    part = (weights / weights.max())[first_row - top :, first_column - left :]
-    mask = np.zeros(size, dtype=np.float32)
-    place = mask[first_row : max(bottom, 0), first_column : max(right, 0)]
-    place[:] = part[: place.shape[0], : place.shape[1]]
-    return mask

@@ -19,7 +19,6 @@ from ..bases.clip_features import MEAN as CLIP_MEAN
 from ..bases.clip_features import SPREAD as CLIP_SPREAD
 from ..data.faces import Face, load_faces
 from ..data.helpers import CLIP_MODEL, DINOV2, Helper, default_models
-from ..data.packs import PACKS
 from ..data.segmenters.miniature import check_own_world
 from ..errors import LikenessError
 from ..miniature import world
@@ -30,7 +29,6 @@ from .people import as_many_as, asked_in
 from .portraits import PortraitJudges
 
 _MINIATURE = "miniature"
-FACE_JUDGES = (_MINIATURE, *PACKS)
 _AT_ONCE = 16  # pictures in one pass
 _DINO_SIDE = 224
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation

@@ -64,13 +64,6 @@ def distances_within(vectors: "ArrayLike") -> np.ndarray:
     return (1 - known @ known.T).sum(1) / (len(known) - 1)
 
 
-def area_under_curve(same: "ArrayLike", different: "ArrayLike") -> float:
-    """The chance that a same-person pair scores above a different-person pair (ROC AUC; ties count half)."""
-    first, second = np.asarray(same, np.float64), np.sort(np.asarray(different, np.float64))
-    below, upto = np.searchsorted(second, first), np.searchsorted(second, first, side="right")
-    return float((below + upto).mean() / 2 / len(second))
-
-
 def _flat(pictures: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:
     """Small versions of pictures as unit vectors (N, side * side * 3) of mean 0."""
     small = [np.asarray(Image.fromarray(pixels).resize((side, side))).ravel() for pixels in pictures]

@@ -372,11 +372,6 @@ def mean_maps(maps: Sequence[Sequence[Maps]]) -> Tensor | None:
     return torch.cat(known) if known else None
 
 
-def mass_outside(shares: Tensor, region: Tensor) -> Tensor:
-    """Share of a word's attention (B, Q) that lies outside a region (B, Q) of zeros and ones: (B,)."""
-    return (shares * (1 - region)).sum(-1) / shares.sum(-1).clamp(min=1e-12)
-
-
 def regions_from_attention(maps: Tensor) -> Tensor:
     """Regions (B, K, h, w) of zeros and ones, from the maps (B, K, h, w) of K words.
 

@@ -16,7 +16,7 @@ from ..data.masks import Mask
 from ..data.pictures import read_picture
 from ..errors import LikenessError, nearest
 from .detail import Detailer
-from .onlookers import MASK, FaceTools, load_face_tools
+from .onlookers import FaceTools, load_face_tools
 from .restore import (
     Known,
     PersonReference,
@@ -174,10 +174,6 @@ def known_of(folder: Path, base: "BaseModel | None", device: str = "cpu") -> Kno
 
 def _eyes_for(base: "BaseModel | None") -> str:
     return "auraface" if base is None else base.traits.face_judge
-
-
-def needs_mask(wish: RestoreOptions) -> bool:
-    return wish.get("faces", "") == MASK
 
 
 def _pictures(folder: Path) -> list[NDArray[np.uint8]]:

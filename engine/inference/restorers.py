@@ -25,7 +25,6 @@ from ..errors import LikenessError, nearest
 log = logging.getLogger(__name__)
 
 _Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
-_SIDE = 512  # what all three restorers were trained at
 RESTORER_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 NON_COMMERCIAL = {"CodeFormer": "S-Lab License 1.0: research and other non-commercial use only"}
 

@@ -4,7 +4,6 @@ from . import world
 
 STYLES = tuple(style for style in world.ATTRIBUTES["style"] if style != "photo")
 _STRANGERS = world.TUNING_SEEDS[-16:]  # people whom no network has seen, and on whom nothing is reported
-_LARGEST = len(_STRANGERS)
 
 
 def style_pictures(style: str, count: int = 5, size: int = 128) -> list[world.Portrait]:

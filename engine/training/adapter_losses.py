@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MIXINGS = ("roll", "flip")
-
 
 def partners(count: int, mixing: str) -> Tensor:
     """With whom each of `count` samples is mixed (count,).

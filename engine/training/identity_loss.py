@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,24 +37,12 @@ WIDER = 1.2  # how much wider than its mask the crop of a thing is
 NOBODY = "; or set identity to none to learn without the identity loss"
 
 
-class Judge(Protocol):
-    """What embeds cut-out pictures; `find` gives the matrix (2, 3) that cuts, or None where nobody is.
-
-    `looks` says whether it finds by looking; else it needs the mask, and an estimate has none.
-    """
-
-    side: int
-    looks: bool
-
-    def find(self, pixels: NDArray[np.uint8], mask: Mask | None, name: str) -> Points | None: ...
-
-    def __call__(self, crops: Tensor) -> Tensor: ...
-
-    def cut(self, pixels: Tensor, matrix: Points) -> Tensor: ...
-
-
 class _Cutting(nn.Module):
-    """Judges that see what a similarity transform brings into a square."""
+    """What embeds pictures that a similarity transform brings into a square.
+
+    `find` gives the matrix (2, 3) that cuts, or None where nobody is; it looks at the picture where `looks`
+    says so, else it needs the mask, which an estimate has not.
+    """
 
     side: int
 

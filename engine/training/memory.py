@@ -7,7 +7,6 @@ is known here only.
 """
 
 import importlib.util
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,8 +21,6 @@ from ..errors import LikenessError
 from .attention_maps import recorded
 from .methods.base import AT_ONCE, Method
 from .probe import META, meta_copy, peak_of
-
-log = logging.getLogger(__name__)
 
 _HALF = torch.bfloat16
 _MARGIN = 1.05  # the allocator's rounding and gaps

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from likeness_portraits.engine.data.masks import mask_overlap
 from likeness_portraits.engine.data.overlays import VEIL, VEIL_STRENGTH
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.comfy.draw_workflows import ROOT
 from likeness_portraits.tests.comfy.hosts import Server, to_api
+from likeness_portraits.tests.overlap import mask_overlap
 
 pytestmark = pytest.mark.comfy
 

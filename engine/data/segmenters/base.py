@@ -1,6 +1,6 @@
 """The interface every back end keeps, and what they share: a picture scaled and normalised for a network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,9 +37,6 @@ class Segmenter(Protocol):
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
         """pixels (H, W, 3); unknown words raise LikenessError naming the nearest valid one."""
         ...
-
-
-Loader = Callable[..., Segmenter]  # (models: Path, device: str)
 
 
 def pretrained(network: Any, folder: Path, helper: Helper) -> Any:

@@ -1,6 +1,5 @@
 """The Miniature's autoencoder, in three strides: 64 px, the outermost level, the decoder alone."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from .. import model, world
 from .dataset import Dataset
 from .fitting import fit
 
-log = logging.getLogger(__name__)
 FEATURES = [world.PART_ID[part] for part in ("eye", "brow", "nose", "mouth", "glasses")]
 _FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
 

@@ -1,6 +1,5 @@
 """The Miniature's diffusion model: denoises cached latents while its text encoder goes on listening."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from .dataset import Dataset
 from .fitting import fit
 from .text import Listener, fresh_captions, listening_loss
 
-log = logging.getLogger(__name__)
 CAPTION_DROP = 0.1
 MIN_SNR_GAMMA = 5.0
 LISTENING_WEIGHT = 0.02

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from likeness_portraits.engine.bases.families import FAMILIES, family_of_rows, family_of_unet
+from likeness_portraits.engine.bases.families import FAMILIES, family_of_unet
 
 
 def test_every_row_stands_under_its_own_key():
@@ -17,21 +17,6 @@ def test_every_row_stands_under_its_own_key():
 )
 def test_a_checkpoints_unet_tells_its_family(told_sizes, linear, key):
     assert family_of_unet(told_sizes, linear).key == key
-
-
-@pytest.mark.parametrize(
-    ("widths", "key"),
-    [
-        ({"clip_l": 768}, "sd1"),
-        ({"clip_l": 128}, "miniature"),
-        ({"clip_h": 1024}, "sd2"),
-        ({"clip_l": 768, "clip_g": 1280}, "sdxl"),
-        ({"clip_g": 1280}, "sdxl"),
-        ({"clip_l": 32}, "sd1"),  # of nobody's width: the commonest
-    ],
-)
-def test_token_rows_tell_their_family(widths, key):
-    assert family_of_rows(widths).key == key
 
 
 def test_the_table_is_there_without_pytorch(package_parent):

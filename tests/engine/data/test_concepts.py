@@ -15,7 +15,6 @@ from likeness_portraits.engine.data.concepts import (
     Picture,
     digest,
     load_concept,
-    load_picture_and_mask,
     one_of_folder,
     write_concept,
 )
@@ -93,7 +92,7 @@ def test_a_magictailor_folder_is_one_concept_per_asset(tmp_path: Path):
     save_pictures(folder, "0_person_k0.jpg", "0_person_k1.jpg", "1_hair_c0.jpg")
     (folder / "masks").mkdir()
     Image.new("L", (48, 40), 255).save(folder / "masks" / "1_hair_c0.png")
-    person, hair = load_picture_and_mask(folder)
+    person, hair = (one_of_folder(ConceptSpec(folder=str(folder), token=f"<v{n}>", asset=n)) for n in (0, 1))
     assert (person.token, person.class_word, person.role, len(person.pictures)) == (
         "<v0>",
         "person",

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from likeness_portraits.engine.data.masks import (
     Refinement,
@@ -10,11 +9,9 @@ from likeness_portraits.engine.data.masks import (
     dilate,
     fill_holes,
     gaussian_blur,
-    in_box,
     inverted,
     kept_boxes,
     largest_piece,
-    mask_overlap,
     thresholded,
     union,
     without,
@@ -93,7 +90,6 @@ def test_algebra_on_two_pixels():
     person, hair = np.array([[1, 1, 0]], np.float32), np.array([[0, 1, 1]], np.float32)
     assert without(person, [hair]).tolist() == [[1, 0, 0]]
     assert union([person, hair]).tolist() == [[1, 1, 1]] and inverted(person).tolist() == [[0, 0, 1]]
-    assert mask_overlap(person, hair) == pytest.approx(1 / 3)
     assert thresholded(np.array([[0.4, 0.5]], np.float32)).tolist() == [[0, 1]]
 
 
@@ -112,24 +108,3 @@ def test_masks_from_detections_are_magictailors(case: str):
     assert ((without(first, components) > 0) == (expected > 0)).all()
     if case == "0_person_a":
         assert ((first > 0) == (golden[f"out.{case}.full_concept_u8"].numpy() > 0)).all()
-
-
-@pytest.mark.parametrize("found", ["mask", "nothing"])
-def test_a_face_found_in_its_box_is_composed_as_magicaptures(found: str):
-    golden = Golden("magicapture", "mask_compositor")
-    labels = golden["in.labels_u8"].numpy()
-    inside = (labels >= 1) & (labels <= 13) & (found == "mask")
-    made = torch.from_numpy(in_box(inside, golden["in.box"].tolist(), (512, 512)))
-    expected = golden[f"out.{found}_values"][golden[f"out.{found}_code_u8"].long()]
-    torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
-
-
-def test_a_pixel_of_a_box_takes_the_cell_at_its_own_corner():
-    inside = np.array([[True, False, False, False]] * 4)
-    faint = 0.01 / 1.01
-    np.testing.assert_allclose(in_box(inside, (0, 0, 2, 2), (2, 2)), [[1, faint]] * 2, rtol=1e-6)
-
-
-def test_a_box_that_leaves_the_picture_is_cut_off():
-    made = in_box(np.ones((4, 4), bool), (-3, -2, 5, 6), (8, 10))
-    assert made.shape == (8, 10) and made.sum() == 5 * 6

@@ -9,13 +9,13 @@ from PIL import Image
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.faces import load_faces
-from likeness_portraits.engine.data.masks import mask_overlap
 from likeness_portraits.engine.data.pictures import read_mask, read_picture
 from likeness_portraits.engine.data.segment import load_segmenter
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.methods.magicapture import masked_pixels
 from likeness_portraits.tests.engine.data.kit_made import FIRST, PEOPLE, pack_of, person_folder
 from likeness_portraits.tests.engine.tiny import tiny_base
+from likeness_portraits.tests.overlap import mask_overlap
 
 pytestmark = pytest.mark.real
 

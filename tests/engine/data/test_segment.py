@@ -10,7 +10,7 @@ from PIL import Image
 
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.data.concepts import load_concept
-from likeness_portraits.engine.data.masks import Refinement, mask_overlap
+from likeness_portraits.engine.data.masks import Refinement
 from likeness_portraits.engine.data.segment import (
     Request,
     find_masks,
@@ -24,6 +24,7 @@ from likeness_portraits.engine.data.segmenters.base import Found, Segmenter
 from likeness_portraits.engine.data.segmenters.miniature import world_parts_of
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.tests.overlap import mask_overlap
 
 HEAD = Request(words=("head",))
 

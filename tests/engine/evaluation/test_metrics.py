@@ -5,7 +5,6 @@ import pytest
 
 from likeness_portraits.engine.evaluation.metrics import (
     accuracy_by_attribute,
-    area_under_curve,
     attributes_kept,
     context_leakage,
     distances_within,
@@ -54,12 +53,6 @@ def test_pictures_that_are_the_same_have_no_distance():
     assert distances_within([[1.0, 0.0]]).tolist() == [0.0]
 
 
-def test_the_curve_is_one_when_all_pairs_are_told_apart_and_ties_count_half():
-    assert area_under_curve([0.9, 0.8], [0.1, 0.2]) == 1.0
-    assert area_under_curve([0.5], [0.5, 0.5]) == 0.5
-    assert area_under_curve([0.1], [0.9]) == 0.0
-
-
 def test_both_recognisers_tell_the_miniatures_people_apart():
     people = [world.REPORTING_SEEDS[number] for number in range(12)]
     pictures = np.concatenate([[p.pixels for p in world.example_pictures(person)] for person in people])
@@ -68,4 +61,5 @@ def test_both_recognisers_tell_the_miniatures_people_apart():
     judges = load_judges()
     for vectors in (judges.embed(pictures), judges.embed_reporting(pictures)):
         cosines = vectors @ vectors.T
-        assert area_under_curve(cosines[same & pairs], cosines[~same & pairs]) > 0.98
+        alike, unlike = cosines[same & pairs], cosines[~same & pairs]
+        assert (alike[:, None] > unlike).mean() > 0.98  # ROC AUC

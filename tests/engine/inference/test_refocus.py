@@ -33,7 +33,6 @@ from likeness_portraits.engine.inference.refocus import (
     fitted,
     log_mask,
     mask_components,
-    mass_outside,
     own_prompt_of,
     regions_from_attention,
     regions_from_picture,
@@ -239,7 +238,8 @@ def test_hard_regions_hold_at_every_layer(miniature: BaseModel, monkeypatch: pyt
         grid = grid_of(queries.shape[1], (16, 32))
         assert grid is not None
         for place, box in enumerate(regions.values()):
-            seen.append(mass_outside(shares[:, place], box_region(box, grid).flatten(1)).item())
+            mass, region = shares[:, place], box_region(box, grid).flatten(1)
+            seen.append(((mass * (1 - region)).sum() / mass.sum()).item())
         return shares
 
     monkeypatch.setattr(regions_module, "word_attention", measured)
