@@ -144,7 +144,7 @@ def exported(folder: str) -> dict[str, bool]:
         folder_paths.folder_names_and_paths[kind] = ([f"{folder}/{kind}"], {".safetensors"})
     _, clip, _ = build_miniature()
     found = {}
-    for name in ("ann", "ann v2", "Анна", "a, (b): c"):
+    for name in ("ann", "ann v2", "Анна", "a, (b) c"):
         (path,) = export_likeness(words(), name)
         (chunk,) = clip.tokenize(f"a photo of embedding:{path.stem}, smiling")["l"]
         found[name] = any(torch.is_tensor(piece) and bool((piece == 1).all()) for piece, *_ in chunk)

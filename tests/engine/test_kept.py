@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.cli import main
@@ -49,7 +50,8 @@ def here(tmp_path: Path, person: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 @pytest.fixture
 def begun(package_parent: Path, person: Path, tmp_path: Path):
     """The same in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # bytes are compared with a run in this process
+    environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": threads}
     command = [
         sys.executable,
         "-m",

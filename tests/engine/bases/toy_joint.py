@@ -38,7 +38,9 @@ class ToyText:
     def longest(self, encoder: str) -> int:
         return LENGTH
 
-    def tokenize(self, prompts: Sequence[str], rows: Rows | None, encoder: str) -> Tokens:
+    def tokenize(
+        self, prompts: Sequence[str], rows: Rows | None, encoder: str, *, weights: bool = False
+    ) -> Tokens:
         tokenizer = self.tokenizers[encoder]
         ids = torch.full((len(prompts), LENGTH), tokenizer.eos_token_id, dtype=torch.long)
         places: list[tuple[int, int, str, int]] = []

@@ -337,9 +337,8 @@ def test_the_command_line_draws_somebody_from_pictures(miniature_ids: Path):
     assert apart(first, plain) > 1
     regions = ("--identity-region", folder / "left.png", "--identity-region", folder / "right.png")
     pair = ("--identity", folder / "0.png", "--identity", folder / "2.png")
-    assert (
-        command(folder, *pair, *regions, "--identity-start", 0.1, "--identity-layers", "mid_block=0.5") == 0
-    )
+    later = ("--identity-start", 0.1, "--identity-layers", "mid_block=0.5")
+    assert command(folder, *pair, *regions, *later, out="two.png") == 0
 
 
 @pytest.mark.parametrize(
@@ -356,5 +355,5 @@ def test_the_command_line_draws_somebody_from_pictures(miniature_ids: Path):
 def test_mistakes_at_the_command_line_are_one_sentence(
     miniature_ids: Path, words: list[str], message: str, capsys: pytest.CaptureFixture
 ):
-    assert command(miniature_ids, *(word.format(miniature_ids) for word in words)) == 2
+    assert command(miniature_ids, *(word.format(miniature_ids) for word in words), out="never.png") == 2
     assert message in capsys.readouterr().err

@@ -161,6 +161,16 @@ def test_the_callers_random_numbers_are_left_alone(method, base, folder):
 FAST_MOVING = ("custom-diffusion", "magictailor", "masterweaver")  # rounding alone moves single weights more
 
 
+@pytest.fixture
+def one_thread():
+    """Sums in one order, as in processes that have one thread each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_agree_with_one(base, folder, package_parent):
     four = {"batch_size": 4}
     jobs = {method: tiny_job(method, folder, f"two-{method}", settings=four) for method in METHODS}

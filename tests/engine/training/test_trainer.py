@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from likeness_portraits.engine.config import Phase
 from likeness_portraits.engine.data.examples import Batch, generator_for
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training import trainer
 from likeness_portraits.engine.training.checkpoint import Checkpoints, Origin, Position, sweep_runs
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods.base import Method
@@ -221,7 +222,7 @@ def test_a_run_is_not_shortened_nor_are_phases_that_are_over_prolonged(tmp_path)
 
 def test_checkpoints_come_by_the_clock_without_asking_anybody(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("likeness_portraits.engine.training.trainer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
     kept = []
 
     class Clock(Silent):
