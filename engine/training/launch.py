@@ -25,6 +25,7 @@ from ..bases.text.prompt_weights import spelled, weighted
 from ..config import Job
 from ..data.concepts import Concept, digest, load_concept
 from ..data.ragged import bucket_summary, buckets_of
+from ..devices import repeatable
 from ..errors import LikenessError
 from ..files import check_room, make_folder
 from ..identity.conditioning import IdentityConditioning, digest_of
@@ -110,6 +111,7 @@ def _train(
     concepts = [concept.within(enough) for concept in concepts]
     checkpoints = Checkpoints(job, origin, runs)
     with (
+        repeatable(accelerator.device),
         merged_adapters(base, job.on, people),
         checkpoints.held() if accelerator.is_main_process else nullcontext(),
     ):

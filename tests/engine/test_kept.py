@@ -298,3 +298,16 @@ def test_importing_onto_a_file_asks_first(tmp_path: Path, monkeypatch, capsys):
     assert Path(OUT).read_bytes() == before
     assert main(["import", "word.safetensors", "-o", OUT, "--class-word", "cat", "--overwrite"]) == 0
     assert Artifact.load(OUT).tokens[0].class_word == "cat"
+
+
+def test_equal_runs_give_equal_bytes_however_many_threads_share_the_sums(here):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert here("--steps", 8)[0] == 0
+        first = Path(OUT).read_bytes()
+        assert here("--steps", 8, "--overwrite")[0] == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert Path(OUT).read_bytes() == first
+    assert not torch.are_deterministic_algorithms_enabled()  # the caller's choice is left alone
