@@ -1,10 +1,11 @@
 """What was learned and what it means, in one `.safetensors` file: written, read and checked.
 
 LoRA tensors have kohya names with explicit alpha (`lora_unet_…`, `lora_te_…`, SDXL `lora_te1_…`,
-`lora_te2_…`), its relatives LyCORIS' endings; a placeholder's rows are
-`token.<name without brackets>.<encoder>`, (vectors, width), encoder clip_l, clip_g or clip_h. Where training
-moved all words of the vocabulary, their table is `table.<encoder>`. Files come from anywhere: what is read is
-checked first, and nothing in them is ever executed.
+`lora_te2_…`), its relatives LyCORIS' endings; those of transformers PEFT's names beside it
+(`transformer.<diffusers' path>.lora_A.weight`). A placeholder's rows are
+`token.<name without brackets>.<encoder>`, (vectors, width), encoder clip_l, clip_g, clip_h, qwen3_4b or
+qwen3_8b. Where training moved all words of the vocabulary, their table is `table.<encoder>`. Files come from
+anywhere: what is read is checked first, and nothing in them is ever executed.
 """
 
 import json
@@ -36,6 +37,8 @@ LORA_PARTS = (  # LoRA and LoCon, with DoRA's magnitudes; LoHa; LoKr; OFT; a who
     "oft_blocks", "diff", "diff_b",
 )  # fmt: skip
 LORA_KEY = re.compile(rf"(lora_(?:unet|te|te1|te2)_\w+)\.({'|'.join(map(re.escape, LORA_PARTS))})")
+_PEFT_KEY = re.compile(r"((?:transformer|text_encoders)\.[\w.]+?)\.(lora_A\.weight|lora_B\.weight|alpha)")
+_PEFT_PARTS = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight", "alpha": "alpha"}
 _SIGNS = {"lora_": "LoRA", "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "diff": "difference"}
 _NEEDED = {  # by kind, the tensors of which a layer must have one in each group
     "LoRA": (("lora_down.weight",), ("lora_up.weight",)),
@@ -116,8 +119,12 @@ class Artifact:
         return artifact
 
     def lora(self) -> "dict[str, Tensor]":
-        """The LoRA's tensors under kohya names; empty where there is none."""
-        return {key: tensor for key, tensor in self.tensors.items() if key.startswith("lora_")}
+        """The LoRA's tensors under the names that its family's have; empty where there is none."""
+        return {
+            key: tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith("lora_") or _PEFT_KEY.fullmatch(key)
+        }
 
     def rows(self, token: str) -> "dict[str, Tensor]":
         """A placeholder's rows by text encoder, each (vectors, width)."""
@@ -161,6 +168,15 @@ class Artifact:
         return {
             name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
+
+
+def lora_layer(key: str) -> tuple[str, str]:
+    """The layer that a LoRA's tensor is for, and which of `LORA_PARTS` it is."""
+    match = _PEFT_KEY.fullmatch(key)
+    if match is not None:
+        return match[1], _PEFT_PARTS[match[2]]
+    name, _, part = key.partition(".")
+    return name, part
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -246,7 +262,8 @@ def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise LikenessError(f"{path}: {key} holds values that are not finite numbers; learn it again")
     if artifact.kind in ("lora", "embedding"):
-        known = (LORA_KEY, _TOKEN_KEY, _TABLE_KEY)
+        peft = FAMILIES[artifact.base_family].peft_names
+        known = (_PEFT_KEY if peft else LORA_KEY, _TOKEN_KEY, _TABLE_KEY)
         strange = [key for key in artifact.tensors if not any(kind.fullmatch(key) for kind in known)]
         if strange:
             raise LikenessError(
@@ -262,7 +279,7 @@ def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
 def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> None:
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in lora.items():
-        module, _, part = key.partition(".")
+        module, part = lora_layer(key)
         modules.setdefault(module, {})[part] = tensor
     for module, parts in modules.items():
         kind = next((kind for sign, kind in _SIGNS.items() if any(sign in part for part in parts)), "LoRA")

@@ -1,21 +1,26 @@
-"""Low-rank updates in kohya's naming: which module a name means, and weights with updates folded in.
+"""Low-rank updates in kohya's or PEFT's naming: which module a name means, weights with updates folded in.
 
 Names: `lora_unet_` or `lora_te_` (two text encoders: `lora_te1_`, `lora_te2_`), then the module's path with
 underscores, then `.lora_down.weight` (r, in), `.lora_up.weight` (out, r) or `.alpha`; or the endings of a
 relative (LoCon, DoRA, LoHa, LoKr, OFT, a whole difference). U-Nets' modules are known by LDM's names too,
-which kohya's trainer takes for SDXL and ComfyUI's for all.
+which kohya's trainer takes for SDXL and ComfyUI's for all. Transformers' modules have PEFT's names:
+`transformer.` or `text_encoders.<encoder>.transformer.model.`, the module's path, then `.lora_A.weight`
+(r, in), `.lora_B.weight` (out, r) or `.alpha`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LikenessError
+from .concept_file import lora_layer
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+PEFT_DOWN, PEFT_UP = ".lora_A.weight", ".lora_B.weight"
 _LDM_TOPS = {  # diffusers' names of a U-Net's parts, and LDM's
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
@@ -32,6 +37,16 @@ _LDM_RESNET = {
 def unet_name(path: str) -> str:
     """The kohya name of a U-Net module, from its path in diffusers' class."""
     return "lora_unet_" + path.replace(".", "_")
+
+
+def transformer_name(path: str) -> str:
+    """The PEFT name of a transformer's module, from its path in diffusers' class."""
+    return f"transformer.{path}"
+
+
+def language_model_name(path: str, encoder: str) -> str:
+    """The name of a language model's module that ComfyUI reads, from its path in transformers' class."""
+    return f"text_encoders.{encoder}.transformer.model.{path}"
 
 
 def text_name(path: str, number: int = 0, encoders: int = 1) -> str:
@@ -88,11 +103,25 @@ def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.M
     return found
 
 
+def adaptable_in(network: nn.Module, encoders: Mapping[str, Any], peft_names: bool) -> dict[str, nn.Module]:
+    """A base's layers by the names that its LoRAs have for them."""
+    if not peft_names:
+        return adaptable(network, list(encoders.values()))
+    parts = [(transformer_name, network)]
+    parts += [(partial(language_model_name, encoder=name), encoder) for name, encoder in encoders.items()]
+    return {
+        named(path): module
+        for named, part in parts
+        for path, module in part.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
 def by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """A LoRA's tensors by the kohya name of their module, then by their ending, without the dot."""
+    """A LoRA's tensors by the name of their module, then by kohya's endings, without the dot."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, _, part = key.partition(".")
+        name, part = lora_layer(key)
         modules.setdefault(name, {})[part] = tensor
     return modules
 

@@ -234,7 +234,8 @@ def family_of_lora(
     for key, tensor in lora.items():
         name, _, part = key.partition(".")
         layers.setdefault(name, {})[part] = tensor
-    fitting = [row for row in FAMILIES.values() if all(_fits(row, *entry) for entry in layers.items())]
+    unets = [row for row in FAMILIES.values() if row.denoiser == "unet"]
+    fitting = [row for row in unets if all(_fits(row, *entry) for entry in layers.items())]
     keys = [row.key for row in fitting]
     if told is not None:
         if told in keys:

@@ -159,11 +159,15 @@ def _numbered(
 
 
 def _kohya_metadata(artifact: Artifact, lora: "Mapping[str, Tensor]") -> dict[str, str]:
-    ranks = {tensor.shape[0] for key, tensor in lora.items() if key.endswith("lora_down.weight")}
-    alphas = {float(tensor) for key, tensor in lora.items() if key.endswith(".alpha")}
-    return {
+    about = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{FAMILIES[artifact.base_family].architecture}/lora",
+    }
+    if FAMILIES[artifact.base_family].peft_names:  # kohya's trainer would look for its own names
+        return about
+    ranks = {tensor.shape[0] for key, tensor in lora.items() if key.endswith("lora_down.weight")}
+    alphas = {float(tensor) for key, tensor in lora.items() if key.endswith(".alpha")}
+    return about | {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_network_alpha": str(max(alphas, default=0.0)),

@@ -15,23 +15,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..artifact.lora import adaptable_in
 from ..config import BaseSpec
 from ..errors import LikenessError
 from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
+from .denoisers.flux2_transformer import Flux2Transformer
 from .denoisers.protocol import Denoiser
 from .families import FAMILIES, KNOWN, MINIATURE, Family
+from .loaders.checkpoint_file import read_checkpoint_tensors
+from .loaders.flux2 import Flux2Parts, is_flux2_folder, read_flux2_file, read_flux2_folder
+from .loaders.flux2_names import is_flux2
 from .loaders.folder import import_networks, read_folder
 from .loaders.single_file import read_single_file
 from .numbers import check_pixels
+from .packed_vae import PackedVAE
 from .precision import dtype_of, without_autocast
 from .process.ddpm import DDPM, noise_schedule
+from .process.flow import flux2_flow
 from .process.protocol import Process
 from .sampling import ModelWrapper, unwrapped
 from .text.clip import ClipText
 from .text.protocol import Rows, TextStack, Tokens
+from .text.qwen import QwenText
 
-__all__ = ["BaseModel", "Rows", "Tokens", "load_base", "unet_base"]
+__all__ = ["BaseModel", "Rows", "Tokens", "flux2_base", "load_base", "unet_base"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +74,7 @@ class BaseModel(nn.Module):
         self.latent_channels: int = vae.config.latent_channels  # type: ignore[union-attr]
         self.latent_scale: float = vae.config.scaling_factor  # type: ignore[union-attr]
         self.pixels_per_latent = pixels_per_latent(vae)
+        self.distilled = False  # to draw in a few steps; known of some bases alone
         self.pass_size = 0  # rows in one pass of the network while something is learned; 0: all
         self.model_wrapper: ModelWrapper = unwrapped  # for models that draw while something is learned on it
         self._away: list[nn.Module] = []  # parts that wait on the CPU
@@ -118,6 +127,10 @@ class BaseModel(nn.Module):
         for part in self._away:
             part.to(self.device)
         self._away.clear()
+
+    def lora_layers(self) -> dict[str, nn.Module]:
+        """The layers that LoRAs change, by the names that its family's files have for them."""
+        return adaptable_in(self.network, dict(self.text_encoders.items()), self.traits.peft_names)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture of this size; by default the base's own."""
@@ -233,7 +246,8 @@ class BaseModel(nn.Module):
 
 def pixels_per_latent(vae: Any) -> int:
     """Pixels a side that one of the autoencoder's latents stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    packed: int | None = getattr(vae, "pixels_per_latent", None)
+    return packed or 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def unet_base(
@@ -269,6 +283,22 @@ def unet_base(
     )
 
 
+def flux2_base(parts: Flux2Parts, fingerprint: str | None = None) -> BaseModel:
+    """A base of FLUX.2's kind: joint attention that reads Qwen3, rectified flow."""
+    (name,) = FAMILIES[parts.family].encoders
+    base = BaseModel(
+        denoiser=Flux2Transformer(parts.transformer),
+        vae=PackedVAE(parts.vae),
+        text=QwenText(name, parts.text_encoder, parts.tokenizer, parts.taps),
+        process=flux2_flow(),
+        family=parts.family,
+        resolution=parts.resolution,
+        fingerprint=fingerprint,
+    )
+    base.distilled = parts.distilled
+    return base
+
+
 def weights_fingerprint(model: BaseModel) -> str:
     """A short name for these weights: equal in every file format and precision that holds them."""
     total = hashlib.sha256()
@@ -299,7 +329,15 @@ def load_base(spec: BaseSpec) -> BaseModel:
             raise LikenessError(
                 f"there is no base model at {path}; give a checkpoint, a folder or 'miniature'"
             )
-        parts = read_folder(path, spec.prediction) if path.is_dir() else read_single_file(path, spec)
+        if path.is_dir():
+            if is_flux2_folder(path):
+                return flux2_base(read_flux2_folder(path))
+            parts = read_folder(path, spec.prediction)
+        else:
+            stored = read_checkpoint_tensors(path)
+            if is_flux2(stored.tensors):
+                return flux2_base(read_flux2_file(path, stored.tensors, spec))
+            parts = read_single_file(path, spec, stored)
         return unet_base(**vars(parts), resolution=parts.resolution)
 
 

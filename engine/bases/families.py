@@ -22,6 +22,7 @@ class Family:
     text_widths: Mapping[str, int]  # by encoder, in ComfyUI's words; their states stand side by side
     latent_scale: float
     sample_size: int  # side of the latents it was trained with
+    denoiser: str = "unet"  # "unet", or "flux2": joint attention, rectified flow
     velocity_sample_size: int | None = None  # where those of its models that predict velocity differ
 
     # how its files look
@@ -31,6 +32,8 @@ class Family:
     unheard_layers: int = 0  # of the text encoder, at its end: diffusers leaves them out
     network: Mapping[str, Any] = field(default_factory=dict)  # diffusers' config, where not its default
     comfy_class: str | None = None  # in comfy.supported_models; None: a class of our own
+    comfy_version: str = "0.3.64"  # the oldest ComfyUI that has what it needs
+    peft_names: bool = False  # its LoRAs' layers are called as PEFT and diffusers do; else as kohya does
 
     # what it is learned with
     attention_side: int | None = None  # where masks are compared with attention; None: by the latents' side
@@ -89,14 +92,30 @@ _ROWS = (
         latent_scale=0.18215, sample_size=16, attention_side=16, learned_sizes=None, buckets=False,
         preset=MINIATURE, segmenter=MINIATURE, face_judge=MINIATURE, image_tower=MINIATURE, own_world=True,
     ),
+    Family(
+        key="flux2", name="FLUX.2 Klein 4B", architecture="flux-2-klein-4b", text_widths={"qwen3_4b": 2560},
+        latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True, comfy_class="Flux2",
+        comfy_version="0.26",
+    ),
+    Family(
+        key="flux2_9b", name="FLUX.2 Klein 9B", architecture="flux-2-klein-9b",
+        text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True,
+        comfy_class="Flux2", comfy_version="0.26",
+    ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}
-KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, or 'miniature'"
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, or 'miniature'"
 
 
 def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:
     """The row of a checkpoint's U-Net: SDXL is told of sizes, SD 2.x projects with linear layers."""
-    rows = [row for row in FAMILIES.values() if row.comfy_class]  # those that come as checkpoints
+    rows = [row for row in FAMILIES.values() if row.comfy_class and row.denoiser == "unet"]
     if told_sizes:
         return next(row for row in rows if row.told_sizes)
     return next(row for row in rows if not row.told_sizes and row.linear_projection == linear_projection)
+
+
+def family_of_flux2(text_width: int) -> Family:
+    """The row of a FLUX.2 whose text encoder's states are so wide; tiny ones count as Klein 4B."""
+    rows = [row for row in FAMILIES.values() if row.denoiser == "flux2"]
+    return next((row for row in rows if text_width in row.text_widths.values()), rows[0])

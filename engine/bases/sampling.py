@@ -125,7 +125,8 @@ def sample(
     if not 0 < denoise <= 1:
         raise LikenessError(f"denoise is {denoise}; give a share above 0, up to 1")
     process = model.process
-    whole = process.sigmas(steps if denoise >= FULL else int(steps / denoise), schedule)
+    count = steps if denoise >= FULL else int(steps / denoise)
+    whole = process.sigmas(count, schedule, noise.shape[-2] * noise.shape[-1])
     sigmas = whole[-(steps + 1) :]
     x = process.begin(noise, start, sigmas[0])
     clean = denoiser(model, context, unconditional, guidance)

@@ -50,7 +50,7 @@ class Drawing:
         float, Option(help="How strictly to follow the prompt (classifier-free guidance).")
     ] = 5.0
     sampler: Annotated[str, Option(help="euler or dpmpp_2m, as in ComfyUI.")] = "euler"
-    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, or ddim.")] = "simple"
+    schedule: Annotated[str, Option(help="simple or karras, as in ComfyUI, ddim, or own.")] = "simple"
     width: Annotated[int | None, Option(min=8, max=16_384, help="Pixels; by default the base's own.")] = None
     height: Annotated[int | None, Option(min=8, max=16_384, help="Pixels; by default the base's own.")] = None
 

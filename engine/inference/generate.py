@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..artifact import Artifact
-from ..artifact.lora import adaptable, merged
+from ..artifact.lora import merged
 from ..bases.base import BaseModel
 from ..bases.conditioning import Conditioning
 from ..bases.numbers import check_latents
@@ -191,7 +191,7 @@ def applied(base: BaseModel, artifacts: Sequence[tuple[Artifact, float]]) -> Ite
     rows: dict[str, dict[str, Tensor]] = {}
     seen: set[str] = set()
     with ExitStack() as stack:
-        modules = adaptable(base.network, list(base.text_encoders.values())) if artifacts else {}
+        modules = base.lora_layers() if artifacts else {}
         for artifact, strength in artifacts:
             _check_fit(base, artifact)
             stack.enter_context(merged(modules, artifact.lora(), strength))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ..artifact import Artifact, read_metadata
-from ..artifact.lora import adaptable, merged
+from ..artifact.lora import merged
 from ..bases.base import BaseModel
 from ..bases.sampling import unwrapped
 from ..bases.text.token_tables import with_table_rows
@@ -34,7 +34,7 @@ def merged_adapters(
     left to `people`.
     """
     with ExitStack() as stack:
-        modules = adaptable(base.network, list(base.text_encoders.values())) if files else {}
+        modules = base.lora_layers() if files else {}
         for file in files:
             if shows_people(file):
                 continue

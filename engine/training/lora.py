@@ -1,4 +1,5 @@
-"""LoRA layers while they are trained: peft puts them in and takes them out again; files have kohya names."""
+"""LoRA layers while they are trained: peft puts them in and takes them out again; files have their family's
+names."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,18 +62,31 @@ def switched_off(*modules: nn.Module) -> Iterator[None]:
 
 
 def tensors(base: BaseModel) -> dict[str, Tensor]:
-    """Copies of all LoRA weights in the base, under kohya names with explicit alpha."""
-    encoders: list[Any] = list(base.text_encoders.values())
-    named = [(kohya.unet_name(path), layer) for path, layer in _layers(base.network)]
-    for number, encoder in enumerate(encoders):
-        named += [(kohya.text_name(path, number, len(encoders)), layer) for path, layer in _layers(encoder)]
+    """Copies of all LoRA weights in the base, under its family's names with explicit alpha."""
+    peft = base.traits.peft_names
+    down_name, up_name = (kohya.PEFT_DOWN, kohya.PEFT_UP) if peft else (kohya.DOWN, kohya.UP)
     found: dict[str, Tensor] = {}
-    for name, layer in named:
+    for name, layer in _named(base, peft):
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        found[name + kohya.DOWN] = down.detach().float().cpu().clone()
-        found[name + kohya.UP] = up.detach().float().cpu().clone()
+        found[name + down_name] = down.detach().float().cpu().clone()
+        found[name + up_name] = up.detach().float().cpu().clone()
         found[name + kohya.ALPHA] = torch.tensor(layer.scaling[ADAPTER] * down.shape[0])
     return found
+
+
+def _named(base: BaseModel, peft: bool) -> list[tuple[str, Any]]:
+    """The LoRA layers in the base by the names that files have for them."""
+    encoders: dict[str, Any] = dict(base.text_encoders.items())
+    layers = _layers(base.network)
+    if peft:
+        named = [(kohya.transformer_name(path), layer) for path, layer in layers]
+        for name, encoder in encoders.items():
+            named += [(kohya.language_model_name(path, name), layer) for path, layer in _layers(encoder)]
+        return named
+    named = [(kohya.unet_name(path), layer) for path, layer in layers]
+    for number, encoder in enumerate(encoders.values()):
+        named += [(kohya.text_name(path, number, len(encoders)), layer) for path, layer in _layers(encoder)]
+    return named
 
 
 def _layers(module: nn.Module) -> list[tuple[str, Any]]:

@@ -33,9 +33,8 @@ _SPOKEN = {"v": "v_prediction", "velocity": "v_prediction", "eps": "epsilon", "n
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 
 
-def read_single_file(path: Path, spec: BaseSpec) -> Parts:
-    """The networks of a checkpoint; what it lacks is taken from where the spec says."""
-    stored = read_checkpoint_tensors(path)
+def read_single_file(path: Path, spec: BaseSpec, stored: Stored) -> Parts:
+    """The networks of a checkpoint's tensors; what it lacks is taken from where the spec says."""
     state = stored.tensors
     check_checkpoint_kind(path, state)
     family = family_of_checkpoint(state)

@@ -95,8 +95,9 @@ class DDPM:
     # ------------------------------------------------------------------------------------------- learning
 
     def sample_times(
-        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0
-    ) -> Tensor:
+        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0,
+        latents: int | None = None,
+    ) -> Tensor:  # fmt: skip
         """All timesteps within are equally likely."""
         first = round(low * len(self))
         last = max(first + 1, round(high * len(self)))
@@ -150,7 +151,7 @@ class DDPM:
 
     # --------------------------------------------------------------------------------------------- drawing
 
-    def sigmas(self, steps: int, schedule: str) -> Tensor:
+    def sigmas(self, steps: int, schedule: str, latents: int | None = None) -> Tensor:
         return scheduled(self.sigma_table, steps, schedule)
 
     def time_of(self, sigma: Tensor) -> Tensor:

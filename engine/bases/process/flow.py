@@ -3,48 +3,67 @@ way from the one to the other. t is s; a level sigma is s too.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .ddpm import PUBLISHED_STEPS, published_sigmas
-from .schedules import scheduled
+from .schedules import OWN, scheduled
 
 LEVELS = 1000  # in the table that schedules pick from, as ComfyUI has it
+FLUX2_SHIFT = math.exp(2.02)  # that ComfyUI draws FLUX.2 at: of 1024 pixels a side and 50 steps
+FLUX2_LEVELS = 10_000  # in ComfyUI's table of it
+_FLUX2_STEPS = 50  # for which the base's own shift is that at any size: what it is learned at
 _EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
 
 
 class RectifiedFlow:
     """`shift` moves the times that are learned and drawn at towards noise, as large pictures need it:
-    s = shift u / (1 + (shift - 1) u). `time_scale`: what the network is told is s times so much."""
+    s = shift u / (1 + (shift - 1) u). `time_scale`: what the network is told is s times so much. `shift_at`:
+    the base's own shift for so many latents in a picture and so many steps, where it has one."""
 
     weighs_by_snr = False
 
-    def __init__(self, shift: float = 1.0, time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        shift: float = 1.0,
+        time_scale: float = 1.0,
+        levels: int = LEVELS,
+        shift_at: Callable[[int, int], float] | None = None,
+    ) -> None:
         self.shift = shift
         self.time_scale = time_scale
-        self.sigma_table = self.shifted(torch.arange(1, LEVELS + 1) / LEVELS)
+        self.shift_at = shift_at
+        self.sigma_table = self.shifted(torch.arange(1, levels + 1) / levels)
 
     def recipe(self) -> bytes:
         return f"flow {self.shift} {self.time_scale}".encode()
 
-    def shifted(self, u: Tensor) -> Tensor:
+    def shifted(self, u: Tensor, shift: float | None = None) -> Tensor:
         """Times (…) in [0, 1] that are evenly spread, moved towards 1."""
-        return self.shift * u / (1 + (self.shift - 1) * u)
+        shift = shift or self.shift
+        return shift * u / (1 + (shift - 1) * u)
 
-    def unshifted(self, s: float) -> float:
+    def unshifted(self, s: float, shift: float | None = None) -> float:
         """The way back."""
-        return s / (self.shift - (self.shift - 1) * s)
+        shift = shift or self.shift
+        return s / (shift - (shift - 1) * s)
 
     # ------------------------------------------------------------------------------------------- learning
 
     def sample_times(
-        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0
-    ) -> Tensor:
-        """Logit-normal (Esser et al. 2024), then shifted; from `low` to `high` with the same density."""
-        ends = [_normal_share(self.unshifted(min(max(end, 0.0), 1.0))) for end in (low, high)]
+        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0,
+        latents: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logit-normal (Esser et al. 2024), then shifted as the base is for pictures of so many latents; from
+        `low` to `high` with the same density."""
+        shift = self.shift
+        if self.shift_at is not None and latents is not None:
+            shift = self.shift_at(latents, _FLUX2_STEPS)
+        ends = [_normal_share(self.unshifted(min(max(end, 0.0), 1.0), shift)) for end in (low, high)]
         share = ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator)  # (count,)
-        return self.shifted(torch.special.ndtri(share.clamp(_EDGE, 1 - _EDGE)).sigmoid())
+        return self.shifted(torch.special.ndtri(share.clamp(_EDGE, 1 - _EDGE)).sigmoid(), shift)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         s = t.view(-1, 1, 1, 1)
@@ -88,7 +107,9 @@ class RectifiedFlow:
 
     # --------------------------------------------------------------------------------------------- drawing
 
-    def sigmas(self, steps: int, schedule: str) -> Tensor:
+    def sigmas(self, steps: int, schedule: str, latents: int | None = None) -> Tensor:
+        if schedule == OWN and self.shift_at is not None and latents is not None:
+            return self.shifted(torch.linspace(1, 0, steps + 1), self.shift_at(latents, steps))
         return scheduled(self.sigma_table, steps, schedule)
 
     def time_of(self, sigma: Tensor) -> Tensor:
@@ -105,6 +126,22 @@ class RectifiedFlow:
 
     def finish(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x / (1 - sigma)
+
+
+def flux2_shift(latents: int, steps: int) -> float:
+    """FLUX.2's own shift for pictures of so many latents (256 pixels each) drawn in so many steps, as Black
+    Forest Labs and ComfyUI's Flux2Scheduler have it."""
+    many = 0.00016927 * latents + 0.45666666  # what mu is at 200 steps; at 10 it is `few`
+    if latents > 4300:
+        return math.exp(many)
+    few = 8.73809524e-05 * latents + 1.89833333
+    slope = (many - few) / 190
+    return math.exp(slope * steps + many - 200 * slope)
+
+
+def flux2_flow() -> RectifiedFlow:
+    """The process of all FLUX.2 models."""
+    return RectifiedFlow(shift=FLUX2_SHIFT, levels=FLUX2_LEVELS, shift_at=flux2_shift)
 
 
 def _normal_share(u: float) -> float:

@@ -23,9 +23,11 @@ class Process(Protocol):
     # ------------------------------------------------------------------------------------------- learning
 
     def sample_times(
-        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0
-    ) -> Tensor:
-        """Times (count,) to learn at, as this process spreads them, from `low` up to `high`."""
+        self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0,
+        latents: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Times (count,) to learn at, as this process spreads them, from `low` up to `high`, for pictures of
+        so many latents where that makes a difference."""
         ...
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -68,8 +70,8 @@ class Process(Protocol):
 
     # --------------------------------------------------------------------------------------------- drawing
 
-    def sigmas(self, steps: int, schedule: str) -> Tensor:
-        """Levels (steps + 1,) that a sampler goes down."""
+    def sigmas(self, steps: int, schedule: str, latents: int | None = None) -> Tensor:
+        """Levels (steps + 1,) that a sampler goes down, for pictures of so many latents."""
         ...
 
     def time_of(self, sigma: Tensor) -> Tensor:

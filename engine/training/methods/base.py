@@ -1,6 +1,7 @@
 """What a concept-learning method is to the trainer, and what all methods would otherwise repeat."""
 
 import logging
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -214,7 +215,7 @@ class Method(nn.Module, ABC):
             indices=indices,
             noise=torch.randn(shape, generator=generator),
             posterior=torch.randn(shape, generator=generator),
-            times=self.base.process.sample_times(len(indices), generator),
+            times=self.base.process.sample_times(len(indices), generator, latents=math.prod(shape[2:])),
             bucket=int(buckets_of(self.examples.pixels)[indices[0]]),
         )
         if not self.job.mirror:

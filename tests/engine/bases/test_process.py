@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from likeness_portraits.engine.bases.process.ddpm import DDPM, SD_SCHEDULE, noise_schedule
-from likeness_portraits.engine.bases.process.flow import RectifiedFlow
+from likeness_portraits.engine.bases.process.flow import FLUX2_SHIFT, RectifiedFlow, flux2_flow, flux2_shift
 from likeness_portraits.engine.bases.sampling import sample
+from likeness_portraits.engine.errors import LikenessError
 
 SD = DDPM(noise_schedule(SD_SCHEDULE))
 
@@ -83,6 +84,30 @@ def test_levels_of_flow_are_comfyuis_for_a_shift():
     expected = torch.tensor([1.0, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0.0])
     torch.testing.assert_close(RectifiedFlow(shift=3.0).sigmas(4, "simple"), expected)
     assert RectifiedFlow(shift=3.0).progress(0.75) == pytest.approx(0.5)
+
+
+def test_flux2_is_shifted_as_its_makers_say():
+    """mu at 1024 pixels a side is 0.00016927 * 4096 + 0.45666666 = 1.1500 at 200 steps and 2.2562 at 10."""
+    assert math.log(flux2_shift(4096, 200)) == pytest.approx(1.1500, abs=1e-4)
+    assert math.log(flux2_shift(4096, 10)) == pytest.approx(2.2562, abs=1e-4)
+    assert math.log(flux2_shift(4400, 20)) == pytest.approx(0.00016927 * 4400 + 0.45666666)
+    # what ComfyUI always takes is that of 50 steps, and so is what it is learned at
+    assert flux2_shift(4096, 50) == pytest.approx(FLUX2_SHIFT, rel=0.01)
+
+
+def test_smaller_pictures_of_flux2_are_learned_at_less_noise():
+    flow = flux2_flow()
+    large, small = (flow.sample_times(4000, seeded(1), latents=latents) for latents in (4096, 256))
+    even = RectifiedFlow().sample_times(4000, seeded(1))
+    torch.testing.assert_close(large, flow.shifted(even, flux2_shift(4096, 50)))
+    torch.testing.assert_close(small, flow.shifted(even, flux2_shift(256, 50)))
+    assert small.mean() < large.mean()
+
+
+def test_a_base_without_levels_of_its_own_says_so():
+    assert flux2_flow().sigmas(4, "own", 4096)[1] == pytest.approx(0.9674, abs=1e-3)
+    with pytest.raises(LikenessError, match="no levels of its own"):
+        SD.sigmas(4, "own")
 
 
 class Straight:

@@ -1,0 +1,64 @@
+"""FLUX.2's transformer (diffusers' Flux2Transformer2DModel) as a denoiser: joint attention."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import Conditioning
+from ..precision import dtype_of, without_autocast
+
+_DOUBLE = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+class Flux2Transformer:
+    """Reads latents (B, 128, h, w), one token each, and text states, whose places are on RoPE's last axis."""
+
+    offers = frozenset[str]()
+    side_multiple = 1
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+        # without the single blocks' outputs, faces stay generic (unslothai/unsloth#8267); by whole paths, for
+        # a double block's output is a list of the same name
+        singles = [
+            f"single_transformer_blocks.{number}.attn.{leaf}"
+            for number in range(len(self.module.single_transformer_blocks))
+            for leaf in ("to_qkv_mlp_proj", "to_out")
+        ]
+        attention = (*_DOUBLE, *singles)
+        self.lora_targets: Mapping[str, tuple[str, ...]] = {
+            "attention": attention,
+            "feed-forward": (*attention, "linear_in"),
+            "transformer": (*attention, "linear_in", "linear_out"),
+        }
+
+    def blocks(self) -> list[nn.Module]:
+        return [*self.module.transformer_blocks, *self.module.single_transformer_blocks]
+
+    def __call__(self, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        assert conditioning.values is None and conditioning.mask is None
+        dtype, (height, width) = dtype_of(self.module), xt.shape[-2:]
+        places = picture_places(height, width, xt.device)
+        words = torch.zeros(conditioning.length, 4, dtype=torch.long, device=xt.device)
+        words[:, 3] = torch.arange(conditioning.length, device=xt.device)
+        # weights in half precision know what they compute in
+        whole = nullcontext() if dtype == torch.float32 else without_autocast(xt.device)
+        with whole:
+            output = self.module(
+                xt.to(dtype).flatten(2).transpose(1, 2), encoder_hidden_states=conditioning.states.to(dtype),
+                timestep=t, img_ids=places, txt_ids=words, return_dict=False,
+            )[0]  # fmt: skip
+        return output.transpose(1, 2).unflatten(2, (height, width))
+
+
+def picture_places(height: int, width: int, device: torch.device) -> Tensor:
+    """The places (h * w, 4) of a picture's tokens: time, row, column and layer."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    places = torch.zeros(height * width, 4, dtype=torch.long, device=device)
+    places[:, 1], places[:, 2] = rows.flatten(), columns.flatten()
+    return places

@@ -1,0 +1,405 @@
+"""FLUX.2 Klein out of a diffusers folder, or out of the single files that people keep: transformer, text
+encoder and VAE each in one, under Black Forest Labs', ComfyUI's or diffusers' names.
+
+Weights stay in the precision that most of them are stored in (fp8 becomes bf16): in fp32 a Klein 4B would
+take 32 GB.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...artifact.inert_folder import from_folder
+from ...config import BaseSpec
+from ...errors import LikenessError, first_line
+from ..families import FAMILIES, family_of_flux2
+from ..text.qwen import PADDING, taps_for
+from .checkpoint_file import read_checkpoint_tensors
+from .flux2_names import FRONTS, for_diffusers, front_of
+from .networks import empty, in_full, numbers_in
+
+RESOLUTION = 1024  # pixels a side that it was trained with
+NEEDED_DIFFUSERS = "0.36"
+_FOLDERS = ("transformer", "vae", "text_encoder", "tokenizer")
+_TEXT_FRONTS = ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", "")
+_SCALES = (".weight_scale", ".scale_weight")  # that fp8 weights are multiplied with
+_NO_WEIGHTS = (".comfy_quant", ".input_scale", ".scale_input", "scaled_fp8", "lm_head.weight")
+_GET = "get it in bf16, fp16, fp32 or fp8"
+_STATES = 3  # of the text encoder, side by side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flux2Parts:
+    """What a FLUX.2 Klein consists of, on the CPU."""
+
+    family: str  # a key of FAMILIES
+    transformer: Any  # diffusers' Flux2Transformer2DModel
+    vae: Any  # diffusers' AutoencoderKLFlux2
+    text_encoder: Any  # transformers' Qwen3Model, as far as it is read
+    taps: tuple[int, ...]  # before which of its layers
+    tokenizer: Any
+    resolution: int = RESOLUTION
+    distilled: bool = False  # to few steps, as far as the files say
+
+
+def flux2_classes() -> tuple[Any, Any]:
+    """diffusers' Flux2Transformer2DModel and AutoencoderKLFlux2; raises where it is too old to have them."""
+    import diffusers
+
+    try:
+        from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+    except ImportError as error:
+        raise LikenessError(
+            f"FLUX.2 needs diffusers {NEEDED_DIFFUSERS} or newer, and this is {diffusers.__version__}: run "
+            "`pip install -U diffusers`"
+        ) from error
+    return Flux2Transformer2DModel, AutoencoderKLFlux2
+
+
+# --------------------------------------------------------------------------------------------------- networks
+
+
+def build_transformer(where: object, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
+    """The transformer around tensors under any names; `config` is what shapes do not tell."""
+    kind, _ = flux2_classes()
+
+    def build() -> Any:
+        own = for_diffusers(as_stored(where, state))
+        if "time_guidance_embed.guidance_embedder.linear_1.weight" in own:
+            raise _dev(where)
+        network = empty(kind, {**_transformer_config(own), **config})
+        network.load_state_dict(own, assign=True)
+        return network.eval()
+
+    return _whole(where, "FLUX.2 transformer", build)
+
+
+def _transformer_config(own: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = own["x_embedder.weight"].shape
+    head = own["single_transformer_blocks.0.attn.norm_q.weight"].shape[0]
+    return {
+        "in_channels": channels,
+        "num_layers": len(numbers_in(own, "transformer_blocks.")),
+        "num_single_layers": len(numbers_in(own, "single_transformer_blocks.")),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": own["context_embedder.weight"].shape[1],
+        "timestep_guidance_channels": own["time_guidance_embed.timestep_embedder.linear_1.weight"].shape[1],
+        "mlp_ratio": own["transformer_blocks.0.ff.linear_out.weight"].shape[1] / width,
+        "axes_dims_rope": [head // 4] * 4,
+        "guidance_embeds": False,
+    }
+
+
+def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...] | None = None) -> Any:
+    """Qwen3 around tensors in transformers' names (`model.layers…`), as far as its taps; sizes by shapes."""
+    from transformers import Qwen3Config, Qwen3Model
+
+    def build() -> Any:
+        own = {key.removeprefix("model."): value for key, value in as_stored(where, state).items()}
+        words, width = own["embed_tokens.weight"].shape
+        head = own["layers.0.self_attn.q_norm.weight"].shape[0]
+        stored = len(numbers_in(own, "layers."))
+        read = max(taps or taps_for(stored))
+        if stored < max(read, 4):
+            raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for FLUX.2; {_GET}")
+        config = Qwen3Config(
+            vocab_size=words,
+            hidden_size=width,
+            intermediate_size=own["layers.0.mlp.gate_proj.weight"].shape[0],
+            num_hidden_layers=read,
+            num_attention_heads=own["layers.0.self_attn.q_proj.weight"].shape[0] // head,
+            num_key_value_heads=own["layers.0.self_attn.k_proj.weight"].shape[0] // head,
+            head_dim=head,
+            rms_norm_eps=1e-6,
+            **{"rope_theta": 1e6},
+        )
+        with torch.random.fork_rng(devices=[]):
+            network = Qwen3Model(config)
+        unheard = tuple(f"layers.{number}." for number in range(read, stored))
+        heard = {key: value for key, value in own.items() if not key.startswith(unheard)}
+        network.load_state_dict(heard, assign=True)
+        return network.eval()
+
+    if not any(key.endswith("layers.0.self_attn.q_norm.weight") for key in state):
+        raise LikenessError(
+            f"{where} holds no Qwen3, which FLUX.2 Klein reads prompts with; take qwen_3_4b.safetensors for "
+            "Klein 4B, qwen_3_8b.safetensors for Klein 9B"
+        )
+    return _whole(where, "Qwen3 text encoder", build)
+
+
+def build_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
+    """FLUX.2's autoencoder in fp32, around tensors in LDM's, Black Forest Labs' or diffusers' names."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    _, kind = flux2_classes()
+
+    def build() -> Any:
+        own = {_vae_name(key): value for key, value in state.items() if not key.endswith("batches_tracked")}
+        statistics = {key: value for key, value in own.items() if key.startswith("bn.")}
+        if "encoder.down.0.block.0.conv1.weight" in own:
+            shape = {"down_block_types": [None] * len(numbers_in(own, "encoder.down."))}
+            own = {**convert_ldm_vae_checkpoint(own, shape), **statistics}
+        network = empty(kind, {**_vae_config(own), **config})
+        missing, strange = network.load_state_dict(in_full(own), assign=True, strict=False)
+        gone = [key for key in missing if not key.endswith("batches_tracked")]
+        if gone or strange:
+            raise KeyError([*gone, *strange][0])
+        network.bn.num_batches_tracked = torch.zeros((), dtype=torch.long)
+        return network.eval()
+
+    if "bn.running_mean" not in state:
+        raise LikenessError(
+            f"{where} is not FLUX.2's VAE (it has no statistics of its latents); take flux2-vae.safetensors"
+        )
+    return _whole(where, "FLUX.2 VAE", build)
+
+
+def _vae_name(key: str) -> str:
+    return key.replace("encoder.quant_conv.", "quant_conv.").replace(
+        "decoder.post_quant_conv.", "post_quant_conv."
+    )
+
+
+def _vae_config(own: Mapping[str, Tensor]) -> dict[str, Any]:
+    levels = range(len(numbers_in(own, "encoder.down_blocks.")))
+    channels = [own[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels]
+    back = [own[f"decoder.up_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in reversed(levels)]
+    return {
+        "block_out_channels": channels,
+        "decoder_block_out_channels": None if back == channels else back,
+        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "layers_per_block": len(numbers_in(own, "encoder.down_blocks.0.resnets.")),
+        "latent_channels": own["decoder.conv_in.weight"].shape[1],
+        "use_quant_conv": "quant_conv.weight" in own,
+        "use_post_quant_conv": "post_quant_conv.weight" in own,
+        "sample_size": RESOLUTION,
+    }
+
+
+def assembled(
+    where: object, transformer: Any, vae: Any, text_encoder: Any, tokenizer: Any,
+    taps: tuple[int, ...], **more: Any,
+) -> Flux2Parts:  # fmt: skip
+    """The parts together, once it is known that they belong so."""
+    wide, reads = text_encoder.config.hidden_size, transformer.config.joint_attention_dim
+    if reads != _STATES * wide:
+        raise LikenessError(
+            f"this text encoder's states are {wide} wide, but {where} reads three of {reads // _STATES}: "
+            "Klein 4B takes Qwen3-4B (qwen_3_4b.safetensors), Klein 9B Qwen3-8B (qwen_3_8b.safetensors)"
+        )
+    packed = 4 * vae.config.latent_channels
+    if packed != transformer.config.in_channels:
+        raise LikenessError(
+            f"this VAE makes latents of {packed} channels, but {where} reads "
+            f"{transformer.config.in_channels}; take flux2-vae.safetensors"
+        )
+    if len(tokenizer) > text_encoder.config.vocab_size or tokenizer.convert_tokens_to_ids(PADDING) is None:
+        raise LikenessError(
+            f"the tokenizer knows {len(tokenizer)} words, the text encoder {text_encoder.config.vocab_size}; "
+            "give the text encoder's own tokenizer"
+        )
+    family = family_of_flux2(wide).key
+    return Flux2Parts(
+        family=family, transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer,
+        taps=taps, **more,
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------- folder
+
+
+def is_flux2_folder(path: Path) -> bool:
+    """Whether a diffusers folder says that its transformer is FLUX.2's."""
+    return _told(path / "transformer" / "config.json").get("_class_name") == "Flux2Transformer2DModel"
+
+
+def read_flux2_folder(path: Path) -> Flux2Parts:
+    """A diffusers folder; nothing is downloaded."""
+    for name in _FOLDERS:
+        if not (path / name).is_dir():
+            raise LikenessError(
+                f"{path} has no {name} folder, which a FLUX.2 model needs; get the whole model"
+            )
+    read = {name: _told(path / name / "config.json") for name in _FOLDERS}
+    for name in ("transformer", "text_encoder"):
+        if "quantization_config" in read[name]:
+            method = read[name]["quantization_config"].get("quant_method", "unknown")
+            raise LikenessError(f"{path / name} is quantised by {method} and cannot be learned on; {_GET}")
+    if read["transformer"].get("guidance_embeds") or read["text_encoder"].get("model_type") != "qwen3":
+        raise _dev(path)
+    text = _folder_tensors(path / "text_encoder")
+    encoder = build_text(path / "text_encoder", text)
+    return assembled(
+        path,
+        build_transformer(path / "transformer", _folder_tensors(path / "transformer"), read["transformer"]),
+        build_vae(path / "vae", _folder_tensors(path / "vae"), read["vae"]),
+        encoder,
+        read_tokenizer(path / "tokenizer"),
+        taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
+        resolution=read["vae"].get("sample_size", RESOLUTION),
+        distilled=bool(_told(path / "model_index.json").get("is_distilled")),
+    )
+
+
+def _folder_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors files."""
+    files = sorted(folder.glob("*.safetensors"))
+    whole = [file for file in files if ".fp16" not in file.name] or files
+    if not whole:
+        raise LikenessError(f"{folder} holds no .safetensors; get that folder again")
+    return {key: value for file in whole for key, value in read_checkpoint_tensors(file).tensors.items()}
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        told = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise LikenessError(f"{path} cannot be read ({first_line(error)}); get it again") from error
+    return told if isinstance(told, dict) else {}
+
+
+# ----------------------------------------------------------------------------------------------- single files
+
+
+def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> Flux2Parts:
+    """A transformer's file with, where they are not in it too, the text encoder, VAE and tokenizer that the
+    spec names."""
+    front = front_of(state)
+    assert front is not None
+    rest = FRONTS[1] if front else ""  # then other parts may lie beside it
+    own = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
+    transformer = build_transformer(path, own, {})
+    text_path, text = _part(
+        path, state, spec.clip, _TEXT_FRONTS[:2] if rest else (), "text encoder", "--clip",
+        "qwen_3_4b.safetensors for Klein 4B; ComfyUI keeps it in models/text_encoders",
+    )  # fmt: skip
+    vae_path, vae = _part(
+        path, state, spec.vae, ("vae.",) if rest else (), "VAE", "--vae",
+        "flux2-vae.safetensors; ComfyUI keeps it in models/vae",
+    )  # fmt: skip
+    stored = len(numbers_in({key.removeprefix("model."): None for key in text}, "layers."))  # type: ignore[arg-type]
+    words = next((place for place in _tokenizer_places(path, spec) if _has_words(place)), None)
+    if words is None:
+        raise LikenessError(
+            f"{path.name} has no tokenizer in it, as all single files; name the folder of Qwen's (vocab.json "
+            "and merges.txt) with the base's 'tokenizer' (--tokenizer), or set COMFYUI_PATH: ComfyUI has one"
+        )
+    return assembled(
+        path, transformer, build_vae(vae_path, vae, {}), build_text(text_path, text), read_tokenizer(words),
+        taps_for(stored), distilled="klein" in path.name.lower() and "base" not in path.name.lower(),
+    )  # fmt: skip
+
+
+def _part(
+    path: Path, state: Mapping[str, Tensor], named: str | None, fronts: tuple[str, ...], what: str,
+    option: str, where: str,
+) -> tuple[Path, dict[str, Tensor]]:  # fmt: skip
+    """A part's tensors and the file they are from: the one named, or the transformer's own."""
+    if named is not None:
+        place = Path(os.path.expanduser(named))
+        if place.is_dir():
+            inner = place / what.replace(" ", "_").lower()
+            return place, _folder_tensors(inner if inner.is_dir() else place)
+        if not place.is_file():
+            raise LikenessError(f"there is no {what} at {place}; give {where}")
+        return place, read_checkpoint_tensors(place).tensors
+    for front in fronts:
+        found = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
+        if found:
+            return path, found
+    raise LikenessError(f"{path} holds no {what}; name one with {option}: {where}")
+
+
+def _tokenizer_places(path: Path, spec: BaseSpec) -> list[Path]:
+    if spec.tokenizer:
+        named = Path(os.path.expanduser(spec.tokenizer))
+        if not _has_words(named):
+            raise LikenessError(f"{named} holds no tokenizer; give the folder with its vocab.json")
+        return [named]
+    places = [path.parent / "tokenizer"]
+    if os.environ.get("COMFYUI_PATH"):
+        host = Path(os.path.expanduser(os.environ["COMFYUI_PATH"]))
+        places.append(host / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    return places
+
+
+def _has_words(place: Path) -> bool:
+    return (place / "vocab.json").exists() or (place / "tokenizer.json").exists()
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Qwen's tokenizer."""
+    from transformers import Qwen2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
+
+    try:
+        return from_folder(Qwen2TokenizerFast, folder)
+    except LikenessError:
+        raise
+    except Exception as error:  # tokenizers raises its own
+        raise LikenessError(
+            f"the tokenizer in {folder} cannot be read ({first_line(error)}); get it again"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def as_stored(where: object, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's weights in the precision that most of them have, fp8 in bf16 with its scales multiplied in.
+
+    Raises LikenessError for numbers that are packed.
+    """
+    scales = {
+        key.removesuffix(ending): value
+        for ending in _SCALES
+        for key, value in state.items()
+        if key.endswith(ending)
+    }
+    plain = {key: value for key, value in state.items() if not key.endswith((*_SCALES, *_NO_WEIGHTS))}
+    for key, value in plain.items():
+        if not value.is_floating_point() or ".weight_scale_2" in key:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise LikenessError(f"{where} is quantised and cannot be learned on ({key} is {kind}); {_GET}")
+    kinds: Counter[torch.dtype] = Counter()
+    for value in plain.values():
+        kinds[_computed(value.dtype)] += value.numel()
+    most = kinds.most_common(1)[0][0]
+    found = {}
+    for key, value in plain.items():
+        scale = scales.get(key.removesuffix(".weight"))
+        found[key] = value.to(most) if scale is None else (value.float() * scale.float()).to(most)
+    return found
+
+
+def _computed(stored: torch.dtype) -> torch.dtype:
+    """What numbers stored so are computed with."""
+    if stored == torch.float64:
+        return torch.float32
+    return stored if stored in (torch.float32, torch.float16) else torch.bfloat16
+
+
+def _whole(where: object, what: str, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        raise LikenessError(f"{where} is no whole {what} ({first_line(error)}); get it again") from error
+
+
+def _dev(where: object) -> LikenessError:
+    names = " or ".join(row.name for row in FAMILIES.values() if row.denoiser == "flux2")
+    return LikenessError(
+        f"{where} is FLUX.2 dev or another FLUX.2 than Klein, which cannot be learned on yet; choose {names}"
+    )

@@ -1,0 +1,141 @@
+"""Qwen3 as FLUX.2 Klein reads it: a chat with one message, and the states of three layers side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import TOKEN
+from ...devices import to_device
+from ...errors import LikenessError
+from ..conditioning import Conditioning
+from ..precision import device_of, without_autocast
+from .placeholders import vectors_in_place
+from .protocol import Rows, Tokens
+
+BEFORE = "<|im_start|>user\n"  # the prompt
+BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+PADDING = "<|endoftext|>"
+MARKS = frozenset({"<think>"})  # what looks like a placeholder among the marks of the chat
+LENGTH = 512  # tokens that are read, with the marks of the chat
+TAPS = (9, 18, 27)  # layers before which the states are read, of Qwen3's 36
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def taps_for(layers: int) -> tuple[int, ...]:
+    """Where a text encoder of so many layers, four at least, is read: as far along as Klein's is."""
+    return TAPS if layers >= TAPS[-1] else tuple(layers * quarter // 4 for quarter in (1, 2, 3))
+
+
+class QwenText:
+    """A causal language model; prompts are filled up to one length, padding is heard by the picture too."""
+
+    offers = frozenset[str]()
+    lora_targets: tuple[str, ...] = _ATTENTION
+
+    def __init__(
+        self, name: str, model: nn.Module, tokenizer: Any, taps: Sequence[int], length: int = LENGTH
+    ) -> None:
+        self.encoders: Any = nn.ModuleDict({name: model})
+        self.tokenizers: dict[str, Any] = {name: tokenizer}
+        self.taps, self.length = tuple(taps), length
+        self._padding: int = tokenizer.convert_tokens_to_ids(PADDING)
+
+    def longest(self, encoder: str) -> int:
+        return self.length
+
+    def tokenize(
+        self, prompts: Sequence[str], rows: Rows | None, encoder: str, *, weights: bool = False
+    ) -> Tokens:
+        """Brackets are letters here, as in ComfyUI, which takes only the strokes before them away."""
+        ids = torch.full((len(prompts), self.length), self._padding, dtype=torch.long)
+        places: list[tuple[int, int, str, int]] = []
+        for number, prompt in enumerate(prompts):
+            line = self._line(prompt, rows or {}, encoder, weights)
+            if len(line) > self.length:
+                raise LikenessError(
+                    f"the prompt '{prompt[:60]}…' is {len(line)} tokens long with the marks around it, and "
+                    f"this base reads {self.length}; shorten it"
+                )
+            for position, piece in enumerate(line):
+                if isinstance(piece, tuple):
+                    places.append((number, position, *piece))
+                else:
+                    ids[number, position] = piece
+        return Tokens(ids, tuple(places))
+
+    def _line(self, prompt: str, rows: Rows, encoder: str, drawn: bool) -> list[int | tuple[str, int]]:
+        """A prompt's ids and, in the place of placeholders, which of their vectors.
+
+        Spaces and line breaks are those that ComfyUI leaves: before an embedding there is at least one; what
+        follows it, the chat's own marks among them, is read with one space between words.
+        """
+        read: Callable[[str], list[int]] = lambda text: self.tokenizers[encoder](text)["input_ids"]  # noqa: E731
+        if drawn:
+            prompt = prompt.replace("\\(", "(").replace("\\)", ")")
+        line: list[int | tuple[str, int]] = []
+        last, found = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
+        for number, match in enumerate([*found, None]):
+            end = len(prompt) if match is None else match.start()
+            text = (BEFORE if number == 0 else "") + prompt[last:end] + (BEHIND if match is None else "")
+            if number:
+                text = " ".join(text.split())
+            elif match is not None and not text[-1].isspace():
+                text += " "
+            line += read(text) if text else []
+            if match is not None:
+                name = match.group()
+                line += [(name, vector) for vector in range(len(rows[name][encoder]))]
+                last = match.end()
+        return line
+
+    def encode(
+        self, prompts: Sequence[str], rows: Rows | None, device: torch.device, *, weights: bool = False
+    ) -> Conditioning:
+        """Equal prompts are encoded once; states (B, 512, three times the width)."""
+        unique = list(dict.fromkeys(prompts))
+        ((name, model),) = self.encoders.items()
+        tokens = self.tokenize(unique, rows, name, weights=weights)
+        # behind a prompt's last mark is padding; before it, padding's id holds a place for a vector
+        ends = torch.stack([1 + (ids != self._padding).nonzero()[-1] for ids in tokens.ids])  # (B, 1)
+        there = (torch.arange(self.length) < ends).long()
+        where = device_of(model)
+        ids, mask = to_device(tokens.ids, where), to_device(there, where)
+        with ExitStack() as stack:
+            stack.enter_context(without_autocast(where))
+            stack.enter_context(vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name))
+            tapped = stack.enter_context(_tapped(model.layers, self.taps))
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        states = torch.cat([tapped[tap] for tap in self.taps], -1)
+        conditioning = Conditioning(states=states.to(device))
+        if len(unique) == len(prompts):
+            return conditioning
+        return conditioning.rows(
+            to_device(torch.tensor([unique.index(prompt) for prompt in prompts]), device)
+        )
+
+    def word_rows(self, text: str) -> dict[str, Tensor]:
+        ((name, model),) = self.encoders.items()
+        ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
+        return {name: model.get_input_embeddings().weight[ids].detach().float().clone()}
+
+
+@contextmanager
+def _tapped(layers: Any, taps: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What goes into the layers of these numbers, for one pass; the last may be behind all."""
+    found: dict[int, Tensor] = {}
+
+    def keep(tap: int) -> Callable[..., None]:
+        def hook(_layer: Any, _inputs: Any, output: Any) -> None:
+            found[tap] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [layers[tap - 1].register_forward_hook(keep(tap)) for tap in taps]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,69 @@
+"""A FLUX.2 Klein of a few thousand random weights, as a diffusers folder and as people's single files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIDE = 32  # pixels that it was trained with: eight latents
+WIDTH = 32  # of the text encoder
+LAYERS = 5  # of the text encoder, the last two of which nobody reads
+_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Qwen's kind of tokenizer over bytes, with the marks of a chat."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {letter: number for number, letter in enumerate(letters)}
+    made = Tokenizer(models.BPE(vocab=words, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in _MARKS])
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    told = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": _MARKS[0], "eos_token": _MARKS[2]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def tiny_parts(words: int = 256 + len(_MARKS)) -> dict[str, Any]:
+    """The three networks, always of the same weights; `words` in the text encoder's vocabulary."""
+    from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        transformer = Flux2Transformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=3 * WIDTH, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        )  # fmt: skip
+        for path, weight in transformer.named_parameters():
+            if path.endswith(("attn.to_out.0.weight", "attn.to_out.weight")):
+                weight.data *= 8  # random attention is weak: four steps on words should show
+        vae = AutoencoderKLFlux2(
+            block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4, sample_size=SIDE,
+        )  # fmt: skip
+        vae.bn.running_mean.normal_(0, 0.1)
+        vae.bn.running_var.uniform_(0.5, 1.5)
+        config = Qwen3Config(
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=LAYERS,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=16, rope_theta=1e6,
+            tie_word_embeddings=True,
+        )  # fmt: skip
+        text = Qwen3ForCausalLM(config)
+    return {"transformer": transformer, "vae": vae, "text_encoder": text}
+
+
+def write_folder(folder: Path) -> Path:
+    """A diffusers folder, as `Flux2KleinPipeline.save_pretrained` lays it out."""
+    for name, part in tiny_parts().items():
+        part.save_pretrained(folder / name)
+    write_tokenizer(folder / "tokenizer")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline"}))
+    return folder
