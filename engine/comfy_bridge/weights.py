@@ -9,19 +9,20 @@ import comfy.model_sampling
 import comfy.supported_models
 import torch
 
-from ..bases.families import FAMILIES, MINIATURE
+from ..bases.families import FAMILIES, MINIATURE, Family, family_of_flux2
 from ..bases.loaders.checkpoint_file import UNET
-from ..bases.loaders.graph_weights import BaseWeights, TextTower
+from ..bases.loaders.graph_weights import BaseWeights, Flux2Weights, TextTower
 from ..bases.loaders.vae import is_tiny
 from ..errors import LikenessError
 from ..miniature import model as miniature
 from .miniature import MiniatureModel
 
-WEIGHT_KINDS = {  # ComfyUI's kinds of model that can be learned on
+WEIGHT_KINDS: dict[type, str] = {  # ComfyUI's kinds of model that can be learned on
     MiniatureModel: MINIATURE,
     **{getattr(comfy.supported_models, row.comfy_class): row.key
-       for row in FAMILIES.values() if row.comfy_class},
+       for row in reversed(FAMILIES.values()) if hasattr(comfy.supported_models, row.comfy_class or "")},
 }  # fmt: skip
+STATES = 3  # of its text encoder that FLUX.2 reads side by side
 _OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
     "SDXLRefiner": ("the SDXL refiner", "it only finishes what the SDXL base began; connect the SDXL base"),
     "SD21UnclipL": ("SD 2.x unCLIP", "it expects a picture beside the prompt; connect a plain SD 2.x"),
@@ -35,14 +36,14 @@ _OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learne
         "it expects a picture beside the noise; connect SD 1.5 itself",
     ),
 }
-_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint or the Miniature"
+_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein or the Miniature"
 
 
 def family_of_model(model: Any) -> str:
     """The MODEL's family, a key of `FAMILIES`; other kinds of model are refused by name."""
     kind = type(model.model.model_config)
     if kind in WEIGHT_KINDS:
-        return WEIGHT_KINDS[kind]
+        return _row_of(model, WEIGHT_KINDS[kind])
     if kind.__name__ in _OTHERS:
         what, why = _OTHERS[kind.__name__]
         raise LikenessError(f"this MODEL is {what}, which cannot be learned on: {why}")
@@ -59,11 +60,30 @@ def kind_of(model: Any) -> str:
     """The family whose LoRAs, words and adapters a MODEL takes, a key of `FAMILIES`, or ComfyUI's name for
     its kind where that is none; kinds that ComfyUI derives from one of ours take what theirs takes."""
     kind = type(model.model.model_config)
-    return next((WEIGHT_KINDS[near] for near in kind.__mro__ if near in WEIGHT_KINDS), kind.__name__)
+    near = next((near for near in kind.__mro__ if near in WEIGHT_KINDS), None)
+    return kind.__name__ if near is None else _row_of(model, WEIGHT_KINDS[near])
+
+
+def _row_of(model: Any, key: str) -> str:
+    """Which of the families that ComfyUI has one class for a MODEL is of."""
+    if FAMILIES[key].denoiser != "flux2":
+        return key
+    return family_of_flux2(model.model.model_config.unet_config["context_in_dim"] // STATES).key
+
+
+def check_host(row: Family) -> None:
+    """Raises unless this ComfyUI knows models of the family."""
+    if row.comfy_class is not None and not hasattr(comfy.supported_models, row.comfy_class):
+        from comfyui_version import __version__ as version
+
+        raise LikenessError(
+            f"{row.name} needs ComfyUI {row.comfy_version} or newer, and this is {version}: update ComfyUI"
+        )
 
 
 def check_kind(model: Any, family: str, what: str) -> None:
     """Raises unless MODEL is of the family that `what` was learned on."""
+    check_host(FAMILIES[family])
     found = kind_of(model)
     if found != family:
         raise LikenessError(
@@ -83,17 +103,21 @@ def check_unet(model: Any, what: str) -> None:
 
 def text_towers_of(clip: Any) -> dict[str, Any]:
     """A CLIP's text encoders by the names that our files have for them."""
-    towers = clip.cond_stage_model
-    return {name: getattr(towers, name) for name in ("clip_l", "clip_g", "clip_h") if hasattr(towers, name)}
+    towers, known = clip.cond_stage_model, dict.fromkeys(n for row in FAMILIES.values() for n in row.encoders)
+    return {name: getattr(towers, name) for name in known if hasattr(towers, name)}
 
 
-def take_weights(model: Any, clip: Any, vae: Any, prediction: str | None = None) -> BaseWeights:
+def take_weights(
+    model: Any, clip: Any, vae: Any, prediction: str | None = None
+) -> BaseWeights | Flux2Weights:
     """Copies of all weights as they are used, LoRAs and other patches included, for training on them.
 
     `prediction`: what the MODEL predicts where the user knows better; "epsilon" or "v_prediction".
     """
     family = family_of_model(model)
     _check_loaded(model, clip, vae, family)
+    if FAMILIES[family].denoiser == "flux2":
+        return _flux2_weights(model, clip, vae, family)
     untouched = family == MINIATURE and not model.patches and not clip.patcher.patches
     return BaseWeights(
         family=family,
@@ -108,8 +132,31 @@ def take_weights(model: Any, clip: Any, vae: Any, prediction: str | None = None)
     )
 
 
-def _weights_in_use(patcher: Any, prefix: str, renamed: str = "") -> dict[str, torch.Tensor]:
-    """fp32 CPU copies of a patcher's weights, whatever of them is loaded or patched at the moment."""
+def _flux2_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2Weights:
+    (name,) = FAMILIES[family].encoders
+    if clip.layer_idx is not None:
+        raise LikenessError("CLIP Set Last Layer cannot be trained with; connect Load CLIP's own output")
+    if getattr(vae.first_stage_model, "bn", None) is None:
+        raise LikenessError("this VAE is not FLUX.2's; connect flux2-vae.safetensors with Load VAE")
+    statistics = {f"bn.{key}": value.detach().cpu().float().clone()
+                  for key, value in vae.first_stage_model.bn.state_dict().items()
+                  if value.is_floating_point()}  # fmt: skip
+    return Flux2Weights(
+        transformer=_weights_in_use(model, "diffusion_model.", half=True),
+        vae={**_weights_in_use(vae.patcher, ""), **statistics},
+        text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True),
+        taps=tuple(getattr(clip.cond_stage_model, name).layer),
+        tokenizer=getattr(clip.tokenizer, name).tokenizer,
+    )
+
+
+def _weights_in_use(
+    patcher: Any, prefix: str, renamed: str = "", half: bool = False
+) -> dict[str, torch.Tensor]:
+    """CPU copies of a patcher's weights, whatever of them is loaded or patched at the moment, in fp32.
+
+    `half`: those that are stored in less than fp32, in bf16.
+    """
     found = {}
     for name in patcher.model_state_dict(prefix):
         if not name.endswith((".weight", ".bias")):
@@ -118,6 +165,8 @@ def _weights_in_use(patcher: Any, prefix: str, renamed: str = "") -> dict[str, t
         if name in patcher.patches:
             with torch.no_grad():
                 weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name).float()
+        if half and comfy.model_patcher.get_key_weight(patcher.model, name)[0].dtype != torch.float32:
+            weight = weight.bfloat16()
         found[renamed + name.removeprefix(prefix)] = weight
     return found
 
@@ -162,7 +211,7 @@ def _alphas_cumprod(model: Any) -> torch.Tensor:
 def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
     """Raises LikenessError, with the way out, where what is connected does not belong together."""
     channels = model.model.model_config.unet_config["in_channels"]
-    if channels != 4:
+    if FAMILIES[family].denoiser == "unet" and channels != 4:
         raise LikenessError(
             f"this MODEL is for inpainting or editing (its U-Net reads {channels} channels instead of 4); "
             "connect the plain model"
@@ -172,6 +221,8 @@ def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
         raise LikenessError(
             f"there is no {missing}: this checkpoint holds none; load one with Load {missing} and connect it"
         )
+    if model.model.model_config.unet_config.get("guidance_embed"):
+        raise LikenessError("this MODEL is FLUX.2 dev, which cannot be learned on yet; connect FLUX.2 Klein")
     wanted = FAMILIES[family].encoders
     missing = [name for name in wanted if getattr(clip.cond_stage_model, name, None) is None]
     if missing:

@@ -20,8 +20,10 @@ import safetensors.torch
 import torch
 
 from ..artifact import Artifact, export_stock
+from ..artifact.concept_file import lora_layer
 from ..bases.families import FAMILIES
 from ..bases.text.prompt_weights import weighted
+from ..bases.text.qwen import MARKS
 from ..bases.text.token_tables import diff_patch
 from ..config import TOKEN, finite
 from ..errors import LikenessError
@@ -81,8 +83,9 @@ def _check_layers(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> No
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     if clip is not None:
         known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
-    names = {name.partition(".")[0] for name in lora}
-    strange = sorted(name for name in names - known.keys() if clip is not None or "_te" not in name[:9])
+    names = {lora_layer(name)[0] for name in lora}
+    of_text = ("lora_te", "text_encoders.")
+    strange = sorted(n for n in names - known.keys() if clip is not None or not n.startswith(of_text))
     if strange:
         more = f" and {len(strange) - 1} more" if strange[1:] else ""
         raise LikenessError(
@@ -176,8 +179,9 @@ def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
     stock = type(tokenizer).tokenize_with_weights
 
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> Any:
-        check_placeholders_differ(text, known)
-        return stock(reader, spell_placeholders(text, known), *arguments, **options)
+        check_placeholders_differ(text, known, MARKS)
+        spelt = re.sub(r"(?<=\s) (?=embedding:)", "", spell_placeholders(text, known))
+        return stock(reader, spelt, *arguments, **options)
 
     reader.tokenize_with_weights = tokenize_with_weights
     return reader
@@ -191,12 +195,12 @@ def defined_in(clip: Any) -> dict[str, str]:
     return found
 
 
-def check_placeholders_differ(text: str, known: Collection[str]) -> None:
+def check_placeholders_differ(text: str, known: Collection[str], marks: Collection[str] = ()) -> None:
     """Raises for a placeholder that nobody defined, which would be read as so many letters, and for a weight
     that is no number."""
     weighted(text)
     for name in TOKEN.findall(text):
-        if name not in known:
+        if name not in known and name not in marks:
             there = f"there are {', '.join(known)}" if known else "connect the CLIP of Apply Likeness"
             raise LikenessError(f"the prompt '{text}' mentions {name}, which no likeness defines; {there}")
 

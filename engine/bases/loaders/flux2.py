@@ -146,7 +146,8 @@ def build_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, A
         own = {_vae_name(key): value for key, value in state.items() if not key.endswith("batches_tracked")}
         statistics = {key: value for key, value in own.items() if key.startswith("bn.")}
         if "encoder.down.0.block.0.conv1.weight" in own:
-            shape = {"down_block_types": [None] * len(numbers_in(own, "encoder.down."))}
+            levels = [None] * len(numbers_in(own, "encoder.down."))
+            shape = {"down_block_types": levels, "up_block_types": levels}
             own = {**convert_ldm_vae_checkpoint(own, shape), **statistics}
         network = empty(kind, {**_vae_config(own), **config})
         missing, strange = network.load_state_dict(in_full(own), assign=True, strict=False)

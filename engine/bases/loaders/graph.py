@@ -4,18 +4,21 @@ import torch
 from torch import Tensor
 
 from ...errors import LikenessError
-from ..base import BaseModel, unet_base
+from ..base import BaseModel, flux2_base, unet_base
 from ..families import KNOWN
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
+from . import flux2
 from .folder import import_networks
-from .graph_weights import BaseWeights
+from .graph_weights import BaseWeights, Flux2Weights
 from .single_file import build_text_encoder, build_unet, padded, trained_side
 from .vae import build_vae
 
 
-def base_from_graph(weights: BaseWeights) -> BaseModel:
+def base_from_graph(weights: BaseWeights | Flux2Weights) -> BaseModel:
     """diffusers' classes around the given tensors, which they take over."""
     import_networks()
+    if isinstance(weights, Flux2Weights):
+        return _flux2_from_graph(weights)
     side = trained_side(weights.family, weights.prediction_type)
     try:
         unet = build_unet(weights.unet, side, weights.heads)
@@ -40,6 +43,18 @@ def base_from_graph(weights: BaseWeights) -> BaseModel:
         prediction_type=weights.prediction_type,
         fingerprint=weights.fingerprint,
     )
+
+
+def _flux2_from_graph(weights: Flux2Weights) -> BaseModel:
+    parts = flux2.assembled(
+        "the MODEL",
+        flux2.build_transformer("the MODEL", weights.transformer, {}),
+        flux2.build_vae("the VAE", weights.vae, {}),
+        flux2.build_text("the CLIP", weights.text_encoder, weights.taps),
+        weights.tokenizer,
+        weights.taps,
+    )
+    return flux2_base(parts)
 
 
 def _exact_schedule(alphas_cumprod: Tensor) -> Tensor:

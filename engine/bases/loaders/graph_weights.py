@@ -29,3 +29,14 @@ class BaseWeights:
     latent_scale: float
     text_towers: Mapping[str, TextTower]  # by ComfyUI's name: clip_l, clip_g, clip_h
     fingerprint: str | None = None  # None: from the weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flux2Weights:
+    """A FLUX.2's single files in memory, copies that nobody else holds, and what no shape tells."""
+
+    transformer: Mapping[str, Tensor]  # double_blocks.…, by Black Forest Labs' names
+    vae: Mapping[str, Tensor]  # encoder.…, decoder.…, bn.…
+    text_encoder: Mapping[str, Tensor]  # model.layers.…
+    taps: tuple[int, ...]  # before which of its layers ComfyUI reads it
+    tokenizer: Any  # transformers' Qwen2Tokenizer

@@ -1,0 +1,73 @@
+"""FLUX.2 in ComfyUI's own classes and loaders, and in the engine, on the same tiny random files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likeness_portraits.tests.comfy.hosts import numbers_of
+
+pytestmark = pytest.mark.comfy
+
+
+@pytest.fixture(scope="module")
+def measured(
+    checkout: Path, python: Path, package_parent: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("flux2")
+    return numbers_of("flux2_numbers.py", python, checkout, package_parent, folder)
+
+
+@pytest.fixture
+def known(measured: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, on hosts that know FLUX.2."""
+    if "refused" in measured:
+        pytest.skip("this ComfyUI has no FLUX.2")
+    return measured
+
+
+def test_an_older_comfyui_is_refused_with_the_version_that_is_needed(measured: dict[str, Any]):
+    if "refused" not in measured:
+        pytest.skip("this ComfyUI knows FLUX.2")
+    assert measured["refused"].startswith("FLUX.2 Klein 4B needs ComfyUI 0.26 or newer, and this is 0.3.")
+
+
+def test_levels_and_samplers_of_flow_are_comfyuis(known: dict[str, Any]):
+    process = known["process"]
+    assert {"simple", "karras", "own", "euler", "dpmpp_2m", "begin", "denoised", "progress"} == set(process)
+    assert max(process.values()) <= 1e-6
+
+
+@pytest.mark.parametrize("way", ["files", "graph"])
+def test_text_velocity_latents_and_pictures_are_comfyuis(known: dict[str, Any], way: str):
+    found = known[way]
+    for what in ("text", "velocity", "latents", "pictures"):
+        assert found[what] <= 1e-4, what
+    assert found["text size"] > 1 and found["velocity size"] > 1 and found["pictures spread"] > 0.05
+
+
+def test_files_and_graph_give_one_and_the_same_base(known: dict[str, Any]):
+    assert known["same fingerprint"]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_generate_draws_what_ksampler_draws(known: dict[str, Any], sampler: str):
+    assert known["drawn"][sampler] >= 40
+    assert known["drawn"][f"{sampler} spread"] > 5
+
+
+@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora"])
+def test_what_was_learned_means_the_same_in_comfyui_and_in_its_own_loaders(
+    known: dict[str, Any], method: str
+):
+    used = known["used"][method]
+    assert used["words"] <= 1e-4 and used["exported words"] <= 1e-4 and used["velocity"] <= 1e-4
+    assert used["not loaded"] == []
+
+
+def test_a_lora_is_loaded_by_comfyui_itself_with_each_of_its_layers(known: dict[str, Any]):
+    """Eight layers in the double block and two in each of two single ones, and the text encoder's."""
+    used = known["used"]["dreambooth-lora"]
+    assert used["layers"] == 8 + 2 * 2 + 4 * 3
+    assert used["exported velocity"] <= 1e-4 < used["seen"]
+    assert used["hears"]
