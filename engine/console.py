@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 BETWEEN_LOOKS = 0.5  # seconds between looks at the losses: each makes a GPU wait
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
 EXIF, USER_COMMENT = 0x8769, 0x9286
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
@@ -50,11 +50,11 @@ def note(text: str) -> None:
 
 
 def save_picture(path: Path, pixels: np.ndarray, about: Mapping[str, str] | None = None) -> Path:
-    """Writes pixels (H, W, 3) uint8 as one of `PICTURES`, whole or not at all, with `about` in its text
-    fields, or in its EXIF comment where it has none."""
+    """Writes pixels (H, W, 3) uint8 as one of `PICTURE_FORMATS`, whole or not at all, with `about` in its
+    text fields, or in its EXIF comment where it has none."""
     from PIL import Image
 
-    kind = PICTURES.get(path.suffix.lower(), "PNG")
+    kind = PICTURE_FORMATS.get(path.suffix.lower(), "PNG")
     options = _png_text(about or {}) if kind == "PNG" else _comment(about or {})
     with write_atomically(path) as temporary:
         Image.fromarray(pixels).save(temporary, format=kind, **options)

@@ -14,7 +14,17 @@ from .config import ConceptSpec, Job
 from .console import meter
 from .data.concepts import Concept, write_concept
 from .errors import LikenessError
-from .evaluation.people import TOKEN, Scores, Shot, all_shots, concept_of, draw, judge, render_person, summary
+from .evaluation.people import (
+    DEMO_TOKEN,
+    Scores,
+    Shot,
+    all_shots,
+    concept_of,
+    draw,
+    judge,
+    render_person,
+    summary,
+)
 from .evaluation.sheet import SheetRow, draw_sheet
 from .files import make_folder, write_atomically
 from .miniature import world
@@ -55,7 +65,7 @@ def run_demo(
     judges = load_judges()
 
     seeds = range(1, rounds + 1)
-    before_shots, after_shots = all_shots(f"a {concept.class_word}", seeds), all_shots(TOKEN, seeds)
+    before_shots, after_shots = all_shots(f"a {concept.class_word}", seeds), all_shots(DEMO_TOKEN, seeds)
     before = _drawn(base, before_shots, None, references, judges, "before")
     learning = time.monotonic()
     with observer.watching():
@@ -96,7 +106,7 @@ def _check_alone(job: Job, base: BaseModel, concept: Concept) -> None:
 
 
 def _job(method: str, folder: Path, out: Path, seed: int) -> Job:
-    concepts = (ConceptSpec(folder=str(folder), token=TOKEN),)
+    concepts = (ConceptSpec(folder=str(folder), token=DEMO_TOKEN),)
     return Job(method=method, concepts=concepts, output=str(out / "person.safetensors"), seed=seed)
 
 
@@ -118,10 +128,11 @@ def _write_sheet(
     truth: Drawn,
 ) -> None:
     word = report["class_word"]
+    learned = f"same prompts and seeds, with {DEMO_TOKEN}"
     rows = [
         SheetRow(label="learned from", detail="four pictures, nothing else", pictures=list(references)),
         SheetRow(label="before", detail=f"the base model's “a {word}”", rule_above=True, **_shown(before)),
-        SheetRow(label="after", detail=f"same prompts and seeds, with {TOKEN}", accent=True, **_shown(after)),
+        SheetRow(label="after", detail=learned, accent=True, **_shown(after)),
         SheetRow(label="the real person", detail="as the renderer draws them there", **_shown(truth)),
     ]
     title = f"Likeness: a {word} learned from four pictures in {report['seconds_learning']:.0f} seconds"

@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from .config import METHODS, SCHEDULES, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
+from .config import LR_SCHEDULES, METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
 from .data.concepts import Concept, assets_in, load_concept
 from .errors import LikenessError
 from .files import check_room, read_text, reading
 
 # what settings mean that many methods have, where a method's own comment does not say
 COMMON_HELP = {
-    "schedule": f"how the learning rate goes: {', '.join(SCHEDULES)}",
+    "schedule": f"how the learning rate goes: {', '.join(LR_SCHEDULES)}",
     "warmup_steps": "steps over which the learning rate rises from 0 to its full height",
     "max_grad_norm": "gradients longer than this are shortened to it; null: as they come",
     "weight_decay": "how far each step pulls weights towards 0, as a share of the learning rate",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from comfy_api.latest import io
 
 from ..engine.config import ROLES, ConceptSpec
-from .types import AUTOMATIC, Concept, schema, single, told, who_looks
+from ..engine.config.choices import AUTOMATIC
+from .types import Concept, schema, single, told, who_looks
 
 CLASS_WORD_TIP = (
     "What the pictures show, in one or two plain words the model knows: man, woman, dog, vase. Change it "

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
-from .types import AUTOMATIC, Concept, Likeness, face_packs, schema, single, told
+from ..engine.config.choices import AUTOMATIC
+from .types import Concept, Likeness, face_packs, schema, single, told
 
 
 def _judge() -> io.Input:

@@ -8,15 +8,15 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, from_yaml, read
+from ..engine.config.choices import AUTOMATIC
 from ..engine.errors import LikenessError
 from .types import Concept, Likeness
 
-AUTOMATIC = "automatic"
 SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
 AS_MODEL = "as the MODEL says"
 PREDICTED = {"noise": "epsilon", "velocity": "v_prediction"}
-SWITCH = {"yes": True, "no": False}
+YES_NO = {"yes": True, "no": False}
 
 OUTPUTS = [
     Likeness.Output(
@@ -102,7 +102,7 @@ def _course() -> list[io.Input]:
     """How the run goes, and what is seen of it."""
     return [
         io.Combo.Input(
-            "masked", options=[AS_PRESET, *SWITCH], display_name="train inside masks", default=AS_PRESET,
+            "masked", options=[AS_PRESET, *YES_NO], display_name="train inside masks", default=AS_PRESET,
             tooltip="Learn from the masked part of the pictures alone. Say yes when backgrounds creep "
             "into new pictures; the concept needs masks for it.",
         ),
@@ -203,7 +203,7 @@ def vectors() -> io.Input:
 def prior(learned: str) -> io.Input:
     """The widget of learning beside pictures of the class; without them `learned` takes less time."""
     return io.Combo.Input(
-        "prior", options=list(SWITCH), display_name="prior preservation",
+        "prior", options=list(YES_NO), display_name="prior preservation",
         default="yes",
         tooltip="Learn beside pictures of the class, so that not everybody ends up with this face. Say no to "
         f"save time when {learned} is for this one subject only.",
@@ -234,7 +234,7 @@ def unless_preset(value: Any, method: str, widget: str, model: Any, preset: str)
 def touched(**widgets: Any) -> dict[str, Any]:
     """The widgets that say something else than the preset, as settings."""
     told = {name: value for name, value in widgets.items() if value not in (0, AS_PRESET)}
-    return {name: SWITCH.get(value, value) for name, value in told.items()}
+    return {name: YES_NO.get(value, value) for name, value in told.items()}
 
 
 def learn(

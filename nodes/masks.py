@@ -2,14 +2,15 @@
 
 from comfy_api.latest import io, ui
 
-from .types import AUTOMATIC, MEDIAPIPE, NO_MODEL, face_packs, schema, told
+from ..engine.config.choices import AUTOMATIC, MEDIAPIPE
+from .types import NO_MODEL, face_packs, schema, told
 
 OVERLAY_TIP = "The pictures with all that is not marked darkened, to look the masks over."
 MASKS_TIP = "White where it was found, one mask per picture. Brush over it in the mask editor if need be."
 LARGEST = -1
-PHOTOGRAPHS, MINIATURE = "photographs", "the Miniature's pictures"
+PHOTOGRAPHS, _MINIATURE = "photographs", "the Miniature's pictures"
 BY_MEDIAPIPE = "photographs, by MediaPipe"
-PARSERS = {MINIATURE: "miniature", PHOTOGRAPHS: "face-parts", BY_MEDIAPIPE: MEDIAPIPE}  # of the engine
+PARSERS = {_MINIATURE: "miniature", PHOTOGRAPHS: "face-parts", BY_MEDIAPIPE: MEDIAPIPE}  # of the engine
 # fmt: off
 EDGES = [
     io.Boolean.Input(
@@ -146,7 +147,7 @@ class LikenessParseFace(io.ComfyNode):
         request = Request(words=words_of(parts), but_not=words_of(but_not), refine=_refinement(**edges))
         if pictures_are == AUTOMATIC:
             own = certainty(pictures_of(images)) >= FOREIGN
-            pictures_are = MINIATURE if own else PHOTOGRAPHS
+            pictures_are = _MINIATURE if own else PHOTOGRAPHS
         masks, overlay = masks_of(images, PARSERS[pictures_are], request)
         return io.NodeOutput(masks, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .types import schema
 
-STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES; that file is heavy
+_STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES; that file is heavy
 
 
 class LikenessMiniature(io.ComfyNode):
@@ -66,7 +66,7 @@ class LikenessMiniatureStyle(io.ComfyNode):
             "out. To try Train Person + Style without pictures of your own.",
             inputs=[
                 io.Combo.Input(
-                    "style", options=list(STYLES), display_name="style", default="watercolor",
+                    "style", options=list(_STYLES), display_name="style", default="watercolor",
                     tooltip="Which of the world's styles the pictures show. Change it to see another one "
                     "learned.",
                 ),

@@ -2,18 +2,19 @@
 
 from comfy_api.latest import io, ui
 
-from .types import AUTOMATIC, MEDIAPIPE, NO_MODEL, Concept, face_packs, schema, told
+from ..engine.config.choices import AUTOMATIC, MEDIAPIPE, NOBODY
+from .types import NO_MODEL, Concept, face_packs, schema, told
 
 ALL_FACES = -1
-MINIATURE, NOBODY, SAME = "the Miniature", "nobody", "whoever finds them"
-WORDS = {NO_MODEL: "mask", MINIATURE: "miniature", NOBODY: "nobody", SAME: None}  # of the engine
-AS_MADE, HALF, QUARTER = "as the model makes it", "half of that", "a quarter of that"
-SHRINK = {AS_MADE: 1, HALF: 2, QUARTER: 4}
+_MINIATURE, SAME = "the Miniature", "whoever finds them"
+_WORDS = {NO_MODEL: "mask", _MINIATURE: "miniature", NOBODY: "nobody", SAME: None}  # of the engine
+AS_MADE, _HALF, QUARTER = "as the model makes it", "half of that", "a quarter of that"
+SHRINK = {AS_MADE: 1, _HALF: 2, QUARTER: 4}
 # fmt: off
-PICTURES = io.Image.Input("images", display_name="images", tooltip="Pictures whose faces to finish.")
+_PICTURES = io.Image.Input("images", display_name="images", tooltip="Pictures whose faces to finish.")
 FACES = [
     io.Combo.Input(
-        "found_by", options=[AUTOMATIC, MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL],
+        "found_by", options=[AUTOMATIC, _MINIATURE, *face_packs(), MEDIAPIPE, NO_MODEL],
         display_name="face model", default=AUTOMATIC,
         tooltip="What looks for faces. automatic takes what is in models/insightface, and the Miniature for "
         "its own pictures, the only thing it knows. auraface and, in newer ComfyUI, mediapipe are free for "
@@ -55,7 +56,8 @@ GATE = [
         "when people look less like themselves.",
     ),
     io.Combo.Input(
-        "judged_by", options=[SAME, MINIATURE, *face_packs(), NOBODY], display_name="judged by", default=SAME,
+        "judged_by", options=[SAME, _MINIATURE, *face_packs(), NOBODY], display_name="judged by",
+        default=SAME,
         tooltip="Who compares faces with the references. Change it when faces are found by my mask or by "
         "mediapipe, which recognises nobody.",
     ),
@@ -121,7 +123,7 @@ class LikenessRestoreFace(io.ComfyNode):
             description="Restores blurred faces with GFPGAN, RestoreFormer or CodeFormer, and takes back "
             "whatever would make the person less like themselves. Shows before and after in the node.",
             inputs=[
-                PICTURES,
+                _PICTURES,
                 io.Combo.Input(
                     "restorer", options=restorer_files(), display_name="restorer",
                     tooltip="A file in models/facerestore_models. Choose one that is not there to read where "
@@ -205,7 +207,7 @@ class LikenessDetailFace(io.ComfyNode):
             description="Cuts out faces, enlarged, lets the model draw them again in part, with the likeness "
             "applied, and puts them back without a seam. Mends small faces without any other model.",
             inputs=[
-                PICTURES,
+                _PICTURES,
                 io.Model.Input("model", tooltip="The model with the likeness applied."),
                 io.Conditioning.Input(
                     "positive", tooltip="A prompt about the face, with the placeholder of the person.",
@@ -282,9 +284,9 @@ def _finish(
     from ..engine.comfy_bridge.restore import Faces, restored_faces
     from ..engine.inference.restore import Restoration
 
-    found_by = face_model_for(pictures_of(images), WORDS.get(found_by, found_by))
+    found_by = face_model_for(pictures_of(images), _WORDS.get(found_by, found_by))
     faces = Faces(
-        found_by=found_by, judged_by=WORDS.get(judged_by, judged_by), masks=masks,
+        found_by=found_by, judged_by=_WORDS.get(judged_by, judged_by), masks=masks,
         references=references, concept=concept, part=part,
     )  # fmt: skip
     wanted = Restoration(number=None if number == ALL_FACES else number, **options)

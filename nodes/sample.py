@@ -5,14 +5,13 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
+from ..engine.config.choices import FOCUS_MODES, FOCUS_SCOPES
 from .types import schema
 
 log = logging.getLogger(__name__)
 
 REGIONS = ("mask or box", "find by face")
-MODES = ("hard", "soft")
-SCOPES = ("apart", "word")
-SCHEDULES = ("constant",)  # one is left; its widget keeps the places of those behind it in saved workflows
+_SCHEDULES = ("constant",)  # one is left; its widget keeps the places of those behind it in saved workflows
 # what older workflows may hold, and what is done instead
 GONE = {
     "find by attention": "find by face", "renormalised": "soft", "onward": "word",
@@ -57,11 +56,11 @@ def _manner_inputs() -> list[io.Input]:
     """How strictly the word is kept there."""
     return [
         io.Combo.Input(
-            "mode", options=list(MODES), default=MODES[0], optional=True,
+            "mode", options=list(FOCUS_MODES), default=FOCUS_MODES[0], optional=True,
             tooltip="hard: nothing outside. soft: fading at the edge, and where the mask is grey.",
         ),
         io.Combo.Input(
-            "scope", options=list(SCOPES), default=SCOPES[0], optional=True,
+            "scope", options=list(FOCUS_SCOPES), default=FOCUS_SCOPES[0], optional=True,
             tooltip="apart: the region reads the prompt without the other placeholders, which keeps two "
             "people two. word: only the word itself, in the whole prompt.",
         ),
@@ -70,7 +69,7 @@ def _manner_inputs() -> list[io.Input]:
             tooltip="How strongly attention is held back. Lower it when the region's edge shows.",
         ),
         io.Combo.Input(
-            "schedule", options=list(SCHEDULES), default=SCHEDULES[0], optional=True,
+            "schedule", options=list(_SCHEDULES), default=_SCHEDULES[0], optional=True,
             tooltip="The strength is the same from start to end. Lower end to let the last details blend.",
         ),
         io.Float.Input(
@@ -154,20 +153,20 @@ class LikenessRefocus(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, where: str = REGIONS[0], mode: str = MODES[0], scope: str = SCOPES[0],
-        schedule: str = SCHEDULES[0],
+        cls, where: str = REGIONS[0], mode: str = FOCUS_MODES[0], scope: str = FOCUS_SCOPES[0],
+        schedule: str = _SCHEDULES[0],
     ) -> bool | str:  # fmt: skip
         """Lets pass what older workflows hold; the editor's own check of these inputs is off for it."""
-        told = ((where, REGIONS), (mode, MODES), (scope, SCOPES), (schedule, SCHEDULES))
+        told = ((where, REGIONS), (mode, FOCUS_MODES), (scope, FOCUS_SCOPES), (schedule, _SCHEDULES))
         wrong = [value for value, known in told if value not in known and GONE.get(value) not in known]
         return f"there is no '{wrong[0]}'; choose it anew from the list" if wrong else True
 
     @classmethod
     def execute(
         cls, model, clip, text: str, token: str, where: str = REGIONS[0], mask=None, left: float = 0.0,
-        top: float = 0.0, width: float = 1.0, height: float = 1.0, mode: str = MODES[0],
-        scope: str = SCOPES[0], strength: float = 1.0, schedule: str = SCHEDULES[0], start: float = 0.0,
-        end: float = 1.0, find_at: float = 0.3, conditioning=None, own=None,
+        top: float = 0.0, width: float = 1.0, height: float = 1.0, mode: str = FOCUS_MODES[0],
+        scope: str = FOCUS_SCOPES[0], strength: float = 1.0, schedule: str = _SCHEDULES[0],
+        start: float = 0.0, end: float = 1.0, find_at: float = 0.3, conditioning=None, own=None,
         inside: str = "", vae=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.refocus import refocused_prompt

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..engine.config import ConceptSpec, divided
 from .learning import (
     AS_PRESET,
-    SWITCH,
+    YES_NO,
     learn,
     learning_rate,
     prior,
@@ -60,7 +60,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
             learning_rate("the LoRA", " or pictures turn garish"),
             rank(),
             io.Combo.Input(
-                "text_encoder", options=[AS_PRESET, *SWITCH], display_name="text encoder too",
+                "text_encoder", options=[AS_PRESET, *YES_NO], display_name="text encoder too",
                 default=AS_PRESET,
                 tooltip="Give the text encoder a LoRA as well: closer likeness, looser prompts.",
             ),
@@ -234,7 +234,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
                 "there and the person is not, lower it when faces look pasted in.",
             ),
             io.Combo.Input(
-                "composed", options=[AS_PRESET, *SWITCH], display_name="learn them together",
+                "composed", options=[AS_PRESET, *YES_NO], display_name="learn them together",
                 default=AS_PRESET,
                 tooltip="Practise prompts with both words on the style's pictures. Say no to see what it is "
                 "good for.",

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..engine.config import ConceptSpec
+from ..engine.config.choices import AUTOMATIC, NOBODY
 from ..engine.errors import LikenessError
 from .menu import ADVANCED, CATEGORY, MENU
 
@@ -16,8 +17,6 @@ Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
 Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.IdentityTokens
 
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
-AUTOMATIC, NOBODY = "automatic", "nobody"
-MEDIAPIPE = "mediapipe"  # newer ComfyUI's own face model, which recognises nobody
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
 
 

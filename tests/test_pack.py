@@ -402,3 +402,27 @@ def test_comfy_registry_metadata_is_there():
     assert comfy["DisplayName"] == "Likeness" and comfy["PublisherId"]
     assert comfy["requires-comfyui"] == ">=0.3.64"
     assert "comfyui" not in project()["project"]["name"].lower()
+
+
+# What several modules may call the same: entry points, a contract, a socket named for what it carries.
+SHARED_NAMES = {"log", "main", "load", "generate", "Concept"}
+
+
+def test_a_public_name_is_defined_once():
+    """Functions, classes and constants of engine and nodes: who greps a name finds one thing."""
+    where: dict[str, set[str]] = {}
+    for path in sources():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                goals = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [name.id for goal in goals for name in ast.walk(goal) if isinstance(name, ast.Name)]
+            else:
+                continue
+            for name in names:
+                if not name.startswith("_"):
+                    where.setdefault(name, set()).add(module_name(path))
+    twice = {name: sorted(modules) for name, modules in where.items() if len(modules) > 1}
+    assert {name: modules for name, modules in twice.items() if name not in SHARED_NAMES} == {}
+    assert SHARED_NAMES - twice.keys() == set()  # no entry outlives its reason

@@ -35,7 +35,7 @@ _MINIATURE = (
     *(f"up_blocks.{level}.attentions.{number}" for level in (1, 2) for number in (0, 1)),
     "mid_block.attentions.0",
 )
-LAYOUTS = {len(blocks): blocks for blocks in (_SD, _MINIATURE)}  # attention blocks, by how many there are
+BLOCKS_BY_COUNT = {len(blocks): blocks for blocks in (_SD, _MINIATURE)}  # those with attention
 
 
 def unet_paths(blocks: Sequence[str]) -> list[str]:
@@ -57,7 +57,7 @@ def read_numbered_lora(
     is not named), and the placeholders' vectors (D,)."""
     strengths = STRENGTHS if strengths is None else strengths
     counts = {part: _count(tensors, part) for part in STRENGTHS}
-    blocks = blocks or LAYOUTS.get(counts["unet"] // len(_IN_BLOCK), ())
+    blocks = blocks or BLOCKS_BY_COUNT.get(counts["unet"] // len(_IN_BLOCK), ())
     names = {
         "unet": [unet_name(name) for name in unet_paths(blocks)],
         "text_encoder": [text_name(name) for name in text_paths(counts["text_encoder"] // len(_IN_LAYER))],
@@ -95,7 +95,7 @@ def write(
     """Tensors and metadata of a file that draws the same in code that applies `STRENGTHS`."""
     names = {key.removesuffix(DOWN) for key in lora if key.endswith(DOWN)}
     count = sum(name.startswith("lora_unet_") for name in names)
-    blocks = blocks or LAYOUTS.get(count // len(_IN_BLOCK), ())
+    blocks = blocks or BLOCKS_BY_COUNT.get(count // len(_IN_BLOCK), ())
     layers = sum(name.startswith("lora_te_") for name in names) // len(_IN_LAYER)
     wanted = {
         "unet": [unet_name(path) for path in unet_paths(blocks)],

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.metrics import similarity_to_references
-from ..evaluation.people import TOKEN, all_shots
+from ..evaluation.people import DEMO_TOKEN, all_shots
 from ..evaluation.sheet import SheetRow, draw_sheet
 from ..files import make_folder, write_atomically
 from ..miniature import world
@@ -15,7 +15,7 @@ from .claims.bench import Bench
 
 GALLERY_PEOPLE = world.TUNING_SEEDS[:4]
 COLUMNS = 8
-TILE, QUALITY = 128, 68  # pixels a side as they were drawn; of the JPEG files
+TILE, _QUALITY = 128, 68  # pixels a side as they were drawn; of the JPEG files
 METHOD = "dreambooth-lora"
 STYLE_SUBJECTS = (
     "a man with red spiky hair and a full beard, wearing a yellow shirt, in a forest",
@@ -38,7 +38,7 @@ def write_sheets(
     for name, make in sheets.items():
         path = make_folder(folder) / f"{name}.jpg"
         with write_atomically(path) as temporary:
-            make(bench).save(temporary, format="JPEG", quality=QUALITY, optimize=True, progressive=True)
+            make(bench).save(temporary, format="JPEG", quality=_QUALITY, optimize=True, progressive=True)
         on_sheet(path)
         paths.append(path)
     return paths
@@ -84,7 +84,7 @@ def learned_sheet(bench: Bench, people: Sequence[int] = GALLERY_PEOPLE) -> Image
 
     These are the trainings and pictures of `learnability`, which costs nothing where that was measured.
     """
-    rows, shots = [], all_shots(TOKEN, [1])
+    rows, shots = [], all_shots(DEMO_TOKEN, [1])
     for number, person in enumerate(people):
         concept = bench.person(person)
         artifact = bench.learn(METHOD, {}, [concept], 0)

@@ -32,7 +32,7 @@ from ..training.observer import Silent
 from ..training.trainer import Trainer
 from .plain_loops import dreambooth_lora, textual_inversion
 
-WARM_UP = 3  # steps that are not counted: kernels are chosen, memory is allocated
+_WARM_UP = 3  # steps that are not counted: kernels are chosen, memory is allocated
 _PICTURES = 4  # of each concept
 _PLAIN = {"textual-inversion": textual_inversion, "dreambooth-lora": dreambooth_lora}
 _STEPS: Mapping[str, tuple[str, ...]] = {  # the settings that hold a method's steps, phase by phase
@@ -97,7 +97,7 @@ def speed_job(
         write_concept(folder / role, Concept(f"<v{number}>", "woman", role, pictures))
         concepts.append({"folder": str(folder / role), "token": f"<v{number}>"})
     preset = vars(METHODS[method].preset(base.traits.preset))
-    each = {name: WARM_UP + steps for name in _STEPS.get(method, ("steps",))}
+    each = {name: _WARM_UP + steps for name in _STEPS.get(method, ("steps",))}
     settings = {**preset, **QUICK.get(method, {}), **each}
     device = "auto" if torch.cuda.is_available() else "cpu"
     plain = {
@@ -189,9 +189,9 @@ def _measure_method(job: Job, base: BaseModel, arch: str, say: Callable[[str], N
         _, peak, _ = _timed_run(replace(job, settings=replace(job.settings, **once)), base, count=True)
     rows = []
     for phase, times in watch.times.items():
-        step, floor = (1000 * statistics.median(side) for side in zip(*times[WARM_UP:]))
+        step, floor = (1000 * statistics.median(side) for side in zip(*times[_WARM_UP:]))
         name = job.method if len(watch.times) == 1 else f"{job.method}, {phase}"
-        rows.append(_row(name, arch, job, device, step, floor, peak, len(times) - WARM_UP))
+        rows.append(_row(name, arch, job, device, step, floor, peak, len(times) - _WARM_UP))
         say(_line(rows[-1]))
     return rows
 
@@ -256,14 +256,14 @@ def _measure_plain(job: Job, base: BaseModel, arch: str, steps: int, device: tor
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16")
 
     def run() -> None:
-        for _ in range(WARM_UP + steps):
+        for _ in range(_WARM_UP + steps):
             began = clock()
             with autocast:
                 step()
             times.append(clock() - began)
 
     peak = _peak(device, own, run, count=False)
-    taken = 1000 * statistics.median(times[WARM_UP:])
+    taken = 1000 * statistics.median(times[_WARM_UP:])
     peak = peak or _peak(device, own, step, count=True)
     return _row(f"diffusers: {job.method}", arch, job, device, taken, None, peak, steps)
 

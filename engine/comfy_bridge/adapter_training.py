@@ -24,7 +24,7 @@ from ..files import write_atomically
 from .folders import folder, input_folder, state_of, temporary_folder
 from .weights import family_of_model
 
-FIRST_PERSON, TWINS = 10_000, 2  # of the Miniature's people who are drawn to learn from; their edited faces
+FIRST_PERSON, _TWINS = 10_000, 2  # of the Miniature's people who are drawn to learn from; their edited faces
 EACH = 128  # samples of a shard that is written here
 
 
@@ -66,7 +66,7 @@ def shards_in(named: str, people: int, pack: str, miniature: bool) -> Path:
             raise LikenessError(
                 "no folder is named; type the one that holds shards, or photographs of many people"
             )
-        drawn = rendered(range(FIRST_PERSON, FIRST_PERSON + people), each=1, twins=TWINS)
+        drawn = rendered(range(FIRST_PERSON, FIRST_PERSON + people), each=1, twins=_TWINS)
         return _written(f"the Miniature's people, {people}", drawn, people)
     place = input_folder(named)
     if not place.is_dir():

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from ..config.choices import MEDIAPIPE
 from ..data.faces import SURE, Face
 from ..data.masks import SEVERAL, union
 from ..data.segmenters.base import Found, Segmenter
@@ -25,8 +26,6 @@ from ..errors import LikenessError, nearest
 from .pictures import image_of
 
 log = logging.getLogger(__name__)
-
-MEDIAPIPE = "mediapipe"  # names ComfyUI's own face model where a pack of insightface would be named
 
 
 @dataclass(frozen=True, kw_only=True)

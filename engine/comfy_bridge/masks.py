@@ -10,6 +10,7 @@ import folder_paths
 import numpy as np
 import torch
 
+from ..config.choices import MEDIAPIPE
 from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provider_line, upright
 from ..data.masks import Mask
 from ..data.overlays import veiled, with_faces
@@ -17,7 +18,7 @@ from ..data.pictures import open_image
 from ..data.segment import Request, find_masks, load_segmenter
 from ..data.segmenters.base import Segmenter
 from ..errors import LikenessError
-from .core_nodes import CORE, MEDIAPIPE, load_core, load_core_faces
+from .core_nodes import CORE, load_core, load_core_faces
 from .folders import folder, state_of
 from .pictures import image_of, pictures_of
 

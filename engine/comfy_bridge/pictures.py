@@ -7,14 +7,15 @@ from hashlib import sha256
 import numpy as np
 import torch
 
+from ..bases.families import MINIATURE
 from ..config import ConceptSpec
+from ..config.choices import AUTOMATIC
 from ..data.concepts import Concept, Picture, digest, write_concept
 from ..data.packs import PACKS, packs_in
 from ..data.quality import advice_in_words
 from ..data.segmenters.miniature import FOREIGN, certainty
 from ..errors import LikenessError
-from ..inference.heads import AUTOMATIC, examined
-from ..inference.onlookers import MINIATURE
+from ..inference.heads import examined
 from .folders import packs_folder, temporary_folder
 
 

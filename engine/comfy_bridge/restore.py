@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..config import ConceptSpec
+from ..config.choices import MEDIAPIPE
 from ..data.concepts import load_concept
 from ..errors import LikenessError
 from ..inference.onlookers import MASK, FaceTools, load_face_tools
@@ -28,8 +29,8 @@ from ..inference.restore import (
     to_shades,
 )
 from ..inference.restorers import SOURCES, check_upscaler, found_file, load_restorer
-from ..inference.upscale import MARGIN, TILE, upscaled
-from .core_nodes import MEDIAPIPE, load_core_faces
+from ..inference.upscale import upscaled
+from .core_nodes import load_core_faces
 from .folders import RESTORERS, folder, listed, state_of
 from .pictures import image_of, pictures_of
 
@@ -242,9 +243,7 @@ def enlarge_images(images: torch.Tensor, model: Any, shrink: int, tile: int, mar
 def _enlarged(pixels: Pixels, model: Any) -> Pixels:
     network, device = _ready(model)
     heard = comfy.model_management.throw_exception_if_processing_interrupted
-    return upscaled(
-        pixels, network, tile=TILE, margin=MARGIN, device=device, on_tile=lambda done, total: heard()
-    )
+    return upscaled(pixels, network, device=device, on_tile=lambda done, total: heard())
 
 
 def _ready(model: Any) -> tuple[Any, Any]:

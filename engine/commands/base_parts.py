@@ -7,7 +7,7 @@ from typer import Option
 
 from ..config import BaseSpec
 
-VAE = Annotated[
+VAE_OPTION = Annotated[
     str | None, Option(help="For a checkpoint: another VAE; its file, a checkpoint or a diffusers folder.")
 ]
 CLIP = Annotated[
@@ -24,7 +24,7 @@ TOKENIZER = Annotated[str | None, Option(help="For a checkpoint: the folder of C
 class BaseParts:
     """What stands in for a checkpoint's own parts."""
 
-    vae: VAE = None
+    vae: VAE_OPTION = None
     clip: CLIP = None
     tokenizer: TOKENIZER = None
     prediction: PREDICTION = None

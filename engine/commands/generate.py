@@ -16,7 +16,7 @@ from .concepts import check_placeholders, with_strength
 from .options import grouped
 from .outputs import Outputs
 
-LAST_SEED = 2**64 - 1
+_LAST_SEED = 2**64 - 1
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -56,8 +56,8 @@ class Drawing:
 
     def __post_init__(self) -> None:
         finite({"--guidance": self.guidance})
-        if self.seed + self.count - 1 > LAST_SEED:
-            raise LikenessError(f"{self.count} seeds from {self.seed} on go beyond {LAST_SEED}; start lower")
+        if self.seed + self.count - 1 > _LAST_SEED:
+            raise LikenessError(f"{self.count} seeds from {self.seed} on go beyond {_LAST_SEED}; start lower")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..console import PICTURES
+from ..console import PICTURE_FORMATS
 from ..errors import LikenessError
 from ..files import check_name, check_room, unused
 
@@ -23,9 +23,9 @@ class Outputs:
     @classmethod
     def at(cls, place: Path, count: int, overwrite: bool) -> "Outputs":
         """For `count` pictures; raises where they do not fit there, or would replace something."""
-        single = place.suffix.lower() in PICTURES and not place.is_dir()
+        single = place.suffix.lower() in PICTURE_FORMATS and not place.is_dir()
         if not single and place.suffix.lower() in OTHERS and not place.is_dir():
-            raise LikenessError(f"{place} cannot be written; choose one of {', '.join(PICTURES)}")
+            raise LikenessError(f"{place} cannot be written; choose one of {', '.join(PICTURE_FORMATS)}")
         if single and count > 1:
             raise LikenessError(f"{place} is one file, but there are {count} pictures; give a folder")
         if single and place.exists() and not overwrite:
@@ -50,6 +50,6 @@ def next_number(folder: Path) -> int:
     numbers = [
         int(match[1])
         for entry in (folder.iterdir() if folder.is_dir() else ())
-        if entry.suffix.lower() in PICTURES and (match := re.match(r"(\d+)-", entry.name))
+        if entry.suffix.lower() in PICTURE_FORMATS and (match := re.match(r"(\d+)-", entry.name))
     ]
     return max(numbers, default=-1) + 1

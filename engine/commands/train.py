@@ -11,7 +11,7 @@ from typer import Argument, Option
 from ..config import METHODS
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import ELSEWHERE, INTERRUPTED, train_app
-from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE
+from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE_OPTION
 
 if TYPE_CHECKING:
     from ..identity.conditioning import IdentityConditioning
@@ -96,7 +96,7 @@ _COMMON: dict[str, Any] = {
     ],
     "output": Annotated[str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")],
     "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
-    "vae": VAE,
+    "vae": VAE_OPTION,
     "clip": CLIP,
     "tokenizer": TOKENIZER,
     "prediction": PREDICTION,

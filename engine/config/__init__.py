@@ -23,7 +23,7 @@ from .masterweaver import (
 from .methods import METHODS, settings_for
 from .paths import typed_path
 from .personamagic import MINIATURE_OPEN_PROMPTS, PersonaMagicSettings
-from .phase import SCHEDULES, Phase, divided
+from .phase import LR_SCHEDULES, Phase, divided
 from .places import check_place, is_address
 from .plain import check_plain, check_text, from_json, from_yaml
 from .reading import convert, known_keys, read
@@ -33,7 +33,7 @@ from .textual_inversion import TextualInversionSettings
 __all__ = [
     "BASE_KINDS", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME", "METHODS",
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "PRECISIONS",
-    "ROLES", "SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
+    "ROLES", "LR_SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "at_most",
     "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",

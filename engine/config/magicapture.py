@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..errors import LikenessError
 from .checks import RANKS, WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_braces, with_gap
-from .phase import SCHEDULES
+from .phase import LR_SCHEDULES
 
 _PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
 
@@ -108,7 +108,7 @@ class MagiCaptureSettings:
         at_most(self, WORDS, "vectors")
         above_zero(self, "max_grad_norm", "mask_exponent", "min_snr_gamma", "timestep_share",
                    "identity_timestep_share")  # fmt: skip
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
         one_of("landmarks", self.landmarks, ("auto", "detector", "mask"))
         for name in ("templates", "style_templates", "prior_templates"):
             with_gap(name, getattr(self, name), subject="<v0>", style="<v1>")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import LikenessError
 from .checks import RANKS, WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_gap
-from .phase import SCHEDULES
+from .phase import LR_SCHEDULES
 
 DEGRADATIONS = ("dynamic", "fixed", "linear", "rising", "mask out", "none")  # MagicTailor's, outside masks
 
@@ -60,7 +60,7 @@ class MagicTailorSettings:
         at_most(self, RANKS, "rank")
         at_most(self, WORDS, "vectors")
         above_zero(self, "max_grad_norm", "alpha", "intensity_exponent", "selection_temperature")
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
         one_of("degradation", self.degradation, DEGRADATIONS)
         with_gap("templates", self.templates)
         for name in ("momentum", "joint_share", "colour_jitter", "component_margin"):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..errors import LikenessError
 from .checks import above_zero, at_least, chosen_preset, one_of, with_gap
-from .phase import SCHEDULES
+from .phase import LR_SCHEDULES
 
 EDIT_TEMPLATES = (  # MasterWeaver's: 17 of Textual Inversion's, and the bare one
     "a {}", "a photo of a {}", "a rendering of a {}", "the photo of a {}", "a photo of a clean {}",
@@ -100,7 +100,7 @@ class MasterWeaverSettings:
         at_least(self, 1, "batch_size", "gradient_accumulation", "queries", "depth", "slots", "editing_every",
                  "background_every")  # fmt: skip
         above_zero(self, "max_grad_norm")
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
         one_of("mixing", self.mixing, ("roll", "flip"))
         one_of("editing_form", self.editing_form, ("sample", "batch", "reference"))
         one_of("teacher", self.teacher, ("null", "base"))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..errors import LikenessError
 from ..staged.stages import StagePlan, check_interval
 from .checks import WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_gap
-from .phase import SCHEDULES
+from .phase import LR_SCHEDULES
 
 MINIATURE_OPEN_PROMPTS = (  # in the words the Miniature knows; none is among its test prompts
     "a photo of {}, wearing a beanie", "a photo of {}, wearing a green hoodie",
@@ -90,7 +90,7 @@ class PersonaMagicSettings:
         at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "balance_weight", "bypass_dropout",
                  "background_weight")  # fmt: skip
         above_zero(self, "max_grad_norm", "min_snr_gamma", "balance_sharpness")
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
         if self.bypass_dropout > 1:
             raise LikenessError(f"'bypass_dropout' is {self.bypass_dropout}; it is a share, 0 to 1")
         check_interval(self.interval)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .checks import above_zero, at_least, one_of
 
-SCHEDULES = ("constant", "cosine", "linear")
+LR_SCHEDULES = ("constant", "cosine", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Phase:
         at_least(self, 1, "steps", "batch_size", "gradient_accumulation")
         at_least(self, 0, "warmup_steps", "weight_decay")
         above_zero(self, "max_grad_norm")
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
 
 
 def divided(steps: int, share: float, first: str, second: str) -> dict[str, int]:

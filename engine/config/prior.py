@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .checks import above_zero, at_least, one_of, with_gap
-from .phase import SCHEDULES
+from .phase import LR_SCHEDULES
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -41,7 +41,7 @@ class PriorSettings:
         at_least(self, 0, "token_learning_rate", "warmup_steps", "weight_decay", "prior_weight",
                  "prior_guidance", "background_weight")  # fmt: skip
         above_zero(self, "max_grad_norm", "min_snr_gamma")
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
         with_gap("templates", self.templates)
         with_gap("prior_templates", self.prior_templates)
 

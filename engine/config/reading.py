@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 from ..errors import LikenessError, nearest
 from .plain import check_text
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _SHOWN = 120  # characters of a wrong value
 
 
-def read(kind: type[T], source: Mapping[str, Any], where: str) -> T:
+def read(kind: type[_T], source: Mapping[str, Any], where: str) -> _T:
     """Builds the dataclass `kind` from plain values; errors name the key within `where`."""
     hints = typing.get_type_hints(kind)
     values = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .checks import WORDS, above_zero, at_least, at_most, chosen_preset, one_of, with_gap
-from .phase import SCHEDULES
+from .phase import LR_SCHEDULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class TextualInversionSettings:
         at_most(self, WORDS, "vectors")
         at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "background_weight")
         above_zero(self, "max_grad_norm", "min_snr_gamma")
-        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, LR_SCHEDULES)
         with_gap("templates", self.templates)
 
     @classmethod

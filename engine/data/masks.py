@@ -16,7 +16,7 @@ from ..errors import LikenessError
 Mask = NDArray[np.float32]  # (H, W) in [0, 1]
 HALF = 0.5  # what counts as inside where a yes or no is needed
 FAINT = 0.1  # a soft mask's pieces are told apart where it is weaker than this
-FARTHEST = 4096  # pixels that an edge can be meant to move or be blurred over
+WIDEST_EDGE = 4096  # pixels that an edge can be meant to move or be blurred over
 REACH = 4.0  # standard deviations after which a Gaussian is cut off
 
 
@@ -34,10 +34,10 @@ class Refinement:
     def __post_init__(self) -> None:
         if self.level is not None and not 0 < self.level < 1:
             raise LikenessError(f"level is {self.level}; give a number between 0 and 1, such as 0.5")
-        if not 0 <= self.feather <= FARTHEST:
-            raise LikenessError(f"feather is {self.feather}; give 0 or more pixels, {FARTHEST} at most")
-        if abs(self.grow) > FARTHEST:
-            raise LikenessError(f"grow is {self.grow}; give {FARTHEST} pixels at most")
+        if not 0 <= self.feather <= WIDEST_EDGE:
+            raise LikenessError(f"feather is {self.feather}; give 0 or more pixels, {WIDEST_EDGE} at most")
+        if abs(self.grow) > WIDEST_EDGE:
+            raise LikenessError(f"grow is {self.grow}; give {WIDEST_EDGE} pixels at most")
 
     def __call__(self, mask: Mask) -> Mask:
         mask = largest_piece(mask) if self.keep_largest else mask

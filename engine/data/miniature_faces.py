@@ -19,7 +19,7 @@ from .masks import box_overlap, connected_components
 _LEAST = 0.02  # of a square, below which skin is no face; portraits have 0.1 to 0.3
 _SURE = 0.65  # the parser's mean share on a face; 0.76 and more on renders, 0.58 and less on noise
 _DOUBLES = 0.3  # boxes that overlap more are the same face
-WIDTH, BOTTOM = (
+_WIDTH, BOTTOM = (
     53.3 / 128,
     97.5 / 128,
 )  # a face's width and lower edge in portraits, which judges know
@@ -74,7 +74,7 @@ class MiniatureFaces:
     @torch.no_grad()
     def embed(self, pixels: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """The unit vector (128,) of a face in a picture (H, W, 3), seen in the portrait around its box."""
-        side = float(face.box[2] - face.box[0]) / WIDTH
+        side = float(face.box[2] - face.box[0]) / _WIDTH
         left = float(face.box[0] + face.box[2] - side) / 2
         top = float(face.box[3]) - BOTTOM * side
         portrait = _portrait(pixels, left, top, max(side, 1.0))

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 VEIL = np.array([38, 16, 64], dtype=np.float32)  # what is outside a mask fades into this colour
 VEIL_STRENGTH = 0.7
-LINE = (255, 214, 64)
-CELL, GAP, CAPTION = 192, 8, 16  # pixels of the contact sheet
+_LINE = (255, 214, 64)
+CELL, _GAP, CAPTION = 192, 8, 16  # pixels of the contact sheet
 
 
 def veiled(pixels: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -26,11 +26,11 @@ def with_faces(
     pen, width = ImageDraw.Draw(image), max(image.width, image.height) // 256 + 1
     for number, box in enumerate(boxes):
         thick = width * (3 if number == chosen else 1)
-        pen.rectangle([float(value) for value in box], outline=LINE, width=thick)
-        pen.text((float(box[0]) + thick + 2, float(box[1]) + thick), str(number), fill=LINE)
+        pen.rectangle([float(value) for value in box], outline=_LINE, width=thick)
+        pen.text((float(box[0]) + thick + 2, float(box[1]) + thick), str(number), fill=_LINE)
     for landmarks in points:
         for x, y in landmarks:
-            pen.ellipse([x - 2 * width, y - 2 * width, x + 2 * width, y + 2 * width], fill=LINE)
+            pen.ellipse([x - 2 * width, y - 2 * width, x + 2 * width, y + 2 * width], fill=_LINE)
     return np.asarray(image)
 
 
@@ -45,11 +45,11 @@ def contact_sheet(cells: Sequence[tuple[str, Image.Image]], columns: int = 5) ->
     """Thumbnails with their names below, row by row."""
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
-    step_x, step_y = CELL + GAP, CELL + CAPTION + GAP
-    sheet = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), (24, 24, 28))
+    step_x, step_y = CELL + _GAP, CELL + CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), (24, 24, 28))
     pen = ImageDraw.Draw(sheet)
     for number, (name, image) in enumerate(cells):
-        x, y = GAP + number % columns * step_x, GAP + number // columns * step_y
+        x, y = _GAP + number % columns * step_x, _GAP + number // columns * step_y
         sheet.paste(image, (x + (CELL - image.width) // 2, y + (CELL - image.height) // 2))
         pen.text((x, y + CELL + 2), name[:30], fill=(230, 230, 230))
     return sheet

@@ -37,7 +37,7 @@ from .pictures import grey_in, picture_in
 log = logging.getLogger(__name__)
 
 INDEX = "shards.json"
-QUALITY = 95  # JPEG's, of pictures we write
+_QUALITY = 95  # JPEG's, of pictures we write
 TRIES = 20  # other samples tried in place of one that cannot be read
 MOST_SHARDS = 1_000_000  # that a pattern may stand for
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
@@ -45,7 +45,7 @@ _OPENING = threading.Lock()  # while webdataset's switch is turned, which is one
 _FACE = re.compile(r"f(\d+)\.jpg")
 LARGEST_INDEX = 64 * 2**20  # bytes
 PATIENCE = 8  # readings at a tar's end before it is given up
-FARTHEST = 1e6  # pixels from a picture's corner that a landmark may be
+FARTHEST_LANDMARK = 1e6  # pixels from a picture's corner that a landmark may be
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def landmarks_in(content: bytes) -> NDArray[np.float32]:
     points = np.load(io.BytesIO(content), allow_pickle=False)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or points.dtype.kind not in "fiu":
         raise LikenessError(f"landmarks of shape {points.shape} and type {points.dtype}")
-    if not np.abs(points.astype(np.float64)).max() <= FARTHEST:  # nor is NaN
+    if not np.abs(points.astype(np.float64)).max() <= FARTHEST_LANDMARK:  # nor is NaN
         raise LikenessError("landmarks that lie nowhere")
     return points
 
@@ -170,7 +170,7 @@ def decode_picture(content: bytes) -> NDArray[np.uint8]:
 def jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """A picture (H, W, 3) as JPEG without thinned colours."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY, subsampling=0)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_QUALITY, subsampling=0)
     return stream.getvalue()
 
 

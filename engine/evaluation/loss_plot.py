@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INKS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#ec4899")
-PAPER, GRID, TEXT = "#ffffff", "#e5e7eb", "#374151"
+_PAPER, _GRID, _TEXT = "#ffffff", "#e5e7eb", "#374151"
 _MARGIN = (62, 34, 16, 34)  # left, top, right, bottom, in pixels
 SMOOTHING = 0.05  # of the run's length: the window of the thick line's running mean
 
@@ -15,7 +15,7 @@ def plot_losses(
     losses: Mapping[str, Sequence[tuple[int, float]]], width: int = 768, height: int = 384
 ) -> np.ndarray:
     """Curves (H, W, 3) uint8 of loss terms given as (step, value): values thin, their running mean thick."""
-    image = Image.new("RGB", (width, height), PAPER)
+    image = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=13)
     values = [value for curve in losses.values() for _, value in curve if np.isfinite(value)]
@@ -42,9 +42,9 @@ def _draw_axes(
     for part in range(5):
         y = lower - (lower - upper) * part // 4
         x = left + (right - left) * part // 4
-        draw.line([(left, y), (right, y)], fill=GRID)
-        draw.text((left - 8, y), f"{top * part / 4:.3g}", fill=TEXT, font=font, anchor="rm")
-        draw.text((x, lower + 8), f"{last * part // 4}", fill=TEXT, font=font, anchor="ma")
+        draw.line([(left, y), (right, y)], fill=_GRID)
+        draw.text((left - 8, y), f"{top * part / 4:.3g}", fill=_TEXT, font=font, anchor="rm")
+        draw.text((x, lower + 8), f"{last * part // 4}", fill=_TEXT, font=font, anchor="ma")
 
 
 def _to_pixels(

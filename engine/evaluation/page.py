@@ -12,8 +12,8 @@ from PIL import Image
 from ..files import write_atomically
 
 MARKS: Mapping[object, str] = {True: "✓", False: "✗", None: "○"}  # yes, no, undecided
-KINDS: Mapping[object, str] = {True: "yes", False: "no", None: "quiet"}  # their classes in the page
-STYLE = """
+CELL_CLASSES: Mapping[object, str] = {True: "yes", False: "no", None: "quiet"}  # their classes in the page
+_STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#111827;max-width:980px;margin:32px auto;padding:0 16px}
 h1{font-size:26px}h2{font-size:20px;margin-top:44px;border-top:1px solid #e5e7eb;padding-top:20px}
 h3{font-size:16px;margin-bottom:6px}p.quiet,td.quiet,figcaption{color:#6b7280}svg,img{max-width:100%}
@@ -31,7 +31,7 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
     body = "\n".join(parts)
     with write_atomically(path) as temporary:
         temporary.write_text(
-            f"{head}<style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n",
+            f"{head}<style>{_STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n",
             "utf-8",
         )
     return path
@@ -56,7 +56,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _cell(cell: object) -> str:
     if cell is None or isinstance(cell, bool):
-        return f'<td class="{KINDS[cell]}">{MARKS[cell]}</td>'
+        return f'<td class="{CELL_CLASSES[cell]}">{MARKS[cell]}</td>'
     if isinstance(cell, float):
         return f'<td class="number">{cell:.3f}</td>'
     return f"<td>{html.escape(str(cell))}</td>"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Steps = Callable[[int, int], None]
 
-TOKEN = "<v0>"
-PICTURES = 4  # that somebody brings
+DEMO_TOKEN = "<v0>"
+EXAMPLES_EACH = 4  # that somebody brings
 HEAD = (*world.FACE_PARTS, "hair", "ear", "neck")
 
 
@@ -90,12 +90,12 @@ def draw(
 
 def concept_of(person: int) -> Concept:
     """Four pictures of a person of the Miniature's world, with masks of the head."""
-    portraits = world.example_pictures(person, PICTURES)
+    portraits = world.example_pictures(person, EXAMPLES_EACH)
     pictures = [
         Picture(f"{index}", portrait.pixels, portrait.mask(HEAD)) for index, portrait in enumerate(portraits)
     ]
     class_word = world.class_word(world.sample_identity(person))
-    return Concept(token=TOKEN, class_word=class_word, role="subject", pictures=tuple(pictures))
+    return Concept(token=DEMO_TOKEN, class_word=class_word, role="subject", pictures=tuple(pictures))
 
 
 def render_person(seed: int, rounds: int = 1) -> np.ndarray:

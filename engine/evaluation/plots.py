@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _INKS = ("#1d4ed8", "#d97706", "#059669", "#dc2626", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#4b5563")
-GRID, QUIET, GOOD, BAD, OPEN = "#e5e7eb", "#6b7280", "#059669", "#dc2626", "#9ca3af"
-WIDTH, LABELS, LINE = 860, 390, 26  # pixels: of a plot, of the words beside bars, of one bar's line
-NAMES, NAME = 280, 17  # pixels: of the names beside a frontier, of one of their lines
+_GRID, _QUIET, _GOOD, _BAD, OPEN = "#e5e7eb", "#6b7280", "#059669", "#dc2626", "#9ca3af"
+_WIDTH, LABELS, _LINE = 860, 390, 26  # pixels: of a plot, of the words beside bars, of one bar's line
+_NAMES, NAME = 280, 17  # pixels: of the names beside a frontier, of one of their lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Bar:
 def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 420) -> str:
     """Both scores of each arm in one picture: the upper right is where one wants to be."""
     height = max(height, NAME * len(points) + 66)
-    left, right, top, bottom = 60, WIDTH - NAMES, 20, height - 46
+    left, right, top, bottom = 60, _WIDTH - _NAMES, 20, height - 46
     x_low, x_high = _bounds([v for p in points for v in (p.x, *(p.x_range or ()))])
     y_low, y_high = _bounds([v for p in points for v in (p.y, *(p.y_range or ()))])
 
@@ -72,19 +72,19 @@ def spread_labels(wanted: Sequence[float], gap: float, most: float) -> list[floa
 
 def bars(entries: Sequence[Bar], name: str) -> str:
     """Differences with intervals, one line each, around a line at 0."""
-    height = LINE * len(entries) + 40
+    height = _LINE * len(entries) + 40
     low, high = _bounds([0.0, *(v for bar in entries for v in (bar.low, bar.high))])
 
     def across(value: float) -> float:
-        return LABELS + (WIDTH - 20 - LABELS) * (value - low) / (high - low)
+        return LABELS + (_WIDTH - 20 - LABELS) * (value - low) / (high - low)
 
-    parts = [_line(across(0), 4, across(0), height - 30, QUIET, 1)]
+    parts = [_line(across(0), 4, across(0), height - 30, _QUIET, 1)]
     for tick in _ticks(low, high):
-        parts.append(_text(across(tick), height - 12, f"{tick:.2g}", QUIET, "middle"))
-        parts.append(_line(across(tick), 4, across(tick), height - 30, GRID, 0.5))
+        parts.append(_text(across(tick), height - 12, f"{tick:.2g}", _QUIET, "middle"))
+        parts.append(_line(across(tick), 4, across(tick), height - 30, _GRID, 0.5))
     for number, bar in enumerate(entries):
-        y = LINE * number + 18
-        ink = OPEN if bar.good is None else GOOD if bar.good else BAD
+        y = _LINE * number + 18
+        ink = OPEN if bar.good is None else _GOOD if bar.good else _BAD
         parts.append(_text(LABELS - 10, y + 4, _short(bar.name), "#111827", "end"))
         parts.append(_line(across(bar.low), y, across(bar.high), y, ink, 2))
         parts += [_line(across(v), y - 5, across(v), y + 5, ink, 2) for v in (bar.low, bar.high)]
@@ -93,7 +93,7 @@ def bars(entries: Sequence[Bar], name: str) -> str:
 
 
 def _svg(height: float, parts: Sequence[str], title: str) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" '
     return f'{head}role="img"><title>{html.escape(title)}</title>{"".join(parts)}</svg>'
 
 
@@ -104,13 +104,13 @@ def _frame(
     parts = []
     for tick in _ticks(*across):
         x = left + (right - left) * (tick - across[0]) / (across[1] - across[0])
-        parts += [_line(x, top, x, bottom, GRID, 1), _text(x, bottom + 18, f"{tick:.2g}", QUIET, "middle")]
+        parts += [_line(x, top, x, bottom, _GRID, 1), _text(x, bottom + 18, f"{tick:.2g}", _QUIET, "middle")]
     for tick in _ticks(*up):
         y = bottom - (bottom - top) * (tick - up[0]) / (up[1] - up[0])
-        parts += [_line(left, y, right, y, GRID, 1), _text(left - 8, y + 4, f"{tick:.2g}", QUIET, "end")]
-    parts.append(_text((left + right) / 2, bottom + 38, x_name, QUIET, "middle"))
+        parts += [_line(left, y, right, y, _GRID, 1), _text(left - 8, y + 4, f"{tick:.2g}", _QUIET, "end")]
+    parts.append(_text((left + right) / 2, bottom + 38, x_name, _QUIET, "middle"))
     parts.append(
-        f'<text x="14" y="{(top + bottom) / 2:.0f}" fill="{QUIET}" font-size="13" text-anchor="middle" '
+        f'<text x="14" y="{(top + bottom) / 2:.0f}" fill="{_QUIET}" font-size="13" text-anchor="middle" '
         f'transform="rotate(-90 14 {(top + bottom) / 2:.0f})">{html.escape(y_name)}</text>'
     )
     return "".join(parts)

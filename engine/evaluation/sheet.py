@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-PAPER, INK, QUIET, ACCENT, LINE = "#ffffff", "#111827", "#6b7280", "#1d4ed8", "#e5e7eb"
+_PAPER, INK, _QUIET, ACCENT, _LINE = "#ffffff", "#111827", "#6b7280", "#1d4ed8", "#e5e7eb"
 MARGIN, GAP, LABEL_WIDTH, CORNER = 40, 12, 190, 10  # pixels
-TITLE, LABEL, SMALL = 30, 18, 14  # font sizes
+_TITLE, LABEL, SMALL = 30, 18, 14  # font sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +35,18 @@ def draw_sheet(
     wrapped = [_wrap(caption, _font(SMALL), tile) for caption in captions]
     below = max((len(lines) for lines in wrapped), default=0) * (SMALL + 5)
     heights = [_row_height(row, tile) for row in rows]
-    top = MARGIN + TITLE + LABEL + 34
-    sheet = Image.new("RGB", (width, top + sum(heights) + below + MARGIN), PAPER)
+    top = MARGIN + _TITLE + LABEL + 34
+    sheet = Image.new("RGB", (width, top + sum(heights) + below + MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), title, fill=INK, font=_font(TITLE))
-    draw.text((MARGIN, MARGIN + TITLE + 12), subtitle, fill=QUIET, font=_font(LABEL))
+    draw.text((MARGIN, MARGIN), title, fill=INK, font=_font(_TITLE))
+    draw.text((MARGIN, MARGIN + _TITLE + 12), subtitle, fill=_QUIET, font=_font(LABEL))
     for row, height in zip(rows, heights):
         _draw_row(sheet, draw, row, top, tile)
         top += height
     for column, lines in enumerate(wrapped):
         left = MARGIN + LABEL_WIDTH + column * (tile + GAP)
         for number, line in enumerate(lines):
-            draw.text((left, top + number * (SMALL + 5)), line, fill=QUIET, font=_font(SMALL))
+            draw.text((left, top + number * (SMALL + 5)), line, fill=_QUIET, font=_font(SMALL))
     return sheet
 
 
@@ -56,7 +56,7 @@ def _row_height(row: SheetRow, tile: int) -> int:
 
 def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top: int, tile: int) -> None:
     if row.rule_above:
-        draw.line([(MARGIN, top + GAP // 2), (sheet.width - MARGIN, top + GAP // 2)], fill=LINE, width=2)
+        draw.line([(MARGIN, top + GAP // 2), (sheet.width - MARGIN, top + GAP // 2)], fill=_LINE, width=2)
         top += 2 * GAP
     _draw_label(draw, row, top, tile)
     for column, pixels in enumerate(row.pictures):
@@ -64,7 +64,7 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top:
         picture = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.LANCZOS)
         sheet.paste(picture, (left, top), _rounded(tile))
         if column < len(row.notes):
-            ink = ACCENT if row.accent else QUIET
+            ink = ACCENT if row.accent else _QUIET
             draw.text(
                 (left + tile / 2, top + tile + 4), row.notes[column], fill=ink, font=_font(SMALL), anchor="ma"
             )
@@ -76,7 +76,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, row: SheetRow, top: int, tile: int) -
         (line, LABEL, ACCENT if row.accent else INK)
         for line in _wrap(row.label, _font(LABEL), LABEL_WIDTH - 24)
     ]
-    lines += [(line, SMALL, QUIET) for line in _wrap(row.detail, _font(SMALL), LABEL_WIDTH - 24)]
+    lines += [(line, SMALL, _QUIET) for line in _wrap(row.detail, _font(SMALL), LABEL_WIDTH - 24)]
     y = top + (tile - sum(size + 6 for _, size, _ in lines)) // 2
     for line, size, ink in lines:
         draw.text((MARGIN, y), line, fill=ink, font=_font(size))

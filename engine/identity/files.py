@@ -7,14 +7,14 @@ from torch import Tensor
 from .attention import IdAttention
 from .encoder import HEAD_WIDTH, IdEncoder
 
-ENCODER, ATTENTION = "id_encoder.", "id_attention."  # how our tensors' names begin
+_ENCODER, _ATTENTION = "id_encoder.", "id_attention."  # how our tensors' names begin
 
 
 def adapter_tensors(encoder: IdEncoder, attention: IdAttention) -> dict[str, Tensor]:
     """Both networks' weights by name, for a concept file of the kind `id_adapter`."""
     return {
-        **{f"{ENCODER}{key}": weight.detach() for key, weight in encoder.state_dict().items()},
-        **{f"{ATTENTION}{key}": weight.detach() for key, weight in attention.layer_weights().items()},
+        **{f"{_ENCODER}{key}": weight.detach() for key, weight in encoder.state_dict().items()},
+        **{f"{_ATTENTION}{key}": weight.detach() for key, weight in attention.layer_weights().items()},
     }
 
 
@@ -22,8 +22,8 @@ def adapter_networks(
     tensors: Mapping[str, Tensor], head_width: int = HEAD_WIDTH
 ) -> tuple[IdEncoder, IdAttention]:
     """The networks, frozen, in fp32; KeyError or RuntimeError where the tensors are not all there."""
-    encoder = IdEncoder.from_weights(_under(tensors, ENCODER), head_width)
-    attention = IdAttention.from_weights(_under(tensors, ATTENTION))
+    encoder = IdEncoder.from_weights(_under(tensors, _ENCODER), head_width)
+    attention = IdAttention.from_weights(_under(tensors, _ATTENTION))
     return encoder.requires_grad_(False).eval(), attention.requires_grad_(False).eval()
 
 

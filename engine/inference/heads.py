@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from ..bases.families import MINIATURE
+from ..config.choices import AUTOMATIC, NOBODY
 from ..data.concepts import Concept
 from ..data.faces import provider_line
 from ..data.heads import advice_on_heads, look
 from ..data.packs import PACKS, default_root, packs_in
 from ..data.quality import Quality, examine_pictures, own_world
 from ..errors import LikenessError
-from .onlookers import MINIATURE, NOBODY, load_face_detector
-
-AUTOMATIC = "automatic"
+from .onlookers import load_face_detector
 
 
 def examined(

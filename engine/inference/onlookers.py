@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bases.families import MINIATURE
 from ..config import one_of
+from ..config.choices import NOBODY
 from ..data.faces import Face, face_of_mask, load_faces
 from ..data.helpers import BISENET, FACE_PARSING, default_models
 from ..data.masks import Mask
@@ -19,7 +21,7 @@ from .restore import Parse, PersonReference, person_references
 
 Find = Callable[[NDArray[np.uint8]], list[Face]]
 
-MINIATURE, MASK, NOBODY = "miniature", "mask", "nobody"
+MASK = "mask"
 FINDERS = (MINIATURE, *PACKS, MASK)
 OUTLINED = {"face": ["face"], "head": ["face", "hair"]}
 OUTLINED_PARTS = tuple(OUTLINED)

@@ -18,13 +18,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..config import TOKEN, finite, one_of
+from ..config.choices import FOCUS_MODES, FOCUS_SCOPES
 from ..data.masks import connected_components as label_pieces
 from ..errors import LikenessError
 
 log = logging.getLogger(__name__)
 
-MODES = ("hard", "soft")
-SCOPES = ("word", "apart")
 FLOOR = 1e-4  # of a word's weight: a row whose words are all masked still has a softmax
 FEATHER = 1 / 16  # of the picture's shorter side: how far soft edges reach
 CLEAR = 0.5  # what the brightest part of an attention map is multiplied with, to tell region from rest
@@ -62,8 +61,8 @@ class Focus:
         if isinstance(self.region, tuple):
             check_box(self.region)
         finite({f"the strength of {self.token}": self.strength})
-        one_of("mode", self.mode, MODES)
-        one_of("scope", self.scope, SCOPES)
+        one_of("mode", self.mode, FOCUS_MODES)
+        one_of("scope", self.scope, FOCUS_SCOPES)
         if not self.token.strip():
             raise LikenessError(
                 "no word is named; write the placeholder, such as <v0>, or a word of the prompt"

@@ -50,7 +50,7 @@ _OTHERS = {
     "non_commercial": bool,
     "enlarge": str,
 }
-KINDS: Mapping[str, type] = {**_BLENDING, **_DRAWING, **_OTHERS}
+OPTION_TYPES: Mapping[str, type] = {**_BLENDING, **_DRAWING, **_OTHERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def parse_restore_options(text: str) -> RestoreOptions:
             or f"; write {REDRAW}, or a restorer's file ({', '.join(RESTORER_SUFFIXES)})"
         )
         raise LikenessError(f"unknown way to restore '{what}'{hint}")
-    settings = typed(filter(None, rest), KINDS, text)
+    settings = typed(filter(None, rest), OPTION_TYPES, text)
     wish = RestoreOptions(what=what, settings=settings)
     Restoration(**wish.among(_BLENDING))  # mistakes are told before anything is loaded
     return wish

@@ -13,7 +13,7 @@ from ..errors import LikenessError
 
 _Pixels = NDArray[np.float32]  # (H, W, 3) in [0, 1]
 OnTile = Callable[[int, int], None]  # tiles done, tiles in all
-TILE, MARGIN = 512, 32  # pixels a side of what is kept of a tile, and of what the network sees around it
+TILE_SIDE, TILE_MARGIN = 512, 32  # pixels of what is kept of a tile, and of what is seen around it
 SMALLEST = 64  # tiles are halved down to this where memory runs out
 
 
@@ -22,8 +22,8 @@ def upscaled(
     network: Any,
     *,
     shrink: int = 1,
-    tile: int = TILE,
-    margin: int = MARGIN,
+    tile: int = TILE_SIDE,
+    margin: int = TILE_MARGIN,
     device: str | torch.device = "cpu",
     on_tile: OnTile | None = None,
 ) -> _Pixels:

@@ -25,7 +25,7 @@ from . import model, world
 from .making import autoencoder, clip, dataset, id_adapter, judges, text, unet, vocabulary
 
 log = logging.getLogger(__name__)
-T = TypeVar("T", bound=nn.Module)
+_Network = TypeVar("_Network", bound=nn.Module)
 _PEOPLE = 4500
 _STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
@@ -119,7 +119,7 @@ class Workshop:
         encoder = self.painter.listener.encoder
         write_weights("image_encoder", self.trained("clip", clip.make_clip, encoder))
 
-    def trained(self, name: str, make: Callable[..., T], *network: nn.Module) -> T:
+    def trained(self, name: str, make: Callable[..., _Network], *network: nn.Module) -> _Network:
         return make(*network, self.training, self.held_out, self.work, self.steps(name), device=self.device)
 
     def judges(self) -> None:

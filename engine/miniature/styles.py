@@ -7,7 +7,7 @@ _STRANGERS = world.TUNING_SEEDS[-16:]  # people whom no network has seen, and on
 
 
 def style_pictures(style: str, count: int = 5, size: int = 128) -> list[world.Portrait]:
-    """`count` strangers, at most `LARGEST`, bareheaded, drawn in one of `STYLES`."""
+    """`count` strangers, at most 16, bareheaded, drawn in one of `STYLES`."""
     portraits = []
     for number, seed in enumerate(_STRANGERS[:count]):
         scenes = world.ATTRIBUTES["scene"]

@@ -409,7 +409,7 @@ def _fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.defaults.get("fused"))
 
 
-NAMES = {  # what people call what a plan holds
+_NAMES = {  # what people call what a plan holds
     "concepts": "training pictures", "weights": "base model", "hosts": "LoRA or adapter that is learned on",
     "people": "person shown by the adapter", "files": "file that a setting names",
 }  # fmt: skip
@@ -420,5 +420,5 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> 
     old, new = before.get(key), now[key]
     if isinstance(old, dict) and isinstance(new, dict):
         inner = [name for name in new if old.get(name) != new[name]]
-        return inner[0] if inner else NAMES.get(key, key)
-    return NAMES.get(key, key)
+        return inner[0] if inner else _NAMES.get(key, key)
+    return _NAMES.get(key, key)

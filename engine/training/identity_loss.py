@@ -34,7 +34,7 @@ MINIATURE_FACE = 0.02  # share of a picture's pixels that the Miniature's parser
 MASK_IN_CROP: Points = np.array([[14.0, 10.0], [98.0, 110.0]])
 _DINO_SIDE = 224  # pixels a side that DINOv2 is shown; it takes any multiple of its patches
 WIDER = 1.2  # how much wider than its mask the crop of a thing is
-NOBODY = "; or set identity to none to learn without the identity loss"
+_WITHOUT_LOSS = "; or set identity to none to learn without the identity loss"
 
 
 class _Cutting(nn.Module):
@@ -175,7 +175,7 @@ def _detector(pack: str, root: Path) -> Any:
     try:
         return load_faces(pack, root)
     except LikenessError as error:
-        raise LikenessError(f"{error}{NOBODY}, or landmarks to mask") from error
+        raise LikenessError(f"{error}{_WITHOUT_LOSS}, or landmarks to mask") from error
 
 
 def _recogniser(identity: str, path: Path, root: Path) -> Path:
@@ -185,7 +185,7 @@ def _recogniser(identity: str, path: Path, root: Path) -> Path:
     try:
         return find_pack(name, root) / PACKS[name].recogniser
     except LikenessError as error:
-        raise LikenessError(f"{error}{NOBODY}") from error
+        raise LikenessError(f"{error}{_WITHOUT_LOSS}") from error
 
 
 def miniature_feature_judge() -> FeatureJudge:
@@ -250,7 +250,7 @@ class IdentityLoss(nn.Module):
         if not seen:
             raise LikenessError(
                 f"no face in {', '.join(names[number] for number in subjects)}; crop closer, turn them "
-                "upright or drop them; identity: features learns what is no person" + NOBODY
+                "upright or drop them; identity: features learns what is no person" + _WITHOUT_LOSS
             )
         with torch.no_grad():
             embedded = F.normalize(self._embed(pixels[seen], seen, self.places), dim=-1)

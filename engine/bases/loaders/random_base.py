@@ -16,7 +16,7 @@ _VAE = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4,
 }  # fmt: skip
-TEXT = {  # width, inner width, layers, heads
+_TEXT = {  # width, inner width, layers, heads
     "clip_l": (768, 3072, 12, 12),
     "clip_h": (1024, 4096, 23, 16),
     "clip_g": (1280, 5120, 32, 20),
@@ -49,6 +49,6 @@ def random_base(name: str, device: torch.device) -> BaseModel:
 
 
 def _text_encoder(name: str) -> Any:
-    width, inner, layers, heads = TEXT[name]
+    width, inner, layers, heads = _TEXT[name]
     sizes = {"words": _WORDS, "width": width, "inner": inner, "layers": layers, "heads": heads}
     return new_text_encoder(name, miniature.tokenizer(), **sizes)

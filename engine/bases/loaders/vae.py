@@ -15,8 +15,8 @@ from .folder import read_vae_folder
 from .networks import empty, in_full, numbers_in
 
 # a half of TAESD in a file of its own is known by what its first layers read, and the pair by these
-ENCODER, DECODER = "taesd_encoder.", "taesd_decoder."
-_HALVES = {ENCODER: ("0.weight", "1.conv.0.weight"), DECODER: ("1.weight", "3.conv.0.weight")}
+_ENCODER, DECODER = "taesd_encoder.", "taesd_decoder."
+_HALVES = {_ENCODER: ("0.weight", "1.conv.0.weight"), DECODER: ("1.weight", "3.conv.0.weight")}
 
 
 def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | None) -> Any:
@@ -28,7 +28,7 @@ def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | 
         if not path.is_file():
             raise LikenessError(f"there is no VAE at {path}; give a VAE file, a checkpoint or a folder")
         state = _whole_pair(path, read_checkpoint_tensors(path).tensors)
-    fronts = (VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv.", ENCODER, DECODER)
+    fronts = (VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv.", _ENCODER, DECODER)
     own = {key.removeprefix(VAE): value for key, value in state.items() if key.startswith(fronts)}
     if "decoder.up_blocks.0.resnets.0.conv1.weight" in own:
         raise LikenessError(f"{path} is a VAE in diffusers' layout; give the folder with its config.json")
@@ -84,7 +84,7 @@ def _tiny_state(own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """TAESD under diffusers' names, whose decoder lacks the clamp at its front; None where it is none."""
     if {"encoder.layers.0.weight", "decoder.layers.0.weight"} <= own.keys():
         return dict(own)
-    if {f"{ENCODER}0.weight", f"{DECODER}1.weight"} - own.keys():
+    if {f"{_ENCODER}0.weight", f"{DECODER}1.weight"} - own.keys():
         return None
     found = {}
     for key, value in own.items():
@@ -109,12 +109,12 @@ def _whole_pair(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]
     half = next((half for half, signs in _HALVES.items() if all(sign in state for sign in signs)), None)
     if half is None:
         return state
-    mine, other = ("encoder", "decoder") if half == ENCODER else ("decoder", "encoder")
+    mine, other = ("encoder", "decoder") if half == _ENCODER else ("decoder", "encoder")
     beside = path.with_name(path.name.replace(mine, other))
     if beside == path or not beside.is_file():
         raise LikenessError(
             f"{path} is the {mine} of a tiny autoencoder (TAESD) alone; put its {other} beside it as "
             f"{path.name.replace(mine, other) if mine in path.name else other + path.suffix}"
         )
-    pair = {half: state, DECODER if half == ENCODER else ENCODER: read_checkpoint_tensors(beside).tensors}
+    pair = {half: state, DECODER if half == _ENCODER else _ENCODER: read_checkpoint_tensors(beside).tensors}
     return {f"{front}{key}": value for front, tensors in pair.items() for key, value in tensors.items()}

@@ -30,14 +30,16 @@ def ddim_schedule(sigmas: Tensor, steps: int) -> Tensor:
 
 
 OWN = "own"  # the base's own levels for a picture's size, where its process has them
-SCHEDULES = {"simple": simple_schedule, "karras": karras_schedule, "ddim": ddim_schedule}
+SIGMA_SCHEDULES = {"simple": simple_schedule, "karras": karras_schedule, "ddim": ddim_schedule}
 
 
 def scheduled(table: Tensor, steps: int, schedule: str) -> Tensor:
     """The levels (steps + 1,) of a schedule out of a process's table (T,)."""
     if schedule == OWN:
-        raise LikenessError(f"this base has no levels of its own; take one of {list(SCHEDULES)} as schedule")
-    if schedule not in SCHEDULES:
-        hint = nearest(schedule, SCHEDULES) or f"; valid are {list(SCHEDULES)}"
+        raise LikenessError(
+            f"this base has no levels of its own; take one of {list(SIGMA_SCHEDULES)} as schedule"
+        )
+    if schedule not in SIGMA_SCHEDULES:
+        hint = nearest(schedule, SIGMA_SCHEDULES) or f"; valid are {list(SIGMA_SCHEDULES)}"
         raise LikenessError(f"unknown schedule '{schedule}'{hint}")
-    return SCHEDULES[schedule](table, steps)
+    return SIGMA_SCHEDULES[schedule](table, steps)

@@ -3,12 +3,12 @@
 from .bench import Arm, Bench, Metrics
 from .written import claims_of
 
-PAPER = "arXiv 2208.01618, 2208.12242, 2212.04488"  # Textual Inversion, DreamBooth, Custom Diffusion
+_PAPER = "arXiv 2208.01618, 2208.12242, 2212.04488"  # Textual Inversion, DreamBooth, Custom Diffusion
 
 
 REAL = Arm(name="the real person", options={"drawn by": "the renderer"})
 # equal budgets (bench.BUDGET): 300 steps of 4 pictures; 200 steps of 4 and 2 of the class
-INVERSION = Arm(name="textual-inversion", method="textual-inversion", settings={"steps": 300})
+TEXTUAL_INVERSION = Arm(name="textual-inversion", method="textual-inversion", settings={"steps": 300})
 DREAMBOOTH = Arm(name="dreambooth-lora", method="dreambooth-lora", settings={"steps": 200})
 CUSTOM = Arm(name="custom-diffusion", method="custom-diffusion", settings={"steps": 200})
 
@@ -17,11 +17,11 @@ class Baselines:
     """One person learned from four pictures, by each baseline with the same number of U-Net passes."""
 
     name = "baselines"
-    paper = PAPER
+    paper = _PAPER
     arms = (
         Arm(name="base"),
         REAL,
-        INVERSION,
+        TEXTUAL_INVERSION,
         DREAMBOOTH,
         CUSTOM,
         Arm(

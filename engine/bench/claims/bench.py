@@ -23,7 +23,7 @@ from ...artifact import Artifact
 from ...bases.base import BaseModel, load_base
 from ...config import BaseSpec, Job, one_of, read, settings_for
 from ...data.concepts import Concept, digest, write_concept
-from ...evaluation.people import TOKEN, Shot, all_shots, concept_of, render_person
+from ...evaluation.people import DEMO_TOKEN, Shot, all_shots, concept_of, render_person
 from ...evaluation.portraits import PortraitJudges
 from ...files import make_folder, write_atomically
 from ...identity.conditioning import IdentityConditioning
@@ -280,7 +280,7 @@ class Bench:
 
     def portrait_of_the_real(self, person: int) -> dict[str, Values]:
         """The same of the renderer's own pictures of the person: what a perfect method would score."""
-        shots, who = self.shots(TOKEN), world.sample_identity(person)
+        shots, who = self.shots(DEMO_TOKEN), world.sample_identity(person)
         rounds = len(shots) // len(world.TEST_CONTEXTS)
         asked = self.pictures(["rendered", person, rounds], lambda: render_person(person, rounds))
         free = [world.render(who, world.sample_context(person * 64 + seed)).pixels for seed in OPEN_SEEDS]

@@ -8,7 +8,7 @@ import torch
 
 from ...artifact import Artifact
 from ...artifact.lora import UP
-from .baselines import DREAMBOOTH, INVERSION
+from .baselines import DREAMBOOTH, TEXTUAL_INVERSION
 from .bench import Arm, Bench, Claim, Metrics
 
 
@@ -44,9 +44,13 @@ class Broken:
     paper = "none: a check of this bench"
     arms = (
         Arm(name="base"),
-        INVERSION,
+        TEXTUAL_INVERSION,
         DREAMBOOTH,
-        replace(INVERSION, name="textual-inversion, shuffled tokens", options={"broken": "shuffled tokens"}),
+        replace(
+            TEXTUAL_INVERSION,
+            name="textual-inversion, shuffled tokens",
+            options={"broken": "shuffled tokens"},
+        ),
         replace(DREAMBOOTH, name="dreambooth-lora, shuffled tokens", options={"broken": "shuffled tokens"}),
         replace(DREAMBOOTH, name="dreambooth-lora, zero LoRA", options={"broken": "zero LoRA"}),
     )

@@ -24,7 +24,7 @@ from .written import claims_of
 if TYPE_CHECKING:
     from ...bases.base import BaseModel
 
-SUBJECT, STYLE = "<v0>", "<v1>"
+_SUBJECT, _STYLE = "<v0>", "<v1>"
 STYLE_PICTURES = 5
 STYLE_WORD = "painting"  # for every style alike: it names none of them
 STYLE_TEMPLATES = ("a {} of a man", "a {} of a woman", "a {} of a person")
@@ -128,7 +128,7 @@ def subject_of(person: int) -> Concept:
         Picture(f"person {n}", portrait.pixels, portrait.mask(HEAD)) for n, portrait in enumerate(portraits)
     )
     word = world.class_word(world.sample_identity(person))
-    return Concept(token=SUBJECT, class_word=word, role="subject", pictures=pictures)
+    return Concept(token=_SUBJECT, class_word=word, role="subject", pictures=pictures)
 
 
 def style_of(style: str) -> Concept:
@@ -138,7 +138,7 @@ def style_of(style: str) -> Concept:
         Picture(f"style {n}", portrait.pixels, 1 - portrait.mask(HEAD))
         for n, portrait in enumerate(portraits)
     )
-    return Concept(token=STYLE, class_word=STYLE_WORD, role="style", pictures=pictures)
+    return Concept(token=_STYLE, class_word=STYLE_WORD, role="style", pictures=pictures)
 
 
 # --------------------------------------------------------------------------------------------- what is drawn
@@ -152,7 +152,7 @@ def composed_shots(quick: bool) -> list[Shot]:
         context = world.Context(**wanted)  # pyright: ignore[reportArgumentType]
         shots.append(
             Shot(
-                prompt=f"a {STYLE} of {SUBJECT}{world.context_phrase(context)}",
+                prompt=f"a {_STYLE} of {_SUBJECT}{world.context_phrase(context)}",
                 asked=wanted,
                 seed=300 + index,
             )
@@ -169,7 +169,7 @@ def stranger_shots(person: int, quick: bool) -> list[Shot]:
         same = any(getattr(who, name) == getattr(mine, name) for name in STATED)
         if same or who.hair_style == "bald" or who.beard != "none":
             continue
-        text = f"a {STYLE} of a {who.gender} with {who.hair_colour} {who.hair_style} hair"
+        text = f"a {_STYLE} of a {who.gender} with {who.hair_colour} {who.hair_style} hair"
         shots.append(
             Shot(prompt=text, asked={name: getattr(who, name) for name in STATED}, seed=400 + len(shots))
         )
@@ -252,7 +252,7 @@ def attention_map(base: "BaseModel", picture: np.ndarray, shot: Shot, rows: Any)
     encoder = next(iter(base.text_encoders))
     tokens = base.tokenize([shot.prompt], rows, encoder)
     positions = torch.zeros(1, 1, tokens.ids.shape[1])
-    positions[0, 0, [place for _, place, token, _ in tokens.places if token == SUBJECT]] = 1
+    positions[0, 0, [place for _, place, token, _ in tokens.places if token == _SUBJECT]] = 1
     with (
         torch.enable_grad(),
         recorded(base.unet, layers) as maps,

@@ -8,13 +8,13 @@ import numpy as np
 
 from ...data.concepts import Concept, Picture
 from ...evaluation.metrics import attributes_kept, similarity_to_references
-from ...evaluation.people import HEAD, PICTURES, all_shots
+from ...evaluation.people import EXAMPLES_EACH, HEAD, all_shots
 from ...miniature import world
 from .bench import Arm, Bench, Metrics
 from .written import claims_of
 
-WARM_UP, BALANCE = 80, 120  # steps; all arms have their sum
-_STEPS = WARM_UP + BALANCE
+_WARM_UP, _BALANCE = 80, 120  # steps; all arms have their sum
+_STEPS = _WARM_UP + _BALANCE
 HAIR = ("hair_style", "hair_colour")
 OWN = tuple(name for name in world.IDENTITY_ATTRIBUTES if name not in HAIR)
 SUBJECT_PARTS = tuple(part for part in HEAD if part != "hair")
@@ -165,6 +165,6 @@ def hair_of(person: int) -> Concept:
 def _concept(person: int, token: str, word: str, role: str, parts: tuple[str, ...]) -> Concept:
     pictures = tuple(
         Picture(f"{number}", portrait.pixels, portrait.mask(parts))
-        for number, portrait in enumerate(world.example_pictures(person, PICTURES))
+        for number, portrait in enumerate(world.example_pictures(person, EXAMPLES_EACH))
     )
     return Concept(token=token, class_word=word, role=role, pictures=pictures)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from .bench import Arm
 from .table import Cell, Plan
 
-MARGIN = 1.25  # a cell may take so many times what its like took
+SLACK = 1.25  # a cell may take so many times what its like took
 _DRAWING = 0.2  # of a cell that trains, what one that only draws takes
 CLOSING = 45.0  # seconds kept for the program's start, before the first cell, and for writing the report
 
@@ -39,7 +39,7 @@ class Pace:
         plan, gone = self._plan, self.now() - self._began
         if plan.minutes is not None and gone > plan.minutes * 60:
             return f"the {plan.minutes:g} minutes were over"
-        if plan.within is not None and gone + MARGIN * self.expected(cell) > plan.within * 60 - CLOSING:
+        if plan.within is not None and gone + SLACK * self.expected(cell) > plan.within * 60 - CLOSING:
             return f"it did not fit into {plan.within:g} minutes"
         return ""
 

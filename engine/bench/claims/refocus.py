@@ -30,7 +30,7 @@ from ...artifact import Artifact
 from ...data.concepts import Concept, Picture
 from ...data.miniature_faces import MiniatureFaces
 from ...evaluation.metrics import attributes_kept, unit
-from ...evaluation.people import HEAD, TOKEN, concept_of
+from ...evaluation.people import DEMO_TOKEN, HEAD, concept_of
 from ...inference.detail import drawn_in_regions
 from ...inference.refocus_options import refocusing_of
 from ...inference.restore import Known, person_references
@@ -224,7 +224,7 @@ def of_one_occasion(person: int) -> Concept:
     ]
     shown = [world.render(who, context) for context in contexts]
     pictures = tuple(Picture(f"{number}", one.pixels, one.mask(HEAD)) for number, one in enumerate(shown))
-    return Concept(token=TOKEN, class_word=world.class_word(who), role="subject", pictures=pictures)
+    return Concept(token=DEMO_TOKEN, class_word=world.class_word(who), role="subject", pictures=pictures)
 
 
 def _alone(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:

@@ -13,7 +13,7 @@ from .statistics import ENOUGH_PEOPLE, average
 from .table import Measured, Plan, Row, values_by_person
 from .words import sentences
 
-TITLE = "The papers' claims, measured"
+_TITLE = "The papers' claims, measured"
 _COLUMNS = ("", "claim", "metric", "method", "against", "value", "other", "difference", "95 % interval",
            "people")  # fmt: skip
 FRONTIER = ("prompt", "identity")  # metrics across and up
@@ -34,7 +34,7 @@ def write_claims_report(
         own = [row for row in rows if row.experiment == experiment.name]
         cells = [entry for entry in measured if entry.cell.experiment.name == experiment.name]
         parts += _section(experiment, own, cells, bench)
-    return write_page(path, TITLE, parts)
+    return write_page(path, _TITLE, parts)
 
 
 def _head(plan: Plan, bench: Bench, rows: Sequence[Row]) -> Iterator[str]:

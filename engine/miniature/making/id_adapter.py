@@ -37,10 +37,10 @@ from .. import model, world
 log = logging.getLogger(__name__)
 
 PEOPLE = range(10_000, 13_000)  # the U-Net and the judges saw those before
-TWINS = 2
+_TWINS = 2
 LISTENING_STEPS, LISTENING_BATCH, LISTENING_RATE = 600, 64, 2e-3
 ABSORBING_STEPS, ABSORBING_BATCH = 500, 32
-ABSORBED, PLACES = 768, 64  # portraits, and places in each layer, that the branch learns from
+ABSORBED, _PLACES = 768, 64  # portraits, and places in each layer, that the branch learns from
 ALTERNATIVES = {
     "a bald head": "bald",
     "a mustache": "mustache",
@@ -60,7 +60,7 @@ def wanted_words(who: world.Character) -> tuple[str, list[str]]:
 
 
 @torch.no_grad()
-def spoken(base: BaseModel, who: world.Character, queries: int) -> Tensor:
+def spoken_states(base: BaseModel, who: world.Character, queries: int) -> Tensor:
     """Text states (queries, D): those of the words above, then of the sentence's end and what follows it."""
     caption, words = wanted_words(who)
     states = base.encode_text([caption]).states[0]
@@ -104,7 +104,7 @@ def listen(base: BaseModel, samples: list[ShardSample], steps: int) -> IdEncoder
     torch.manual_seed(0)
     encoder = IdEncoder(dim=model.TEXT_WIDTH, image_width=tower.nothing().shape[-1])
     features = seen(tower, samples)
-    goals = torch.stack([spoken(base, who, encoder.queries) for who in people])
+    goals = torch.stack([spoken_states(base, who, encoder.queries) for who in people])
     nothing, nobody = tower.nothing()[None], goals.mean(0, keepdim=True)
     optimizer = torch.optim.AdamW(encoder.parameters(), weight_decay=1e-2)
     for step in range(steps):
@@ -164,7 +164,7 @@ def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
         noise = torch.randn(latents.shape, generator=generator)
         base.predict(base.process.add_noise(latents, noise, times), times, full)
         for name, layer in layers.items():
-            places = torch.randperm(asked[name].shape[1], generator=generator)[:PLACES]
+            places = torch.randperm(asked[name].shape[1], generator=generator)[:_PLACES]
             queries = asked[name][:, places]
             full_out, plain_out = (
                 attended(queries, layer.to_k(text.states), layer.to_v(text.states), layer.heads)
@@ -266,7 +266,7 @@ def prepare_adapter(
 ) -> None:
     """Shards and the adapter to begin from, unless they are there."""
     if not (work / "shards" / INDEX).exists():
-        write_shards(work / "shards", rendered(people, each=1, twins=TWINS), each=128)
+        write_shards(work / "shards", rendered(people, each=1, twins=_TWINS), each=128)
     if not (work / "begun.safetensors").exists():
         begin(load_base(BaseSpec()), work / "shards", work / "begun.safetensors", steps)
 

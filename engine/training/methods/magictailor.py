@@ -20,7 +20,7 @@ from ...bases import features
 from ...bases.base import BaseModel, Rows
 from ...bases.conditioning import Conditioning
 from ...config import Job, MagicTailorSettings, Phase
-from ...data.augment import KINDS, jittered, mirrored
+from ...data.augment import JITTERS, jittered, mirrored
 from ...data.concepts import Concept
 from ...data.examples import Batch, Examples, shuffled
 from ...devices import to_device
@@ -257,8 +257,9 @@ class MagicTailor(Method):
     ) -> tuple[Tensor, Tensor, bool]:
         """Colours jittered and sides exchanged, all pictures alike; whether they are exchanged."""
         if self.settings.colour_jitter:
-            factors = 1 + self.settings.colour_jitter * (2 * torch.rand(len(KINDS), generator=generator) - 1)
-            order = torch.randperm(len(KINDS), generator=generator).tolist()
+            amounts = 2 * torch.rand(len(JITTERS), generator=generator) - 1
+            factors = 1 + self.settings.colour_jitter * amounts
+            order = torch.randperm(len(JITTERS), generator=generator).tolist()
             pixels = jittered(pixels, factors.tolist(), order)
         if self.settings.flip and torch.rand(1, generator=generator) < 0.5:
             return mirrored(pixels), mirrored(masks), True

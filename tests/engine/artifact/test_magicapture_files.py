@@ -44,7 +44,7 @@ def sd_file(path: Path) -> dict[str, torch.Tensor]:
 def test_every_number_of_sd_means_the_references_module():
     case = Golden("magicapture", "checkpoint_layout")
     layout = case.json("keys")
-    unet, text = cloneofsimo.unet_paths(cloneofsimo.LAYOUTS[16]), cloneofsimo.text_paths(12)
+    unet, text = cloneofsimo.unet_paths(cloneofsimo.BLOCKS_BY_COUNT[16]), cloneofsimo.text_paths(12)
     assert 2 * (len(unet) + len(text)) == int(case["out.tensor_count_without_embeddings"]) == len(layout)
     for part, paths in (("unet", unet), ("text_encoder", text)):
         for number, path in enumerate(paths):

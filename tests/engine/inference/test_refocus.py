@@ -18,6 +18,7 @@ from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.bases.denoisers.unet import cross_attention_layers
 from likeness_portraits.engine.bases.grids import grid_of
 from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.config.choices import FOCUS_MODES, FOCUS_SCOPES
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference import refocus, refocused
 from likeness_portraits.engine.inference import regions as regions_module
@@ -106,8 +107,8 @@ def test_adding_the_log_is_multiplying_and_renormalising():
 
 
 def test_a_region_of_ones_is_nothing_at_all_in_every_mode():
-    for mode in refocus.MODES:
-        for scope in refocus.SCOPES:
+    for mode in FOCUS_MODES:
+        for scope in FOCUS_SCOPES:
             for region in (ALL, torch.ones(1, 8, 8)):
                 spot = Spot(Focus(token="x", region=region, mode=mode, scope=scope), (1,))
                 masks = LogMasks([spot], [fitted(region, (4, 4), 1, "x")])
@@ -215,8 +216,8 @@ def test_a_region_of_ones_draws_the_very_same_picture(base: BaseModel, size: tup
     assert np.array_equal(drawn(base, focuses, **options), drawn(base, [], **options))
 
 
-@pytest.mark.parametrize("scope", refocus.SCOPES)
-@pytest.mark.parametrize("mode", refocus.MODES)
+@pytest.mark.parametrize("scope", FOCUS_SCOPES)
+@pytest.mark.parametrize("mode", FOCUS_MODES)
 def test_regions_change_the_picture_and_the_next_one_knows_nothing_of_them(
     base: BaseModel, mode: str, scope: str
 ):
@@ -286,7 +287,7 @@ def test_regions_are_found_while_drawing(base: BaseModel, restart: bool):
     assert np.array_equal(again, pictures) is restart  # only then they held from the first step
 
 
-@pytest.mark.parametrize("scope", refocus.SCOPES)
+@pytest.mark.parametrize("scope", FOCUS_SCOPES)
 def test_words_that_change_with_the_noise_are_followed(base: BaseModel, scope: str):
     """Their places change with the stage: two vectors, or the one class word."""
     people = [(staged_person("<v0>", 32, base.family), 1.0), (person("<v1>", 2), 1.0)]

@@ -9,7 +9,7 @@ import pytest
 from likeness_portraits.engine.bench import run as engine_bench
 from likeness_portraits.engine.bench.claims import EXPERIMENTS, experiment
 from likeness_portraits.engine.bench.claims.bench import Arm, Bench, Claim
-from likeness_portraits.engine.bench.claims.pace import CLOSING, MARGIN
+from likeness_portraits.engine.bench.claims.pace import CLOSING, SLACK
 from likeness_portraits.engine.bench.claims.run import QUICK_MINUTES, cells_of, run_claims
 from likeness_portraits.engine.bench.claims.table import Plan
 from likeness_portraits.engine.bench.claims.words import as_text
@@ -65,7 +65,7 @@ def test_a_quick_run_ends_in_time_with_the_cell_begun_last(tmp_path: Path, slowe
     _, rows = quick(papers, tmp_path, clock)
     assert clock.time <= QUICK_MINUTES * 60 - CLOSING
     if slower >= 1:  # and it did not end for nothing: another one would not have fitted
-        assert clock.time + MARGIN * 50 * slower > QUICK_MINUTES * 60 - CLOSING
+        assert clock.time + SLACK * 50 * slower > QUICK_MINUTES * 60 - CLOSING
         late = [row for row in rows if row.missing]
         assert late and {row.missing for row in late} == {"it did not fit into 15 minutes"}
     else:
