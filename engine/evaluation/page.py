@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..files import write_atomically
 
-MARKS: Mapping[object, str] = {True: "✓", False: "✗", None: "○"}  # yes, no, undecided
+CELL_MARKS: Mapping[object, str] = {True: "✓", False: "✗", None: "○"}  # yes, no, undecided
 CELL_CLASSES: Mapping[object, str] = {True: "yes", False: "no", None: "quiet"}  # their classes in the page
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#111827;max-width:980px;margin:32px auto;padding:0 16px}
@@ -48,7 +48,7 @@ def paragraph(text: str, quiet: bool = False) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Cells are texts; a number is set right with three decimals; True, False and None become
-    `MARKS`."""
+    `CELL_MARKS`."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     lines = ["<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows]
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
@@ -56,7 +56,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _cell(cell: object) -> str:
     if cell is None or isinstance(cell, bool):
-        return f'<td class="{CELL_CLASSES[cell]}">{MARKS[cell]}</td>'
+        return f'<td class="{CELL_CLASSES[cell]}">{CELL_MARKS[cell]}</td>'
     if isinstance(cell, float):
         return f'<td class="number">{cell:.3f}</td>'
     return f"<td>{html.escape(str(cell))}</td>"

@@ -25,7 +25,7 @@ from .checkpoint_file import read_checkpoint_tensors
 from .flux2_names import FRONTS, for_diffusers, front_of
 from .networks import empty, in_full, numbers_in
 
-RESOLUTION = 1024  # pixels a side that it was trained with
+_RESOLUTION = 1024  # pixels a side that it was trained with
 NEEDED_DIFFUSERS = "0.36"
 _FOLDERS = ("transformer", "vae", "text_encoder", "tokenizer")
 _TEXT_FRONTS = ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", "")
@@ -45,7 +45,7 @@ class Flux2Parts:
     text_encoder: Any  # transformers' Qwen3Model, as far as it is read
     taps: tuple[int, ...]  # before which of its layers
     tokenizer: Any
-    resolution: int = RESOLUTION
+    resolution: int = _RESOLUTION
     distilled: bool = False  # to few steps, as far as the files say
 
 
@@ -183,7 +183,7 @@ def _vae_config(own: Mapping[str, Tensor]) -> dict[str, Any]:
         "latent_channels": own["decoder.conv_in.weight"].shape[1],
         "use_quant_conv": "quant_conv.weight" in own,
         "use_post_quant_conv": "post_quant_conv.weight" in own,
-        "sample_size": RESOLUTION,
+        "sample_size": _RESOLUTION,
     }
 
 
@@ -247,7 +247,7 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
         encoder,
         read_tokenizer(path / "tokenizer"),
         taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
-        resolution=read["vae"].get("sample_size", RESOLUTION),
+        resolution=read["vae"].get("sample_size", _RESOLUTION),
         distilled=bool(_told(path / "model_index.json").get("is_distilled")),
     )
 

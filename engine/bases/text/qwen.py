@@ -16,7 +16,7 @@ from .placeholders import vectors_in_place
 from .protocol import Rows, Tokens
 
 BEFORE = "<|im_start|>user\n"  # the prompt
-BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 PADDING = "<|endoftext|>"
 MARKS = frozenset({"<think>"})  # what looks like a placeholder among the marks of the chat
 LENGTH = 512  # tokens that are read, with the marks of the chat
@@ -79,7 +79,7 @@ class QwenText:
         last, found = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
         for number, match in enumerate([*found, None]):
             end = len(prompt) if match is None else match.start()
-            text = (BEFORE if number == 0 else "") + prompt[last:end] + (BEHIND if match is None else "")
+            text = (BEFORE if number == 0 else "") + prompt[last:end] + (_BEHIND if match is None else "")
             if number:
                 text = " ".join(text.split())
             elif match is not None and not text[-1].isspace():

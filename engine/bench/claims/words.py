@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.page import MARKS
+from ...evaluation.page import CELL_MARKS
 from .statistics import ENOUGH_PEOPLE
 from .table import Plan, Row
 
@@ -92,7 +92,7 @@ def _line(row: Row) -> str:
     if found is None:
         return f"·  {claim.claim}: not measured, {row.missing}"
     return (
-        f"{MARKS[row.holds]}  {claim.claim}: {claim.metric} {found.value:.3f} against "
+        f"{CELL_MARKS[row.holds]}  {claim.claim}: {claim.metric} {found.value:.3f} against "
         f"{found.other:.3f}, difference {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], "
         f"{_times(found.people, 'person', 'people')}"
     )
@@ -149,7 +149,7 @@ def _markdown_row(row: Mapping[str, Any]) -> list[str]:
     numbers = [f"{row['value']:.3f}", f"{row['other']:.3f}", f"{row['difference']:+.3f}"]
     interval = f"{row['low']:+.3f} … {row['high']:+.3f}"
     words = [row[key] for key in ("claim", "method", "against", "metric")]
-    return [MARKS[row["holds"]], *words, *numbers, interval, str(row["people"])]
+    return [CELL_MARKS[row["holds"]], *words, *numbers, interval, str(row["people"])]
 
 
 def _cells(cells: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from .base import Found, enlarged, network_input
 Does = Callable[[Sequence[Tensor], Mapping[str, Any]], Tensor]  # tensors and attributes in, a tensor out
 
 PERSON = ("person", "man", "woman", "boy", "girl", "child", "people", "human", "subject", "body")
-BEHIND = "background"
+_BEHIND = "background"
 TYPES = {"float32": np.float32, "float16": np.float16, "int32": np.int32}
 
 
@@ -70,9 +70,9 @@ class Selfie:
 def _is_person(word: str) -> bool:
     """Whether a word is marked where the person is, or where they are not."""
     wanted = word.strip().lower()
-    if wanted in PERSON or wanted == BEHIND:
-        return wanted != BEHIND
-    hint = nearest(wanted, (*PERSON, BEHIND)) or f"; it knows {', '.join((*PERSON, BEHIND))}"
+    if wanted in PERSON or wanted == _BEHIND:
+        return wanted != _BEHIND
+    hint = nearest(wanted, (*PERSON, _BEHIND)) or f"; it knows {', '.join((*PERSON, _BEHIND))}"
     raise LikenessError(f"the selfie network knows no '{word}'{hint}, or choose another back end")
 
 
