@@ -107,14 +107,22 @@ class Artifact:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the file, whole or not at all."""
         check_tensors(self, path)
-        write_tensors(path, self.tensors, self._metadata())
+        write_tensors(path, self.tensors, self.metadata())
         return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Artifact":
         """Reads and checks a concept file."""
-        fields = _artifact_fields(path, read_header(path)[0])
-        artifact = cls(tensors=read_tensors(path), **fields)
+        metadata = read_header(path)[0]
+        _artifact_fields(path, metadata)  # before tensors are read, which may be many
+        return cls.of(path, metadata, read_tensors(path))
+
+    @classmethod
+    def of(
+        cls, path: str | os.PathLike[str], metadata: Mapping[str, str], tensors: "Mapping[str, Tensor]"
+    ) -> "Artifact":
+        """What a file says and holds, checked; `path` is named where it is wrong."""
+        artifact = cls(tensors=tensors, **_artifact_fields(path, metadata))
         check_tensors(artifact, path)
         return artifact
 
@@ -154,7 +162,8 @@ class Artifact:
             tensors[key.replace(f"token.{match[1]}.", f"token.{new}.", 1) if match else key] = tensor
         return replace(self, tokens=tuple(tokens), tensors=tensors)
 
-    def _metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
+        """Everything but the tensors, as the file's header holds it."""
         values = {
             "likeness.format_version": FORMAT_VERSION,
             "likeness.written_by": f"likeness-portraits {VERSION}",
@@ -227,7 +236,9 @@ def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
         raise LikenessError(
             f"{path} is not one of our concept files; bring it in with `likeness import {path}`"
         )
-    if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
+    if not re.fullmatch(r"[0-9]{1,9}", version):
+        raise LikenessError(f"{path} has a format without a number; get it again or choose another")
+    if int(version) > FORMAT_VERSION:
         raise LikenessError(
             f"{path} has format {version}, written by a newer version of Likeness; update the pack"
         )

@@ -3,13 +3,15 @@
 The state that is kept is the one with the highest identity among those that still obey their prompts.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..config import MINIATURE_OPEN_PROMPTS, Job
+from ..config import MINIATURE_OPEN_PROMPTS, Job, read
 from ..data.concepts import Concept, load_concept
 from ..errors import LikenessError
 from ..training.observer import Progress
@@ -120,6 +122,27 @@ class LikenessCritic:
         if self._on_look is not None:
             self._on_look(self.looks)
         return self._patience.best(self.looks) is look
+
+    def memory(self) -> Mapping[str, Any]:
+        """The looks so far, and what was drawn and asked for them."""
+        return {**self._asked(), "looks": [asdict(look) for look in self.looks]}
+
+    def recall(self, memory: Mapping[str, Any]) -> bool:
+        """Takes over another's looks where the same was drawn for it and asked of the same judges."""
+        asked = self._asked()
+        if {key: memory.get(key) for key in asked} != asked:
+            return False
+        looks = [read(LikenessLook, look, "look") for look in memory["looks"]]
+        if not all(math.isfinite(score) for look in looks for score in (look.identity, look.prompt or 0.0)):
+            raise LikenessError("a look found what is no number")
+        if any((look.prompt is None) != (self._text is None) for look in looks):
+            raise LikenessError("a look found what nobody judged")
+        self.looks = looks
+        return True
+
+    def _asked(self) -> dict[str, Any]:
+        text = None if self._text is None else self._text.name
+        return {"shots": [list(shot) for shot in self.shots], "faces": self._faces.name, "text": text}
 
 
 def critic_for(

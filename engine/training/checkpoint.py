@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..artifact import Artifact
 from ..config import BaseSpec, Job
 from ..errors import LikenessError
 from ..files import content_of, make_folder, reading, sweep, write_atomically
@@ -56,6 +57,15 @@ class Position:
 
     phase: int
     phase_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a critic saw of a run until now."""
+
+    step: int = 0  # of its last look
+    memory: Mapping[str, Any] = field(default_factory=dict)  # as the critic tells it
+    best: Artifact | None = None  # the state that it liked best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +194,7 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         extra: Mapping[str, Tensor],
         lengths: Sequence[int] = (),
+        judged: Judged | None = None,
     ) -> None:
         """Writes the run's state, replacing the earlier checkpoint. `lengths`: the steps of each phase."""
         tensors = {"rng": torch.get_rng_state()}
@@ -192,9 +203,14 @@ class Checkpoints:
             tensors[f"parameter.{name}"] = parameter
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
-        plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
         where = {"phase": position.phase, "phase_step": position.phase_step}
-        told = {"position": where, "plan": self._plan, "lengths": list(lengths)}
+        told: dict[str, Any] = {"position": where, "plan": self._plan, "lengths": list(lengths)}
+        if judged is not None:
+            best = judged.best
+            told["judged"] = {"step": judged.step, "memory": dict(judged.memory),
+                              "best": None if best is None else best.metadata()}  # fmt: skip
+            tensors |= {f"best.{key}": tensor for key, tensor in (best.tensors if best else {}).items()}
+        plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
         make_folder(self.folder)
         for name in (ABOUT, STATE):
             sweep(self.folder / name, older_than=0)  # only this run writes here
@@ -244,7 +260,8 @@ class Checkpoints:
                 f"{path} says step {step} of phase {phase + 1}, which the run has not; "
                 f"delete {self.folder} and begin again"
             )
-        return Saved(position, tensors, path, self._damaged)
+        judged = _judged(path, json.loads(metadata.get("judged", "null")), _under("best.", tensors))
+        return Saved(position, tensors, path, self._damaged, judged)
 
     def _with_defaults(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """A plan that an earlier version wrote, with what it did not know yet: runs were as defaults say."""
@@ -273,6 +290,7 @@ class Saved:
     tensors: Mapping[str, Tensor]
     path: Path  # and what is said of it where it does not fit the run
     damaged: str
+    judged: Judged | None = None
 
     def restore(
         self,
@@ -287,7 +305,7 @@ class Saved:
         with reading(self.path, self.damaged):
             self._restore_parameters(groups)
             self._restore_optimizer(groups, optimizer)
-            load_extra(self._under("extra."))
+            load_extra(_under("extra.", self.tensors))
             torch.set_rng_state(self.tensors["rng"])
 
     def _restore_parameters(self, groups: Mapping[str, list[nn.Parameter]]) -> None:
@@ -299,7 +317,7 @@ class Saved:
         self, groups: Mapping[str, list[nn.Parameter]], optimizer: torch.optim.Optimizer
     ) -> None:
         for name, parameter in _named(groups):
-            state = self._under(f"optimizer.{name}.")
+            state = _under(f"optimizer.{name}.", self.tensors)
             if not state or not _same_kind(state, optimizer):
                 continue
             # PyTorch keeps the step count on the CPU unless it is fused into a GPU kernel
@@ -313,8 +331,19 @@ class Saved:
                 if set(state) != set(MOMENTS) or state["step"].numel() != 1:
                     raise ValueError(f"moments {sorted(state)}")
 
-    def _under(self, prefix: str) -> dict[str, Tensor]:
-        return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _judged(path: Path, told: Any, best: Mapping[str, Tensor]) -> Judged | None:
+    """What a critic saw, as a checkpoint says it; None where nobody looked."""
+    if told is None:
+        return None
+    step, memory, about = told["step"], told["memory"], told["best"]
+    if type(step) is not int or step < 0 or not isinstance(memory, dict):
+        raise ValueError(f"{step} is no step of a look")
+    return Judged(step=step, memory=memory, best=None if about is None else Artifact.of(path, about, best))
 
 
 def _fitting(tensor: Tensor, parameter: Tensor) -> Tensor:

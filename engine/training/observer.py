@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -75,6 +75,17 @@ class Critic(Protocol):
 
     def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
         """Looks at one picture (H, W, 3) uint8 per shot; whether this state is the best so far."""
+        ...
+
+    def memory(self) -> Mapping[str, Any]:
+        """What it saw so far, for a checkpoint: JSON-able."""
+        ...
+
+    def recall(self, memory: Mapping[str, Any]) -> bool:
+        """Goes on from what a critic's `memory` said; False, and nothing is taken, where it judged otherwise.
+
+        :raises LikenessError: where it is no memory of a critic.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from ..artifact import Artifact
 from ..bases.numbers import first_broken
 from ..config import Job, Phase
 from ..errors import LikenessError
-from .checkpoint import Checkpoints, Position, Saved
+from ..files import reading
+from .checkpoint import Checkpoints, Judged, Position, Saved
 from .memory import MemoryPlan, ran_out_of_memory
 from .methods.base import Method
 from .observer import Critic, Losses, Observer, Progress, Stopped, tell
@@ -51,6 +52,7 @@ class Trainer:
         self.ladder = ladder  # what to do where memory runs out; None: nothing
         self.critic = critic  # who judges pictures on the way; None: nobody
         self.best: Artifact | None = None  # the state that the critic liked best
+        self._looked = 0  # the step of the critic's last look
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
         self._moments: Mapping[Tensor, Any] = {}  # the optimiser's, of the phase before
@@ -87,9 +89,12 @@ class Trainer:
         if saved is not None:
             first = saved.position.phase_step
             saved.restore(groups, optimizer, self.method.load_extra_state)
+            self._recall(saved)
         model, prepared = self.accelerator.prepare(self.method, optimizer)
         progress = self._progress(number, first)
         try:
+            if first and self._looked < progress.step and self._seen_enough(progress):
+                return progress  # a stop had broken into that look
             for step in range(first, phase.steps):
                 set_learning_rates(optimizer, phase, step)
                 try:
@@ -127,7 +132,8 @@ class Trainer:
             return
         lengths = [phase.steps for phase in self.phases]
         try:
-            self.checkpoints.save(position, groups, optimizer, self.method.extra_state(), lengths)
+            extra, judged = self.method.extra_state(), self._judged()
+            self.checkpoints.save(position, groups, optimizer, extra, lengths, judged)
         except LikenessError as error:  # a full disk: what is learned is worth more than the checkpoint
             log.warning("%s; training goes on without a checkpoint", error)
         self._saved_at = time.monotonic()
@@ -258,15 +264,30 @@ class Trainer:
             return False
         if not due(critic.every, progress.step) and progress.step < self.total:
             return False
-        if self._draws:
-            try:
+        with suppress(Stopped):
+            if self._draws:
                 with torch.random.fork_rng(), self.accelerator.autocast():
                     pictures = [self.method.preview(*shot, self._check_drawing) for shot in critic.shots]
-            except Stopped:
-                return False
-            if self.accelerator.is_main_process and critic.consider(progress, pictures):
-                self.best = replace(self.method.artifact(), steps=progress.step)
+                if self.accelerator.is_main_process and critic.consider(progress, pictures):
+                    self.best = replace(self.method.artifact(), steps=progress.step)
+            self._looked = progress.step
         return self._agreed(critic.enough)
+
+    def _judged(self) -> Judged | None:
+        if self.critic is None:
+            return None
+        return Judged(step=self._looked, memory=self.critic.memory(), best=self.best)
+
+    def _recall(self, saved: Saved) -> None:
+        """The critic goes on with what it saw before the run was broken off."""
+        if self.critic is None or saved.judged is None:
+            return
+        with reading(saved.path, saved.damaged):
+            same = self.critic.recall(saved.judged.memory)
+        if same:
+            self.best, self._looked = saved.judged.best, saved.judged.step
+        elif self.accelerator.is_main_process:
+            tell(self.observer, "the likeness was judged otherwise before; looking begins anew")
 
     def should_stop(self) -> bool:
         """The main process's answer, in all processes."""

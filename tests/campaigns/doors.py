@@ -118,7 +118,7 @@ def tensors(held: Mapping[str, Tensor], metadata: dict[str, str] | None = None) 
 
 
 def artifact(held: Artifact) -> Held:
-    return tensors(held.tensors, held._metadata())
+    return tensors(held.tensors, held.metadata())
 
 
 def pickled(held: Any) -> Held:

@@ -1,5 +1,6 @@
 """Likeness-based stopping: when it ends, which state it keeps, and that looking changes nothing."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from likeness_portraits.engine.evaluation.stopping import (
 )
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.training.launch import train
-from likeness_portraits.engine.training.observer import Progress
+from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 PERSON, STRANGER = world.TUNING_SEEDS[0], world.TUNING_SEEDS[5]
@@ -105,6 +106,13 @@ class Scripted:
         self.every, self.shots, self.enough = 1, [("a photo of <v0>", 3)], False
         self.liked, self.enough_at, self.seen = liked, enough_at, []
 
+    def memory(self):
+        return {"liked": self.liked, "seen": self.seen}
+
+    def recall(self, memory) -> bool:
+        self.seen = [(step, tuple(shape)) for step, shape in memory["seen"]]
+        return memory["liked"] == self.liked
+
     def consider(self, now: Progress, pictures) -> bool:
         self.seen.append((now.step, np.stack(pictures).shape))
         self.enough = now.step >= self.enough_at
@@ -123,6 +131,78 @@ def test_training_ends_when_the_critic_has_seen_enough_and_writes_what_it_liked(
     kept = Artifact.load(train(same, base=base, critic=Scripted(liked=2, enough_at=4)))
     two = Artifact.load(train(shorter, base=base))
     assert torch.equal(kept.rows("<v0>")["clip_l"], two.rows("<v0>")["clip_l"])  # looking changed nothing
+
+
+class Killed(Exception):
+    pass
+
+
+class Ending(Silent):
+    """Kills the run in a step, or stops it politely there."""
+
+    def __init__(self, step: int, politely: bool) -> None:
+        self.step, self.politely, self.now, self.notes = step, politely, 0, list[str]()
+
+    def on_step(self, progress, losses) -> None:
+        self.now = progress.step
+        if self.now == self.step and not self.politely:
+            raise Killed
+
+    def should_stop(self) -> bool:
+        return self.politely and self.now == self.step
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def learned_from(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with a person, a base, and the bytes of a run of which the first of four looks was best."""
+    folder, base = tmp_path_factory.mktemp("people"), tiny_base()
+    write_person(folder / "person")
+    path = train(tiny_job("textual-inversion", folder), base=base, critic=Scripted(liked=1, enough_at=9))
+    return folder, base, path.read_bytes()
+
+
+def unlike(folder: Path, name: str, **changes) -> Job:
+    return tiny_job("textual-inversion", folder, name, checkpoint_every=1, **changes)
+
+
+@pytest.mark.parametrize("politely", [False, True], ids=["killed", "stopped in the midst of a look"])
+def test_the_best_state_so_far_outlives_the_run(learned_from, politely: bool):
+    folder, base, want = learned_from
+    name, critic = f"me-{politely}", Scripted(liked=1, enough_at=9)
+    try:
+        train(unlike(folder, name), Ending(3, politely), base, Scripted(liked=1, enough_at=9))
+    except Killed:
+        pass
+    path = train(unlike(folder, name, resume=True), base=base, critic=critic)
+    assert [number for number, _ in critic.seen] == [1, 2, 3, 4]  # each once, over both runs
+    assert path.read_bytes() == want
+
+
+def test_looks_of_another_critic_are_not_gone_on_with(learned_from):
+    folder, base, _ = learned_from
+    train(unlike(folder, "other"), Ending(3, True), base, Scripted(liked=1, enough_at=9))
+    critic, watch = Scripted(liked=4, enough_at=9), Ending(9, True)
+    path = train(unlike(folder, "other", resume=True), watch, base, critic)
+    assert Artifact.load(path).steps == 4
+    assert any("judged otherwise before" in note for note in watch.notes)
+
+
+def test_a_critic_goes_on_from_what_another_remembers():
+    judge = MiniatureBackend()
+    first, second, other = (
+        LikenessCritic(concept_of(PERSON), judge, judge, prompts, every=5)
+        for prompts in (["a photo of {}"], ["a photo of {}"], ["a painting of {}"])
+    )
+    first.consider(progress(5), list(render_person(PERSON))[:1])
+    told = json.loads(json.dumps(first.memory()))
+    assert second.recall(told) and second.looks == first.looks
+    assert not other.recall(told) and other.looks == []
+    for wrong in ({"step": 5, "identity": float("nan"), "prompt": 1.0}, {"step": 5, "identity": 0.5}):
+        with pytest.raises(LikenessError, match="a look found"):
+            other.recall({**other.memory(), "looks": [wrong]})
 
 
 def test_a_run_that_nobody_liked_writes_its_end(tmp_path: Path):
