@@ -1,13 +1,20 @@
 """The one exception that is meant for the user, and the spelling help its messages give."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_ENDLESS = re.compile(r"[^\s/\\]{257,}")  # no word that anybody reads, nor a file's name: these end at 255
 
 
 class LikenessError(Exception):
     """A mistake that the user can mend: one sentence that names the file or setting and the remedy."""
 
     __module__ = "likeness"  # ComfyUI shows it to users, who need no path of ours
+
+    def __init__(self, text: str = "") -> None:
+        """`text` may quote what anybody wrote: of words without an end, the beginning is shown."""
+        super().__init__(_ENDLESS.sub(lambda word: f"{word[0][:120]}…", text))
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

@@ -9,14 +9,14 @@ import pickle
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch._utils
 
 from ..errors import LikenessError
 from ..files import reading
-from .tensors import read_pickle, refuse_programs
+from .tensors import checked_sizes, read_pickle, refuse_programs
 
 
 class Inert:
@@ -45,9 +45,17 @@ _HARMLESS = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own in Python: the one in C makes room for as many memos as a number in the file says, 2³² of
+    them if need be. Nothing is restored either: `BUILD` could give a function other defaults for good."""
+
     def find_class(self, module: str, name: str) -> Any:
         return _HARMLESS.get((module, name), Inert)
+
+    def _no_build(self) -> None:
+        self.stack.pop()  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _no_build}
 
 
 def _no_old_format(*_arguments: Any, **_options: Any) -> Any:
@@ -69,4 +77,5 @@ def read_without_running(path: str | Path, *, mmap: bool = False) -> Any:
         if not refuse_programs(path):
             raise pickle.UnpicklingError("no zip")
         careful: Any = SimpleNamespace(Unpickler=_Unpickler, load=_no_old_format, __name__="inert")
-        return torch.load(path, map_location="cpu", pickle_module=careful, weights_only=False, mmap=mmap)
+        content = torch.load(path, map_location="cpu", pickle_module=careful, weights_only=False, mmap=mmap)
+        return checked_sizes(content, path)

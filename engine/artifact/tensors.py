@@ -1,7 +1,9 @@
 """Tensors on disk: `.safetensors` written whole or not at all; what is read is never run nor trusted."""
 
 import json
+import math
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from ..files import reading, sweep, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_TIMES, SMALL = 16, 64 * 2**20  # a pickle's tensors may have so many times its bytes, and a few more
 LARGEST_HEADER = 32 * 2**20  # bytes; the largest real one we know is below 1 MB
 
 
@@ -85,7 +88,32 @@ def read_pickle(path: str | os.PathLike[str], remedy: str, *, mmap: bool = False
 
     with reading(path, f"holds more than tensors or is damaged; {remedy}"):
         mmap = refuse_programs(path) and mmap
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return checked_sizes(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap), path)
+
+
+def checked_sizes(content: Any, path: str | os.PathLike[str]) -> Any:
+    """The content itself, unless its tensors would fill far more memory than the file has bytes.
+
+    A tensor may show one number a billion times, and many may show the same ones; whoever copies them fills
+    the memory, and the system ends the process.
+    """
+    import torch
+
+    room, waiting, seen = MOST_TIMES * os.path.getsize(path) + SMALL, [content], set[int]()
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        if isinstance(held, torch.Tensor):
+            room -= math.prod(held.shape) * held.element_size()
+        elif isinstance(held, Mapping):
+            waiting += held.values()
+        elif isinstance(held, list | tuple | set):
+            waiting += held
+    if room < 0:
+        raise LikenessError(f"{path} claims to hold far more than its size allows; choose another file")
+    return content
 
 
 def refuse_programs(path: str | os.PathLike[str]) -> bool:
@@ -103,7 +131,18 @@ def refuse_programs(path: str | os.PathLike[str]) -> bool:
         raise ValueError("a tar")
     if start[:4] != b"PK\x03\x04":
         return False
-    records = torch._C.PyTorchFileReader(os.fspath(path)).get_all_records()
+    reader = torch._C.PyTorchFileReader(os.fspath(path))
+    records = reader.get_all_records()
+    if _unpacked(reader, path) > MOST_TIMES * os.path.getsize(path) + SMALL:
+        raise LikenessError(f"{path} is packed far too small to be a model; choose another file")
     if any(name.endswith("constants.pkl") for name in records):
         raise LikenessError(f"{path} is a TorchScript program, not a checkpoint; choose another file")
     return True
+
+
+def _unpacked(reader: Any, path: str | os.PathLike[str]) -> int:
+    """The bytes of all records, unpacked."""
+    if hasattr(reader, "get_record_size"):
+        return sum(map(reader.get_record_size, reader.get_all_records()))
+    with zipfile.ZipFile(path) as archive:  # older PyTorch does not tell
+        return sum(entry.file_size for entry in archive.infolist())

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -238,8 +239,9 @@ def changed_metadata(path: Path, **changes: str) -> None:
     ("changes", "message"),
     [
         ({"format_version": "99"}, "format 99, written by a newer version of Likeness; update"),
-        ({"format_version": "-1"}, "update the pack"),
-        ({"format_version": "²"}, "update the pack"),
+        ({"format_version": "-1"}, "has a format without a number"),
+        ({"format_version": "²"}, "has a format without a number"),
+        ({"format_version": "1\n" * 900}, "has a format without a number; get it again or choose another$"),
         (
             {"kind": "virus"},
             r"anna.safetensors describes itself wrongly \(unknown kind of concept file 'virus'",
@@ -330,9 +332,16 @@ def test_tensors_of_strange_shapes_are_refused_at_import(tmp_path: Path, name: s
     assert "\n" not in str(told.value)
 
 
-def torch_zip(path: Path, program: bytes) -> None:
+def test_of_a_name_without_an_end_the_beginning_is_told(tmp_path: Path):
+    save_file({"x" * 5000: torch.zeros(2, 2)}, tmp_path / "odd.safetensors", person().metadata())
+    with pytest.raises(LikenessError, match=r"odd\.safetensors") as told:
+        Artifact.load(tmp_path / "odd.safetensors")
+    assert "'xxx" in str(told.value) and len(str(told.value)) < 600
+
+
+def torch_zip(path: Path, program: bytes, packing: int = zipfile.ZIP_STORED) -> None:
     """A file such as torch.save writes, around any pickle program."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", packing) as archive:
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
@@ -361,6 +370,34 @@ def test_damaged_pickles_are_refused_in_one_sentence(tmp_path: Path, name: str):
                 assert read(tmp_path / file) is False
             except LikenessError as told:
                 assert file in str(told) and "\n" not in str(told)
+
+
+def test_a_pickle_that_numbers_its_memo_far_up_takes_no_memory_for_it(tmp_path: Path):
+    torch_zip(tmp_path / "odd.pt", b"\x80\x02}r\x00\x00\x00\x01.")  # at 2**24
+    tracemalloc.start()
+    try:
+        assert read_without_running(tmp_path / "odd.pt") == {}
+        assert tracemalloc.get_traced_memory()[1] < 2**24  # 2**28 where there is room for all below it
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pickle_gives_no_function_other_defaults(tmp_path: Path):
+    program = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\0\0\0__defaults__)s\x86b."
+    torch_zip(tmp_path / "odd.pt", program)
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    read_without_running(tmp_path / "odd.pt")
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before == (None,)
+
+
+@pytest.mark.parametrize("read", [import_file, read_checkpoint, read_without_running])
+def test_a_small_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path, read):
+    torch.save({"emb_params": torch.ones(1).expand(2**34, 768)}, tmp_path / "one.pt")
+    torch.save({f"t{n}": torch.ones(2**10).expand(2**10, 2**10) for n in range(99)}, tmp_path / "many.pt")
+    torch_zip(tmp_path / "packed.pt", b"\x80\x02}." + bytes(2**27), zipfile.ZIP_DEFLATED)
+    for name, said in (("one.pt", "far more"), ("many.pt", "far more"), ("packed.pt", "far too small")):
+        with pytest.raises(LikenessError, match=rf"{name} .*{said}"):
+            read(tmp_path / name)
 
 
 def test_a_damaged_zip_is_read_or_refused_in_one_sentence(tmp_path: Path):
