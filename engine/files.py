@@ -153,6 +153,13 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def copy_whole(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copies a file, whole or not at all; what killed programs left of earlier attempts goes."""
+    sweep(path)
+    with write_atomically(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def _where(path: str | os.PathLike[str]) -> Path:
     """The file itself, or the one that a link points to."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)

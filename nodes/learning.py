@@ -246,6 +246,7 @@ def learn(
     from ..engine.comfy_bridge.pictures import image_of
     from ..engine.comfy_bridge.run import GraphObserver, stop_graph, taken
     from ..engine.evaluation.loss_plot import plot_losses
+    from ..engine.training.output import unfinished
 
     if chosen.get("masked_loss") is True and not any(map(_has_masks, concepts)):
         raise LikenessError(
@@ -255,15 +256,18 @@ def learn(
     observer = GraphObserver(node.hidden.unique_id)
     settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
     path, key = _train(loaded, observer, method, settings, concepts, run)
-    if key and path is not None and not observer.losses:
+    if key and path is not None and learned.is_kept(path):
         return _learned_before(node, observer, path, run.get("save_as", ""))
+    missing = learned.keep(key, path) if path is not None and unfinished(path) is None else ""
     if observer.interrupted:
         stop_graph(observer, path, (concepts[0].class_word if concepts else "adapter") or "likeness")
     drawn = [observer.losses, *([observer.likeness] if observer.likeness else [])]
     plot = image_of([plot_losses(curves) for curves in drawn])
     previews = image_of(observer.previews) if observer.previews else plot
-    learned.keep(key, path, plot_losses(observer.losses))
-    artifact = taken(path)
+    learned.keep_plot(key, plot_losses(observer.losses))
+    if missing:
+        observer.on_note(missing)
+    artifact = taken(path, kept=not missing)
     observer.ended(*observer.scores, *_saved(artifact, run.get("save_as", "")))
     return io.NodeOutput(artifact, previews, plot, ui=_seen(node, observer.previews, plot))
 

@@ -5,9 +5,9 @@ Equal is what decides the outcome: method, settings, seed, pictures, words, mode
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..artifact import Artifact
 from ..config import Job
 from ..data.concepts import Concept, digest
 from ..errors import LikenessError
-from ..files import make_folder, unused
+from ..files import copy_whole, unused, write_atomically
 from .folders import FOLDER, inside, kept_folder
 
 # of a job: how it is watched and where things lie, which decides nothing
@@ -44,20 +44,31 @@ def find_learned(key: str) -> Path | None:
         return None  # learned again, and written over
 
 
-def keep(key: str, learned: Path, plot: np.ndarray) -> None:
-    """Keeps a finished run's file and its curves (H, W, 3) uint8."""
-    folder = make_folder(_folder())
-    fresh = folder / f".{key}.part"
-    shutil.copyfile(learned, fresh)
-    fresh.replace(folder / f"{key}.safetensors")
-    Image.fromarray(plot).save(folder / f"{key}.png")
+def is_kept(path: Path) -> bool:
+    """Whether it is the file of an earlier run."""
+    return path.parent == _folder()
+
+
+def keep(key: str, learned: Path) -> str:
+    """Keeps a finished run's file; why it could not, in words, or nothing."""
+    try:
+        copy_whole(learned, _folder() / f"{key}.safetensors")
+        return ""
+    except LikenessError as error:
+        return f"{error}; what was learned is in {learned} until ComfyUI starts again: save it elsewhere"
+
+
+def keep_plot(key: str, plot: np.ndarray) -> None:
+    """Keeps a run's curves (H, W, 3) uint8 beside its file, where there is room."""
+    with suppress(LikenessError), write_atomically(_folder() / f"{key}.png") as temporary:
+        Image.fromarray(plot).save(temporary)
 
 
 def plot_of(path: Path) -> np.ndarray | None:
     """The curves that were kept beside a run's file."""
     picture = path.with_suffix(".png")
     try:
-        return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+        return np.asarray(Image.open(picture, formats=["PNG"]).convert("RGB")) if picture.exists() else None
     except OSError:
         return None
 

@@ -1,7 +1,6 @@
 """A training run inside ComfyUI: gradients, the progress bar and previews in the node, the cancel button."""
 
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,8 @@ import torch
 from PIL import Image
 
 from ..artifact import Artifact
-from ..files import make_folder, portable, unused
+from ..errors import LikenessError
+from ..files import copy_whole, portable, unused
 from .folders import FOLDER, inside, temporary_folder
 from .said import lasting, say_in_node
 
@@ -78,10 +78,10 @@ def run_file() -> Path:
     return temporary_folder("runs") / f"{uuid.uuid4().hex}.safetensors"
 
 
-def taken(path: Path) -> Artifact:
-    """What a run learned; its file goes, unless it had to be written elsewhere."""
+def taken(path: Path, kept: bool = True) -> Artifact:
+    """What a run learned; its file goes, unless it had to be written elsewhere or is the only one."""
     learned = Artifact.load(path)
-    if path.parent == temporary_folder("runs"):
+    if kept and path.parent == temporary_folder("runs"):
         with suppress(OSError):
             path.unlink()
     return learned
@@ -190,8 +190,12 @@ def stop_graph(observer: GraphObserver, learned: Path | None, name: str) -> NoRe
         text = "stopped before the first step; nothing was learned"
     else:
         kept = unused(inside(FOLDER, f"interrupted/{portable(name)}-step-{observer.step}", ".safetensors"))
-        make_folder(kept.parent)
-        shutil.move(learned, kept)  # the checkpoint beside it stays, to go on from
+        try:
+            copy_whole(learned, kept)  # the checkpoint beside it stays, to go on from
+            learned.unlink(missing_ok=True)
+        except LikenessError as error:
+            log.warning("%s", error)
+            kept = learned
         text = (
             f"stopped at step {observer.step} of {observer.total}; what was learned is in {kept}; "
             "queue again to go on from there"
