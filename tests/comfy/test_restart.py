@@ -14,6 +14,7 @@ from safetensors import safe_open
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.tests.comfy.graphs import node
 from likeness_portraits.tests.comfy.hosts import Server
+from likeness_portraits.tests.engine.small_disk import fill, small_disk_at
 
 pytestmark = pytest.mark.comfy
 
@@ -82,6 +83,53 @@ def test_a_killed_server_loses_no_more_than_the_interval_between_checkpoints(own
     assert mine.read_bytes() == whole.read_bytes() and Artifact.load(mine).steps == STEPS
     assert not kept(own)
     assert not list((own.base / "temp" / "likeness" / "runs").glob("*"))
+
+
+def ended(server: Server, prompt_id: str) -> str:
+    """How a prompt ended, with what was said."""
+    status = server.wait(prompt_id)["status"]
+    return f"{status['status_str']} {json.dumps(status['messages'])}"
+
+
+@pytest.mark.slow
+def test_two_servers_on_one_user_folder_are_told_of_each_other(own: Server, checkout: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    (other / "user").mkdir(parents=True)
+    shared = own.base / "user" / "__likeness"
+    shared.mkdir()
+    (other / "user" / "__likeness").symlink_to(shared, target_is_directory=True)
+    second = Server(checkout, other)
+    try:
+        first = own.queue(training("mine"))
+        end = time.monotonic() + 300
+        while not kept(own):
+            assert time.monotonic() < end, own.log.read_text()[-2000:]
+            time.sleep(0.02)
+        told = ended(second, second.queue(training("mine")))
+        assert told.startswith("error") and "another run is learning the same at this moment" in told
+        second.run(training("another", seed=4, steps=1))  # what is no equal run goes on
+        assert ended(own, first).startswith("success")
+        second.run(training("mine"))  # and is not learned twice
+        assert "learning: step 1 of 60" not in second.log.read_text()
+        files = [server.base / "models" / "likeness" / "mine.safetensors" for server in (own, second)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    finally:
+        second.stop()
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_user_folder_loses_nothing_that_was_learned(own: Server):
+    place = own.base / "user" / "__likeness"
+    place.mkdir()
+    with small_disk_at(place, "1m"):
+        fill(place / "films")
+        own.run(training("mine", steps=3, checkpoint_minutes=0.001))
+        said = own.log.read_text()
+        assert "the disk is full; free some space" in said and "Traceback" not in said
+        assert Artifact.load(own.base / "models" / "likeness" / "mine.safetensors").steps == 3
+        (only,) = (own.base / "temp" / "likeness" / "runs").glob("*.safetensors")
+        assert Artifact.load(only).steps == 3  # nor is the first copy removed
+        assert not list(place.rglob("*.safetensors"))  # no half of one
 
 
 def test_what_killed_writes_left_is_not_offered_and_old_runs_are_swept(own: Server):

@@ -1,5 +1,6 @@
 """What was learned is kept: runs are killed, places cannot be written, finished files stay what they are."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,19 +9,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from safetensors import safe_open
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job
+from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.observer import Silent
 from likeness_portraits.engine.training.output import unfinished
+from likeness_portraits.tests.engine.small_disk import fill, small_disk_at
 from likeness_portraits.tests.engine.tiny import write_anna
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -224,10 +230,10 @@ class Meanwhile(Silent):
         self.notes.append(text)
 
 
-def learning(person: Path, output: Path) -> Job:
+def learning(person: Path, output: Path, steps: int = 2) -> Job:
     return Job.from_json(
         {"method": "textual-inversion", "concepts": [{"folder": str(person)}], "output": str(output),
-         "settings": {"steps": 2}, "device": "cpu", "memory": 64}
+         "settings": {"steps": steps}, "device": "cpu", "memory": 64}
     )  # fmt: skip
 
 
@@ -251,6 +257,48 @@ def test_where_a_folder_is_gone_at_the_end_the_next_place_takes_it(tmp_path: Pat
     path = train(learning(person, folder / OUT), watch)
     assert path == elsewhere / OUT and Artifact.load(path).steps == 2
     assert str(path) in watch.notes[-1]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk of 66 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    with small_disk_at(place, "66m"):
+        yield place
+
+
+def test_a_disk_that_fills_meanwhile_takes_no_checkpoint_and_what_was_learned_goes_elsewhere(
+    tmp_path: Path, small_disk: Path, person: Path, monkeypatch, caplog
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(elsewhere))
+    state = small_disk / "me.checkpoint" / "state.safetensors"
+
+    class Full(Meanwhile):
+        def on_step(self, progress, losses):
+            if progress.step == 2:
+                self.what()
+            if progress.step > 1:  # the state of step 2 had no room; that of step 1 is whole
+                assert step_of(state) == 1
+
+    watch = Full(lambda: fill(small_disk / "films"))
+    job = replace(learning(person, small_disk / OUT, steps=3), checkpoint_every=1)
+    path = train(job, watch)
+    assert path == elsewhere / OUT and Artifact.load(path).steps == 3
+    assert "the disk is full" in watch.notes[-1] and watch.notes[-1].endswith(
+        f"what was learned is in {path}"
+    )
+    assert "the disk is full; free some space or choose another folder; training goes on" in caplog.text
+    assert sorted(path.name for path in small_disk.rglob("*")) == ["films"]  # no half a file is left
+    status = main(["train", "textual-inversion", str(person), "-o", str(small_disk / OUT), "--steps", "1"])
+    assert status == 2  # noticed before the first step
+
+
+def step_of(state: Path) -> int:
+    with safe_open(state, "pt") as file:
+        return json.loads(file.metadata()["position"])["phase_step"]
 
 
 def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path, person: Path):
@@ -284,6 +332,25 @@ def test_two_runs_that_write_one_output_are_told_of_each_other(here, person: Pat
         status, said = here("--steps", 100_000)
     assert status == 2 and "another run is learning to me.safetensors at this moment" in said
     assert here("--steps", 1)[0] == 0 and files() == [OUT]
+
+
+def test_equal_runs_in_one_folder_of_many_are_told_of_each_other(person: Path, tmp_path: Path):
+    class StopAtOnce(Silent):
+        def should_stop(self) -> bool:
+            return self.began
+
+        began = False
+
+        def on_step(self, progress, losses) -> None:
+            self.began = True
+
+    runs, job = tmp_path / "runs", learning(person, tmp_path / OUT)
+    train(job, StopAtOnce(), runs=runs)
+    (folder,) = runs.iterdir()
+    again = learning(person, tmp_path / "second.safetensors")
+    with FileLock(folder / "lock"), pytest.raises(LikenessError, match="another run is learning the same at"):
+        train(again, runs=runs)
+    assert not Path(again.output).exists() and (folder / "state.safetensors").exists()
 
 
 def test_importing_onto_a_file_asks_first(tmp_path: Path, monkeypatch, capsys):
