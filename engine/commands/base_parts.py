@@ -17,7 +17,7 @@ PREDICTION = Annotated[
     str | None,
     Option(help="What a checkpoint or folder predicts, where its files do not say: epsilon, v_prediction."),
 ]
-TOKENIZER = Annotated[str | None, Option(help="For a checkpoint: the folder of CLIP's tokenizer.")]
+TOKENIZER = Annotated[str | None, Option(help="For a checkpoint: the folder of CLIP's tokenizer, or Qwen's.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,11 @@ def _train(
         check_shardable(method_class(job.method), job)
         base = None if base is None else copy.deepcopy(base)  # in pieces it is of no more use to its owner
     base = _trainable(base) if base is not None else load_base(job.base)
+    if base.distilled:
+        raise LikenessError(
+            f"this {base.traits.name} is distilled to draw in a few steps, which learning would undo: learn "
+            "on klein-base, and draw with this one"
+        )
     accelerator = _accelerator(job)
     pictures, enough = digest(concepts), SPARE * (job.resolution or base.resolution)
     origin = Origin.of(

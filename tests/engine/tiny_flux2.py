@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 SIDE = 32  # pixels that it was trained with: eight latents
 WIDTH = 32  # of the text encoder
@@ -67,3 +69,64 @@ def write_folder(folder: Path) -> Path:
     write_tokenizer(folder / "tokenizer")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline"}))
     return folder
+
+
+def bfl_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A transformer's tensors as Black Forest Labs write them: fused, and shift before scale at the end."""
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for theirs, ours in _WHOLE.items():
+            key = key.replace(theirs, ours)
+        kind = "double" if key.startswith("transformer_blocks.") else "single"
+        front, _, inside = key.partition("transformer_blocks.")
+        if inside:
+            number, _, leaf = inside.partition(".")
+            block = f"{kind}_blocks.{number}."
+            for theirs, ours in _BLOCKS[kind].items():
+                leaf = leaf.replace(theirs, ours)
+            key = block + leaf
+        if key == "final_layer.adaLN_modulation.1.weight":
+            value = torch.cat([value[len(value) // 2 :], value[: len(value) // 2]])
+        if "#" in key:  # one of three that are fused, which come in order
+            key = key.partition("#")[0] + ".weight"
+            value = torch.cat([found[key], value]) if key in found else value
+        found[key] = value.contiguous().clone()
+    return found
+
+
+_WHOLE = {
+    "x_embedder": "img_in", "context_embedder": "txt_in", "modulation_img.linear": "modulation_img.lin",
+    "modulation_txt.linear": "modulation_txt.lin", "stream_modulation.linear": "stream_modulation.lin",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer", "norm_out.linear":
+    "final_layer.adaLN_modulation.1", "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "proj_out": "final_layer.linear",
+}  # fmt: skip
+_BLOCKS = {
+    "double": {
+        "attn.to_q.": "img_attn.qkv#q.", "attn.to_k.": "img_attn.qkv#k.", "attn.to_v.": "img_attn.qkv#v.",
+        "attn.add_q_proj": "txt_attn.qkv#q", "attn.add_k_proj": "txt_attn.qkv#k",
+        "attn.add_v_proj": "txt_attn.qkv#v", "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+        "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale", "attn.norm_q.weight":
+        "img_attn.norm.query_norm.scale", "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+        "attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj", "ff_context.linear_in":
+        "txt_mlp.0", "ff_context.linear_out": "txt_mlp.2", "ff.linear_in": "img_mlp.0", "ff.linear_out":
+        "img_mlp.2",
+    },
+    "single": {
+        "attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2", "attn.norm_q.weight":
+        "norm.query_norm.scale", "attn.norm_k.weight": "norm.key_norm.scale",
+    },
+}  # fmt: skip
+
+
+def write_files(folder: Path, **changed: dict[str, Tensor]) -> dict[str, str]:
+    """People's single files, `transformer`, `vae` and `clip`, and the tokenizer's folder; `changed`: what is
+    in some instead. Returns their paths."""
+    parts = {name: part.state_dict() for name, part in tiny_parts().items()}
+    text = {key: value for key, value in parts["text_encoder"].items() if key != "lm_head.weight"}
+    states = {"transformer": bfl_names(parts["transformer"]), "vae": parts["vae"], "clip": text, **changed}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, state in states.items():
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{name}.safetensors")
+    found = {name: str(folder / f"{name}.safetensors") for name in states}
+    return {**found, "tokenizer": str(write_tokenizer(folder / "words"))}

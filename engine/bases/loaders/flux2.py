@@ -6,6 +6,7 @@ take 32 GB.
 """
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from ..text.qwen import PADDING, taps_for
 from .checkpoint_file import read_checkpoint_tensors
 from .flux2_names import FRONTS, for_diffusers, front_of
 from .networks import empty, in_full, numbers_in
+
+log = logging.getLogger(__name__)
 
 _RESOLUTION = 1024  # pixels a side that it was trained with
 NEEDED_DIFFUSERS = "0.36"
@@ -292,6 +295,10 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
         "flux2-vae.safetensors; ComfyUI keeps it in models/vae",
     )  # fmt: skip
     stored = len(numbers_in({key.removeprefix("model."): None for key in text}, "layers."))  # type: ignore[arg-type]
+    if "klein" in path.name.lower() and "base" not in path.name.lower():
+        log.warning(
+            "%s is the distilled Klein, by its name: learn on klein-base, and draw with klein", path.name
+        )
     words = next((place for place in _tokenizer_places(path, spec) if _has_words(place)), None)
     if words is None:
         raise LikenessError(
@@ -300,7 +307,7 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
         )
     return assembled(
         path, transformer, build_vae(vae_path, vae, {}), build_text(text_path, text), read_tokenizer(words),
-        taps_for(stored), distilled="klein" in path.name.lower() and "base" not in path.name.lower(),
+        taps_for(stored),
     )  # fmt: skip
 
 

@@ -1,13 +1,20 @@
 """FLUX.2 Klein: loaded from folders and files, learned on and drawn with; tiny random weights."""
 
+import json
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.loaders.flux2 import flux2_classes
 from likeness_portraits.engine.config import METHODS, BaseSpec
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.tiny import tiny_job, write_person
@@ -89,6 +96,150 @@ def test_placeholders_take_their_vectors_places_and_what_follows_is_read_as_comf
     assert set(first[len(before) + 2 + len(behind) :]) == {padding} and len(first) == 512
     one, other = base.encode_text(["a <v0>", "a man"], rows).states
     assert not torch.equal(one, other)
+
+
+# ----------------------------------------------------------------------------------------------- single files
+
+
+def load(files: dict[str, str], **changed: str | None) -> BaseModel:
+    return load_base(BaseSpec.parse(files["transformer"], **{
+        "vae": files["vae"], "clip": files["clip"], "tokenizer": files["tokenizer"], **changed,
+    }))  # fmt: skip
+
+
+def test_single_files_are_the_folders_base(base: BaseModel, tmp_path: Path):
+    found = load(tiny_flux2.write_files(tmp_path))
+    assert found.fingerprint == base.fingerprint
+    ours, theirs = found.state_dict(), base.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_fp8_with_scales_and_bf16_stay_as_small_as_they_are(tmp_path: Path):
+    plain = tiny_flux2.bfl_names(tiny_flux2.tiny_parts()["transformer"].state_dict())
+    name, fp8 = "double_blocks.0.img_attn.proj", torch.float8_e4m3fn
+    scale = plain[f"{name}.weight"].abs().max() / 448
+    stored = {key: value.bfloat16() for key, value in plain.items()}
+    stored[f"{name}.weight"] = (plain[f"{name}.weight"] / scale).to(fp8)
+    stored[f"{name}.weight_scale"] = scale
+    stored["single_blocks.0.linear1.weight"] = plain["single_blocks.0.linear1.weight"].to(fp8)
+    found = load(tiny_flux2.write_files(tmp_path, transformer=stored)).network
+    assert {weight.dtype for weight in found.parameters()} == {torch.bfloat16}
+    expected = (stored[f"{name}.weight"].float() * scale).bfloat16()
+    assert torch.equal(found.transformer_blocks[0].attn.to_out[0].weight, expected)
+    single = found.single_transformer_blocks[0].attn.to_qkv_mlp_proj.weight
+    assert torch.equal(single, stored["single_blocks.0.linear1.weight"].bfloat16())
+
+
+def test_half_precision_is_learned_on(folder: Path, tmp_path: Path, monkeypatch):
+    parts = tiny_flux2.tiny_parts()
+    halves = {key: value.bfloat16() for key, value in
+              tiny_flux2.bfl_names(parts["transformer"].state_dict()).items()}  # fmt: skip
+    text = {key: value.bfloat16() for key, value in parts["text_encoder"].model.state_dict().items()}
+    base = load(tiny_flux2.write_files(tmp_path / "files", transformer=halves, clip=text))
+    monkeypatch.setattr(base.text, "length", 96)
+    found = Artifact.load(train(tiny_job("dreambooth-lora", folder, resolution=32), base=base))
+    ups = [value for key, value in found.tensors.items() if ".lora_B." in key]
+    assert ups and all(up.dtype == torch.float32 and up.any() for up in ups)
+
+
+def _text_of(width: int) -> dict[str, torch.Tensor]:
+    from transformers import Qwen3Config, Qwen3Model
+
+    return Qwen3Model(Qwen3Config(
+        vocab_size=261, hidden_size=width, intermediate_size=32, num_hidden_layers=4, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16,
+    )).state_dict()  # fmt: skip
+
+
+WRONG = {  # what lies in the place of a part, and what is said of it
+    "text of another size": ("clip", lambda: _text_of(48), "states are 48 wide, but .* reads three of 32"),
+    "no Qwen3": ("clip", lambda: {"text_model.a": torch.ones(2)}, "clip.safetensors holds no Qwen3"),
+    "SD's VAE": ("vae", lambda: {"quant_conv.weight": torch.ones(8, 8, 1, 1)}, "is not FLUX.2's VAE"),
+    "NF4": (
+        "transformer",
+        lambda: {"double_stream_modulation_img.lin.weight": torch.ones(8, 1, dtype=torch.uint8)},
+        r"is quantised and cannot be learned on \(double_stream_modulation_img.lin.weight is uint8\)",
+    ),
+    "dev": (
+        "transformer",
+        lambda: {"double_stream_modulation_img.lin.weight": torch.ones(2, 2),
+                 "guidance_in.in_layer.weight": torch.ones(2, 2)},
+        "is FLUX.2 dev or another FLUX.2 than Klein",
+    ),
+    "half of it": (
+        "transformer", lambda: {"double_stream_modulation_img.lin.weight": torch.ones(2, 2)},
+        "is no whole FLUX.2 transformer",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_part_that_is_something_else_is_refused_by_file(case: str, tmp_path: Path):
+    part, make, said = WRONG[case]
+    files = tiny_flux2.write_files(tmp_path, **{part: make()})
+    with pytest.raises(LikenessError, match=said) as error:
+        load(files)
+    assert str(error.value).count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("vae", "holds no VAE; name one with --vae: flux2-vae.safetensors; ComfyUI keeps it in models/vae"),
+        (
+            "clip",
+            "holds no text encoder; name one with --clip: qwen_3_4b.safetensors .* models/text_encoders",
+        ),
+        ("tokenizer", r"has no tokenizer in it.*\(--tokenizer\), or set COMFYUI_PATH"),
+    ],
+)
+def test_a_missing_part_is_named_with_its_file_and_folder(part: str, said: str, tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    with pytest.raises(LikenessError, match=said):
+        load(tiny_flux2.write_files(tmp_path), **{part: None})
+
+
+def test_a_gguf_is_refused_wherever_it_is_named(tmp_path: Path):
+    files = tiny_flux2.write_files(tmp_path)
+    other = tmp_path / "qwen.gguf"
+    other.write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(LikenessError, match="qwen.gguf is quantised .*GGUF"):
+        load(files, clip=str(other))
+
+
+def test_a_folder_that_lacks_a_part_is_refused_by_its_name(klein: Path, tmp_path: Path):
+    shutil.copytree(klein, tmp_path / "klein", ignore=shutil.ignore_patterns("vae"))
+    with pytest.raises(LikenessError, match="klein has no vae folder, which a FLUX.2 model needs"):
+        load_base(BaseSpec.parse(str(tmp_path / "klein")))
+
+
+def test_a_prompt_beyond_512_tokens_is_refused(base: BaseModel):
+    with pytest.raises(LikenessError, match="is 640 tokens long with the marks around it.* reads 512"):
+        base.encode_text(["a" * 615])
+
+
+def test_diffusers_without_flux2_is_named_with_the_version_that_has_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "diffusers", SimpleNamespace(__version__="0.35.0"))
+    with pytest.raises(LikenessError, match="FLUX.2 needs diffusers 0.36 or newer, and this is 0.35.0"):
+        flux2_classes()
+
+
+def test_the_distilled_klein_is_not_learned_on(klein: Path, folder: Path, tmp_path: Path):
+    shutil.copytree(klein, tmp_path / "distilled")
+    told = json.dumps({"_class_name": "Flux2KleinPipeline", "is_distilled": True})
+    (tmp_path / "distilled" / "model_index.json").write_text(told)
+    base = load_base(BaseSpec.parse(str(tmp_path / "distilled")))
+    assert base.distilled
+    with pytest.raises(LikenessError, match="learn on klein-base, and draw with"):
+        train(tiny_job("textual-inversion", folder), base=base)
+
+
+def test_a_lora_of_another_family_is_refused(base: BaseModel):
+    shapes = {"lora_down.weight": (1, 2), "lora_up.weight": (2, 1), "alpha": ()}
+    tensors = {f"lora_unet_x.{part}": torch.ones(shape) for part, shape in shapes.items()}
+    other = Artifact(kind="lora", method="test", tensors=tensors, base_family="sdxl")
+    with pytest.raises(LikenessError, match="learned on a base of the family sdxl, not flux2"):
+        generate(base, ["a man"], artifacts=[(other, 1.0)], steps=1)
 
 
 # ------------------------------------------------------------------------------------------------ learning
