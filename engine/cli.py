@@ -29,7 +29,7 @@ from .commands import (  # noqa: F401 (each enters its commands, in the order th
 )
 from .commands.apps import INTERRUPTED, USER_MISTAKE, app
 from .commands.options import as_meant
-from .console import Interrupted, note, say
+from .console import Interrupted, note, say, spell_out
 from .errors import LikenessError, nearest
 from .telemetry import silence_onnxruntime
 from .version import VERSION
@@ -38,6 +38,7 @@ from .version import VERSION
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
     silence_onnxruntime()  # whichever library may load it
+    spell_out()
     try:
         status = get_command(app).main(
             [as_meant(argument) for argument in (sys.argv[1:] if arguments is None else arguments)],

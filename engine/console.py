@@ -1,5 +1,6 @@
 """What people see while a command works: progress and previews on stderr, results on stdout."""
 
+import io
 import os
 import signal
 import sys
@@ -27,15 +28,19 @@ EXIF, USER_COMMENT = 0x8769, 0x9286
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
 
+def spell_out() -> None:
+    """Lets stdout spell what it has no letters for (`\\u51fa`), as stderr does: Windows' code pages have few.
+
+    For everything that is written there, typer's help included.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def say(text: str = "") -> None:
-    """A result, on stdout: whatever that can show. Work goes on where nobody takes it (a closed pipe)."""
-    line = f"{text}\n"
+    """A result, on stdout. Work goes on where nobody takes it (a closed pipe)."""
     try:
-        try:
-            sys.stdout.write(line)
-        except UnicodeEncodeError:  # Windows' code pages have not all letters
-            encoding = sys.stdout.encoding or "ascii"
-            sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # Python would complain once more when it ends

@@ -19,7 +19,7 @@ from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.commands.outputs import Outputs, next_number
 from likeness_portraits.engine.config import METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read
-from likeness_portraits.engine.console import save_picture, say
+from likeness_portraits.engine.console import save_picture
 from likeness_portraits.engine.data.masks import Refinement
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
@@ -177,13 +177,41 @@ def test_numbers_go_on_behind_the_highest(tmp_path: Path):
     assert Outputs.at(tmp_path, 2, True).named("cat").name == "cat.png"
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_names_that_the_output_has_no_letters_for_are_said_in_others(encoding: str, monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
-    monkeypatch.setattr(sys, "stdout", stream)
-    say("出力/Müller.png")
-    written = stream.buffer.getvalue().decode(encoding)
-    assert written.endswith(".png\n") and ("出力" in written) == (encoding == "utf-8")
+HELP = (
+    *(["train", method] for method in METHODS), ["bench", "claims"], ["demo"], ["doctor"], ["evaluate"],
+    ["export"], ["generate"], ["import"], ["info"], ["interval"], ["masks"], ["measure"], ["restore"],
+    ["shards"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_every_command_writes_to_an_output_that_has_few_letters(
+    encoding: str, package_parent: Path, tmp_path: Path, monkeypatch
+):
+    def shown(*arguments: object) -> str:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stream)
+            assert main([str(argument) for argument in arguments]) == 0
+        stream.flush()
+        return stream.buffer.getvalue().decode(encoding)
+
+    folder = tmp_path / "出力 Müller"
+    (folder / "images").mkdir(parents=True)
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"写真{number}.png")
+    learned = folder / "名前.safetensors"
+    told = [
+        shown("train", "textual-inversion", folder, "--class-word", "woman", "--steps", 1, "-o", learned),
+        shown("info", learned), shown("info", folder), shown("export", learned, "-o", folder / "出"),
+        shown(*DRAW, "b", "--concept", learned, "-o", folder / "絵"),
+        shown("train", "textual-inversion", folder, "-o", learned, "--print-config"),
+    ]  # fmt: skip
+    assert len(list((folder / "絵").iterdir())) == 2
+    assert all("\\u51fa\\u529b" in text for text in told)
+    for command in HELP:
+        assert "Usage" in shown(*command, "--help")
 
 
 def test_pictures_are_written_though_nobody_reads_what_is_said(package_parent: Path, tmp_path: Path):
