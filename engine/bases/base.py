@@ -8,8 +8,10 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,8 @@ class BaseModel(nn.Module):
         self.resolution = resolution
         self.latent_channels: int = vae.config.latent_channels  # type: ignore[union-attr]
         self.latent_scale: float = vae.config.scaling_factor  # type: ignore[union-attr]
+        # FLUX's and SD 3's autoencoders have one
+        self.latent_shift: float = getattr(vae.config, "shift_factor", None) or 0.0
         self.pixels_per_latent = pixels_per_latent(vae)
         self.distilled = False  # to draw in a few steps; known of some bases alone
         self.pass_size = 0  # rows in one pass of the network while something is learned; 0: all
@@ -111,11 +115,17 @@ class BaseModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """A short name for the weights, what they predict and at which noise, for what is kept of them."""
-        told = f"{self.fingerprint} ".encode() + self.process.recipe()
-        return hashlib.sha256(told).hexdigest()[:16]
+        """A short name for all that is learned on: every number of network, text encoders and autoencoder,
+        what the network predicts and at which noise. What is kept of one run for another goes by it."""
+        total = hashlib.sha256(self.process.recipe())
+        parts = {"network": self.network, "vae": self.vae, **self.text_encoders}
+        for part, module in parts.items():
+            for name, weight in sorted(module.state_dict().items()):
+                numbers = weight.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
+                total.update(f"{part} {name} {weight.dtype} {crc32(numbers)}".encode())
+        return total.hexdigest()[:16]
 
     def send_away(self, part: nn.Module) -> None:
         """Moves a part to the CPU, where it works (text encoders) or waits for work (the autoencoder)."""
@@ -159,7 +169,7 @@ class BaseModel(nn.Module):
                     mean, std = told.latents, torch.zeros_like(told.latents)
                 else:
                     mean, std = told.latent_dist.mean, told.latent_dist.std
-                found.append(torch.stack([mean.float(), std.float()]))
+                found.append(torch.stack([mean.float() - self.latent_shift, std.float()]))
             return torch.cat(found, dim=1) * self.latent_scale
 
         mean, std = self._through_vae(encode)
@@ -181,7 +191,7 @@ class BaseModel(nn.Module):
         """The same, for losses that look at the picture."""
 
         def decode() -> Tensor:
-            unscaled = latents.to(self.device, dtype_of(self.vae)) / self.latent_scale
+            unscaled = latents.to(self.device, dtype_of(self.vae)) / self.latent_scale + self.latent_shift
             height, width = (side * self.pixels_per_latent for side in latents.shape[-2:])
             parts = unscaled.split(self.at_once(height, width))
             return torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in parts])

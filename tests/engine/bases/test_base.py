@@ -1,5 +1,6 @@
 """What the frozen base predicts, reads and refuses."""
 
+import copy
 import json
 import logging
 import re
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.base import BaseModel, load_base, unet_base
 from likeness_portraits.engine.bases.process.ddpm import noise_schedule
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
@@ -151,6 +152,32 @@ def test_the_fingerprint_names_the_weights_not_their_precision(base):
 
 
 # ----------------------------------------------------------------------------------------------- loading
+
+
+def test_whatever_it_stands_on_names_it_to_the_last_number():
+    plain = tiny_base().identity
+    assert plain == tiny_base().identity != tiny_base("v_prediction").identity
+    assert plain != tiny_base(zero_snr=True).identity
+    for part in ("vae", "text_encoders", "unet"):
+        base = tiny_base()
+        list(getattr(base, part).parameters())[-1].data.flatten()[-1].add_(1e-6)
+        assert base.identity != plain, part
+
+
+def test_latents_of_a_shifted_autoencoder_are_around_nought_as_in_diffusers():
+    base = tiny_base()
+    plain, _ = base.encode_posterior(pixels := torch.rand(1, 3, 32, 32) * 2 - 1)
+    vae = copy.deepcopy(base.vae)
+    vae.register_to_config(shift_factor=0.1159, scaling_factor=0.3611)  # FLUX's numbers
+    shifted = unet_base(
+        unet=base.unet, vae=vae, text_encoders=dict(base.text_encoders.items()), tokenizers=base.tokenizers,
+        alphas_cumprod=noise_schedule(SCHEDULE), family="sd1", resolution=32,
+    )  # fmt: skip
+    mean, spread = shifted.encode_posterior(pixels)
+    raw = vae.encode(pixels).latent_dist
+    torch.testing.assert_close(mean, (raw.mean - 0.1159) * 0.3611)
+    torch.testing.assert_close(spread, raw.std * 0.3611)
+    torch.testing.assert_close(shifted.decode(mean), base.decode(plain))
 
 
 def test_the_miniature_loads():
