@@ -210,6 +210,13 @@ def content_of(path: str | os.PathLike[str]) -> str:
     return total.hexdigest()[:16]
 
 
+def state_of(path: Path) -> str:
+    """Changes whenever the file, or a file in the folder, does, without reading it: by times and sizes."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
 def sweep(target: str | os.PathLike[str], older_than: float = FORGOTTEN) -> None:
     """Removes what killed programs left of earlier attempts to write `target`: unfinished files beside it.
 

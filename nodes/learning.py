@@ -293,9 +293,10 @@ def _saved(artifact: Any, name: str) -> list[str]:
 
 
 def _has_masks(spec: ConceptSpec) -> bool:
-    from ..engine.data.concepts import load_concept
+    from ..engine.data import at_hand
 
-    return any(picture.mask is not None for picture in load_concept(spec).pictures)
+    at_hand.keep(spec, concept := at_hand.read(spec))
+    return any(picture.mask is not None for picture in concept.pictures)
 
 
 def _seen(node: type[io.ComfyNode], previews: Sequence[Any], plot: Any) -> dict[str, Any]:
@@ -345,7 +346,7 @@ def _train(
     from ..engine.comfy_bridge.folders import kept_folder
     from ..engine.comfy_bridge.identity import people_in
     from ..engine.comfy_bridge.weights import take_weights
-    from ..engine.data.concepts import load_concept
+    from ..engine.data import at_hand
     from ..engine.identity.conditioning import digest_of
     from ..engine.training.checkpoint import sweep_runs
     from ..engine.training.host import check_people
@@ -367,7 +368,7 @@ def _train(
     with graph.training_allowed():
         said = PREDICTED.get(run.get("prediction", AS_MODEL))
         base = base_from_graph(take_weights(*loaded, prediction=said))
-        read = [load_concept(concept) for concept in concepts]
+        read = [at_hand.take(concept) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""
         key = learned.key_of(job, read, base.identity, shown, look_every)

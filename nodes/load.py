@@ -168,7 +168,8 @@ class LikenessLoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str, **_: str) -> str:
-        from ..engine.comfy_bridge.folders import find, state_of
+        from ..engine.comfy_bridge.folders import find
+        from ..engine.files import state_of
 
         return state_of(find(name, "likeness"))
 

@@ -150,12 +150,13 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
         vectors: int, masked: str, clip_vision=None, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.staged import features_file
-        from ..engine.data.concepts import load_concept
+        from ..engine.data import at_hand
 
         chosen = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
         if clip_vision is not None:
             size = run.get("resolution") or FEATURE_SIZE
-            chosen["image_encoder"] = features_file(clip_vision, load_concept(concept), size)
+            at_hand.keep(concept, seen := at_hand.read(concept))
+            chosen["image_encoder"] = features_file(clip_vision, seen, size)
         return learn(cls, "personamagic", (model, clip, vae), (concept,), preset, chosen, run)
 
 
@@ -325,7 +326,8 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str = "", **_: Any) -> str:
-        from ..engine.comfy_bridge.folders import input_folder, state_of
+        from ..engine.comfy_bridge.folders import input_folder
+        from ..engine.files import state_of
 
         return state_of(input_folder(folder)) if folder and folder.strip() else ""
 

@@ -20,8 +20,8 @@ from ..data.segmenters.face_parts import load as load_parser
 from ..data.shard_sources import photographs, portraits, reference_folder, rendered
 from ..data.shards import INDEX, ShardSample, write_shards
 from ..errors import LikenessError
-from ..files import write_atomically
-from .folders import folder, input_folder, state_of, temporary_folder
+from ..files import state_of, write_atomically
+from .folders import folder, input_folder, temporary_folder
 from .weights import family_of_model
 
 FIRST_PERSON, _TWINS = 10_000, 2  # of the Miniature's people who are drawn to learn from; their edited faces

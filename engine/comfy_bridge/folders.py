@@ -1,6 +1,5 @@
 """ComfyUI's folders: where likenesses, LoRAs and embeddings lie, and where passing files go."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -83,13 +82,6 @@ def input_folder(name: str) -> Path:
             "letter, or copy the folder here"
         )
     return Path(folder_paths.get_input_directory()) / typed
-
-
-def state_of(path: Path) -> str:
-    """Changes whenever the file, or a file in the folder, does: what ComfyUI's cache goes by."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def kept_folder(*parts: str) -> Path:

@@ -18,8 +18,9 @@ from ..data.pictures import open_image
 from ..data.segment import Request, find_masks, load_segmenter
 from ..data.segmenters.base import Segmenter
 from ..errors import LikenessError
+from ..files import state_of
 from .core_nodes import CORE, load_core, load_core_faces
-from .folders import folder, state_of
+from .folders import folder
 from .pictures import image_of, pictures_of
 
 ANOTHER = 16.0  # grey levels on average between two pictures that are not the same

@@ -15,8 +15,9 @@ import torch
 
 from ..config import ConceptSpec
 from ..config.choices import MEDIAPIPE
-from ..data.concepts import load_concept
+from ..data import at_hand
 from ..errors import LikenessError
+from ..files import state_of
 from ..inference.onlookers import MASK, FaceTools, load_face_tools
 from ..inference.restore import (
     PersonReference,
@@ -31,7 +32,7 @@ from ..inference.restore import (
 from ..inference.restorers import SOURCES, check_upscaler, found_file, load_restorer
 from ..inference.upscale import upscaled
 from .core_nodes import load_core_faces
-from .folders import RESTORERS, folder, listed, state_of
+from .folders import RESTORERS, folder, listed
 from .pictures import image_of, pictures_of
 
 
@@ -168,7 +169,7 @@ def _one(
 def _references(faces: Faces) -> list[np.ndarray]:
     pictures = [] if faces.references is None else pictures_of(faces.references)
     if faces.concept is not None:
-        pictures += [picture.pixels for picture in load_concept(faces.concept).pictures]
+        pictures += [picture.pixels for picture in at_hand.read(faces.concept).pictures]
     return pictures
 
 

@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 checkout, package_parent = sys.argv[1:3]
@@ -33,6 +34,7 @@ from comfy.ldm.flux.model import FluxParams  # noqa: E402
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.bases.base import load_base  # noqa: E402
 from likeness_portraits.engine.bases.text.prompt_weights import weighted  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.folders import register_folders  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, encode_identity_images  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.refocus import refocused_prompt  # noqa: E402
@@ -226,6 +228,33 @@ def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
     }  # fmt: skip
 
 
+def decoded_while_learning(loaded: tuple[Any, Any, Any]) -> list[int]:
+    """Pictures in a folder, and how often one was decoded: looked at by one node, learned from by another
+    that asks for masks and is watched."""
+    from likeness_portraits.engine.data import concepts
+    from likeness_portraits.engine.evaluation.people import concept_of
+    from likeness_portraits.engine.miniature import world
+    from likeness_portraits.nodes.concept import LikenessConceptFolder
+    from likeness_portraits.nodes.train import LikenessTrainTextualInversion
+
+    for node in (LikenessConceptFolder, LikenessTrainTextualInversion):
+        node.hidden = SimpleNamespace(unique_id=None)
+    place = tempfile.mkdtemp()
+    register_folders()
+    folder_paths.set_user_directory(f"{place}/user")
+    folder_paths.set_temp_directory(f"{place}/temp")
+    known = concept_of(world.TUNING_SEEDS[0])
+    folder = concepts.write_concept(f"{place}/anna", known)
+    read, genuine = [], concepts.read_photograph
+    concepts.read_photograph = lambda *told: read.append(told) or genuine(*told)
+    spec, _ = LikenessConceptFolder.execute(str(folder), "woman", "<v0>", "subject").args
+    LikenessTrainTextualInversion.execute(
+        *loaded, spec, "miniature", 1, 0.02, 1, "yes", seed=0, preview_every=0, stop_by_likeness=1
+    )
+    concepts.read_photograph = genuine
+    return [len(known.pictures), len(read)]
+
+
 def main() -> None:
     with torch.inference_mode():
         model, clip, vae = build_miniature()
@@ -235,6 +264,7 @@ def main() -> None:
             "exported": exported(tempfile.mkdtemp()),
             "weights": weighted_pictures(model, clip, vae),
             "read otherwise": weights_apart(),
+            "decoded": decoded_while_learning((model, clip, vae)),
         }
     print(json.dumps(facts))  # noqa: T201 (the answer)
 

@@ -76,3 +76,8 @@ def test_any_text_of_brackets_is_read_as_comfyui_reads_it(facts: dict):
 def test_comfyuis_own_training_learns_on_the_miniature_and_leaves_it_as_it_is(facts: dict):
     learned = facts["learned"]
     assert learned["modules"] > 50 and learned["moved"] > 0 and learned["base moved"] == 0
+
+
+def test_a_folder_that_one_node_looks_at_and_another_learns_from_is_decoded_once(facts: dict):
+    pictures, decoded = facts["decoded"]
+    assert decoded == pictures
