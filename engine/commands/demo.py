@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
@@ -10,9 +10,6 @@ from ..config import METHODS
 from ..console import ConsoleObserver, note, say
 from ..files import check_room, unused
 from .apps import INTERRUPTED, app
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

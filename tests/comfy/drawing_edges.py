@@ -228,9 +228,9 @@ def learned_with_stock_nodes(model: Any, clip: Any) -> dict[str, float]:
     }  # fmt: skip
 
 
-def decoded_while_learning(loaded: tuple[Any, Any, Any]) -> list[int]:
+def trained_in_nodes(loaded: tuple[Any, Any, Any]) -> dict[str, float]:
     """Pictures in a folder, and how often one was decoded: looked at by one node, learned from by another
-    that asks for masks and is watched."""
+    that asks for masks and is watched. What is learned where the node says what the MODEL predicts."""
     from likeness_portraits.engine.data import concepts
     from likeness_portraits.engine.evaluation.people import concept_of
     from likeness_portraits.engine.miniature import world
@@ -238,7 +238,7 @@ def decoded_while_learning(loaded: tuple[Any, Any, Any]) -> list[int]:
     from likeness_portraits.nodes.train import LikenessTrainTextualInversion
 
     for node in (LikenessConceptFolder, LikenessTrainTextualInversion):
-        node.hidden = SimpleNamespace(unique_id=None)
+        node.hidden = SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
     place = tempfile.mkdtemp()
     register_folders()
     folder_paths.set_user_directory(f"{place}/user")
@@ -248,11 +248,19 @@ def decoded_while_learning(loaded: tuple[Any, Any, Any]) -> list[int]:
     read, genuine = [], concepts.read_photograph
     concepts.read_photograph = lambda *told: read.append(told) or genuine(*told)
     spec, _ = LikenessConceptFolder.execute(str(folder), "woman", "<v0>", "subject").args
-    LikenessTrainTextualInversion.execute(
-        *loaded, spec, "miniature", 1, 0.02, 1, "yes", seed=0, preview_every=0, stop_by_likeness=1
-    )
+    told = (*loaded, spec, "miniature", 1, 0.02, 1, "yes")
+    LikenessTrainTextualInversion.execute(*told, seed=0, preview_every=0, stop_by_likeness=1)
     concepts.read_photograph = genuine
-    return [len(known.pictures), len(read)]
+    rows = [
+        LikenessTrainTextualInversion.execute(*told, seed=0, preview_every=0, prediction=kind).args[0].tensors
+        for kind in ("as the MODEL says", "noise", "velocity")
+    ]
+    plain, noise, velocity = (next(iter(tensors.values())) for tensors in rows)
+    return {
+        "pictures": len(known.pictures), "decoded": len(read),
+        "noise apart": (plain - noise).abs().max().item(),
+        "velocity apart": (plain - velocity).abs().max().item(),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -264,7 +272,7 @@ def main() -> None:
             "exported": exported(tempfile.mkdtemp()),
             "weights": weighted_pictures(model, clip, vae),
             "read otherwise": weights_apart(),
-            "decoded": decoded_while_learning((model, clip, vae)),
+            "trained": trained_in_nodes((model, clip, vae)),
         }
     print(json.dumps(facts))  # noqa: T201 (the answer)
 

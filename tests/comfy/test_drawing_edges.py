@@ -79,5 +79,8 @@ def test_comfyuis_own_training_learns_on_the_miniature_and_leaves_it_as_it_is(fa
 
 
 def test_a_folder_that_one_node_looks_at_and_another_learns_from_is_decoded_once(facts: dict):
-    pictures, decoded = facts["decoded"]
-    assert decoded == pictures
+    assert facts["trained"]["decoded"] == facts["trained"]["pictures"]
+
+
+def test_a_training_node_is_told_what_the_model_predicts(facts: dict):
+    assert facts["trained"]["noise apart"] == 0 < facts["trained"]["velocity apart"]

@@ -117,3 +117,22 @@ def test_a_typed_zero_goes_before_the_files_number(files: dict[str, Path], tmp_p
     assert main([*arguments, "--seed", "0", "--checkpoint-every", "0"]) == 0
     job = yaml.safe_load(capsys.readouterr().out)
     assert (job["seed"], job["checkpoint_every"]) == (0, 0)
+
+
+def test_what_a_base_predicts_can_be_typed(files: dict[str, Path], tmp_path: Path, capsys):
+    words = ["--tokenizer", str(files["words"])]
+    drawing = ["generate", "a photo", "--steps", "1", "--width", "32", "--height", "32", *words]
+    drawn = {}
+    for kind in (None, "epsilon", "v_prediction"):
+        path = tmp_path / f"{kind}.png"
+        typed = [] if kind is None else ["--prediction", kind]
+        assert main([*drawing, "--base", str(files["whole"]), *typed, "-o", str(path)]) == 0
+        drawn[kind] = np.asarray(Image.open(path))
+    assert (drawn[None] == drawn["epsilon"]).all() and (drawn[None] != drawn["v_prediction"]).any()
+    capsys.readouterr()
+    for base in (str(files["whole"]), "miniature"):
+        assert (
+            main([*drawing, "--base", base, "--prediction", "v_predict", "-o", str(tmp_path / "x.png")]) == 2
+        )
+    said = capsys.readouterr().err
+    assert "unknown prediction 'v_predict'; did you mean 'v_prediction'?" in said
