@@ -12,7 +12,7 @@ pytestmark = pytest.mark.comfy
 
 @pytest.fixture(scope="module")
 def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
-    return numbers_of("drawing_edges.py", python, checkout, package_parent)
+    return numbers_of("drawing_edges.py", python, checkout, package_parent, timeout=900)
 
 
 @pytest.mark.parametrize(
