@@ -348,7 +348,7 @@ def _train(
     from ..engine.comfy_bridge.weights import take_weights
     from ..engine.data import at_hand
     from ..engine.identity.conditioning import digest_of
-    from ..engine.training.checkpoint import sweep_runs
+    from ..engine.training.checkpoint import Origin, sweep_runs
     from ..engine.training.host import check_people
     from ..engine.training.launch import Stopped, train
 
@@ -371,7 +371,8 @@ def _train(
         read = [at_hand.take(concept) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""
-        key = learned.key_of(job, read, base.identity, shown, look_every)
+        files = Origin.of(job, pictures="", weights="").files
+        key = learned.key_of(job, read, base.identity, shown, look_every, files)
         if (before := learned.find_learned(key)) is not None:
             return before, key
         critic = _critic(job, base, observer, look_every, read)

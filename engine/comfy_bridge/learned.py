@@ -6,10 +6,11 @@ Equal is what decides the outcome: method, settings, seed, pictures, words, mode
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -28,10 +29,18 @@ WATCHING = (
 )  # fmt: skip
 
 
-def key_of(job: Job, concepts: Sequence[Concept], base: str, people: str, look_every: int) -> str:
-    """Names a run by all that decides its outcome; base and people: names, look_every: stopping's."""
+def key_of(
+    job: Job,
+    concepts: Sequence[Concept],
+    base: str,
+    people: str,
+    look_every: int,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Names a run by all that decides its outcome; base and people: names, look_every: stopping's, files: by
+    setting, what the files hold that the job names."""
     told = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
-    whole = json.dumps([told, digest(concepts), base, people, look_every], sort_keys=True)
+    whole = json.dumps([told, digest(concepts), base, people, look_every, dict(files)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 

@@ -10,6 +10,7 @@ and one of its threads and draws from shards of its own where there are enough o
 opens and writes the tars here, reads in streams that cannot be asked for a position.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -37,6 +38,7 @@ from .pictures import grey_in, picture_in
 log = logging.getLogger(__name__)
 
 INDEX = "shards.json"
+_ENDS = 1 << 18  # bytes at each end of a tar that it is known by
 _QUALITY = 95  # JPEG's, of pictures we write
 TRIES = 20  # other samples tried in place of one that cannot be read
 MOST_SHARDS = 1_000_000  # that a pattern may stand for
@@ -254,6 +256,23 @@ def find_shards(where: str, web: bool = False) -> list[Shard]:
     if missing and all(Path(path).parent == Path(paths[0]).parent for path in paths):
         _write_index_if_possible(Path(paths[0]).parent, {Path(s.path).name: s.count for s in found})
     return found
+
+
+def outline_of(where: str, web: bool = False) -> str:
+    """A name for what local shards hold, wherever they lie: by names, sizes and both ends, for they may be
+    terabytes; what is at an address is named by the address."""
+    total = hashlib.sha256()
+    for path in _expanded(where, web):
+        if is_address(path):
+            total.update(f"{path}\n".encode())
+            continue
+        size = os.path.getsize(path)
+        total.update(f"{Path(path).name} {size}\n".encode("utf-8", "surrogateescape"))
+        with open(path, "rb") as file:
+            total.update(file.read(_ENDS))
+            file.seek(max(0, size - _ENDS))
+            total.update(file.read(_ENDS))
+    return total.hexdigest()[:16]
 
 
 def _expanded(where: str, web: bool) -> list[str]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..artifact import Artifact
 from ..config import BaseSpec, Job
+from ..data.shards import outline_of
 from ..errors import LikenessError
 from ..files import content_of, make_folder, reading, sweep, write_atomically
 from .host import content_of_host
@@ -84,6 +85,8 @@ class Origin:
         words: Mapping[str, Sequence[str]] = getattr(job.settings, "FILES", {})
         named = {name: getattr(job.settings, name) for name in words if name not in ("shards", "validation")}
         files = {name: content_of(text) for name, text in named.items() if text and text not in words[name]}
+        if shards := getattr(job.settings, "shards", None):
+            files["shards"] = outline_of(shards, job.shards_from_web)
         return cls(
             pictures=pictures, weights=weights, people=people, hosts=tuple(map(content_of_host, job.on)),
             files={name: content for name, content in files.items() if content},

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import tarfile
 import time
@@ -24,6 +25,7 @@ from likeness_portraits.engine.data.shards import (
     encoded,
     find_shards,
     jpeg,
+    outline_of,
     write_shards,
 )
 from likeness_portraits.engine.errors import LikenessError
@@ -231,6 +233,20 @@ def test_a_lane_whose_own_shard_is_lost_reads_from_others(tmp_path):
     lanes = SampleStreams(str(tmp_path), 2, seed=0)
     seen = [row[1] for row in keys(lanes, range(6), [0, 1])]
     assert len(seen) == 6 and all(int(key[2:9]) < 4 for key in seen)
+
+
+def test_shards_are_known_by_what_they_hold_wherever_they_lie(folder, tmp_path: Path):
+    copied = shutil.copytree(folder, tmp_path / "moved")
+    pattern = f"{copied}/shard-00000{{0..4}}.tar"
+    assert outline_of(str(folder)) == outline_of(str(copied)) == outline_of(pattern)
+    tar = copied / "shard-000001.tar"
+    content, known = bytearray(tar.read_bytes()), tar.stat()
+    content[600] ^= 1
+    tar.write_bytes(content)
+    os.utime(tar, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert outline_of(str(copied)) != outline_of(str(folder))
+    with pytest.raises(LikenessError, match="there are no shards at"):
+        outline_of(str(tmp_path))
 
 
 def test_shards_that_hold_nothing_readable_are_an_error(tmp_path):

@@ -252,6 +252,17 @@ def test_a_host_counts_by_what_it_holds_and_a_base_by_its_weights_and_noise(tmp_
     assert folder("a.safetensors") != folder("b.safetensors")
 
 
+def test_shards_count_by_what_they_hold(tmp_path):
+    def of(place: str) -> Origin:
+        job = tiny_job("masterweaver", tmp_path, settings={"shards": str(tmp_path / place)})
+        return Origin.of(job, pictures="", weights="w")
+
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tar").write_bytes(content)
+    assert of("a") == of("b") != of("c")
+
+
 def test_in_a_folder_of_many_a_run_is_found_by_what_it_learns_and_prolonged(tmp_path, caplog):
     runs = tmp_path / "runs"
 
