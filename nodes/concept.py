@@ -123,7 +123,7 @@ class LikenessConceptFolder(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import input_folder
         from ..engine.comfy_bridge.pictures import advice_on
-        from ..engine.data import at_hand
+        from ..engine.data.at_hand import keep_at_hand
         from ..engine.data.concepts import one_of_folder
 
         wanted = ConceptSpec(
@@ -132,7 +132,7 @@ class LikenessConceptFolder(io.ComfyNode):
         )  # fmt: skip
         concept = one_of_folder(wanted)
         spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
-        at_hand.keep(spec, concept)
+        keep_at_hand(spec, concept)
         return told(cls, spec, concept.class_word, text=advice_on(concept, faces))
 
     @classmethod

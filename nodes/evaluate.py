@@ -263,7 +263,7 @@ class LikenessGrid(io.ComfyNode):
 def _component(component: ConceptSpec | None, masks):
     """A component's pictures and where it is in those to be measured, or neither."""
     from ..engine.comfy_bridge.pictures import masks_of_tensor
-    from ..engine.data import at_hand
+    from ..engine.data.at_hand import read_at_hand
     from ..engine.errors import LikenessError
 
     if component is None and masks is None:
@@ -271,7 +271,7 @@ def _component(component: ConceptSpec | None, masks):
     if component is None or masks is None:
         missing = "component" if component is None else "component masks"
         raise LikenessError(f"{missing} is not connected; connect component and component masks, or neither")
-    return at_hand.read(component).pictures, masks_of_tensor(masks)
+    return read_at_hand(component).pictures, masks_of_tensor(masks)
 
 
 def _measured(
@@ -282,11 +282,11 @@ def _measured(
     from ..engine.comfy_bridge.folders import packs_folder
     from ..engine.comfy_bridge.grid import helpers_folder
     from ..engine.comfy_bridge.pictures import face_model_for
-    from ..engine.data import at_hand
+    from ..engine.data.at_hand import read_at_hand
     from ..engine.evaluation.backends import judges_there, load_face_judge
     from ..engine.evaluation.measure import measure
 
-    known = at_hand.read(concept)
+    known = read_at_hand(concept)
     looked_by = face_model_for([picture.pixels for picture in known.pictures], faces)
     judge = load_face_judge(looked_by, packs_folder())
     text, looks = judges_there(judge, helpers_folder())

@@ -293,9 +293,9 @@ def _saved(artifact: Any, name: str) -> list[str]:
 
 
 def _has_masks(spec: ConceptSpec) -> bool:
-    from ..engine.data import at_hand
+    from ..engine.data.at_hand import keep_at_hand, read_at_hand
 
-    at_hand.keep(spec, concept := at_hand.read(spec))
+    keep_at_hand(spec, concept := read_at_hand(spec))
     return any(picture.mask is not None for picture in concept.pictures)
 
 
@@ -346,7 +346,7 @@ def _train(
     from ..engine.comfy_bridge.folders import kept_folder
     from ..engine.comfy_bridge.identity import people_in
     from ..engine.comfy_bridge.weights import take_weights
-    from ..engine.data import at_hand
+    from ..engine.data.at_hand import take_at_hand
     from ..engine.identity.conditioning import digest_of
     from ..engine.training.checkpoint import Origin, sweep_runs
     from ..engine.training.host import check_people
@@ -368,7 +368,7 @@ def _train(
     with graph.training_allowed():
         said = PREDICTED.get(run.get("prediction", AS_MODEL))
         base = base_from_graph(take_weights(*loaded, prediction=said))
-        read = [at_hand.take(concept) for concept in concepts]
+        read = [take_at_hand(concept) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""
         files = Origin.of(job, pictures="", weights="").files

@@ -150,12 +150,12 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
         vectors: int, masked: str, clip_vision=None, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.staged import features_file
-        from ..engine.data import at_hand
+        from ..engine.data.at_hand import keep_at_hand, read_at_hand
 
         chosen = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
         if clip_vision is not None:
             size = run.get("resolution") or FEATURE_SIZE
-            at_hand.keep(concept, seen := at_hand.read(concept))
+            keep_at_hand(concept, seen := read_at_hand(concept))
             chosen["image_encoder"] = features_file(clip_vision, seen, size)
         return learn(cls, "personamagic", (model, clip, vae), (concept,), preset, chosen, run)
 

@@ -15,7 +15,7 @@ import torch
 
 from ..config import ConceptSpec
 from ..config.choices import MEDIAPIPE
-from ..data import at_hand
+from ..data.at_hand import read_at_hand
 from ..errors import LikenessError
 from ..files import state_of
 from ..inference.onlookers import MASK, FaceTools, load_face_tools
@@ -169,7 +169,7 @@ def _one(
 def _references(faces: Faces) -> list[np.ndarray]:
     pictures = [] if faces.references is None else pictures_of(faces.references)
     if faces.concept is not None:
-        pictures += [picture.pixels for picture in at_hand.read(faces.concept).pictures]
+        pictures += [picture.pixels for picture in read_at_hand(faces.concept).pictures]
     return pictures
 
 

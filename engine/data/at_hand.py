@@ -10,24 +10,24 @@ from ..config import ConceptSpec
 from ..files import state_of
 from .concepts import Concept, load_concept
 
-ROOM = 1 << 28  # bytes of pictures that wait here; the oldest go first
+_ROOM = 1 << 28  # bytes of pictures that wait here; the oldest go first
 
 _kept: OrderedDict[tuple[ConceptSpec, str], Concept] = OrderedDict()
 
 
-def keep(spec: ConceptSpec, concept: Concept) -> None:
+def keep_at_hand(spec: ConceptSpec, concept: Concept) -> None:
     """Holds a concept that was just read, for as long as its folder stays as it is."""
     _kept[_key(spec)] = concept
-    while len(_kept) and sum(map(_size, _kept.values())) > ROOM:
+    while len(_kept) and sum(map(_size, _kept.values())) > _ROOM:
         _kept.popitem(last=False)
 
 
-def read(spec: ConceptSpec) -> Concept:
+def read_at_hand(spec: ConceptSpec) -> Concept:
     """The concept that is at hand, or from its folder."""
     return _kept.get(_key(spec)) or load_concept(spec)
 
 
-def take(spec: ConceptSpec) -> Concept:
+def take_at_hand(spec: ConceptSpec) -> Concept:
     """The same, for the last who asks: nobody else holds its pictures afterwards."""
     return _kept.pop(_key(spec), None) or load_concept(spec)
 

@@ -7,6 +7,7 @@ import pytest
 
 from likeness_portraits.engine.config import ConceptSpec
 from likeness_portraits.engine.data import at_hand, concepts
+from likeness_portraits.engine.data.at_hand import keep_at_hand, read_at_hand, take_at_hand
 from likeness_portraits.engine.data.concepts import load_concept, write_concept
 from likeness_portraits.engine.evaluation.people import concept_of
 from likeness_portraits.engine.miniature import world
@@ -29,23 +30,23 @@ def decoded(monkeypatch) -> list[Path]:
 
 
 def test_who_learns_takes_what_was_read_and_nobody_holds_it_longer(spec: ConceptSpec, decoded: list[Path]):
-    at_hand.keep(spec, known := load_concept(spec))
+    keep_at_hand(spec, known := load_concept(spec))
     count = len(decoded)
-    assert at_hand.read(spec) is known and at_hand.take(spec) is known and len(decoded) == count
-    assert at_hand.take(spec) is not known and len(decoded) == 2 * count
+    assert read_at_hand(spec) is known and take_at_hand(spec) is known and len(decoded) == count
+    assert take_at_hand(spec) is not known and len(decoded) == 2 * count
 
 
 def test_what_changed_meanwhile_is_read_again(spec: ConceptSpec, decoded: list[Path]):
-    at_hand.keep(spec, known := load_concept(spec))
+    keep_at_hand(spec, known := load_concept(spec))
     picture = next(Path(spec.folder, "images").iterdir())
     os.utime(picture, ns=(1, 1))
-    assert at_hand.take(spec) is not known
+    assert take_at_hand(spec) is not known
 
 
 def test_little_waits(spec: ConceptSpec, monkeypatch):
     known = load_concept(spec)
-    monkeypatch.setattr(at_hand, "ROOM", sum(one.pixels.nbytes + one.mask.nbytes for one in known.pictures))
+    monkeypatch.setattr(at_hand, "_ROOM", sum(one.pixels.nbytes + one.mask.nbytes for one in known.pictures))
     other = ConceptSpec(folder=spec.folder, class_word="person")
-    at_hand.keep(spec, known)
-    at_hand.keep(other, known)
-    assert at_hand.read(spec) is not known and at_hand.take(other) is known
+    keep_at_hand(spec, known)
+    keep_at_hand(other, known)
+    assert read_at_hand(spec) is not known and take_at_hand(other) is known
