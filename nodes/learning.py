@@ -9,13 +9,14 @@ from comfy_api.latest import io, ui
 
 from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, from_yaml, read
 from ..engine.config.choices import AUTOMATIC
+from ..engine.config.specs import PREDICTIONS
 from ..engine.errors import LikenessError
 from .types import Concept, Likeness
 
 SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
 AS_MODEL = "as the MODEL says"
-PREDICTED = {"noise": "epsilon", "velocity": "v_prediction"}
+PREDICTED = dict(zip(("noise", "velocity"), PREDICTIONS))
 YES_NO = {"yes": True, "no": False}
 
 OUTPUTS = [

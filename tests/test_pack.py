@@ -422,3 +422,36 @@ def test_few_public_names_are_defined_twice():
                     where.setdefault(name, set()).add(module_name(path))
     twice = {name: sorted(modules) for name, modules in where.items() if len(modules) > 1}
     assert len(twice) <= 10, twice
+
+
+# Words that only a U-Net with CLIP and predicted noise has. Not among them: names of settings and of groups
+# of weights that stand in job files (`unet_learning_rate`), and layers as users write them after --layers.
+OF_ONE_KIND = re.compile(
+    r"\bunet\b|UNet|\bclip_[lgh]\b|CLIPText|v_prediction|alphas_cumprod|\battn[12]\b|down_blocks|up_blocks|mid_block"
+)
+AS_USERS_WRITE = re.compile(r"up_blocks\.1=1\.3|mid_block=0")
+MAY_KNOW_ONE_KIND = {
+    *(
+        f"engine.artifact.{name}"
+        for name in ("concept_file", "other_tools", "cloneofsimo", "lora_layouts", "lora")
+    ),
+    "engine.identity.files",  # other tools' files number layers in a U-Net's order
+    "engine.staged.embedding",  # PersonaMagic's files name no encoder
+    *(f"engine.comfy_bridge.{name}" for name in ("miniature", "attention", "weights")),  # ComfyUI's names
+    "engine.config.specs",  # what may be predicted, as diffusers' files spell it
+    *(
+        f"engine.training.methods.{name}" for name in ("magicapture", "magictailor", "baselines")
+    ),  # a group's name
+}
+
+
+def test_few_modules_know_one_kind_of_base():
+    """Outside bases, the Miniature and the benches, which are of one base, as the table says."""
+    own = ("engine.bases", "engine.miniature", "engine.bench")
+    knowing = {
+        module_name(path)
+        for path in sources()
+        if not any(inside(module_name(path), part) for part in own)
+        and OF_ONE_KIND.search(AS_USERS_WRITE.sub("", path.read_text("utf-8")))
+    }
+    assert knowing == MAY_KNOW_ONE_KIND and len(knowing) <= 14

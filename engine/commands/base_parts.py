@@ -6,16 +6,18 @@ from typing import Annotated
 from typer import Option
 
 from ..config import BaseSpec
+from ..config.specs import PREDICTIONS
 
 VAE_OPTION = Annotated[
     str | None, Option(help="For a checkpoint: another VAE; its file, a checkpoint or a diffusers folder.")
 ]
+_PREDICTIONS = ", ".join(PREDICTIONS)
 CLIP = Annotated[
     str | None, Option(help="For a checkpoint: other text encoders; a checkpoint or a diffusers folder.")
 ]
 PREDICTION = Annotated[
     str | None,
-    Option(help="What a checkpoint or folder predicts, where its files do not say: epsilon, v_prediction."),
+    Option(help=f"What a checkpoint or folder predicts, where its files do not say: {_PREDICTIONS}."),
 ]
 TOKENIZER = Annotated[str | None, Option(help="For a checkpoint: the folder of CLIP's tokenizer, or Qwen's.")]
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..bases.attention import WHOLE, AttentionSite, AttentionUser
+from ..bases.denoisers.protocol import CrossAttention
 from ..bases.denoisers.seam import Seam
-from ..bases.denoisers.unet import cross_attention_layers
 from ..errors import LikenessError
 
 # by layer: keys and values (B or 1, n, hidden), or split into heads already, (B or 1, heads, n, d)
@@ -39,12 +39,12 @@ class IdAttention(nn.Module):
         )
 
     @classmethod
-    def beside(cls, unet: nn.Module) -> "IdAttention":
-        """For a diffusers U-Net; begins with what the layers themselves make of text (spec 2)."""
+    def beside(cls, layers: Mapping[str, CrossAttention]) -> "IdAttention":
+        """For these layers; begins with what they themselves make of text (spec 2)."""
         weights = {}
-        for name, found in cross_attention_layers(unet).items():
+        for name, beside in layers.items():
             for part in ("to_k", "to_v"):
-                own = getattr(found.layer, part).weight
+                own = getattr(beside.layer, part).weight
                 weights[f"{name}.{part}_img.weight"] = own.detach().float().clone()
         return cls.from_weights(weights)
 

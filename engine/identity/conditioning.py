@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..bases.conditioning import Conditioning
 from ..bases.denoisers.seam import Seam
-from ..bases.denoisers.unet import cross_attention_layers
 from ..bases.process.protocol import Process
 from ..bases.sampling import DiffusionModel, ModelWrapper, unwrapped
 from ..config import finite
@@ -224,7 +223,7 @@ def with_identities(base: Any, shown: Sequence[IdentityConditioning]) -> Iterato
         yield unwrapped
         return
     heads = _heads(base, shown)
-    seam = Seam(base.unet)
+    seam = Seam(base.network)
     yield lambda model, pictures: IdentityDenoiser(model, seam, heads, shown, pictures)
 
 
@@ -241,14 +240,14 @@ def attach_identities(base: Any, shown: Sequence[IdentityConditioning]) -> Itera
         t = base.process.from_network_time(timesteps)
         return IdentityAttention([one.person(one.who_at(t, base.process), heads, noisy) for one in shown])
 
-    seam = Seam(base.unet)
+    seam = Seam(base.network)
     with seam.using("identity", everybody):
         yield lambda model, pictures: IdentityDenoiser(model, seam, heads, shown, pictures)
 
 
 def _heads(base: Any, shown: Sequence[IdentityConditioning]) -> dict[str, int]:
     """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
-    layers = {name: found.layer for name, found in cross_attention_layers(base.unet).items()}
+    layers = {name: found.layer for name, found in base.denoiser.cross_attention().items()}
     shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)

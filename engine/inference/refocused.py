@@ -58,7 +58,7 @@ class RefocusedModel:
     ) -> None:
         inner, self.context = painter(prompts)
         self.process = inner.process
-        self._base, self._inner, self._seam = base, inner, Seam(base.unet)
+        self._base, self._inner, self._seam = base, inner, Seam(base.network)
         self._prompts, self._rows = tuple(prompts), rows
         self.focuses = list(focuses)
         self._latents, self._look, self._restart, self._record = latents, look, restart, record

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bases.attention import AttentionSite, AttentionUser, Bias, text_probabilities
+from ..bases.denoisers.protocol import CrossAttention
 from ..bases.denoisers.seam import using
-from ..bases.denoisers.unet import CrossAttention, cross_attention_layers
 from ..errors import LikenessError
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def mask_layers(base: "BaseModel") -> dict[str, CrossAttention]:
     """The cross-attention layers that masks are compared with: those at the base's attention side."""
     wanted = base.resolution // base.pixels_per_latent // base.attention_side
-    layers = cross_attention_layers(base.unet, middle=False)
-    chosen = {name: layer for name, layer in layers.items() if layer.reduction == wanted}
-    if not chosen:
+    layers = base.denoiser.cross_attention().items()
+    at_side = {name: layer for name, layer in layers if layer.reduction == wanted and layer.part != "middle"}
+    if not at_side:
         raise LikenessError(
             f"this base has no cross-attention at a side of {base.attention_side}; set attention_weight to 0"
         )
-    return chosen
+    return at_side
 
 
 @dataclass(eq=False)

@@ -19,11 +19,11 @@ from .methods.base import Method
 @contextmanager
 def arranged(method: Method, job: Job) -> Iterator[None]:
     """Within, the U-Net is laid out and compiled as the job asks."""
-    unet = method.base.network
+    network = method.base.network
     compiled = compilable(method) if job.compile else []
     try:
         if job.channels_last:
-            unet.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)
         for part in compiled:
             part.compile(backend=job.compile)
         yield
@@ -34,7 +34,7 @@ def arranged(method: Method, job: Job) -> Iterator[None]:
         for part in compiled:
             part._compiled_call_impl = None
         if job.channels_last:
-            unet.to(memory_format=torch.contiguous_format)
+            network.to(memory_format=torch.contiguous_format)
 
 
 def compilable(method: Method) -> list[nn.Module]:

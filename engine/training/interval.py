@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bases.base import BaseModel
-from ..bases.denoisers.unet import CrossAttention, cross_attention_layers
+from ..bases.denoisers.protocol import CrossAttention
 from ..bases.features import CROSS_ATTENTION_MAPS, check_offered
 from ..bases.process.ddpm import PUBLISHED_STEPS
 from ..data.concepts import Concept
@@ -64,13 +64,13 @@ def class_word_maps(base: BaseModel, noisy: Tensor, times: Tensor, class_word: s
     height, width = noisy.shape[-2:]
     layers: dict[str, CrossAttention] = {
         name: layer
-        for name, layer in cross_attention_layers(base.unet).items()
+        for name, layer in base.denoiser.cross_attention().items()
         if layer.size((height, width))[0] == base.attention_side
     }
     prompt, encoder = PROMPT.format(class_word), next(iter(base.text_encoders))  # SDXL's two spell alike
     ids = base.tokenize([prompt], encoder=encoder).ids[0].tolist()
     (word,) = base.tokenizers[encoder](class_word, add_special_tokens=False)["input_ids"]
-    with recorded(base.unet, layers) as maps, torch.enable_grad():
+    with recorded(base.network, layers) as maps, torch.enable_grad():
         base.predict(noisy, times, base.encode_text([prompt] * len(noisy)))
         columns = [rows[..., ids.index(word)].mean(1) for rows in maps.all()]
     return torch.stack(columns).mean(0).detach().unflatten(-1, (base.attention_side, -1))

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -69,45 +68,23 @@ def check_shardable(kind: type[Method], job: Job) -> None:
 
 def shard_base(method: Method, accelerator: Accelerator) -> None:
     """Cuts the U-Net, on the training device already, over all processes; it stays so."""
-    unet, processes = method.base.network, accelerator.num_processes
+    network, processes = method.base.network, accelerator.num_processes
     # PyTorch warns of adding into what a projection returned, which neither diffusers' blocks nor we do
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (processes,))
-    for block in [*blocks_of(unet), unet]:
+    for block in [*method.base.denoiser.shards(), network]:
         fully_shard(block, mesh=mesh)
     method.hold_base_apart()
-    kept, whole = kept_bytes(unet)
+    kept, whole = kept_bytes(network)
     log.info(
         "FSDP: each of %d processes keeps %.1f of the U-Net's %.1f MB", processes, kept / 1e6, whole / 1e6
     )
 
 
-def blocks_of(unet: nn.Module) -> list[nn.Module]:
-    """The parts of a U-Net whose weights are borrowed together.
-
-    Losses read cross-attention from within, and gradients borrow a part's weights again only where they
-    enter through what it returns: there each projection is a part of its own.
-    """
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.resnet import ResnetBlock2D
-
-    found: list[nn.Module] = []
-    for part in unet.modules():
-        if isinstance(part, ResnetBlock2D):
-            found.append(part)
-        elif isinstance(part, BasicTransformerBlock):
-            crossed: Any = part.attn2
-            attentions = (
-                [] if crossed is None else [crossed.to_q, crossed.to_k, crossed.to_v, crossed.to_out[0]]
-            )
-            found += [part.attn1, *attentions, part.ff]
-    return found
-
-
-def kept_bytes(unet: nn.Module) -> tuple[int, int]:
+def kept_bytes(network: nn.Module) -> tuple[int, int]:
     """Bytes of a cut network's weights in this process, and of all of them."""
     kept = whole = 0
-    for weight in unet.parameters():
+    for weight in network.parameters():
         here = weight.to_local() if isinstance(weight, DTensor) else weight
         kept, whole = kept + here.nbytes, whole + weight.numel() * weight.element_size()
     return kept, whole

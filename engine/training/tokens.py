@@ -22,7 +22,7 @@ class TokenRows(nn.Module):
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies under the artifact's names: `token.v0.clip_l`."""
+        """Copies under the artifact's names: `token.v0.<encoder>`."""
         return {
             f"token.{token.strip('<>')}.{encoder}": vectors.detach().float().cpu().clone()
             for (token, encoder), vectors in zip(self._names, self.vectors)

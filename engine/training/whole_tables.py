@@ -21,7 +21,7 @@ class WholeTables:
         return [encoder.get_input_embeddings().weight for encoder in self._encoders.values()]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies under the artifact's names: `table.clip_l`."""
+        """Copies under the artifact's names: `table.<encoder>`."""
         tables = zip(self._encoders, self.parameters())
         return {f"table.{name}": table.detach().float().cpu().clone() for name, table in tables}
 

@@ -44,7 +44,7 @@ def users_apart(
     generator = torch.Generator().manual_seed(8)
     others = torch.randn(context.shape, generator=generator)
     tokens = torch.randn(1, 4, context.shape[-1], generator=generator)
-    keys_values = IdAttention.beside(base.unet)(tokens)
+    keys_values = IdAttention.beside(base.denoiser.cross_attention())(tokens)
 
     def regions(box: tuple[float, float, float, float], own: bool = True) -> Regions:
         spot = Spot(Focus(token="x", region=box), (4, 5), (3,), context.shape[1] if own else 0)

@@ -32,7 +32,7 @@ def random_adapter(path: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         encoder = IdEncoder(dim=128, image_width=128)
-        attention = IdAttention.beside(load_base(BaseSpec()).unet)
+        attention = IdAttention.beside(load_base(BaseSpec()).denoiser.cross_attention())
         for weight in attention.parameters():
             weight.data += torch.randn_like(weight) / 128**0.5
     artifact = Artifact(

@@ -11,7 +11,9 @@ from ...staged.text import SplitValues
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import dtype_of, without_autocast
+from .protocol import CrossAttention
 from .seam import Seam
+from .unet import cross_attention_layers
 
 SIZES = 6  # that SDXL is told beside the prompt: height and width, top and left, height and width again
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
@@ -51,6 +53,23 @@ class ConditionalUNet:
     def blocks(self) -> list[nn.Module]:
         middle = [] if self.module.mid_block is None else [self.module.mid_block]
         return [*self.module.down_blocks, *middle, *self.module.up_blocks]
+
+    def cross_attention(self) -> dict[str, CrossAttention]:
+        return cross_attention_layers(self.module)
+
+    def shards(self) -> list[nn.Module]:
+        from diffusers.models.attention import BasicTransformerBlock
+        from diffusers.models.resnet import ResnetBlock2D
+
+        found: list[nn.Module] = []
+        for part in self.module.modules():
+            if isinstance(part, ResnetBlock2D):
+                found.append(part)
+            elif isinstance(part, BasicTransformerBlock):
+                crossed: Any = part.attn2
+                projections = crossed and [crossed.to_q, crossed.to_k, crossed.to_v, crossed.to_out[0]]
+                found += [part.attn1, *(projections or []), part.ff]
+        return found
 
     def __call__(self, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype, more = dtype_of(self.module), {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..conditioning import Conditioning
 from ..precision import dtype_of, without_autocast
+from .protocol import CrossAttention
 
 _DOUBLE = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -37,6 +38,12 @@ class Flux2Transformer:
 
     def blocks(self) -> list[nn.Module]:
         return [*self.module.transformer_blocks, *self.module.single_transformer_blocks]
+
+    def cross_attention(self) -> dict[str, CrossAttention]:
+        return {}
+
+    def shards(self) -> list[nn.Module]:
+        return self.blocks()
 
     def __call__(self, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.values is None and conditioning.mask is None

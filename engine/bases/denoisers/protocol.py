@@ -1,11 +1,25 @@
 """What a base may ask of the network that takes noise away, whichever it is."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """A layer whose keys and values are the text alone, and how many latent pixels a side a query covers."""
+
+    layer: Any  # diffusers' Attention
+    reduction: int
+    part: str  # of the network: `down` from the picture's size, the `middle`, or `up` to it again
+
+    def size(self, latents: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of its queries for latents of this (height, width)."""
+        return -(-latents[0] // self.reduction), -(-latents[1] // self.reduction)
 
 
 class Denoiser(Protocol):
@@ -26,4 +40,16 @@ class Denoiser(Protocol):
 
     def blocks(self) -> list[nn.Module]:
         """The parts that work one after the other, in order."""
+        ...
+
+    def cross_attention(self) -> dict[str, CrossAttention]:
+        """Its cross-attention layers by path, in running order; none where attention is joint."""
+        ...
+
+    def shards(self) -> list[nn.Module]:
+        """The parts whose weights processes borrow from each other one at a time, when none holds them all.
+
+        Losses read cross-attention from within, and gradients borrow a part's weights again only where they
+        enter through what it returns: there each projection is a part of its own.
+        """
         ...

@@ -1,41 +1,31 @@
 """Cross-attention in diffusers' U-Nets: where it is, and how users of the seam get there."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..attention import WHOLE, AttentionSite, Pass, attend
 from ..grids import grid_of
+from .protocol import CrossAttention
+
+_PARTS = {"down": "down", "mid": "middle", "up": "up"}  # by how blocks' names begin
 
 
-@dataclass(frozen=True)
-class CrossAttention:
-    """A cross-attention layer of a U-Net, and how many latent pixels a side each of its queries covers."""
-
-    layer: Any  # diffusers' Attention
-    reduction: int
-
-    def size(self, latents: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of its queries for latents of this (height, width)."""
-        return -(-latents[0] // self.reduction), -(-latents[1] // self.reduction)
-
-
-def cross_attention_layers(unet: nn.Module, middle: bool = True) -> dict[str, CrossAttention]:
-    """The U-Net's cross-attention layers by path, in running order; `middle`: with the lowest block's."""
+def cross_attention_layers(unet: nn.Module) -> dict[str, CrossAttention]:
+    """The U-Net's cross-attention layers by path, in running order."""
     blocks: list[tuple[str, Any, int]] = []
     network: Any = unet
     reduction = 1
     for number, block in enumerate(network.down_blocks):
         blocks.append((f"down_blocks.{number}", block, reduction))
         reduction *= 1 if getattr(block, "downsamplers", None) is None else 2
-    if middle and network.mid_block is not None:
+    if network.mid_block is not None:
         blocks.append(("mid_block", network.mid_block, reduction))
     for number, block in enumerate(network.up_blocks):
         blocks.append((f"up_blocks.{number}", block, reduction))
         reduction //= 1 if getattr(block, "upsamplers", None) is None else 2
     return {
-        f"{path}.{inner}": CrossAttention(layer, reduction)
+        f"{path}.{inner}": CrossAttention(layer, reduction, _PARTS[path.partition("_")[0]])
         for path, block, reduction in blocks
         for inner, layer in block.named_modules()
         if inner.endswith("attn2")

@@ -189,7 +189,7 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tenso
 
 def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], steps: int) -> IdAttention:
     """Keys and values, and the encoder further, so that each layer adds what the fuller caption would."""
-    tower, attention = miniature_tower(), IdAttention.beside(base.unet)
+    tower, attention = miniature_tower(), IdAttention.beside(cross_attention_layers(base.unet))
     features, wanted = seen(tower, samples), lesson(base, samples)
     heads = {name: found.layer.heads for name, found in cross_attention_layers(base.unet).items()}
     sizes = {name: difference.square().mean() for name, difference in wanted.differences.items()}

@@ -436,7 +436,7 @@ class MagiCapture(Method):
         refocus = chosen.attention_weight if tuning else chosen.inversion_attention_weight
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         context = self.base.encode_text(batch.prompts, self.rows())
-        with recorded(self.base.unet, self.layers if refocus else {}) as maps:
+        with recorded(self.base.network, self.layers if refocus else {}) as maps:
             prediction = self.base.predict(noisy, batch.times, context)
         weights = region_weights(
             batch.masks, latents.shape[-2:], chosen.mask_floor, chosen.mask_exponent if tuning else 1.0,

@@ -397,7 +397,7 @@ class MagicTailor(Method):
     def _pass(
         self, noisy: Tensor, times: Tensor, context: Conditioning, positions: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        with recorded(self.base.unet, self.layers) as maps:
+        with recorded(self.base.network, self.layers) as maps:
             prediction = self.base.predict(noisy, times, context)
         return prediction, attention_to(maps.all(), positions) if self.layers else None
 

@@ -115,9 +115,9 @@ class MasterWeaver(Method):
         self.register_buffer("nothing", tower.nothing().float(), persistent=False)  # (T, W)
         self.encoder, self.attention = self._networks()
         self._teachers: list[IdEncoder] = []  # a list, that it is no part of what is trained
-        self._seam = Seam(base.unet).open()
-        names = [name for name in mask_layers(base) if name.startswith("up_blocks")]
-        self.edit_layers = names or list(mask_layers(base))
+        self._seam = Seam(base.network).open()
+        layers = mask_layers(base)
+        self.edit_layers = [name for name, layer in layers.items() if layer.part == "up"] or list(layers)
         self._average = self._moving_average()
         self._lanes: SampleStreams | None = None
         self._own = self._concept_samples()
@@ -133,7 +133,7 @@ class MasterWeaver(Method):
         encoder = IdEncoder(
             dim=width, image_width=self.nothing.shape[-1], queries=chosen.queries, depth=chosen.depth
         )
-        return encoder, IdAttention.beside(self.base.unet)
+        return encoder, IdAttention.beside(self.base.denoiser.cross_attention())
 
     def _from_file(self, path: str) -> tuple[IdEncoder, IdAttention]:
         found = Artifact.load(path)
@@ -167,7 +167,7 @@ class MasterWeaver(Method):
 
     def prepare(self, check: Callable[[], None]) -> None:
         if self.settings.gradient_checkpointing:
-            self.base.unet.enable_gradient_checkpointing()
+            self.base.network.enable_gradient_checkpointing()
         self._tower[0].to(self.base.device)
         if self._average is not None:
             self._average.averages = [average.to(self.base.device) for average in self._average.averages]
@@ -234,7 +234,7 @@ class MasterWeaver(Method):
     def close(self) -> None:
         self._close_lanes()
         self._seam.close()
-        self.base.unet.disable_gradient_checkpointing()
+        self.base.network.disable_gradient_checkpointing()
         if self.tally.read:
             log.info("%s", self.tally.summary())
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.denoisers.protocol import CrossAttention
 from likeness_portraits.engine.bases.families import Family
 from likeness_portraits.engine.bases.process.flow import RectifiedFlow
 from likeness_portraits.engine.bases.text.placeholders import pieces_of, vectors_in_place
@@ -87,6 +88,12 @@ class ToyJoint:
 
     def blocks(self) -> list[nn.Module]:
         return [*self.module.transformer_blocks, *self.module.single_transformer_blocks]
+
+    def cross_attention(self) -> dict[str, CrossAttention]:
+        return {}
+
+    def shards(self) -> list[nn.Module]:
+        return self.blocks()
 
     def __call__(self, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.values is None and conditioning.mask is None

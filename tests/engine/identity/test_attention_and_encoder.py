@@ -139,7 +139,7 @@ def test_the_released_layout_is_sd1s_layers_by_name():
 def test_both_networks_survive_the_way_through_a_file():
     base = tiny_base()
     encoder = IdEncoder(dim=32, image_width=12, queries=4, head_width=16)
-    branch = IdAttention.beside(base.unet)
+    branch = IdAttention.beside(base.denoiser.cross_attention())
     read_encoder, read_branch = adapter_networks(adapter_tensors(encoder, branch), 16)
     features = torch.randn(1, 3, 5, 12)
     tokens = encoder.slots(features)
@@ -174,7 +174,8 @@ def setting() -> tuple:
     torch.manual_seed(3)
     base = tiny_base()
     return (
-        base, IdAttention.beside(base.unet), torch.randn(2, 4, 8, 8), torch.tensor([0.02, 0.7]),
+        base, IdAttention.beside(base.denoiser.cross_attention()),
+        torch.randn(2, 4, 8, 8), torch.tensor([0.02, 0.7]),
         Conditioning(states=torch.randn(2, 7, 32)), torch.randn(2, 6, 32),
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ def adapter_for(base: BaseModel, face_width: int = 0, **changes: Any) -> Artifac
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         encoder = IdEncoder(dim=width, image_width=12, queries=4, head_width=16, face_width=face_width)
-        attention = IdAttention.beside(base.unet)
+        attention = IdAttention.beside(base.denoiser.cross_attention())
         for weight in attention.parameters():
             weight.data += 2 * torch.randn_like(weight) / width**0.5
     extra = {"head_width": 16, "image_encoder": "a tiny tower"}
@@ -308,7 +308,8 @@ def miniature_ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = IdEncoder(dim=128, image_width=128, face_width=128)
     artifact = Artifact(
         kind="id_adapter", method="masterweaver", base_family="miniature",
-        tensors=adapter_tensors(encoder, IdAttention.beside(base.unet)), extra={"image_encoder": "miniature"},
+        tensors=adapter_tensors(encoder, IdAttention.beside(base.denoiser.cross_attention())),
+        extra={"image_encoder": "miniature"},
     )  # fmt: skip
     artifact.save(folder / "ids.safetensors")
     for number, portrait in enumerate(world.example_pictures(world.TUNING_SEEDS[0], 4)):

@@ -345,7 +345,7 @@ def person_of_an_adapter(base: BaseModel) -> IdentityConditioning:
     width = base.unet.config.cross_attention_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        attention = IdAttention.beside(base.unet)
+        attention = IdAttention.beside(base.denoiser.cross_attention())
         for weight in attention.parameters():
             weight.data += 2 * torch.randn_like(weight) / width**0.5
         tokens, nobody = torch.randn(2, 1, 12, width)

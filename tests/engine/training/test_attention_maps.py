@@ -5,12 +5,12 @@ import torch
 
 from likeness_portraits.engine.bases.attention import Pass
 from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.denoisers.protocol import CrossAttention
 from likeness_portraits.engine.bases.denoisers.unet import (
-    CrossAttention,
     CrossProcessor,
     cross_attention_layers,
 )
-from likeness_portraits.engine.training.attention_maps import AttentionMaps, recorded
+from likeness_portraits.engine.training.attention_maps import AttentionMaps, mask_layers, recorded
 from likeness_portraits.tests.engine.tiny import tiny_base
 from likeness_portraits.tests.golden.goldens import Golden
 
@@ -37,7 +37,7 @@ def test_probabilities_equal_explicit_attention_and_the_output_stays(kind):
     )
     layer.load_state_dict(case.under(f"in.{kind}."))
     layer.set_processor(CrossProcessor("layer", layer.processor))
-    maps = AttentionMaps({"layer": CrossAttention(layer, 1)})
+    maps = AttentionMaps({"layer": CrossAttention(layer, 1, "down")})
     output = layer(case["in.hidden"], encoder_hidden_states=context, ip_hidden_states=Pass({"maps": maps}))
     name = "cross" if kind == "cross" else "self"
     torch.testing.assert_close(output, case[f"out.{name}"], atol=1e-5, rtol=0)
@@ -55,7 +55,9 @@ def test_layers_know_how_many_latent_pixels_their_queries_cover(base):
         "up_blocks.0": 2,
         "up_blocks.1": 1,
     }
-    assert "mid_block" not in str(list(cross_attention_layers(base.unet, middle=False)))
+    parts = {name.partition("_")[0]: layer.part for name, layer in base.denoiser.cross_attention().items()}
+    assert parts == {"down": "down", "mid": "middle", "up": "up"}
+    assert "mid_block" not in str(list(mask_layers(base)))
     with recorded(base.unet, cross_attention_layers(base.unet)) as maps:
         base.predict(*inputs(base))
     for name, layer in maps.layers.items():
@@ -85,7 +87,7 @@ def test_gradients_of_maps_are_the_same_under_gradient_checkpointing(base):
         if saving:
             base.unet.enable_gradient_checkpointing()
         try:
-            with recorded(base.unet, cross_attention_layers(base.unet, middle=False)) as maps:
+            with recorded(base.unet, mask_layers(base)) as maps:
                 prediction = base.predict(noisy, t, Conditioning(states=text))
             loss = prediction.square().mean() + sum(map_[..., 3].square().sum() for map_ in maps.all())
             loss.backward()

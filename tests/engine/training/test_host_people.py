@@ -35,7 +35,7 @@ def somebody(base: BaseModel, **how) -> IdentityConditioning:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         encoder = IdEncoder(dim=width, image_width=12, queries=4, head_width=16)
-        attention = IdAttention.beside(base.unet)
+        attention = IdAttention.beside(base.denoiser.cross_attention())
         for weight in attention.parameters():
             weight.data += 2 * torch.randn_like(weight) / width**0.5
         tokens, nobody = torch.randn(2, 1, 12, width)
