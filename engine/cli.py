@@ -27,8 +27,8 @@ from .commands import (  # noqa: F401 (each enters its commands, in the order th
     shards,
     train,
 )
-from .commands.apps import INTERRUPTED, USER_MISTAKE, app
-from .commands.options import as_meant
+from .commands.apps import INTERRUPTED, USER_MISTAKE, app, bench_app, train_app
+from .commands.options import as_meant, say_plain_types
 from .console import Interrupted, note, say, spell_out
 from .errors import LikenessError, nearest
 from .telemetry import silence_onnxruntime
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
     silence_onnxruntime()  # whichever library may load it
     spell_out()
+    for part in (app, train_app, bench_app):
+        for command in part.registered_commands:
+            say_plain_types(command.callback or _root)
     try:
         status = get_command(app).main(
             [as_meant(argument) for argument in (sys.argv[1:] if arguments is None else arguments)],

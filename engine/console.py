@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 BETWEEN_LOOKS = 0.5  # seconds between looks at the losses: each makes a GPU wait
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
 EXIF, USER_COMMENT = 0x8769, 0x9286
+NUMBERS, BAR = 52, 40  # columns that steps, times and a loss take; that rich's bar takes with its gap
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
 
@@ -45,6 +46,13 @@ def say(text: str = "") -> None:
     except BrokenPipeError:
         # Python would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_lines(lines: Sequence[tuple[str, str]]) -> None:
+    """Results under names, in two columns."""
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        say(f"{name:<{width}}  {text}".rstrip())
 
 
 def note(text: str) -> None:
@@ -189,7 +197,7 @@ def meter(what: str) -> Iterator[Meter]:
 
     console = Console(stderr=True)
     if console.is_terminal:
-        with _bar(console) as bar:
+        with _bar(console, what) as bar:
             task = bar.add_task(what, total=None, more="")
 
             def show(done: int, total: int, more: str) -> None:
@@ -200,19 +208,20 @@ def meter(what: str) -> Iterator[Meter]:
         yield _lines(what)
 
 
-def _bar(console: "Console") -> "Bar":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _bar(console: "Console", what: str) -> "Bar":
+    """Description, bar, steps, times, losses; where a terminal is narrow the bar goes first, then the time
+    that went by: steps and the time left stay whole."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+    from rich.progress import TimeElapsedColumn as Gone
     from rich.progress import TimeRemainingColumn as Left
 
-    columns = (
-        "[bold]{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        "<",
-        Left(),
-    )
-    return Progress(*columns, TextColumn("[dim]{task.fields[more]}"), console=console, transient=False)
+    spare = console.width - len(what) - NUMBERS
+    columns: list[ProgressColumn] = [TextColumn("[bold]{task.description}")]
+    columns += [BarColumn()] if spare >= BAR else []
+    columns += [MofNCompleteColumn()]
+    columns += [Gone(), TextColumn("<")] if spare >= 0 else []
+    columns += [Left(), TextColumn("[dim]{task.fields[more]}")]
+    return Progress(*columns, console=console, transient=False)
 
 
 def _lines(what: str) -> Meter:

@@ -10,7 +10,17 @@ from typing import Any
 
 import yaml
 
-from .config import LR_SCHEDULES, METHODS, BaseSpec, ConceptSpec, Job, from_yaml, read, settings_for
+from .config import (
+    LR_SCHEDULES,
+    METHODS,
+    BaseSpec,
+    ConceptSpec,
+    Job,
+    from_yaml,
+    presets_of,
+    read,
+    settings_for,
+)
 from .data.concepts import Concept, assets_in, load_concept
 from .errors import LikenessError
 from .files import check_room, read_text, reading
@@ -165,6 +175,32 @@ def setting_help(kind: type) -> dict[str, str]:
     names = [entry.name for entry in fields(kind)]
     told = COMMON_HELP | told
     return {name: told[name][0].upper() + told[name][1:] for name in names if name in told}
+
+
+def setting_defaults(method: str) -> dict[str, str]:
+    """What each setting is unless somebody says otherwise, and what other presets have in its place."""
+    presets = presets_of(method)
+    usual = presets.pop("default")
+    told = {}
+    for entry in fields(usual):
+        value = getattr(usual, entry.name)
+        others = {name: getattr(preset, entry.name) for name, preset in presets.items()}
+        differing = [f"{name} {_shown(other)}" for name, other in others.items() if other != value]
+        told[entry.name] = "; ".join([_shown(value), *differing])
+    return told
+
+
+def _shown(value: Any) -> str:
+    """A setting's value in a word or two."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        short = len(value) < 2 or not isinstance(value[0], str)
+        return ", ".join(map(_shown, value)) if short else f"{len(value)} texts"
+    text = str(value)
+    return f"'{text}'" if " " in text or not text else text
 
 
 def _starting_point(method: str, base: object, preset: str | None) -> dict[str, Any]:

@@ -229,6 +229,7 @@ class LikenessGrid(io.ComfyNode):
         faces: str, name: str, likeness=None, negative: str = "", steps: int = 25, cfg: float = 5.0,
         size: int = 512, likeness_2=None, likeness_3=None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.artifact import grid_card
         from ..engine.comfy_bridge import grid as drawing
         from ..engine.comfy_bridge.pictures import image_of
         from ..engine.evaluation import grid as judged
@@ -251,7 +252,7 @@ class LikenessGrid(io.ComfyNode):
         found = _measured(pictures, concept, faces, spoken)
         grid = judged.Grid(
             prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found,
-            likenesses=names or [""],
+            likenesses=names or [""], cards=[grid_card(one) for one in learned],
         )  # fmt: skip
         written = judged.write_grid_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])

@@ -341,12 +341,13 @@ def _train(
 
     No path where it was stopped before the first step; an earlier run's where it was equal.
     """
+    from ..engine.bases.base import named
     from ..engine.bases.loaders.graph import base_from_graph
     from ..engine.comfy_bridge import learned
     from ..engine.comfy_bridge import run as graph
     from ..engine.comfy_bridge.folders import kept_folder
     from ..engine.comfy_bridge.identity import people_in
-    from ..engine.comfy_bridge.weights import take_weights
+    from ..engine.comfy_bridge.weights import name_of_model, take_weights
     from ..engine.data.at_hand import take_at_hand
     from ..engine.identity.conditioning import digest_of
     from ..engine.training.checkpoint import Origin, sweep_runs
@@ -368,7 +369,7 @@ def _train(
     graph.warn_of_left_out(loaded[0], observer)
     with graph.training_allowed():
         said = PREDICTED.get(run.get("prediction", AS_MODEL))
-        base = base_from_graph(take_weights(*loaded, prediction=said))
+        base = named(base_from_graph(take_weights(*loaded, prediction=said)), name_of_model(loaded[0]))
         read = [take_at_hand(concept) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""

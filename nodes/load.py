@@ -1,8 +1,10 @@
 """What was learned: using it, keeping it, reading it back, and giving it to other tools."""
 
+import os
+import time
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .types import Likeness, schema, told
 
@@ -22,15 +24,20 @@ def renamed(likeness: Any, words: str) -> Any:
     return likeness.renamed(names) if names else likeness
 
 
-def _card(likeness: Any) -> str:
-    """What a likeness is, in one line: the words to type, how and on what it was learned."""
-    from ..engine.bases.families import FAMILIES
+def _card(likeness: Any, path: str | None = None) -> str:
+    """What a likeness is, in a few lines: the words to type, how, on what and from what it was learned."""
+    from ..engine.artifact import short_card
 
-    words = " ".join(token.token for token in likeness.tokens)
-    shown = [f"write {words}" if words else "", likeness.method, FAMILIES[likeness.base_family].name,
-             f"{likeness.steps} steps" if likeness.steps else "",
-             ", ".join(token.class_word for token in likeness.tokens if token.class_word)]  # fmt: skip
-    return " · ".join(part for part in shown if part)
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(path))) if path else ""
+    return short_card(vars(likeness), written)
+
+
+def _thumbnail(likeness: Any, node: type[io.ComfyNode]) -> dict[str, Any]:
+    """The picture that a likeness holds of itself, for the node to show; nothing where there is none."""
+    from ..engine.comfy_bridge.pictures import image_of, opened
+
+    pixels = opened(likeness.thumbnail)
+    return {} if pixels is None else ui.PreviewImage(image_of([pixels]), cls=node).as_dict()
 
 
 class LikenessApply(io.ComfyNode):
@@ -162,9 +169,10 @@ class LikenessLoad(io.ComfyNode):
         from ..engine.comfy_bridge.folders import find
         from ..engine.identity.adapter import read_adapter
 
-        likeness = renamed(read_adapter(find(name, "likeness")), trigger_word)  # or any other likeness
+        path = find(name, "likeness")
+        likeness = renamed(read_adapter(path), trigger_word)  # or any other likeness
         words = " ".join(token.token for token in likeness.tokens)
-        return told(cls, likeness, words, text=_card(likeness))
+        return told(cls, likeness, words, text=_card(likeness, path), **_thumbnail(likeness, cls))
 
     @classmethod
     def fingerprint_inputs(cls, name: str, **_: str) -> str:

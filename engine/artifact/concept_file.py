@@ -22,6 +22,7 @@ from ..config import TOKEN as PLACEHOLDER
 from ..config import from_json, one_of, read
 from ..errors import LikenessError
 from ..version import VERSION
+from .card import THUMBNAIL, as_uri, from_uri, words_of
 from .tensors import read_header, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Artifact:
     digest: str = ""  # of the training set
     licence: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)  # what only one method knows, JSON-able
+    about: Mapping[str, Any] = field(default_factory=dict)  # for people: base, pictures, size, scores
+    thumbnail: bytes = field(default=b"", repr=False)  # a JPEG of at most 64 KiB, or nothing
 
     def __post_init__(self) -> None:
         one_of("kind of concept file", self.kind, ARTIFACT_KINDS)
@@ -100,8 +103,12 @@ class Artifact:
 
     def __str__(self) -> str:
         """As nodes show it: not all of its numbers."""
-        words = " ".join(token.token for token in self.tokens)
-        parts = (f"{self.kind} {words}".strip(), self.method, self.base_family, f"{self.steps} steps")
+        parts = (
+            f"{self.kind} {words_of(self.tokens)}".strip(),
+            self.method,
+            self.base_family,
+            f"{self.steps} steps",
+        )
         return ", ".join(parts)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -174,6 +181,12 @@ class Artifact:
             "likeness.settings": dict(self.settings),
             "likeness.extra": dict(self.extra),
         }
+        known = {  # what other tools show of it; no date, for equal runs are equal files
+            "likeness.about": dict(self.about),
+            "modelspec.trigger_phrase": words_of(self.tokens),
+            THUMBNAIL: as_uri(self.thumbnail),
+        }
+        values |= {name: value for name, value in known.items() if value}
         return {
             name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
@@ -251,6 +264,8 @@ def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
         tokens = from_json(metadata["likeness.tokens"], "'tokens'")
         if not all(isinstance(fields[name], dict) for name in ("settings", "extra")):
             raise TypeError("not a mapping")
+        fields["about"] = _plain_mapping(metadata.get("likeness.about", "{}"))
+        fields["thumbnail"] = from_uri(metadata.get(THUMBNAIL, ""))
         fields["tokens"] = tuple(read(Token, token, "token") for token in tokens)
         one_of("kind of concept file", fields["kind"], ARTIFACT_KINDS)
         one_of("family of base models", fields["base_family"], FAMILIES)
@@ -259,6 +274,13 @@ def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
             f"{path} describes itself wrongly ({error}); get it again or choose another"
         ) from error
     return fields
+
+
+def _plain_mapping(text: str) -> dict[str, Any]:
+    found = from_json(text, "'about'")
+    if not isinstance(found, dict):
+        raise TypeError("'about' is not a mapping")
+    return found
 
 
 def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ from ..bases.families import FAMILIES
 from ..config import one_of
 from ..errors import LikenessError
 from ..files import check_name, reading
+from .card import THUMBNAIL, as_uri
 from .concept_file import Artifact, Token, check_tensors
 from .embeddings import read_embedding
 from .lora_layouts import family_of_lora, for_two_encoders, is_lora, to_kohya
@@ -173,6 +174,7 @@ def _kohya_metadata(artifact: Artifact, lora: "Mapping[str, Tensor]") -> dict[st
         "ss_network_alpha": str(max(alphas, default=0.0)),
         "ss_steps": str(artifact.steps),
         "ss_seed": str(artifact.seed),
+        **({THUMBNAIL: as_uri(artifact.thumbnail)} if artifact.thumbnail else {}),
     }
 
 

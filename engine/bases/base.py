@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..artifact.lora import adaptable_in
-from ..config import BaseSpec
+from ..config import MODEL_FILES, BaseSpec
 from ..errors import LikenessError
 from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
@@ -72,6 +72,7 @@ class BaseModel(nn.Module):
         self.vae: Any = vae
         self.text_encoders: Any = text.encoders
         self.family = family
+        self.name = ""  # of its file, where it came out of one; people know it by that
         self.resolution = resolution
         self.latent_channels: int = vae.config.latent_channels  # type: ignore[union-attr]
         self.latent_scale: float = vae.config.scaling_factor  # type: ignore[union-attr]
@@ -329,7 +330,7 @@ def load_base(spec: BaseSpec) -> BaseModel:
     import_networks()
     with torch.random.fork_rng(devices=[]):  # building networks draws random weights first
         if spec.kind == "miniature":
-            return _load_miniature()
+            return named(_load_miniature(), "miniature")
         if spec.kind == "graph":
             raise LikenessError(
                 "a base taken from ComfyUI lives only there; name a checkpoint or 'miniature'"
@@ -339,16 +340,24 @@ def load_base(spec: BaseSpec) -> BaseModel:
             raise LikenessError(
                 f"there is no base model at {path}; give a checkpoint, a folder or 'miniature'"
             )
+        called = (spec.path or "") if spec.kind == "hub" else path.resolve().name
         if path.is_dir():
             if is_flux2_folder(path):
-                return flux2_base(read_flux2_folder(path))
+                return named(flux2_base(read_flux2_folder(path)), called)
             parts = read_folder(path, spec.prediction)
         else:
             stored = read_checkpoint_tensors(path)
             if is_flux2(stored.tensors):
-                return flux2_base(read_flux2_file(path, stored.tensors, spec))
+                return named(flux2_base(read_flux2_file(path, stored.tensors, spec)), called)
             parts = read_single_file(path, spec, stored)
-        return unet_base(**vars(parts), resolution=parts.resolution)
+        return named(unet_base(**vars(parts), resolution=parts.resolution), called)
+
+
+def named(base: BaseModel, name: str) -> BaseModel:
+    """The base, called as its file is, without the ending."""
+    ending = next((end for end in MODEL_FILES if name.lower().endswith(end)), "")
+    base.name = name[: len(name) - len(ending)]
+    return base
 
 
 def _cached(name: str) -> Path:

@@ -12,6 +12,7 @@ from ..config import ConceptSpec
 from ..config.choices import AUTOMATIC
 from ..data.concepts import Concept, Picture, digest, write_concept
 from ..data.packs import PACKS, packs_in
+from ..data.pictures import picture_in
 from ..data.quality import advice_in_words
 from ..data.segmenters.miniature import FOREIGN, certainty
 from ..errors import LikenessError
@@ -34,6 +35,14 @@ def pictures_of(images: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarra
 def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
     """Arrays (H, W, 3) uint8 of one size as IMAGE (B, H, W, 3) in [0, 1]."""
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
+
+
+def opened(jpeg: bytes) -> np.ndarray | None:
+    """The picture (H, W, 3) uint8 in a file's bytes; None where there is none that can be read."""
+    try:
+        return picture_in(jpeg, "the thumbnail") if jpeg else None
+    except LikenessError:
+        return None
 
 
 def masks_of_tensor(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarray]:

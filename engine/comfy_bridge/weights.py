@@ -1,5 +1,6 @@
 """MODEL, CLIP and VAE as the weights of one checkpoint, for training on copies of them."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..bases.families import FAMILIES, MINIATURE, Family, family_of_flux2
 from ..bases.loaders.checkpoint_file import UNET
 from ..bases.loaders.graph_weights import BaseWeights, Flux2Weights, TextTower
 from ..bases.loaders.vae import is_tiny
+from ..config import MODEL_FILES
 from ..errors import LikenessError
 from ..miniature import model as miniature
 from .miniature import MiniatureModel
@@ -99,6 +101,16 @@ def check_unet(model: Any, what: str) -> None:
             f"this MODEL is {kind_of(model)}, whose network is {network}: it has no U-Net for {what} to work "
             f"on; connect {_KNOWN}"
         )
+
+
+def name_of_model(model: Any) -> str:
+    """The file that a MODEL came out of, where the host remembers (0.33 does); empty where it does not."""
+    if family_of_model(model) == MINIATURE:
+        return MINIATURE
+    began = getattr(model, "cached_patcher_init", None)  # what loads it again, and with which arguments
+    told = began[1] if began and len(began) > 1 and isinstance(began[1], tuple | list) else ()
+    files = [os.path.basename(one) for one in told if isinstance(one, str) and one.endswith(MODEL_FILES)]
+    return files[0] if files else ""
 
 
 def text_towers_of(clip: Any) -> dict[str, Any]:

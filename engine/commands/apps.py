@@ -9,7 +9,6 @@ app = typer.Typer(
     name="likeness",
     help="Learn a person, a style or a component from a few pictures and draw it in any prompt.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

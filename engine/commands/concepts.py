@@ -1,6 +1,8 @@
 """Concept files as options name them: FILE, FILE:STRENGTH, or FILE:STRENGTH:<placeholder>."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LikenessError, nearest
@@ -12,21 +14,39 @@ if TYPE_CHECKING:
 def with_strength(text: str) -> "tuple[Artifact, float]":
     """`me.safetensors`, `me.safetensors:0.8`, or with another placeholder `me.safetensors:0.8:<anna>`."""
     from ..artifact import Artifact
+
+    path, factor, words = parsed(text)
+    artifact = Artifact.load(path)
+    return (artifact.renamed(words) if words else artifact), factor
+
+
+def parsed(text: str) -> tuple[str, float, list[str]]:
+    """The path, the strength and the placeholders in an option's text."""
     from ..config import TOKEN, finite
 
     rest, _, words = text.rpartition(":")
     if rest and words and not TOKEN.sub("", words).strip(", "):
-        artifact, factor = with_strength(rest)
-        return artifact.renamed(TOKEN.findall(words)), factor
+        path, factor, _ = parsed(rest)
+        return path, factor, TOKEN.findall(words)
     path, _, strength = text.rpartition(":")
     try:
         factor = float(strength)
     except ValueError:
-        return Artifact.load(text), 1.0
+        return text, 1.0, []
     if not path:
-        return Artifact.load(text), 1.0
+        return text, 1.0, []
     finite({f"the strength in '{text}'": factor})
-    return Artifact.load(path), factor
+    return path, factor, []
+
+
+def concepts_in_words(texts: Sequence[str]) -> dict[str, str]:
+    """What a picture says of the concepts it was drawn with: name, digest and strength of each file."""
+    told = []
+    for text in texts:
+        path, factor, words = parsed(text)
+        name = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+        told.append(f"{Path(path).name} ({name}) at {factor:g}{' as ' + ' '.join(words) if words else ''}")
+    return {"concepts": "; ".join(told)} if told else {}
 
 
 def check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> list[str]:

@@ -12,7 +12,7 @@ from ..console import meter, note, save_picture, say
 from ..errors import LikenessError
 from .apps import app
 from .base_parts import BaseParts
-from .concepts import check_placeholders, with_strength
+from .concepts import check_placeholders, concepts_in_words, with_strength
 from .options import grouped
 from .outputs import Outputs
 
@@ -168,7 +168,7 @@ def generate(
             references=finish.references, models=people.models,
         )  # fmt: skip
         pictures = _finished(pictures, [prompt for prompt, _ in wanted], finished)
-    drawn_with = _drawn_with(drawing, words, finish)
+    drawn_with = concepts_in_words(drawing.concept or []) | _drawn_with(drawing, words, finish)
     for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
         about = {"prompt": prompt, "seed": str(number), **drawn_with}
         say(str(save_picture(outputs.numbered(index, f"seed{number}"), pixels, about)))

@@ -1,45 +1,117 @@
-"""`likeness info`: what concept files and concept folders hold."""
+"""`likeness info`: what concept files, concept folders and pictures of ours hold."""
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..console import say
+from ..console import say, say_lines
+from ..errors import LikenessError
 from .apps import app
 
 if TYPE_CHECKING:
     from ..data.concepts import Concept
 
 UNSAID = "not said"  # the class word of a folder that does not say it
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @app.command()
 def info(
-    paths: Annotated[list[Path], Argument(metavar="FILE...", help="Concept files or concept folders.")],
+    paths: Annotated[
+        list[Path],
+        Argument(metavar="FILE...", help="Concept files, concept folders, or pictures that were drawn."),
+    ],
     as_json: Annotated[bool, Option("--json", help="As JSON, one object per line.")] = False,
+    thumbnail: Annotated[
+        Path | None, Option(help="Write a concept file's picture of itself here, as .jpg.")
+    ] = None,
 ) -> None:
-    """Show what concept files and concept folders hold."""
+    """Show what concept files, concept folders and drawn pictures hold."""
+    if thumbnail is not None and len(paths) != 1:
+        raise LikenessError(f"--thumbnail is for one concept file, and there are {len(paths)}; give one")
     for path in paths:
-        facts = _folder_facts(path) if path.is_dir() else _file_facts(path)
+        if path.is_dir():
+            facts = _folder_facts(path)
+            lines = [(name.replace("_", " "), _plain(value)) for name, value in facts.items()]
+        elif path.suffix.lower() in PICTURES:
+            facts = _picture_facts(path)
+            lines = list(facts.items())
+        else:
+            facts, lines = _file_facts(path, thumbnail)
         if as_json:
             say(json.dumps(facts))
         else:
-            width = max(map(len, facts))
-            for name, value in facts.items():
-                text = value if isinstance(value, str) else json.dumps(value)
-                say(f"{name.replace('_', ' '):<{width}}  {text}")
+            say_lines(lines)
             say()
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _file_facts(path: Path, thumbnail: Path | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What a concept file says, for machines and for people."""
     from dataclasses import asdict
 
-    from ..artifact import read_metadata
+    from ..artifact import card, read_metadata, settings_lines
 
     facts = read_metadata(path)
-    return {"file": str(path), **facts, "tokens": [asdict(token) for token in facts["tokens"]]}
+    picture = facts.pop("thumbnail")
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+    lines = [("file", str(path)), *card(facts), ("date", f"{date}, of the file")]
+    lines += [("thumbnail", said)] if (said := _thumbnail(path, picture, thumbnail)) else []
+    ran = settings_lines(facts["settings"])
+    lines += [("settings", ""), *((f"  {name}", text) for name, text in ran)] if ran else []
+    told = {"file": str(path), **facts, "tokens": [asdict(token) for token in facts["tokens"]]}
+    return {**told, "date": date, "thumbnail_bytes": len(picture)}, lines
+
+
+def _thumbnail(path: Path, picture: bytes, wanted: Path | None) -> str:
+    """Where a picture of it is: written where it is wanted, in the file, or beside it as other tools do."""
+    from ..files import write_atomically
+
+    if wanted is not None:
+        if not picture:
+            raise LikenessError(f"{path} holds no picture of itself; learn it with --preview-every")
+        if wanted.suffix.lower() not in (".jpg", ".jpeg"):
+            raise LikenessError(f"{wanted} must end in .jpg, as the picture is one; rename it")
+        if wanted.exists():
+            raise LikenessError(f"{wanted} is there already; give another --thumbnail")
+        with write_atomically(wanted) as temporary:
+            temporary.write_bytes(picture)
+        return str(wanted)
+    if picture:
+        return f"{len(picture):,} bytes in the file; --thumbnail NAME.jpg writes them"
+    beside = [path.with_name(f"{path.stem}{middle}{end}") for middle in ("", ".preview") for end in PICTURES]
+    return str(next((place for place in beside if place.is_file()), ""))
+
+
+def _picture_facts(path: Path) -> dict[str, str]:
+    """What a picture says of how it was drawn; of ComfyUI's own, how many nodes its graph had."""
+    from ..artifact import shown
+    from ..data.pictures import texts_in
+
+    facts = {"file": str(path)}
+    for name, text in texts_in(path).items():
+        graph = _graph(text) if name in ("prompt", "workflow") else 0
+        facts[shown(name)] = f"ComfyUI's, {graph} nodes; drag the picture into it" if graph else shown(text)
+    if len(facts) == 1:
+        raise LikenessError(f"{path} says nothing of how it was made; only pictures as they were written do")
+    return facts
+
+
+def _graph(text: str) -> int:
+    """How many nodes a text that ComfyUI wrote has; 0 for other texts."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return 0
+    nodes: Sequence[Any] = found.get("nodes", found) if isinstance(found, dict) else ()
+    return len(nodes) if isinstance(nodes, dict | list) else 0
 
 
 def _folder_facts(path: Path) -> dict[str, Any]:

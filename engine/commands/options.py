@@ -1,13 +1,15 @@
 """Options in groups: a command takes dataclasses, and their fields stand in its option list. Options that
 several commands have."""
 
+import copy
 import functools
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer import Option
 
@@ -56,6 +58,38 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
         )
         for entry in fields(group)
     ]
+
+
+def in_panel(kind: Any, panel: str, default: str | None) -> Any:
+    """An annotated option in a panel of the help, which says what holds where it is not typed."""
+    plain, told = get_args(kind)
+    told = copy.copy(told)  # other commands have it too
+    told.rich_help_panel = panel
+    if default is not None:
+        told.show_default = default
+    return Annotated[plain, told]
+
+
+def say_plain_types(command: Callable[..., Any]) -> None:
+    """Lets a command's help call the kinds of its options by plain words."""
+    for kind in getattr(command, "__annotations__", {}).values():
+        told: Any = getattr(kind, "__metadata__", (None,))[0]
+        if hasattr(told, "metavar") and told.metavar is None:
+            told.metavar = plain_type(get_args(kind)[0], flag=True)
+
+
+def plain_type(kind: Any, *, flag: bool = False) -> str:
+    """What help calls a type: `float | None` is a NUMBER, `tuple[str, ...]` a LIST; a flag takes nothing."""
+    kinds = [part for part in get_args(kind) if part is not type(None)]
+    if isinstance(kind, UnionType) and kinds:
+        return plain_type(kinds[0], flag=flag)
+    if (get_origin(kind) or kind) is list:  # typed once for each
+        return plain_type(kinds[0])
+    if kind is bool:
+        return "" if flag else "true|false"
+    return {int: "INTEGER", float: "NUMBER", Path: "PATH", tuple: "LIST"}.get(
+        get_origin(kind) or kind, "TEXT"
+    )
 
 
 _PASTED = re.compile(r"""(~|["'])[/\\]|["'](~[/\\]|[A-Za-z]:\\|\.{1,2}[/\\])""")  # ~/a, "/a b", "C:\a b"

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from ..console import note, save_picture, say
 from .apps import app
 from .base_parts import BaseParts
-from .concepts import check_placeholders, with_strength
+from .concepts import check_placeholders, concepts_in_words, with_strength
 from .options import DEVICE, MODELS, grouped
 from .outputs import Outputs
 
@@ -65,12 +65,13 @@ def restore(
         wish, loaded, prompt=prompt, negative=negative, artifacts=artifacts, references=references,
         models=models, device=device,
     )  # fmt: skip
+    drawn_with = concepts_in_words(concept or [])
     for path in pictures:
         pixels = read_picture(path)
         drawn = None if mask is None else read_mask(mask, (pixels.shape[0], pixels.shape[1]))
         done, restored = finish(pixels, drawn=drawn, name=str(path))
         note(restored.report)
-        about = {"restored with": using, "prompt": prompt, "report": restored.report}
+        about = {"restored with": using, "prompt": prompt, **drawn_with, "report": restored.report}
         say(str(save_picture(outputs.named(path.stem), done, about)))
     for line in finish.remarks():
         note(line)

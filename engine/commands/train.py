@@ -1,6 +1,7 @@
 """`likeness train METHOD`: a command for each method, with its settings as options."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..config import METHODS
+from ..config import METHODS, PRESETS, Job
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import ELSEWHERE, INTERRUPTED, train_app
 from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE_OPTION
+from .options import in_panel, plain_type
 
 if TYPE_CHECKING:
     from ..identity.conditioning import IdentityConditioning
@@ -90,105 +92,134 @@ def _critic(job: Any, concept: Any, every: int, curve: Path) -> Any:
     return critic_for(job, every, concept=concept, on_look=show)
 
 
-_COMMON: dict[str, Any] = {
-    "folders": Annotated[
-        list[str] | None, Argument(metavar="FOLDER...", help="Folders with pictures, one per concept.")
-    ],
-    "output": Annotated[str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")],
-    "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
-    "vae": VAE_OPTION,
-    "clip": CLIP,
-    "tokenizer": TOKENIZER,
-    "prediction": PREDICTION,
-    "on": Annotated[
-        list[str] | None,
-        Option(
-            metavar="HOST",
-            help="What stays applied meanwhile; repeat for more. The file of a LoRA; or an identity adapter, "
-            "miniature or a file, =PICTURE,PICTURE of the person (by default the first ones learned from), "
-            ":WEIGHT if not 1, then ;image_encoder=FOLDER;faces=auraface;start=0.1 …",
-        ),
-    ],
-    "token": Annotated[
-        list[str] | None, Option(help="Placeholder for prompts, such as <v0>; repeat per folder.")
-    ],
-    "class_word": Annotated[
-        list[str] | None, Option(help="What the pictures show: woman, dog …; repeat per folder.")
-    ],
-    "role": Annotated[list[str] | None, Option(help="subject, style or component; repeat per folder.")],
-    "several": Annotated[
-        bool,
-        Option("--several", help="Read one folder of files named 0_person_a.jpg, 1_hair_a.jpg as several."),
-    ],
-    "seed": Annotated[int | None, Option(help="Of everything random.")],
-    "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
-    "buckets": Annotated[
-        bool | None,
-        Option(
-            "--buckets/--no-buckets",
-            help="Let pictures keep their proportions, or crop squares; by default on real bases.",
-        ),
-    ],
-    "mirror": Annotated[
-        bool, Option("--mirror", help="Learn each picture mirrored too; not for faces, which are uneven.")
-    ],
-    "precision": Annotated[str | None, Option(help="fp32, bf16 or fp16.")],
-    "channels_last": Annotated[
-        bool, Option("--channels-last", help="The weights' order that some GPUs convolve fastest in.")
-    ],
-    "compile": Annotated[
-        str | None,
-        Option(metavar="BACKEND", help="Compile the U-Net, such as with inductor: slow start, fast steps."),
-    ],
-    "device": Annotated[str | None, Option(help="auto or cpu.")],
-    "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
-    "checkpoint_minutes": Annotated[
-        float | None, Option(help="Minutes between checkpoints, 5 if not told; 0: only after a stop.")
-    ],
-    "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
-    "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
-    "stop_by_likeness": Annotated[
-        int | None,
-        Option(
-            min=1, help="Look at the likeness every so many steps, end when it stands still, keep the best."
-        ),
-    ],
-    "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
-    "resume": Annotated[bool, Option("--resume", help="Go on from the checkpoint beside the output.")],
-    "overwrite": Annotated[
-        bool, Option("--overwrite", help="Replace an output that is there, and what a run left there.")
-    ],
-    "preset": Annotated[
-        str | None, Option(help="Where all settings start: default, paper, reference, miniature.")
-    ],
-    "config": Annotated[
-        Path | None, Option("--config", "-c", help="YAML file; options typed here go before it.")
-    ],
-    "print_config": Annotated[bool, Option("--print-config", help="Print the whole job as YAML and exit.")],
+# the run's options, by what they are about
+_COMMON: dict[str, dict[str, Any]] = {
+    "Data": {
+        "folders": Annotated[
+            list[str] | None, Argument(metavar="FOLDER...", help="Folders with pictures, one per concept.")
+        ],
+        "token": Annotated[
+            list[str] | None, Option(help="Placeholder for prompts, such as <v0>; repeat per folder.")
+        ],
+        "class_word": Annotated[
+            list[str] | None, Option(help="What the pictures show: woman, dog …; repeat per folder.")
+        ],
+        "role": Annotated[list[str] | None, Option(help="subject, style or component; repeat per folder.")],
+        "several": Annotated[
+            bool,
+            Option(
+                "--several", help="Read one folder of files named 0_person_a.jpg, 1_hair_a.jpg as several."
+            ),
+        ],
+        "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
+        "buckets": Annotated[
+            bool | None,
+            Option(
+                "--buckets/--no-buckets",
+                help="Let pictures keep their proportions, or crop squares; by default on real bases.",
+            ),
+        ],
+        "mirror": Annotated[
+            bool, Option("--mirror", help="Learn each picture mirrored too; not for faces, which are uneven.")
+        ],
+        "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
+    },
+    "Base": {
+        "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
+        "vae": VAE_OPTION,
+        "clip": CLIP,
+        "tokenizer": TOKENIZER,
+        "prediction": PREDICTION,
+        "on": Annotated[
+            list[str] | None,
+            Option(
+                metavar="HOST",
+                help="What stays applied meanwhile; repeat for more. The file of a LoRA; or an identity "
+                "adapter, miniature or a file, =PICTURE,PICTURE of the person (by default the first ones "
+                "learned from), :WEIGHT if not 1, then ;image_encoder=FOLDER;faces=auraface;start=0.1 …",
+            ),
+        ],
+        "precision": Annotated[str | None, Option(help="fp32, bf16 or fp16.")],
+        "device": Annotated[str | None, Option(help="auto or cpu.")],
+        "channels_last": Annotated[
+            bool, Option("--channels-last", help="The weights' order that some GPUs convolve fastest in.")
+        ],
+        "compile": Annotated[
+            str | None,
+            Option(
+                metavar="BACKEND", help="Compile the U-Net, such as with inductor: slow start, fast steps."
+            ),
+        ],
+    },
+    "Run": {
+        "output": Annotated[
+            str | None, Option("--output", "-o", help="Where to write; ends in .safetensors.")
+        ],
+        "preset": Annotated[
+            str | None,
+            Option(help="Where all settings start: " + ", ".join(PRESETS) + "; not every method has all."),
+        ],
+        "config": Annotated[
+            Path | None, Option("--config", "-c", help="YAML file; options typed here go before it.")
+        ],
+        "print_config": Annotated[
+            bool, Option("--print-config", help="Print the whole job as YAML and exit.")
+        ],
+        "seed": Annotated[int | None, Option(help="Of everything random.")],
+        "checkpoint_every": Annotated[int | None, Option(help="Steps between checkpoints.")],
+        "checkpoint_minutes": Annotated[
+            float | None, Option(help="Minutes between checkpoints; 0: only after a stop.")
+        ],
+        "resume": Annotated[bool, Option("--resume", help="Go on from the checkpoint beside the output.")],
+        "overwrite": Annotated[
+            bool, Option("--overwrite", help="Replace an output that is there, and what a run left there.")
+        ],
+    },
+    "Watch": {
+        "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
+        "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
+        "stop_by_likeness": Annotated[
+            int | None,
+            Option(
+                min=1,
+                help="Look at the likeness every so many steps, end when it stands still, keep the best.",
+            ),
+        ],
+    },
 }
 
 
 def _train_command(method: str) -> Callable[..., int]:
     """A command whose options are the run's and the method's settings, explained by their own comments."""
-    from ..job_file import setting_help
+    from ..job_file import setting_defaults, setting_help
 
     def command(**options: Any) -> int:
         return _train(method, **options)
 
-    told, kinds = setting_help(METHODS[method]), dict(_COMMON)
+    kinds = {
+        name: in_panel(kind, panel, None if name == "folders" else _default_of(name))
+        for panel, entries in _COMMON.items()
+        for name, kind in entries.items()
+    }
+    told, usual = setting_help(METHODS[method]), setting_defaults(method)
     for field in fields(METHODS[method]):
         option = Option(
             f"--{field.name.replace('_', '-')}",
             help=told.get(field.name, ""),
-            rich_help_panel="Settings",
-            metavar=str(getattr(field.type, "__name__", field.type)).upper(),
+            rich_help_panel=f"Settings of {method}",
+            metavar=plain_type(field.type),
+            show_default=usual[field.name],
         )
         kinds[field.name] = Annotated[str | None, option]
     if "shards" in kinds:
         kinds["shards_from_web"] = Annotated[
-            bool, Option("--shards-from-web", help="Let --shards and --validation be addresses (https: …).")
-        ]
-    flags = {"resume", "overwrite", "print_config", "mirror", "channels_last", "shards_from_web"}
+            bool,
+            Option(
+                "--shards-from-web", help="Let --shards and --validation be addresses (https: …).",
+                rich_help_panel="Data",
+            ),
+        ]  # fmt: skip
+    flags = {"several", "resume", "overwrite", "print_config", "mirror", "channels_last", "shards_from_web"}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
@@ -201,9 +232,33 @@ def _train_command(method: str) -> Callable[..., int]:
         ]
     )
     command.__annotations__ = kinds
-    command.__doc__ = f"Learn with {method}. {(METHODS[method].__doc__ or '').splitlines()[0]}"
+    command.__doc__ = (
+        f"{_about(method)} In brackets stand the settings of the preset default, and of others where they "
+        "differ; without --base all is learned on the Miniature, from its own preset."
+    )
     return command
 
 
+def _about(method: str) -> str:
+    """What a method does, in one line."""
+    return " ".join((METHODS[method].__doc__ or "").split())
+
+
+def _short(method: str) -> str:
+    """The same without years and fitting bases, in the list of all methods."""
+    return re.sub(r" \(.*?\)", "", _about(method)).split(";")[0].rstrip(".") + "."
+
+
+def _default_of(name: str) -> str | None:
+    """What a job has where an option is not typed."""
+    known = {entry.name: entry.default for entry in fields(Job)}
+    value = known.get(name)
+    return f"{value:g}" if type(value) in (int, float) else value if isinstance(value, str) else None
+
+
 for _method in METHODS:
-    train_app.command(_method)(_train_command(_method))
+    train_app.command(_method, short_help=_short(_method))(_train_command(_method))
+LORA = "dreambooth-lora"
+train_app.command("lora", short_help=f"The same as {LORA}, under the name that people know.")(
+    _train_command(LORA)
+)

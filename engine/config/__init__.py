@@ -20,7 +20,7 @@ from .masterweaver import (
     MINIATURE_EDITS,
     MasterWeaverSettings,
 )
-from .methods import METHODS, settings_for
+from .methods import METHODS, PRESETS, presets_of, settings_for
 from .paths import typed_path
 from .personamagic import MINIATURE_OPEN_PROMPTS, PersonaMagicSettings
 from .phase import LR_SCHEDULES, Phase, divided
@@ -33,10 +33,11 @@ from .textual_inversion import TextualInversionSettings
 __all__ = [
     "BASE_KINDS", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME", "METHODS",
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "PRECISIONS",
+    "PRESETS",
     "ROLES", "LR_SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "at_most",
     "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",
-    "from_json", "from_yaml", "is_address", "known_keys", "one_of", "read", "settings_for", "spoken",
-    "typed_path", "with_gap",
+    "from_json", "from_yaml", "is_address", "known_keys", "one_of", "presets_of", "read", "settings_for",
+    "spoken", "typed_path", "with_gap",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..errors import LikenessError
 from .checks import one_of
 from .custom_diffusion import CustomDiffusionSettings
 from .dreambooth_lora import DreamBoothLoraSettings
@@ -21,6 +22,20 @@ METHODS: dict[str, type] = {
     "masterweaver": MasterWeaverSettings,
     "magicapture": MagiCaptureSettings,
 }
+
+
+PRESETS = ("default", "paper", "reference", "miniature")  # where settings may start; not all methods have all
+
+
+def presets_of(method: str) -> dict[str, Any]:
+    """The method's settings by the names of its presets, `default` first."""
+    found = {}
+    for name in PRESETS:
+        try:
+            found[name] = METHODS[method].preset(name)
+        except LikenessError:
+            continue  # a paper without code has no reference
+    return found
 
 
 def settings_for(method: str, base: BaseSpec | None = None) -> Any:

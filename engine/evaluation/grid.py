@@ -25,6 +25,7 @@ class Grid:
     pictures: Sequence[np.ndarray]  # (H, W, 3) uint8
     measures: Measures
     likenesses: Sequence[str] = ("",)  # names of those that are compared; a single one needs none
+    cards: Sequence[str] = ()  # what each likeness is, in a line
 
     @property
     def variants(self) -> list[tuple[str, float]]:
@@ -110,6 +111,7 @@ def write_grid_report(path: Path, grid: Grid, title: str) -> Path:
     """One HTML file: what the scores say, the frontier over likenesses and strengths, all pictures."""
     parts = [paragraph(line) for line in likeness_in_words(grid.measures).splitlines()[:-1]]
     parts.append(paragraph(CAVEAT, quiet=True))
+    parts += [paragraph(card, quiet=True) for card in grid.cards]
     points = _points(grid)
     if points:
         parts += [heading("Identity and prompt by strength"), frontier(points, "prompt", "identity")]

@@ -104,6 +104,15 @@ class LikenessCritic:
         return self._patience.best(self.looks)
 
     @property
+    def scores(self) -> dict[str, float]:
+        """The best look's scores by name, and its step."""
+        if not self.looks:
+            return {}
+        best = self.best
+        prompt = {} if best.prompt is None else {"prompts": best.prompt}
+        return {"likeness": best.identity, **prompt, "step": best.step}
+
+    @property
     def ending(self) -> str:
         """Why the run ended, in words."""
         if not self.enough:

@@ -20,6 +20,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from ..artifact import thumbnail_of
 from ..bases.base import BaseModel, load_base
 from ..bases.text.prompt_weights import spelled, weighted
 from ..config import Job
@@ -29,6 +30,7 @@ from ..devices import repeatable
 from ..errors import LikenessError
 from ..files import check_room, make_folder
 from ..identity.conditioning import IdentityConditioning, digest_of
+from .about import about_run
 from .checkpoint import Checkpoints, Origin
 from .faster import arranged, check_backend
 from .host import check_people, merged_adapters
@@ -167,7 +169,11 @@ def _learn(
         if accelerator.is_main_process:
             best = None if progress.stopped else trainer.best
             artifact = best or replace(method.artifact(), steps=progress.step)
-            artifact = replace(artifact, digest=checkpoints.origin.pictures)
+            about = about_run(job, base, method.concepts, method.size, None if progress.stopped else critic)
+            thumbnail = artifact.thumbnail
+            if best is None and trainer.shown is not None and not progress.stopped:
+                thumbnail = thumbnail_of(trainer.shown)
+            artifact = replace(artifact, digest=checkpoints.origin.pictures, about=about, thumbnail=thumbnail)
             output.path = output.keep(artifact, progress, observer)
             if not progress.stopped:
                 checkpoints.clear()

@@ -73,6 +73,11 @@ class Critic(Protocol):
     shots: Sequence[tuple[str, int]]  # what is drawn for it: prompt and seed
     enough: bool  # training may end
 
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """What it found of the best state so far, by name, and the step that was at; empty before."""
+        ...
+
     def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
         """Looks at one picture (H, W, 3) uint8 per shot; whether this state is the best so far."""
         ...

@@ -11,11 +11,12 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..artifact import Artifact
+from ..artifact import Artifact, thumbnail_of
 from ..bases.numbers import first_broken
 from ..config import Job, Phase
 from ..errors import LikenessError
@@ -53,6 +54,7 @@ class Trainer:
         self.critic = critic  # who judges pictures on the way; None: nobody
         self.best: Artifact | None = None  # the state that the critic liked best
         self._looked = 0  # the step of the critic's last look
+        self.shown: np.ndarray | None = None  # (H, W, 3) uint8: the last preview
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
         self._moments: Mapping[Tensor, Any] = {}  # the optimiser's, of the phase before
@@ -204,8 +206,9 @@ class Trainer:
         look = look or self.accelerator.device.type == "cpu" or due(LOOK_EVERY, progress.step)
         if self.accelerator.is_main_process:
             self.observer.on_step(progress, losses)
-        if self._draws and due(self.job.preview_every, progress.step):
-            self._preview(progress)
+        every = self.job.preview_every
+        if self._draws and (due(every, progress.step) or every and progress.step == self.total):
+            self._preview(progress)  # the last one shows what is kept
         if look:
             self._check_losses()
         alone = self.accelerator.num_processes == 1
@@ -255,6 +258,7 @@ class Trainer:
             except Stopped:
                 return
         if self.accelerator.is_main_process:
+            self.shown = image
             self.observer.on_preview(progress, image)
 
     def _seen_enough(self, progress: Progress) -> bool:
@@ -269,7 +273,8 @@ class Trainer:
                 with torch.random.fork_rng(), self.accelerator.autocast():
                     pictures = [self.method.preview(*shot, self._check_drawing) for shot in critic.shots]
                 if self.accelerator.is_main_process and critic.consider(progress, pictures):
-                    self.best = replace(self.method.artifact(), steps=progress.step)
+                    thumbnail = thumbnail_of(pictures[0])
+                    self.best = replace(self.method.artifact(), steps=progress.step, thumbnail=thumbnail)
             self._looked = progress.step
         return self._agreed(critic.enough)
 

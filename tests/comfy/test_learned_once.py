@@ -53,6 +53,7 @@ def test_an_equal_run_is_loaded_also_after_a_restart_and_saved_once(
         assert trainings(server, learning(save_as="anna")) == 0
         assert files(server) == ["anna-2.safetensors", "anna.safetensors"]
         check_that_both_meet(server)
+        check_the_card(server)
     finally:
         server.stop()
 
@@ -88,3 +89,16 @@ def check_that_both_meet(server: Server) -> None:
     assert not np.array_equal(both, other)  # <ben> is a word of its own
     plain = drawn(text="a photo of a woman")
     assert np.array_equal(drawn(text="a photo of a woman", second=applied("base", None)), plain)
+
+
+def check_the_card(server: Server) -> None:
+    """Load says on the node what a file is, and shows the picture that a watched run put into it."""
+    server.run(learning(save_as="seen", seed=5, preview_every=2))
+    shown = server.run({"load": node("LikenessLoad", name="seen.safetensors", trigger_word="<ann>"),
+                        "words": node("PreviewAny", source=["load", 1])})["load"]  # fmt: skip
+    lines = shown["text"][0].splitlines()
+    assert lines[0] == "write <ann> (woman) · embedding · textual-inversion · the Miniature"
+    assert lines[1] == "4 pictures of woman, 4 with masks, at 128 px, in fp32"
+    assert lines[2].startswith("2 steps, seed 5 · learning rate ")
+    (file,) = shown["images"]
+    assert server.picture(file).shape == (128, 128, 3)

@@ -1,10 +1,12 @@
 """Grids: which picture belongs where, what is refused, and that sheet and report show every score."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from likeness_portraits.engine.artifact import Artifact, Token, grid_card
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.grid import (
     Grid,
@@ -53,6 +55,14 @@ def test_the_report_holds_every_picture_and_score(tmp_path: Path, text: bool):
     page = write_grid_report(tmp_path / "deep" / "grid.html", grid(text), "people").read_text("utf-8")
     assert page.count("data:image/jpeg") == 4 and ("<svg" in page) is text
     assert "no face" in page and "2 of 3" in page and "seed" not in page.split("<h2>Pictures")[0]
+
+
+def test_the_report_says_what_each_likeness_is(tmp_path: Path):
+    token = Token(token="<v0>", class_word="woman")
+    learned = Artifact(kind="lora", method="x", tensors={}, tokens=(token,), digest="0123456789abcdef")
+    told = replace(grid(True), cards=[grid_card(learned)])
+    page = write_grid_report(tmp_path / "grid.html", told, "people").read_text("utf-8")
+    assert "write &lt;v0&gt; (woman) · LoRA · x · SD 1.x · pictures&#x27; digest 0123456789ab<" in page
 
 
 def test_the_sheet_has_a_row_per_prompt_and_strength():
