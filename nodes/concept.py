@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..engine.config import ROLES, ConceptSpec
 from ..engine.config.choices import AUTOMATIC
+from ..engine.errors import LikenessError
 from .types import Concept, schema, single, told, who_looks
 
 CLASS_WORD_TIP = (
@@ -65,6 +66,12 @@ class LikenessConcept(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, class_word: list[str] | None = None) -> bool | str:
+        """Before the run, where it is typed: that somebody says what the pictures show."""
+        empty = class_word is not None and not all(str(word).strip() for word in class_word)
+        return "there is no class word; write what the pictures show, such as woman" if empty else True
+
+    @classmethod
     def execute(
         cls, images: list, class_word: list[str], token: list[str], role: list[str],
         masks: list | None = None, captions: Sequence[str] = (), faces: Sequence[str] = (AUTOMATIC,),
@@ -116,6 +123,19 @@ class LikenessConceptFolder(io.ComfyNode):
                 io.String.Output(display_name="class word", tooltip="What the folder's subject is."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        """Before the run, where the folder is typed: that it is there."""
+        from ..engine.comfy_bridge.folders import input_folder
+
+        if folder is None:
+            return True
+        try:
+            place = input_folder(folder)
+        except LikenessError as error:
+            return str(error)
+        return place.is_dir() or f"the folder {place} does not exist; check its name"
 
     @classmethod
     def execute(

@@ -141,7 +141,7 @@ def _further() -> list[io.Input]:
         ),
         io.String.Input(
             "more_settings", display_name="more settings", default="", multiline=True, optional=True,
-            placeholder="min_snr_gamma: 5.0",
+            placeholder="more settings, one per line, such as min_snr_gamma: 5.0",
             tooltip="Any other setting of the method, one per line as name: value, as in the likeness "
             "command's config files. They go before the fields above.",
         ),

@@ -44,7 +44,7 @@ QUICK = """
 shards shards --miniature 2 --size 2
 info ann.safetensors ann --json
 export ann.safetensors -o others
-import others/ann-stock.safetensors others/v0.safetensors -o back.safetensors
+import others/ann-stock.safetensors others/ann-v0.safetensors -o back.safetensors
 generate a.photo.of.<v0> --concept ann.safetensors --steps 1 -o drawn
 generate a.woman --identity ann/images/0.png --steps 1 -o people
 masks bare --subject face

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bases.families import FAMILIES
-from ..config import one_of
+from ..config import TOKEN, one_of
 from ..errors import LikenessError
 from ..files import check_name, reading
 from .card import THUMBNAIL, as_uri
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 def export_stock(
-    artifact: Artifact, folder: str | os.PathLike[str], name: str, *, overwrite: bool = True
+    artifact: Artifact, folder: str | os.PathLike[str], name: str, *, person: str = "", overwrite: bool = True
 ) -> list[Path]:
     """Writes files that other tools load: `<name>.safetensors` (LoRA) and
-    `<placeholder>.safetensors` (embedding).
+    `<placeholder>.safetensors` (embedding), or `<person>-<placeholder>.safetensors`.
 
-    In ComfyUI the second is used as `embedding:<placeholder>`; in A1111-style tools by its bare name.
+    In ComfyUI the second is used as `embedding:` and its name; in A1111-style tools by its bare name.
     """
     if artifact.kind not in ("lora", "embedding"):
         raise LikenessError(
@@ -46,8 +46,9 @@ def export_stock(
     for token in artifact.tokens:
         rows = artifact.rows(token.token)
         if rows:
-            check_name(token.name)
-            files[Path(folder) / f"{token.name}.safetensors"] = (rows, _embedding_metadata(artifact, token))
+            stem = f"{person}-{token.name}" if person else token.name
+            check_name(stem)
+            files[Path(folder) / f"{stem}.safetensors"] = (rows, _embedding_metadata(artifact, token))
     if len(files) < bool(lora) + sum(bool(artifact.rows(token.token)) for token in artifact.tokens):
         raise LikenessError(
             f"the LoRA and a placeholder would both be written to {name}.safetensors; change the name"
@@ -110,6 +111,8 @@ def _imported(path: Path, token: str | None, class_word: str, all_rows: bool, fa
     if any(re.match(r"(unet|text_encoder):\d+:", key) for key in content):
         return _numbered(path, content, class_word, metadata)
     if not is_lora(content):
+        word = f"<{metadata.get('modelspec.trigger_phrase', '')}>"  # files are called as people like
+        token = token or (word if TOKEN.fullmatch(word) else None)
         return read_embedding(path, content, token=token, class_words=class_word, all_rows=all_rows)
     lora = to_kohya(content, path, metadata)
     family = family_of_lora(lora, path, metadata, family)

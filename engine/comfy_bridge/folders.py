@@ -1,6 +1,7 @@
 """ComfyUI's folders: where likenesses, LoRAs and embeddings lie, and where passing files go."""
 
 import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -10,6 +11,7 @@ from ..errors import LikenessError
 from ..files import check_name
 
 FOLDER = "likeness"  # models/likeness: what was learned, and helper models
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 RESTORERS = "facerestore_models"  # the folder other packs keep face restorers in too
 _RESTORER_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
 
@@ -80,6 +82,11 @@ def input_folder(name: str) -> Path:
         raise LikenessError(
             f"{typed} lies on another machine, which a workflow may not call; give that share a drive "
             "letter, or copy the folder here"
+        )
+    if DRIVE.match(typed) and os.name != "nt":
+        raise LikenessError(
+            f"{typed} is a folder of Windows, and this ComfyUI does not run there; type the path that the "
+            "folder has on this machine"
         )
     return Path(folder_paths.get_input_directory()) / typed
 

@@ -1,15 +1,12 @@
 """`likeness export`: a concept file as other tools read it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from ..console import say
 from .apps import app
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -17,7 +14,8 @@ def export(
     file: Annotated[Path, Argument(help="A concept file.")],
     out: Annotated[Path, Option("--out", "-o", help="Folder for the files.")] = Path("."),
     name: Annotated[
-        str | None, Option(help="Name of the LoRA file; by default <the concept's>-stock.")
+        str | None,
+        Option(help="Name of the files: NAME (LoRA), NAME-v0 (words); by default the concept file's."),
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace files that are there.")] = False,
     numbered: Annotated[
@@ -31,5 +29,7 @@ def export(
         path = out / f"{name or f'{file.stem}-numbered'}.safetensors"
         say(str(export_numbered(Artifact.load(file), path, overwrite=overwrite)))
         return
-    for path in export_stock(Artifact.load(file), out, name or f"{file.stem}-stock", overwrite=overwrite):
+    artifact, person = Artifact.load(file), name or file.stem
+    lora = name or f"{file.stem}-stock"
+    for path in export_stock(artifact, out, lora, person=person, overwrite=overwrite):
         say(str(path))

@@ -306,7 +306,7 @@ def test_info_tells_what_a_concept_file_is(here, learned: Path):
 
 def test_export_and_import_keep_every_number(tmp_path: Path, here, learned: Path):
     exported = here("export", learned, "-o", tmp_path, "--name", "anna").stdout.split()
-    assert [Path(path).name for path in exported] == ["anna.safetensors", "v0.safetensors"]
+    assert [Path(path).name for path in exported] == ["anna.safetensors", "anna-v0.safetensors"]
     again = here("export", learned, "-o", tmp_path, "--name", "anna")
     assert_refused(again, "anna.safetensors exists; choose another name")
     done = here("import", *exported, "-o", tmp_path / "back.safetensors", "--class-word", "woman")
