@@ -9,7 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
+
+from likeness_portraits.tests import draw_icon
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -455,3 +460,31 @@ def test_few_modules_know_one_kind_of_base():
         and OF_ONE_KIND.search(AS_USERS_WRITE.sub("", path.read_text("utf-8")))
     }
     assert knowing == MAY_KNOW_ONE_KIND and len(knowing) <= 14
+
+
+def test_icon_and_banner_are_here_in_the_registrys_shapes_and_drawn_by_our_script():
+    comfy = project()["tool"]["comfy"]
+    repository = project()["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+    raw = f"https://raw.githubusercontent.com/{repository}/main/"
+    icon, banner = (ROOT / comfy[name].removeprefix(raw) for name in ("Icon", "Banner"))
+    with Image.open(icon) as drawn:
+        assert drawn.width == drawn.height >= 400
+        expected = draw_icon.icon().convert("RGB").resize((64, 64))
+        assert _difference(drawn.convert("RGBA").convert("RGB").resize((64, 64)), expected) < 4  # 128 colours
+    with Image.open(banner) as drawn:
+        assert drawn.width * 9 == drawn.height * 21
+        assert _difference(drawn.resize((168, 72)), draw_icon.banner().resize((168, 72))) < 4
+
+
+def _difference(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+
+
+def test_a_tag_publishes_and_no_fork_does():
+    told = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text("utf-8"))
+    assert told[True] == {"workflow_dispatch": None, "push": {"tags": ["v*"]}}  # YAML 1.1 takes on for yes
+    job = told["jobs"]["publish"]
+    assert "fork == false" in job["if"] and told["permissions"] == {"contents": "read"}
+    (sent,) = [step for step in job["steps"] if "publish-node-action" in step.get("uses", "")]
+    assert sent["with"] == {"personal_access_token": "${{ secrets.REGISTRY_ACCESS_TOKEN }}"}
+    assert ".github/" in (ROOT / ".comfyignore").read_text("utf-8").splitlines()
