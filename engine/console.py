@@ -25,7 +25,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 BETWEEN_LOOKS = 0.5  # seconds between looks at the losses: each makes a GPU wait
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
 EXIF, USER_COMMENT = 0x8769, 0x9286
-NUMBERS, BAR = 52, 40  # columns that steps, times and a loss take; that rich's bar takes with its gap
+_NUMBERS, _BAR = 52, 40  # columns that steps, times and a loss take; that rich's bar takes with its gap
 LINES = 10  # progress lines of a whole run where nobody watches a terminal
 
 
@@ -215,9 +215,9 @@ def _bar(console: "Console", what: str) -> "Bar":
     from rich.progress import TimeElapsedColumn as Gone
     from rich.progress import TimeRemainingColumn as Left
 
-    spare = console.width - len(what) - NUMBERS
+    spare = console.width - len(what) - _NUMBERS
     columns: list[ProgressColumn] = [TextColumn("[bold]{task.description}")]
-    columns += [BarColumn()] if spare >= BAR else []
+    columns += [BarColumn()] if spare >= _BAR else []
     columns += [MofNCompleteColumn()]
     columns += [Gone(), TextColumn("<")] if spare >= 0 else []
     columns += [Left(), TextColumn("[dim]{task.fields[more]}")]

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..engine.config import ConceptSpec, divided
+from ..engine.config import PRESETS, ConceptSpec, divided
 from .learning import (
     AS_PRESET,
     YES_NO,
@@ -23,7 +23,6 @@ WARM_UP_SHARE = 0.4  # of all steps: 200 of 500, as published
 INVERSION_SHARE = 4 / 9  # of all steps: 1200 of 2700, as published
 IDENTITY_SHARE = 0.8  # of an identity adapter's steps, as on the Miniature
 IDENTITIES = ("auto", "features", "none", *FACE_PACKS)
-PRESETS = ["default", "paper", "reference", "miniature"]
 STAGES = ("both", "identity", "editing")  # of an identity adapter's training
 FEATURE_SIZE = 512  # pixels a side that pictures have before a CLIP vision model looks at them
 
@@ -39,7 +38,7 @@ class LikenessTrainTextualInversion(io.ComfyNode):
             display_name="Train Embedding (Textual Inversion)",
             description="Learns new words for the concept and leaves the model as it is: files of a few "
             "kilobytes, prompts stay obedient, the likeness is rougher than with a LoRA.",
-            **training("textual-inversion", PRESETS, *own),
+            **training("textual-inversion", list(PRESETS), *own),
         )
 
     @classmethod
@@ -141,7 +140,7 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
             description="Learns words that change while a picture emerges from noise, and a direct hint of "
             "the pictures beside them. The model stays as it is, so that it combines with anything. Use "
             "the result with Staged Prompt.",
-            **training("personamagic", PRESETS, *own),
+            **training("personamagic", list(PRESETS), *own),
         )
 
     @classmethod
@@ -191,7 +190,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
             description="Learns a subject and parts of it from other pictures together, such as this person "
             "with that hair. Write <v0> with <v1> to join them, or either word alone. All pictures need "
             "masks, the subject's without the part.",
-            **training("magictailor", PRESETS, *own, without=("masked",)),
+            **training("magictailor", list(PRESETS), *own, without=("masked",)),
         )
 
     @classmethod
@@ -249,7 +248,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
             description="Learns a person from one set of pictures and a style from another, and to join "
             "them: write <v0> for the person, <v1> for the style. First the words alone are learned, then a "
             "LoRA with them.",
-            **training("magicapture", PRESETS, *own, without=("masked",)),
+            **training("magicapture", list(PRESETS), *own, without=("masked",)),
         )
 
     @classmethod
@@ -321,7 +320,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             description="Learns from pictures of many people how to draw anybody from one picture. What it "
             "gives goes into Face Identity from Images. Trained in earnest it wants GPUs and days; the "
             "Miniature shows in minutes how it goes.",
-            **training("masterweaver", PRESETS, *own, without=without),
+            **training("masterweaver", list(PRESETS), *own, without=without),
         )
 
     @classmethod

@@ -5,7 +5,7 @@ them with what they mean (`tensors`); reading goes back the same way. LoRAs (`lo
 of other tools become artifacts too, and artifacts become such files (`other_tools`).
 """
 
-from .card import card, grid_card, settings_lines, short_card, shown, thumbnail_of
+from .card import full_card, grid_card, settings_lines, short_card, shown, thumbnail_of
 from .concept_file import (
     ARTIFACT_KINDS,
     FORMAT_VERSION,
@@ -20,6 +20,6 @@ from .other_tools import export_numbered, export_stock, import_file
 
 __all__ = [
     "CLIP_WORDS", "FORMAT_VERSION", "ARTIFACT_KINDS", "Artifact", "Token",
-    "card", "grid_card", "settings_lines", "short_card", "shown", "thumbnail_of",
+    "full_card", "grid_card", "settings_lines", "short_card", "shown", "thumbnail_of",
     "export_numbered", "export_stock", "import_file", "merge", "placeholders", "read_metadata",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ LARGEST_THUMBNAIL = 64 * 1024  # bytes
 _URI = "data:image/jpeg;base64,"
 _LONGEST = 400  # characters of a line out of a file
 NOTABLE = ("learning rate", "unet learning rate", "rank", "vectors", "text encoder", "masked loss")
-KINDS = {
+CARD_KINDS = {
     "lora": "LoRA", "embedding": "embedding", "staged_embedding": "staged embedding",
     "id_adapter": "face adapter",
 }  # fmt: skip
@@ -60,7 +60,7 @@ def from_uri(text: str) -> bytes:
 
 def short_card(facts: Mapping[str, Any], date: str = "") -> str:
     """A concept file in a few lines, as nodes show it: the words to type come first."""
-    told = dict(card(facts))
+    told = dict(full_card(facts))
     settings = dict(settings_lines(facts["settings"]))
     ran = [f"{name} {settings[name]}" for name in NOTABLE if name in settings]
     lines = (
@@ -79,14 +79,14 @@ def grid_card(artifact: "Artifact") -> str:
     return " · ".join([*told, f"pictures' digest {shown(artifact.digest[:12])}"] if artifact.digest else told)
 
 
-def card(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def full_card(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a concept file is, as lines of a name and a text.
 
     `facts` are the fields of an `Artifact`, and `written_by` and `parameters` where the file was looked at.
     """
     about = facts.get("about") or {}
     tokens: Sequence[Token] = facts["tokens"]
-    kind = KINDS.get(facts["kind"], facts["kind"])
+    kind = CARD_KINDS.get(facts["kind"], facts["kind"])
     numbers = facts.get("parameters")
     steps = _counted(facts["steps"], "step") if facts["steps"] else ""
     lines = [
@@ -109,7 +109,7 @@ def settings_lines(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(shown(name.replace("_", " ")), shown(_value(value))) for name, value in settings.items()]
 
 
-def words_of(tokens: "Iterable[Token]") -> str:
+def trigger_words(tokens: "Iterable[Token]") -> str:
     return " ".join(token.token for token in tokens)
 
 

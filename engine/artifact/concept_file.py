@@ -22,7 +22,7 @@ from ..config import TOKEN as PLACEHOLDER
 from ..config import from_json, one_of, read
 from ..errors import LikenessError
 from ..version import VERSION
-from .card import THUMBNAIL, as_uri, from_uri, words_of
+from .card import THUMBNAIL, as_uri, from_uri, trigger_words
 from .tensors import read_header, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Artifact:
     def __str__(self) -> str:
         """As nodes show it: not all of its numbers."""
         parts = (
-            f"{self.kind} {words_of(self.tokens)}".strip(),
+            f"{self.kind} {trigger_words(self.tokens)}".strip(),
             self.method,
             self.base_family,
             f"{self.steps} steps",
@@ -183,7 +183,7 @@ class Artifact:
         }
         known = {  # what other tools show of it; no date, for equal runs are equal files
             "likeness.about": dict(self.about),
-            "modelspec.trigger_phrase": words_of(self.tokens),
+            "modelspec.trigger_phrase": trigger_words(self.tokens),
             THUMBNAIL: as_uri(self.thumbnail),
         }
         values |= {name: value for name, value in known.items() if value}

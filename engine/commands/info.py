@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..console import say, say_lines
+from ..console import PICTURE_FORMATS, say, say_lines
 from ..errors import LikenessError
 from .apps import app
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..data.concepts import Concept
 
 UNSAID = "not said"  # the class word of a folder that does not say it
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @app.command()
@@ -37,7 +36,7 @@ def info(
         if path.is_dir():
             facts = _folder_facts(path)
             lines = [(name.replace("_", " "), _plain(value)) for name, value in facts.items()]
-        elif path.suffix.lower() in PICTURES:
+        elif path.suffix.lower() in PICTURE_FORMATS:
             facts = _picture_facts(path)
             lines = list(facts.items())
         else:
@@ -57,12 +56,12 @@ def _file_facts(path: Path, thumbnail: Path | None) -> tuple[dict[str, Any], lis
     """What a concept file says, for machines and for people."""
     from dataclasses import asdict
 
-    from ..artifact import card, read_metadata, settings_lines
+    from ..artifact import full_card, read_metadata, settings_lines
 
     facts = read_metadata(path)
     picture = facts.pop("thumbnail")
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-    lines = [("file", str(path)), *card(facts), ("date", f"{date}, of the file")]
+    lines = [("file", str(path)), *full_card(facts), ("date", f"{date}, of the file")]
     lines += [("thumbnail", said)] if (said := _thumbnail(path, picture, thumbnail)) else []
     ran = settings_lines(facts["settings"])
     lines += [("settings", ""), *((f"  {name}", text) for name, text in ran)] if ran else []
@@ -86,7 +85,9 @@ def _thumbnail(path: Path, picture: bytes, wanted: Path | None) -> str:
         return str(wanted)
     if picture:
         return f"{len(picture):,} bytes in the file; --thumbnail NAME.jpg writes them"
-    beside = [path.with_name(f"{path.stem}{middle}{end}") for middle in ("", ".preview") for end in PICTURES]
+    beside = [
+        path.with_name(f"{path.stem}{middle}{end}") for middle in ("", ".preview") for end in PICTURE_FORMATS
+    ]
     return str(next((place for place in beside if place.is_file()), ""))
 
 

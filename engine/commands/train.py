@@ -258,7 +258,7 @@ def _default_of(name: str) -> str | None:
 
 for _method in METHODS:
     train_app.command(_method, short_help=_short(_method))(_train_command(_method))
-LORA = "dreambooth-lora"
-train_app.command("lora", short_help=f"The same as {LORA}, under the name that people know.")(
-    _train_command(LORA)
+_LORA = "dreambooth-lora"
+train_app.command("lora", short_help=f"The same as {_LORA}, under the name that people know.")(
+    _train_command(_LORA)
 )

@@ -29,7 +29,7 @@ FORMATS = (  # by content, whatever the name says; Pillow hands EPS to Ghostscri
     "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "TGA", "PPM", "HEIF",
 )  # fmt: skip
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose several frames are a film, not one picture in sizes
-EXIF, USER_COMMENT = 0x8769, 0x9286
+_EXIF, _USER_COMMENT = 0x8769, 0x9286
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 HOW_FOR_HEIC = "save them as JPEG, or run `pip install pillow-heif`"
 
@@ -84,7 +84,7 @@ def texts_in(path: str | os.PathLike[str]) -> dict[str, str]:
     """What a picture's file says in words: a PNG's text fields, or the lines of an EXIF comment."""
     with _opened(path, None) as (image, _, _):
         told = {str(name): str(text) for name, text in getattr(image, "text", {}).items()}
-        comment = image.getexif().get_ifd(EXIF).get(USER_COMMENT, b"")
+        comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT, b"")
     if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
         lines = comment[8:].decode("utf-16-be", "replace").splitlines()
         told |= {name: text for name, colon, text in (line.partition(": ") for line in lines) if colon}

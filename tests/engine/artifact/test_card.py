@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from likeness_portraits.engine.artifact import (
     Artifact,
     Token,
-    card,
     export_stock,
+    full_card,
     read_metadata,
     settings_lines,
     short_card,
@@ -48,7 +48,7 @@ def anna(**changes) -> Artifact:
 
 
 def test_a_card_says_what_to_type_and_what_it_was_learned_from(tmp_path: Path):
-    lines = dict(card(read_metadata(anna().save(tmp_path / "anna.safetensors"))))
+    lines = dict(full_card(read_metadata(anna().save(tmp_path / "anna.safetensors"))))
     assert lines["write"] == "<v0> (woman)"
     assert lines["kind"] == "embedding, 2,048 numbers"
     assert lines["base"] == "SDXL, sd_xl_base_1.0"
@@ -75,7 +75,7 @@ def test_files_from_before_cards_have_one_without_pictures(tmp_path: Path):
     with safe_open(path, "pt") as file:
         assert not {"likeness.about", "modelspec.thumbnail"} & file.metadata().keys()
     assert Artifact.load(path).about == {} and Artifact.load(path).thumbnail == b""
-    assert "learned from" not in dict(card(read_metadata(path)))
+    assert "learned from" not in dict(full_card(read_metadata(path)))
 
 
 def test_a_thumbnail_is_a_small_jpeg_as_the_modelspec_wants_it_and_equal_runs_stay_equal(tmp_path: Path):
@@ -117,7 +117,7 @@ def test_cards_of_strangers_steer_no_terminal_and_break_nothing(tmp_path: Path):
         tmp_path / "rude.safetensors"
     )
     facts = read_metadata(path)
-    told = " ".join(text for line in (*card(facts), *settings_lines(facts["settings"])) for text in line)
+    told = " ".join(text for line in (*full_card(facts), *settings_lines(facts["settings"])) for text in line)
     assert told.isprintable() and "[31mred lines" in told
     short_card(facts)
 
