@@ -44,6 +44,7 @@ QUICK = """
 shards shards --miniature 2 --size 2
 info ann.safetensors ann --json
 export ann.safetensors -o others
+train lora ann -o alias.safetensors --print-config
 import others/ann-stock.safetensors others/ann-v0.safetensors -o back.safetensors
 generate a.photo.of.<v0> --concept ann.safetensors --steps 1 -o drawn
 generate a.woman --identity ann/images/0.png --steps 1 -o people
