@@ -22,7 +22,7 @@ THUMBNAIL_SIDE = 256  # pixels at most
 LARGEST_THUMBNAIL = 64 * 1024  # bytes
 _URI = "data:image/jpeg;base64,"
 _LONGEST = 400  # characters of a line out of a file
-NOTABLE = ("learning rate", "unet learning rate", "rank", "vectors", "text encoder", "masked loss")
+NOTABLE = ("rank", "vectors", "text encoder", "masked loss")  # beside learning rates
 CARD_KINDS = {
     "lora": "LoRA", "embedding": "embedding", "staged_embedding": "staged embedding",
     "id_adapter": "face adapter",
@@ -62,7 +62,8 @@ def short_card(facts: Mapping[str, Any], date: str = "") -> str:
     """A concept file in a few lines, as nodes show it: the words to type come first."""
     told = dict(full_card(facts))
     settings = dict(settings_lines(facts["settings"]))
-    ran = [f"{name} {settings[name]}" for name in NOTABLE if name in settings]
+    notable = [name for name in settings if name.endswith("learning rate") or name in NOTABLE]
+    ran = [f"{name} {settings[name]}" for name in notable]
     lines = (
         [f"write {told['write']}" if "write" in told else "", told["kind"], told["method"], told["base"]],
         [told.get("learned from", "")],
