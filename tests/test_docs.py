@@ -125,3 +125,37 @@ def test_templates_have_a_thumbnail_in_the_readme():
     for template in (ROOT / "workflows").glob("*.json"):
         name = f"workflows/{template.stem}"
         assert {f"{name}.json", f"{name}.jpg"} <= shown, name
+
+
+CHECKLISTS = {"Add a method", "Add a base", "Add a mask back end"}
+
+
+def test_three_checklists_stand_on_one_page_and_name_what_is_there():
+    headings = [(page.name, line[3:]) for page in PAGES for line in text_of(page).splitlines()
+                if re.match(r"#+ (add|adding) a", line, re.IGNORECASE)]  # fmt: skip
+    assert sorted(headings) == sorted(("architecture.md", heading) for heading in CHECKLISTS)
+    page = text_of(ROOT / "docs" / "architecture.md")
+    for heading in CHECKLISTS:
+        steps = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+        places = re.findall(r"`(?:pytest )?((?:engine|nodes|docs|web|tests)/[\w./-]*)`", steps)
+        assert len(places) >= 3 and [place for place in places if not (ROOT / place).exists()] == []
+        for name, place in re.findall(r"`(\w+)` \((?:in )?`([\w./]+\.py)`\)", steps):
+            assert re.search(rf"^{name}\b", text_of(ROOT / place), re.MULTILINE), f"{place} has no {name}"
+
+
+def test_what_is_registered_has_what_the_checklists_ask_for():
+    from likeness_portraits.engine.config import METHODS
+    from likeness_portraits.engine.data.segment import BACK_ENDS
+    from likeness_portraits.engine.training.methods import CLASSES
+
+    assert METHODS.keys() == CLASSES.keys()
+    nodes, registry = text_of(ROOT / "nodes" / "train.py"), ROOT / "engine" / "training" / "methods"
+    for method, (module, name) in CLASSES.items():
+        assert f"class {name}(" in text_of(registry / f"{module}.py")
+        assert f"class LikenessTrain{name}(" in nodes and f'"{method}"' in nodes
+        assert (ROOT / "web" / "docs" / f"LikenessTrain{name}.md").is_file()
+        assert (ROOT / "docs" / "methods" / f"{method}.md").is_file()
+    masks = text_of(ROOT / "docs" / "masks-and-faces.md")
+    for back_end, (module, _) in BACK_ENDS.items():
+        assert "\ndef load(" in text_of(ROOT / "engine" / "data" / "segmenters" / f"{module}.py")
+        assert f"`{back_end}`" in masks, f"docs/masks-and-faces.md does not name {back_end}"

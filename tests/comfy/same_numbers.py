@@ -54,7 +54,10 @@ def seconds_to_start() -> float:
     return time.process_time() - began
 
 
+HEAVY = ("accelerate", "diffusers", "insightface", "onnxruntime", "peft", "scipy", "transformers", "typer")
+THERE = set(sys.modules)
 START = seconds_to_start()  # before anything of the engine is imported
+LOADED = [name for name in HEAVY if name in sys.modules and name not in THERE]
 
 from seam_pairs import users_apart  # noqa: E402
 from tiny_models import fp8_model, tiny_model  # noqa: E402
@@ -308,6 +311,7 @@ def main() -> None:
     as_used = taken_out((patched, clip, vae)).unet.state_dict()["conv_in.weight"]
     print(json.dumps({  # noqa: T201 (the answer)
         "start": START,
+        "loaded": LOADED,
         "used": used,
         "seam": seam,
         "headless": differences(loaded, headless, 16),

@@ -74,6 +74,7 @@ def test_the_miniature_out_of_the_graph_is_the_miniature(measured: dict[str, Any
 
 def test_the_pack_adds_little_to_comfyuis_start(measured: dict[str, Any]):
     assert measured["start"] <= START_UP
+    assert measured["loaded"] == []  # of the heavy libraries
 
 
 def test_a_patch_on_the_model_is_part_of_what_is_learned_on(measured: dict[str, Any]):

@@ -3,15 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.data import segmenters
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.masks import Refinement
 from likeness_portraits.engine.data.segment import (
+    BACK_ENDS,
     Request,
     find_masks,
     find_parts,
@@ -46,6 +50,19 @@ def brightness(pixels: np.ndarray, words) -> Found:
     return Found(masks, tuple(float(mask.max()) for mask in masks), {"white": 0.9})
 
 
+def test_a_registered_back_end_masks_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A module with `load`, and a row in the table: nothing else is touched."""
+    toy: Any = ModuleType(f"{segmenters.__name__}.toy")
+    toy.load = lambda models, device: brightness
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setitem(BACK_ENDS, "toy", ("toy", "dark and red parts"))
+    pixels = np.full((32, 32, 3), 255, np.uint8)
+    pixels[:16] = 0
+    Image.fromarray(pixels).save(tmp_path / "half.png")
+    (written,) = mask_folder(tmp_path, load_segmenter("toy"), Request(words=("dark",), but_not=("red",)))
+    assert (np.asarray(Image.open(written).convert("L")) == np.repeat([255, 0], 16)[:, None]).all()
+
+
 @pytest.mark.parametrize("word", ["face", "head", "hair", "person"])
 def test_found_masks_agree_with_what_was_drawn(portraits: list[world.Portrait], parser: Segmenter, word: str):
     pictures, names = [portrait.pixels for portrait in portraits], [str(i) for i in range(len(portraits))]
@@ -69,7 +86,7 @@ def test_masks_have_the_size_of_their_pictures_and_are_read_with_them(tmp_path: 
 
 
 def test_any_of_the_words_is_marked_and_none_of_the_others():
-    picture = np.full((8, 8, 3), 255, np.uint8)
+    picture = np.full((32, 32, 3), 255, np.uint8)
     picture[:, :4] = 0
     picture[:2] = (255, 0, 0)
     both = Request(words=("dark", "red"), refine=Refinement(level=0.8))
