@@ -2,7 +2,7 @@
 
 The way of the data through a workflow: pictures (`miniature`, `masks`) are described as a concept (`concept`)
 and learned (`train`, with what all training nodes share in `learning`); the likeness is applied or kept
-(`load`), drawn with (`staged`, `identity`, `sample`), finished (`restore`) and judged (`evaluate`).
+(`load`), drawn with (`staged`, `identity`, `sample`, `people`), finished (`restore`) and judged (`evaluate`).
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -13,6 +13,7 @@ from .identity import LikenessApplyIdentity, LikenessEncodeIdentity
 from .load import LikenessApply, LikenessExport, LikenessLoad, LikenessSave
 from .masks import LikenessBrushMask, LikenessDetectFaces, LikenessParseFace, LikenessSegmentText
 from .miniature import LikenessMiniature, LikenessMiniatureStyle
+from .people import LikenessPeople
 from .restore import LikenessDetailFace, LikenessRestoreFace, LikenessUpscale
 from .sample import LikenessRefocus, LikenessRefocusedSampler
 from .staged import LikenessStagedPrompt
@@ -47,6 +48,7 @@ NODES: list[type[io.ComfyNode]] = [
     LikenessEncodeIdentity,
     LikenessApplyIdentity,
     LikenessRefocus,
+    LikenessPeople,
     LikenessRefocusedSampler,
     LikenessSave,
     LikenessLoad,

@@ -42,6 +42,9 @@ MENU: dict[str, tuple[str, tuple[str, ...]]] = {
                                         "reference image", "portrait", "read an identity from pictures")),
     "LikenessApplyIdentity": ("face", ("ipadapter", "ip-adapter", "faceid", "instantid", "pulid", "face swap",
                                        "apply an identity")),
+    "LikenessPeople": ("regions", ("two people", "two characters", "several people", "couple", "group photo",
+                                   "regional prompt", "regional", "region", "attention couple",
+                                   "multiple loras")),
     "LikenessRefocus": ("regions", ("regional prompt", "regional", "region", "two people", "two characters",
                                     "attention couple", "attention", "area", "refocus a word")),
     "LikenessRefocusedSampler": ("regions", ("regional sampler", "regional", "region", "two people",
@@ -62,7 +65,7 @@ MENU: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 _LEARNING = ("text_encoder", "prior", "masked", "preview_every", "resolution", "precision", "more_settings",
-             "stop_by_likeness", "checkpoint_minutes", "rank", "vectors")  # fmt: skip
+             "stop_by_likeness", "checkpoint_minutes", "rank", "vectors", "prediction")  # fmt: skip
 _EDGES = ("soft", "level", "fill_holes", "keep_largest", "invert")
 _GATED = ("number", "strength", "feather", "match_colours", "gate", "allowed_drop", "judged_by")
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from comfy_api.latest import io
 
 from ..engine.config.choices import FOCUS_MODES, FOCUS_SCOPES
-from .types import schema
+from ..engine.errors import LikenessError
+from .types import People, schema
 
 log = logging.getLogger(__name__)
 
@@ -250,6 +251,16 @@ class LikenessRefocusedSampler(io.ComfyNode):
                     tooltip="Draw again from the first step once regions are found. Switch it off to save "
                     "that time: they then hold from there on.",
                 ),
+                People.Input(
+                    "people", optional=True,
+                    tooltip="From People in Regions: who stands where. Connect it to draw each again.",
+                ),
+                io.Float.Input(
+                    "redraw", display_name="redraw each person", default=0.0, min=0.0, max=1.0, step=0.05,
+                    optional=True,
+                    tooltip="How much of each person is drawn once more by themselves, where several in one "
+                    "picture stay unfinished: 0.4 to 0.7, or 0 for not at all. Needs people.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="Connect it to VAE Decode."),
@@ -262,18 +273,33 @@ class LikenessRefocusedSampler(io.ComfyNode):
                     display_name="regions",
                     tooltip="The regions used, in the same order. Use one to restore or inpaint that person.",
                 ),
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="The finished pictures, each person drawn again where that was asked for.",
+                ),
             ],
         )  # fmt: skip
 
     @classmethod
     def execute(
         cls, model, positive, negative, latent, vae, seed: int, steps: int, cfg: float, sampler_name: str,
-        scheduler: str, denoise: float = 1.0, restart: bool = True,
+        scheduler: str, denoise: float = 1.0, restart: bool = True, people=None, redraw: float = 0.0,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..engine.comfy_bridge.people import each_drawn_again
         from ..engine.comfy_bridge.refocus import refocused_sample
 
+        if redraw and people is None:
+            raise LikenessError(
+                "redraw each person wants to know who they are; connect people from People in Regions, or "
+                "set it to 0"
+            )
+        how = {"steps": steps, "sampler": sampler_name, "scheduler": scheduler, "vae": vae, "seed": seed}
         drawn = refocused_sample(
-            model, positive, negative, latent, vae=vae, seed=seed, steps=steps, cfg=cfg, sampler=sampler_name,
-            scheduler=scheduler, denoise=denoise, restart=restart,
-        )  # fmt: skip
-        return io.NodeOutput(*drawn)
+            model, positive, negative, latent, cfg=cfg, denoise=denoise, restart=restart, **how
+        )
+        images = drawn.images
+        if redraw:
+            images = each_drawn_again(
+                images, people, redraw, drawn.found, negative=negative, guidance=cfg, **how
+            )
+        return io.NodeOutput(drawn.latent, drawn.heat, drawn.regions, images)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from typer.main import get_command
@@ -27,7 +28,7 @@ def fenced(text: str, language: str) -> str:
 
 
 def links(page: Path) -> list[str]:
-    return [first or second for first, second in LINK.findall(text_of(page))]
+    return [unquote(first or second) for first, second in LINK.findall(text_of(page))]
 
 
 def anchors(page: Path) -> set[str]:

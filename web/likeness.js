@@ -152,7 +152,8 @@ app.registerExtension({
       settle(this);
     });
     after(nodeType.prototype, "onConnectionsChange", function (side, slot, connected) {
-      const opening = app.configuringGraph || this.graph?._configuring;
+      // without a graph it is being copied, into a subgraph for one
+      const opening = app.configuringGraph || !this.graph || this.graph._configuring;
       if (connected && !opening && this.inputs?.[slot]?.name === "model" && side === 1) fillIn(this, false);
     });
   },

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.patcher_extension
 import numpy as np
@@ -302,6 +302,17 @@ def _look(run: Run, aims: Sequence[Aim], spots: Sequence[Spot], sigma: float, cl
 # ---------------------------------------------------------------------------------------------- the sampler
 
 
+class Drawn(NamedTuple):
+    """LATENT as a KSampler makes it; heat maps (IMAGE) and regions (MASK), one per picture and word; the
+    pictures as IMAGE; regions (B, h, w) that were found while drawing."""
+
+    latent: dict[str, Any]
+    heat: torch.Tensor
+    regions: torch.Tensor
+    images: torch.Tensor
+    found: dict[Aim, torch.Tensor]
+
+
 def refocused_sample(
     model: Any,
     positive: ComfyConditioning,
@@ -316,8 +327,8 @@ def refocused_sample(
     scheduler: str,
     denoise: float = 1.0,
     restart: bool = True,
-) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """LATENT as a KSampler makes it; heat maps (IMAGE) and regions (MASK), one per picture and word.
+) -> Drawn:
+    """The latents drawn with their regions.
 
     With `restart`, regions that have to be found are found in a first run, which ends there; the picture is
     then drawn with them from its first step.
@@ -340,7 +351,7 @@ def refocused_sample(
     maps = mean_maps([[run.maps[aim] for aim in aims if aim in run.maps]])
     assert maps is not None  # every step was recorded
     heat = heat_maps(pictures.cpu(), maps.cpu())
-    return out, heat, _as_masks(run, aims, out["samples"], pictures.shape[1:3])
+    return Drawn(out, heat, _as_masks(run, aims, out["samples"], pictures.shape[1:3]), pictures, run.found)
 
 
 def _as_masks(run: Run, aims: Sequence[Aim], latents: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

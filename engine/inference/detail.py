@@ -44,23 +44,37 @@ AROUND_FOUND = 1.2  # of the square around a face: how much a model sees around 
 
 
 @dataclass(kw_only=True)
-class Detailer:
+class Painter:
+    """Draws a crop (S, S, 3) again as a prompt says; who is in it comes from `artifacts` and `people`."""
+
+    prompt: str
+    artifacts: Sequence[tuple[Artifact, float]] = field(default=())
+    people: Sequence[IdentityConditioning] = field(default=())
+    denoise: float = DENOISE
+    seed: int = 0
+
+    @property
+    def side(self) -> int:
+        """The crop's side (pixels) that the model draws best."""
+        raise NotImplementedError
+
+    def __call__(self, face: Pixels) -> Pixels:
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Detailer(Painter):
     """Draws faces again as the prompt says, with the concepts applied; called with a crop (S, S, 3).
 
     All faces of all pictures begin from the same noise, as a node of ComfyUI with one seed would have it.
     """
 
     base: "BaseModel"
-    prompt: str
     negative: str = ""
-    artifacts: Sequence[tuple[Artifact, float]] = field(default=())
-    denoise: float = DENOISE
     steps: int = 20
     guidance: float = 5.0
-    seed: int = 0
     sampler: str = "euler"
     schedule: str = "simple"
-    people: Sequence[IdentityConditioning] = field(default=())
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -68,7 +82,6 @@ class Detailer:
 
     @property
     def side(self) -> int:
-        """The crop's side (pixels) that the base draws best."""
         return self.base.resolution
 
     def __call__(self, face: Pixels) -> Pixels:
@@ -118,7 +131,7 @@ def drawn_in_regions(
         base, prompts, seed=seed, people=people, artifacts=_present(artifacts, late, prompts),
         refocus=replace(refocus, focuses=early, on_regions=found.__setitem__) if early else None, **how,
     )  # fmt: skip
-    placed = [_with_region(focus, [group[n] for group in found.values()], pictures.shape[1:3])
+    placed = [with_region(focus, [group[n] for group in found.values()], pictures.shape[1:3])
               for n, focus in enumerate(early)]  # fmt: skip
     again = Detailer(
         base=base, prompt=prompts[0], artifacts=artifacts, people=people,
@@ -152,7 +165,7 @@ def _present(
     ]
 
 
-def _with_region(focus: Focus, found: Sequence[Focus], size: tuple[int, int]) -> Focus:
+def with_region(focus: Focus, found: Sequence[Focus], size: tuple[int, int]) -> Focus:
     """The focus with the regions (N, H, W) that were found while drawing; empty where none was."""
     if focus.region is not None or not focus.redraw:
         return focus
@@ -184,7 +197,7 @@ def regions_redrawn(
     prompts: Sequence[str],
     seeds: Sequence[int],
     focuses: Sequence[Focus],
-    detailer: Detailer,
+    detailer: Painter,
     *,
     found: Collection[Focus] = (),
     heads: Heads | None = None,
@@ -307,7 +320,7 @@ def _people_at(
 
 
 def _tried(
-    shades: NDArray[np.uint8], place: _Place, draw: Detailer, focus: Focus, who: Known | None,
+    shades: NDArray[np.uint8], place: _Place, draw: Painter, focus: Focus, who: Known | None,
     heads: Heads | None, told: Callable[[str], None],
 ) -> NDArray[np.uint8]:  # fmt: skip
     """A picture (H, W, 3) with a place drawn again, until it is like who is wanted or the tries are over."""
@@ -324,7 +337,7 @@ def _tried(
 
 
 def _redrawn(
-    shades: NDArray[np.uint8], place: _Place, draw: Detailer, heads: Heads | None
+    shades: NDArray[np.uint8], place: _Place, draw: Painter, heads: Heads | None
 ) -> NDArray[np.uint8]:
     """A picture (H, W, 3) with the square around a place drawn again, inside the place only."""
     options = Restoration(

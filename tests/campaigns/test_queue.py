@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from likeness_portraits.tests.campaigns.campaign import SEED
-from likeness_portraits.tests.comfy.hosts import ROOT, Server, quick, to_api
+from likeness_portraits.tests.comfy.hosts import ROOT, WORKFLOW, Server, needs_files, quick, to_api
 
 pytestmark = pytest.mark.comfy
 
@@ -40,7 +40,8 @@ PLAIN = {
 def templates(nodes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Our templates as the API takes them, with two steps of everything."""
     files = sorted((ROOT / "workflows").glob("*.json"))
-    return {file.stem: quick(to_api(json.loads(file.read_text("utf-8")), nodes)) for file in files}
+    found = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+    return {name: quick(to_api(one, nodes)) for name, one in found.items() if not needs_files(one)}
 
 
 def seeded(prompt: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def queue_tried(
     grown = hosts.server.memory() - memory
     assert np.array_equal(plain_picture(hosts.server), before), "something is left in the model"
     for number in range(breaks):
-        broken_off(hosts, known["learn-a-person"], rng, number, ("cancel", "kill")[number % 2])
+        broken_off(hosts, known[WORKFLOW.stem], rng, number, ("cancel", "kill")[number % 2])
         counts["broken off and gone on with"] += 1
     assert np.array_equal(plain_picture(hosts.server), before), "something is left in the model"
     shown = hosts.server.nodes()["LikenessLoad"]["input"]["required"]

@@ -12,7 +12,8 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "likeness-portraits"  # the folder's name in custom_nodes
-WORKFLOW = ROOT / "workflows" / "learn-a-person.json"
+WORKFLOW = ROOT / "workflows" / "01 Try it, learn a demo person.json"
 CPU = ["--cpu", "--use-pytorch-cross-attention"]
 
 
@@ -68,7 +69,8 @@ class Server:
             link.symlink_to(pack, target_is_directory=True)
         settings = base / "user" / "default" / "comfy.settings.json"
         settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text('{"Comfy.TutorialCompleted": true}')  # no dialog over the editor
+        seen = {"Comfy.TutorialCompleted": True, "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"]}
+        settings.write_text(json.dumps(seen))  # no dialog over the editor
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -168,20 +170,87 @@ class Server:
         return np.asarray(Image.open(io.BytesIO(self.get("/view", **file))).convert("RGB"))
 
 
+BYPASSED, MUTED = 4, 2  # what the editor writes as a node's mode
+
+
 def to_api(workflow: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """A workflow as the editor saves it, in the form the server's API takes."""
-    links = {link[0]: link for link in workflow["links"]}
+    """A workflow as the editor saves it, in the form the server's API takes: subgraphs are opened."""
     prompt = {}
-    for node in workflow["nodes"]:
-        if node["type"] not in nodes:
-            continue  # notes, which are drawn by the editor alone
+    for graph, name, node in _opened(_Graph.of(workflow)):
+        if node["type"] not in nodes or node.get("mode") in (BYPASSED, MUTED):
+            continue  # notes, too, which are drawn by the editor alone
         inputs = dict(zip_widgets(nodes[node["type"]], node.get("widgets_values") or []))
         for socket_ in node.get("inputs", []):
             if socket_.get("link") is not None:
-                _, source, slot, *_ = links[socket_["link"]]
-                inputs[socket_["name"]] = [str(source), slot]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+                found = graph.source(socket_["link"])
+                if found is not None:
+                    inputs[socket_["name"]] = found[0]
+        prompt[name] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """One level of a workflow: its nodes and links, and the node of the level above that stands for it."""
+
+    nodes: Mapping[int, Mapping[str, Any]]
+    links: Mapping[int, tuple[int, int, int, int]]  # origin, its slot, target, its slot
+    definitions: Mapping[str, Mapping[str, Any]]
+    inside: "tuple[_Graph, Mapping[str, Any]] | None" = None
+
+    @staticmethod
+    def of(workflow: Mapping[str, Any]) -> "_Graph":
+        links = {link[0]: tuple(link[1:5]) for link in workflow["links"]}
+        found = {one["id"]: one for one in workflow.get("definitions", {}).get("subgraphs", [])}
+        return _Graph({node["id"]: node for node in workflow["nodes"]}, links, found)
+
+    def opened(self, node: Mapping[str, Any]) -> "_Graph":
+        """What a node stands for."""
+        told = self.definitions[node["type"]]
+        ends = ("origin_id", "origin_slot", "target_id", "target_slot")
+        links = {link["id"]: tuple(link[end] for end in ends) for link in told["links"]}
+        return _Graph({one["id"]: one for one in told["nodes"]}, links, self.definitions, (self, node))
+
+    def prefix(self) -> str:
+        return "" if self.inside is None else f"{self.inside[0].prefix()}{self.inside[1]['id']}:"
+
+    def source(self, link: int) -> "tuple[Any] | None":
+        """What a link brings: [node, output], or the value of a field; None where nothing comes."""
+        origin, slot, *_ = self.links[link]
+        if origin < 0:  # from the level above
+            assert self.inside is not None
+            above, node = self.inside
+            socket_ = node["inputs"][slot]
+            if socket_.get("link") is not None:
+                return above.source(socket_["link"])
+            fields = [one["name"] for one in node["inputs"] if "widget" in one]
+            return (node["widgets_values"][fields.index(socket_["name"])],) if "widget" in socket_ else None
+        node = self.nodes[origin]
+        if node["type"] in self.definitions:
+            below = self.opened(node)
+            (through,) = (name for name, link in below.links.items() if link[2:] == (-20, slot))
+            return below.source(through)
+        if node.get("mode") == BYPASSED:
+            wanted = node["outputs"][slot]["type"]
+            sockets = node.get("inputs", [])
+            same = [*sockets[slot : slot + 1], *sockets]
+            entry = next((one for one in same if one["type"] == wanted), None)
+            return None if entry is None or entry.get("link") is None else self.source(entry["link"])
+        return ([f"{self.prefix()}{origin}", slot],)
+
+
+def _opened(graph: _Graph) -> Iterator[tuple[_Graph, str, Mapping[str, Any]]]:
+    """All nodes with the level they are on and the name they have in the API."""
+    for number, node in graph.nodes.items():
+        if node["type"] in graph.definitions:
+            yield from _opened(graph.opened(node))
+        else:
+            yield graph, f"{graph.prefix()}{number}", node
+
+
+def needs_files(workflow: Mapping[str, Any]) -> bool:
+    """Whether a workflow names files of models that somebody has to fetch first."""
+    return any("models" in node.get("properties", {}) for node in workflow["nodes"])
 
 
 def zip_widgets(node: Mapping[str, Any], values: list[Any]) -> list[tuple[str, Any]]:

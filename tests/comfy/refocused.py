@@ -337,12 +337,12 @@ def controlled(bench: Bench) -> dict[str, bool]:
 def whole_node(bench: Bench) -> dict[str, Any]:
     """What the sampler node gives for two pictures whose regions it has to find."""
     model, positive = bench.prompt(bench.focuses(find=True))
-    latent, heat, regions = bridge.refocused_sample(
+    latent, heat, regions, *_ = bridge.refocused_sample(
         model, positive, bench.negative, {"samples": torch.zeros(2, 4, 16, 32)}, vae=bench.vae, seed=SEED,
         steps=STEPS, cfg=GUIDANCE, sampler="dpmpp_2m", scheduler="karras",
     )  # fmt: skip
     model, halves = bench.prompt(bench.focuses())
-    fixed, _, known = bridge.refocused_sample(
+    fixed, _, known, *_ = bridge.refocused_sample(
         model, halves, bench.negative, {"samples": torch.zeros(1, 4, 16, 32)}, vae=bench.vae, seed=SEED,
         steps=STEPS, cfg=GUIDANCE, sampler="euler", scheduler="simple",
     )  # fmt: skip

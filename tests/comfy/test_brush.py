@@ -117,7 +117,7 @@ def test_files_that_do_not_fit_are_told_with_what_to_do(server: Server):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install the package chromium")
 def test_a_stroke_in_the_mask_editor_is_in_the_mask_that_is_learned_from(server: Server):
-    workflow = json.loads((ROOT / "workflows" / "masks.json").read_text("utf-8"))
+    workflow = json.loads((ROOT / "workflows" / "09 Masks for training.json").read_text("utf-8"))
     with editor(server.url) as page:
         page.evaluate(START, workflow)
         brush = str(page.evaluate(f"({BRUSH})().id"))

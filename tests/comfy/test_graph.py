@@ -20,7 +20,7 @@ from likeness_portraits.tests.comfy.write_locales import LOCALE, definitions
 pytestmark = pytest.mark.comfy
 
 STEPS = 6  # of training: enough to change a picture, quick enough for a test
-PROMPT = "a watercolor painting of a smiling {}, wearing a green shirt, in a forest"
+PROMPT = "a photo of a smiling {}, wearing a blue shirt, on a beach"
 SEED, SAMPLING_STEPS, GUIDANCE = 7, 25, 5.0
 CORES = 2  # that ten seconds are meant for: so much work at most
 
@@ -32,11 +32,8 @@ def by_type(prompt: dict[str, Any], class_type: str) -> list[str]:
 def shortened(prompt: dict[str, Any], name: str) -> dict[str, Any]:
     """The bundled workflow's prompt with little training, saved under a name of its own."""
     prompt = copy.deepcopy(prompt)
-    (learn,), (save,), (keep,) = (
-        by_type(prompt, kind) for kind in ("LikenessTrainDreamBoothLora", "LikenessSave", "SaveImage")
-    )
-    prompt[learn]["inputs"] |= {"steps": STEPS, "prior": "no", "preview_every": STEPS // 2}
-    prompt[save]["inputs"]["name"] = name
+    (learn,), (keep,) = (by_type(prompt, kind) for kind in ("LikenessTrainDreamBoothLora", "SaveImage"))
+    prompt[learn]["inputs"] |= {"steps": STEPS, "prior": "no", "preview_every": STEPS // 2, "save_as": name}
     prompt["export"] = {"class_type": "LikenessExport", "inputs": {"likeness": [learn, 0], "name": name}}
     prompt[keep]["inputs"]["filename_prefix"] = name
     return prompt

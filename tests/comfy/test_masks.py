@@ -1,4 +1,4 @@
-"""The bundled workflow masks.json in a running ComfyUI, as its nodes are now."""
+"""The template 09, masks, in a running ComfyUI, as its nodes are now."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from likeness_portraits.tests.overlap import mask_overlap
 
 pytestmark = pytest.mark.comfy
 
-MASKS = ROOT / "workflows" / "masks.json"
+MASKS = ROOT / "workflows" / "09 Masks for training.json"
 PERSON = 4  # as the workflow says
 
 

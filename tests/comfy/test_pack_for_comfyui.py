@@ -65,7 +65,11 @@ def test_comfy_node_validate_finds_nothing(
 def test_the_zip_holds_the_pack_and_no_tests(packed: Path, first_checkout_only, checkout: Path):
     names = set(zipfile.ZipFile(packed).namelist())
     wanted = {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "web/docs/LikenessApply.md"}
-    wanted |= {"locales/en/nodeDefs.json", "workflows/learn-a-person.json", "workflows/learn-a-person.jpg"}
+    wanted |= {
+        "locales/en/nodeDefs.json",
+        f"workflows/{WORKFLOW.stem}.json",
+        f"workflows/{WORKFLOW.stem}.jpg",
+    }
     wanted |= {f"engine/miniature/weights/{name}.safetensors" for name in ("unet", "vae", "text_encoder")}
     assert wanted - names == set()
     assert [name for name in names if name.startswith(("tests/", ".ci", ".git"))] == []

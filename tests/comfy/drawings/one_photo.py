@@ -1,77 +1,68 @@
-"""workflows/one-photo.json: a person from a single picture, without learning; prompts without and with."""
+"""A person from a single picture, without learning: the same prompt without and with; also as an app."""
 
-from . import SAMPLING, Nodes
+from . import BESIDE, SAMPLING, Nodes, Shown, Subgraph
 
-FOREST = "a watercolor painting of a smiling woman, wearing a green shirt, in a forest"
-BEACH = "a photo of a woman wearing sunglasses, on a beach"
-NOTE = """## One picture, no learning
+TITLE = "05 One photo, no training"
+PROMPT = "a photo of a woman wearing sunglasses, on a beach"
+NOTE = """### Press Run. Then change the *prompt*, or the *person* in *Load Demo Model*.
 
-1. **Load Demo Model** brings a tiny portrait model and a picture of a made-up person it never saw.
-   Nothing is downloaded.
-2. **Face Identity from Images** cuts the face out, and the identity adapter that comes with the
-   Miniature turns it into a few tokens. That takes a second.
-3. Behind **Apply Face Identity**, every person in a prompt is that person. Lower the weight when prompts
-   are ignored.
+1. *Load Demo Model* brings a tiny portrait model and a picture of a made-up person it never saw; nothing is
+   downloaded.
+2. *Face Identity from Images* cuts the face out and makes tokens of it, in a second. Nothing is learned.
+3. Behind *Apply Face Identity* every person in a prompt is that person. Lower *weight* when prompts are ignored.
 
-Left: the model's own *woman*. Right: the same prompt and seed with the identity.
+Left: the model's own woman. Right: the same prompt and seed with the face.
 
-### Your own pictures
+**Your own photograph:** the template *05 One photo, no training, SD 1.5*."""  # noqa: E501
 
-Put *Load Image* and a checkpoint loader (SD 1.5) in the Miniature's place, load MasterWeaver's adapter with
-*Load Likeness*, CLIP ViT-L/14 with *Load CLIP Vision*, and connect both to *Face Identity from Images*. Set
-the latent to 512. For two people use two of each node, with a mask each."""
+
+def inside(size: int, sampling: dict) -> Nodes:
+    """# noqa: E501Nodes inside *Draw without and with*."""
+    # fmt: off
+    return {
+        "text": ("CLIPTextEncode", (0, 0), (300, 90), "Prompt", {"text": ""}),
+        "nothing": ("CLIPTextEncode", (0, 180), (300, 90), "Negative", {"text": ""}),
+        "latent": ("EmptyLatentImage", (0, 360), (300, 106), "",
+                   {"width": size, "height": size, "batch_size": 1}),
+        "before": ("KSampler", (360, 0), (280, 262), "Draw without", sampling),
+        "after": ("KSampler", (360, 360), (280, 262), "Draw with", sampling),
+        "before_picture": ("VAEDecode", (700, 0), (200, 46), "", {}),
+        "after_picture": ("VAEDecode", (700, 360), (200, 46), "", {}),
+        "both": ("ImageStitch", (960, 0), (260, 150), "", BESIDE),
+        "large": ("ImageScaleBy", (960, 240), (260, 82), "", {
+            "upscale_method": "lanczos", "scale_by": 3.0 if size == 128 else 1.0}),
+    }
+    # fmt: on
+
+
+COMPARED = """
+base.MODEL>before.model apply.MODEL>after.model base.CLIP>text.clip base.CLIP>nothing.clip
+base.VAE>before_picture.vae base.VAE>after_picture.vae prompt.STRING>text.text
+text.CONDITIONING>before.positive nothing.CONDITIONING>before.negative text.CONDITIONING>after.positive
+nothing.CONDITIONING>after.negative latent.LATENT>before.latent_image latent.LATENT>after.latent_image
+before.LATENT>before_picture.samples after.LATENT>after_picture.samples before_picture.IMAGE>both.image1
+after_picture.IMAGE>both.image2 both.IMAGE>large.image large.IMAGE>show.images after_picture.IMAGE>keep.images
+"""
+NAMES = {"model": "model without", "model_1": "model with", "text": "prompt",
+         "IMAGE": "without and with", "IMAGE_1": "with"}  # fmt: skip
+INSIDE = inside(128, SAMPLING)
 
 # fmt: off
 NODES: Nodes = {
-    "note": ("MarkdownNote", (-440, 60), (400, 460), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (0, 60), (300, 210), "", {"person": 0, "pictures": 1}),
-    "photo": ("PreviewImage", (0, 330), (300, 300), "The picture", {}),
-    "identity": ("LikenessEncodeIdentity", (360, 60), (340, 420), "", {}),
-    "apply": ("LikenessApplyIdentity", (360, 560), (340, 260), "", {"weight": 1.0}),
-    "forest": ("CLIPTextEncode", (760, 60), (360, 110), "First prompt", {"text": FOREST}),
-    "beach": ("CLIPTextEncode", (760, 230), (360, 110), "Second prompt", {"text": BEACH}),
-    "nothing": ("CLIPTextEncode", (760, 400), (360, 90), "Negative prompt", {"text": ""}),
-    "latent": (
-        "EmptyLatentImage", (760, 560), (360, 120), "", {"width": 128, "height": 128, "batch_size": 1},
-    ),
-    "before_1": ("KSampler", (1180, 60), (280, 270), "First without", SAMPLING),
-    "after_1": ("KSampler", (1180, 400), (280, 270), "First with", SAMPLING),
-    "before_2": ("KSampler", (1500, 60), (280, 270), "Second without", SAMPLING),
-    "after_2": ("KSampler", (1500, 400), (280, 270), "Second with", SAMPLING),
-    "before_1_picture": ("VAEDecode", (1820, 60), (200, 60), "", {}),
-    "after_1_picture": ("VAEDecode", (1820, 170), (200, 60), "", {}),
-    "before_2_picture": ("VAEDecode", (1820, 280), (200, 60), "", {}),
-    "after_2_picture": ("VAEDecode", (1820, 390), (200, 60), "", {}),
-    "pair_1": ("ImageStitch", (2060, 60), (260, 150), "", {"direction": "right", "spacing_width": 4}),
-    "pair_2": ("ImageStitch", (2060, 280), (260, 150), "", {"direction": "right", "spacing_width": 4}),
-    "all": ("ImageStitch", (2060, 500), (260, 150), "", {"direction": "down", "spacing_width": 4}),
-    "large": ("ImageScaleBy", (2060, 720), (260, 90), "", {"upscale_method": "lanczos", "scale_by": 2.0}),
-    "show": ("PreviewImage", (2380, 60), (480, 480), "Without and with", {}),
-    "keep": ("SaveImage", (2380, 600), (320, 330), "", {"filename_prefix": "likeness/one-photo"}),
+    "note": ("MarkdownNote", (0, -450), (1080, 240), "Read me", {"": NOTE}),
+    "base": ("LikenessMiniature", (40, -20), (300, 182), "", {"person": 0, "pictures": 1}),
+    "photo": ("PreviewImage", (1020, 420), (300, 300), "The picture", {}),
+    "identity": ("LikenessEncodeIdentity", (380, 380), (320, 360), "", {}),
+    "apply": ("LikenessApplyIdentity", (720, -60), (340, 122), "", {"weight": 1.0}),
+    "prompt": ("PrimitiveStringMultiline", (0, 260), (340, 130), "Prompt", {"value": PROMPT}),
+    **INSIDE,
+    "show": ("PreviewImage", (1420, -160), (620, 360), "Without and with", {}),
+    "keep": ("SaveImage", (1500, 320), (300, 340), "", {"filename_prefix": "likeness/one-photo"}),
 }
 # fmt: on
-LINKS = """
+LINKS = f"""
 base.images>photo.images base.images>identity.images base.MODEL>apply.model
-identity.identity>apply.identity base.CLIP>forest.clip base.CLIP>beach.clip base.CLIP>nothing.clip
-base.MODEL>before_1.model base.MODEL>before_2.model apply.MODEL>after_1.model apply.MODEL>after_2.model
-forest.CONDITIONING>before_1.positive forest.CONDITIONING>after_1.positive
-beach.CONDITIONING>before_2.positive beach.CONDITIONING>after_2.positive
-nothing.CONDITIONING>before_1.negative nothing.CONDITIONING>before_2.negative
-nothing.CONDITIONING>after_1.negative nothing.CONDITIONING>after_2.negative
-latent.LATENT>before_1.latent_image latent.LATENT>before_2.latent_image
-latent.LATENT>after_1.latent_image latent.LATENT>after_2.latent_image
-before_1.LATENT>before_1_picture.samples before_2.LATENT>before_2_picture.samples
-after_1.LATENT>after_1_picture.samples after_2.LATENT>after_2_picture.samples
-base.VAE>before_1_picture.vae base.VAE>before_2_picture.vae base.VAE>after_1_picture.vae
-base.VAE>after_2_picture.vae before_1_picture.IMAGE>pair_1.image1 after_1_picture.IMAGE>pair_1.image2
-before_2_picture.IMAGE>pair_2.image1 after_2_picture.IMAGE>pair_2.image2
-pair_1.IMAGE>all.image1 pair_2.IMAGE>all.image2 all.IMAGE>large.image large.IMAGE>show.images
-after_1_picture.IMAGE>keep.images
-"""
-GROUPS = """
-1  A model and a picture: -20 -10 340 660
-2  Who is it?: 340 -10 380 860
-3  What to draw: 740 -10 400 710
-4  Without and with: 1160 -10 1720 960
-"""
-SHOWN = "Without and with"  # the node whose picture is the thumbnail
+identity.identity>apply.identity {COMPARED}"""
+SUBGRAPHS = {"draw": Subgraph("Draw without and with", list(INSIDE), (1080, 160), (300, 160), NAMES)}
+APP = ([("base", "person"), ("apply", "weight"), ("prompt", "value")], ["show"])
+SHOWN = [Shown("one picture", "photo"), Shown("without | with", "show")]

@@ -1,64 +1,59 @@
-"""workflows/staged-words.json: learn words that follow the noise level, the same prompt before and after."""
+"""Learn words that follow the noise level, the same prompt before and after."""
 
-from . import SAMPLING, Nodes
-from .learn_a_person import COMPARED, PROMPT
-from .learn_a_person import NODES as LEARN_A_PERSON
+from . import BESIDE, SAMPLING, Nodes, Shown, Subgraph
 
-NOTE = """## Words that change while the picture emerges
+TITLE = "12 Staged words"
+PROMPT = "a photo of a smiling <v0>, wearing a green shirt, in a forest"
+NOTE = """### Press Run. Then change the *prompt*; *Staged Prompt*'s advanced *bypass*, *start* and *end* say when words act.
 
-1. **Load Demo Model** brings a tiny portrait model and four pictures of a made-up person. Nothing is
-   downloaded.
-2. **Train Staged Embedding** (PersonaMagic) learns a small network that says what `<v0>` means at each noise
-   level. The model itself stays as it is, so that the result goes with any LoRA, identity adapter or
-   ControlNet.
-3. **Staged Prompt** puts it to use: the class word lays out the picture, the learned words take over
-   as the noise clears. Connect *both* its outputs; without its MODEL the picture's own hint is left out.
+1. *Load Demo Model* brings a tiny portrait model and four pictures of a made-up person; nothing is downloaded.
+2. *Train Staged Embedding* (PersonaMagic) learns what **\\<v0\\>** means at each noise level. The model stays as it is.
+3. *Staged Prompt* puts it to use. Connect *both* its outputs: without its MODEL the picture's own hint is left out.
 
-Left half of the result: the model's own *woman*. Right half: the same prompt and seed with `<v0>`.
-
-### To change
-
-*bypass* is how much of the pictures goes past the text encoder; *start*, *end* and *at the end* say at which
-noise levels the learned words stand.
-
-### Your own pictures
-
-Put a checkpoint loader (SD 1.5) in the Miniature's place, connect a *Load CLIP Vision* to *Learn Staged
-Words*, and give *Training Subject* your pictures."""
-SHARED = ("base", "examples", "concept", "before_prompt", "before_nothing", "latent", "before",
-          "before_picture", "after_picture", "both", "large", "show")  # fmt: skip
-
+**Your own pictures:** a checkpoint loader in the demo model's place, *Load CLIP Vision* on the training node, your
+photographs in *Training Subject*, and the latent in *Draw before and after* as large as the model draws."""  # noqa: E501
 # fmt: off
+INSIDE: Nodes = {
+    "plain": ("RegexReplace", (0, 0), (300, 200), "Without the trigger word", {"regex_pattern": r"<\w+>"}),
+    "latent": ("EmptyLatentImage", (0, 390), (300, 106), "", {"width": 128, "height": 128, "batch_size": 1}),
+    "before_prompt": ("CLIPTextEncode", (360, 0), (300, 90), "Prompt before", {"text": ""}),
+    "nothing": ("CLIPTextEncode", (360, 180), (300, 90), "Negative", {"text": ""}),
+    "staged": ("LikenessStagedPrompt", (360, 390), (300, 152), "", {"text": ""}),
+    "before": ("KSampler", (720, 0), (280, 262), "Draw before", SAMPLING),
+    "after": ("KSampler", (720, 360), (280, 262), "Draw after", SAMPLING),
+    "before_picture": ("VAEDecode", (1060, 0), (200, 46), "", {}),
+    "after_picture": ("VAEDecode", (1060, 360), (200, 46), "", {}),
+    "both": ("ImageStitch", (1320, 0), (260, 150), "", BESIDE),
+    "large": ("ImageScaleBy", (1320, 240), (260, 82), "", {"upscale_method": "lanczos", "scale_by": 3.0}),
+}
 NODES: Nodes = {
-    "note": ("MarkdownNote", (-460, 60), (420, 560), "Read me", {"": NOTE}),
-    **{name: LEARN_A_PERSON[name] for name in SHARED},
-    "learn": (
-        "LikenessTrainPersonaMagic", (360, 300), (360, 540), "",
-        {"preview_every": 75, "preview_prompt": PROMPT.format("<v0>"), "seed": 0},
-    ),
-    "save": ("LikenessSave", (780, 620), (320, 120), "", {"name": "staged-words"}),
-    "after_prompt": (
-        "LikenessStagedPrompt", (1160, 540), (360, 330), "", {"text": PROMPT.format("<v0>")},
-    ),
-    "after": ("KSampler", (1580, 400), (300, 270), "Draw after", SAMPLING),
-    "keep": ("SaveImage", (2260, 450), (320, 330), "", {"filename_prefix": "likeness/staged-words"}),
+    "note": ("MarkdownNote", (0, -410), (1080, 210), "Read me", {"": NOTE}),
+    "base": ("LikenessMiniature", (0, -120), (300, 182), "", {"person": 0, "pictures": 4}),
+    "examples": ("PreviewImage", (0, 160), (300, 300), "The four pictures", {}),
+    "concept": ("LikenessConcept", (360, 350), (320, 170), "", {"token": "<v0>", "role": "subject"}),
+    "learn": ("LikenessTrainPersonaMagic", (740, 300), (340, 560), "",
+              {"preview_every": 75, "seed": 0, "save_as": "staged-words"}),
+    "prompt": ("PrimitiveStringMultiline", (740, 100), (340, 120), "Prompt", {"value": PROMPT}),
+    **INSIDE,
+    "show": ("PreviewImage", (1480, -120), (620, 360), "Before and after", {}),
+    "keep": ("SaveImage", (1480, 320), (300, 340), "", {"filename_prefix": "likeness/staged-words"}),
 }
 # fmt: on
-LINKS = f"""
+LINKS = """  # noqa: E501
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.images>examples.images
 base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
-concept.concept>learn.concept learn.likeness>save.likeness
-base.CLIP>before_prompt.clip base.CLIP>before_nothing.clip
-base.MODEL>after_prompt.model base.CLIP>after_prompt.clip learn.likeness>after_prompt.likeness
-base.MODEL>before.model after_prompt.MODEL>after.model
+concept.concept>learn.concept
+base.MODEL>staged.model base.MODEL>before.model base.CLIP>staged.clip base.CLIP>before_prompt.clip
+base.CLIP>nothing.clip base.VAE>before_picture.vae base.VAE>after_picture.vae learn.likeness>staged.likeness
+prompt.STRING>staged.text prompt.STRING>plain.string plain.STRING>before_prompt.text staged.MODEL>after.model
 latent.LATENT>before.latent_image latent.LATENT>after.latent_image
-before_prompt.CONDITIONING>before.positive before_nothing.CONDITIONING>before.negative
-after_prompt.CONDITIONING>after.positive before_nothing.CONDITIONING>after.negative
-{COMPARED}"""
-GROUPS = """
-1  A model and four pictures: -20 -10 340 660
-2  Learn: 340 -10 400 1060
-3  Keep: 760 560 360 200
-4  Draw before and after: 1140 -10 1700 900
+before_prompt.CONDITIONING>before.positive nothing.CONDITIONING>before.negative
+staged.CONDITIONING>after.positive nothing.CONDITIONING>after.negative
+before.LATENT>before_picture.samples after.LATENT>after_picture.samples
+before_picture.IMAGE>both.image1 after_picture.IMAGE>both.image2 both.IMAGE>large.image
+large.IMAGE>show.images after_picture.IMAGE>keep.images base.class_word>plain.replace
 """
-SHOWN = "Before and after"  # the node whose picture is the thumbnail
+NAMES = {"text": "prompt", "string": "prompt", "replace": "class word", "IMAGE": "before and after",
+         "IMAGE_1": "after"}  # fmt: skip
+SUBGRAPHS = {"draw": Subgraph("Draw before and after", list(INSIDE), (1140, -120), (280, 160), NAMES)}
+SHOWN = [Shown("four pictures", "examples"), Shown("before | after", "show")]

@@ -1,0 +1,139 @@
+"""Runs the bundled workflows in a running ComfyUI and makes of what they show the pictures beside them.
+
+    python tests/comfy/draw_thumbnails.py http://127.0.0.1:8188 [try_it ...]
+
+What a picture shows is in drawings/, as SHOWN. Templates for checkpoints are run with the Miniature
+in the checkpoint's place, and say so. For maintainers: after new weights; it takes some minutes on two cores.
+"""
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from likeness_portraits.tests.comfy.draw_workflows import drawing, file_of, templates
+from likeness_portraits.tests.comfy.hosts import Server, to_api
+
+HIGH, BAR, GAP = 384, 40, 6  # pixels: a part's height, its caption's, and between parts
+PAPER, INK = (24, 26, 32), (235, 238, 244)
+SMALL = 128  # pixels a side that the Miniature draws
+STANDING_IN = "drawn with the demo model"
+
+
+class Running(Server):
+    """A server that somebody else started."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+
+def stand_in(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt of a template for checkpoints, with the Miniature, its pictures and size in their place."""
+    (base,) = (name for name, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
+    photos = {name for name, node in prompt.items() if node["class_type"] == "LoadImage"}
+    gone = {name for name, node in prompt.items() if node["class_type"] == "CLIPVisionLoader"}
+    drawn: dict[str, Any] = {}
+    for name, node in prompt.items():
+        inputs = {
+            key: [base, 3] if isinstance(value, list) and value[0] in photos else value
+            for key, value in node["inputs"].items()
+            if not (isinstance(value, list) and value[0] in gone) and key != "adapter"
+        }
+        kind = node["class_type"]
+        if kind == "LikenessConceptFolder":
+            said = {"token": inputs["token"], "role": "subject", "class_word": [base, 5]}
+            kind, inputs = "LikenessConcept", {**said, "images": [base, 3], "masks": [base, 4]}
+        elif kind == "EmptyLatentImage":
+            inputs = {**inputs, "width": SMALL, "height": SMALL}
+        drawn[name] = {"class_type": kind, "inputs": inputs}
+    count = 1 if photos else 4
+    drawn[base] = {"class_type": "LikenessMiniature", "inputs": {"person": 0, "pictures": count}}
+    kept = {name for name in drawn if name not in photos | gone}
+    if gone:
+        kept -= {name for name, node in drawn.items() if node["class_type"] == "LikenessLoad"}
+    drawn["examples"] = {"class_type": "PreviewImage", "inputs": {"images": [base, 3]}}
+    return {name: node for name, node in drawn.items() if name in {*kept, "examples"}}
+
+
+def with_sources(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The prompt with the demo pictures shown under the names `photos` and `posters`."""
+    named = {"LikenessMiniature": ("photos", 3), "LikenessMiniatureStyle": ("posters", 0)}
+    for name, node in list(prompt.items()):
+        if node["class_type"] in named:
+            shown, slot = named[node["class_type"]]
+            prompt.setdefault(shown, {"class_type": "PreviewImage", "inputs": {"images": [name, slot]}})
+    return prompt
+
+
+def name_in_api(workflow: Mapping[str, Any], plan: Any, node: str) -> str:
+    """What the API calls a node of a drawing: the one of its kind in its place."""
+    if node not in plan.NODES:
+        return node
+    kind, place, *_ = plan.NODES[node]
+    (found,) = (one["id"] for one in workflow["nodes"] if (one["type"], tuple(one["pos"])) == (kind, place))
+    return str(found)
+
+
+def arranged(pictures: Sequence[Image.Image], high: int = HIGH) -> Image.Image:
+    """Pictures as one of this height: beside each other, or four in two rows."""
+    rows = 2 if len(pictures) > 2 else 1
+    columns = math.ceil(len(pictures) / rows)
+    each = (high - GAP * (rows - 1)) // rows
+    sized = [one.resize((round(one.width * each / one.height), each), Image.Resampling.LANCZOS)
+             for one in pictures]  # fmt: skip
+    wide = max(one.width for one in sized)
+    sheet = Image.new("RGB", (columns * wide + GAP * (columns - 1), high), PAPER)
+    for number, one in enumerate(sized):
+        sheet.paste(one, (number % columns * (wide + GAP), number // columns * (each + GAP)))
+    return sheet
+
+
+def captioned(parts: Sequence[tuple[str, Sequence[Image.Image]]], remark: str = "") -> Image.Image:
+    """The parts beside each other, each under its words."""
+    sheets = [(words, arranged(pictures)) for words, pictures in parts]
+    font, small = ImageFont.load_default(22), ImageFont.load_default(15)
+    gap = 3 * GAP
+    whole = Image.new(
+        "RGB", (sum(one.width for _, one in sheets) + gap * (len(sheets) - 1), HIGH + BAR), PAPER
+    )
+    pen, left = ImageDraw.Draw(whole), 0
+    for words, sheet in sheets:
+        whole.paste(sheet, (left, BAR))
+        shown = words.split("|")  # each over its share of the picture
+        for number, word in enumerate(shown):
+            middle = left + sheet.width * (number + 0.5) / len(shown)
+            pen.text((middle, BAR / 2), word.strip(), INK, font, anchor="mm")
+        left += sheet.width + gap
+    if remark:
+        pen.text((whole.width - 8, whole.height - 8), remark, INK, small, anchor="rs", stroke_width=3,
+                 stroke_fill=PAPER)  # fmt: skip
+    return whole
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Draws the thumbnails of the bundled workflows.")
+    arguments.add_argument("url")
+    arguments.add_argument("modules", nargs="*", help=f"some of {', '.join(templates())}; else all")
+    asked = arguments.parse_args()
+    server = Running(asked.url)
+    nodes = server.nodes()
+    for module in asked.modules or sorted(templates(), key=file_of):
+        plan, file = drawing(module), file_of(module)
+        workflow, stands = json.loads(file.read_text("utf-8")), getattr(plan, "STAND_IN", False)
+        prompt = to_api(workflow, nodes)
+        shown = server.run(with_sources(stand_in(prompt) if stands else prompt), 1800)
+        parts = []
+        for part in plan.SHOWN:
+            files = shown[name_in_api(workflow, plan, part.node)]["images"]
+            picked = [files[number] for number in part.pictures] or files
+            pictures = [Image.open(io.BytesIO(server.get("/view", **one))).convert("RGB") for one in picked]
+            parts.append((part.caption, pictures))
+        captioned(parts, STANDING_IN if stands else "").save(file.with_suffix(".jpg"), quality=88)
+
+
+if __name__ == "__main__":
+    main()
