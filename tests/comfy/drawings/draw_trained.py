@@ -34,7 +34,7 @@ NODES: Nodes = {
     "keep": ("SaveImage", (2000, -340), (320, 400), "", {"filename_prefix": "likeness/friend"}),
 }
 # fmt: on
-LINKS = """  # noqa: E501
+LINKS = """
 base.MODEL>apply.model base.CLIP>apply.clip load.likeness>apply.likeness apply.CLIP>prompt.clip
 apply.CLIP>nothing.clip photo.IMAGE>outlines.image outlines.IMAGE>control.image
 net.CONTROL_NET>control.control_net prompt.CONDITIONING>control.positive nothing.CONDITIONING>control.negative

@@ -42,7 +42,7 @@ NODES: Nodes = {
     "report": ("PreviewAny", (1540, 90), (560, 140), "What became of the face", {}),
 }
 # fmt: on
-LINKS = """  # noqa: E501
+LINKS = """
 base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae concept.concept>learn.concept
 base.MODEL>apply.model base.MODEL>before.model base.CLIP>apply.clip base.CLIP>before_prompt.clip

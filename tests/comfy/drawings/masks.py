@@ -31,7 +31,7 @@ NODES: Nodes = {
     "save": ("LikenessSave", (1920, 80), (320, 78), "", {"name": "masks"}),
 }
 # fmt: on
-LINKS = """  # noqa: E501
+LINKS = """
 base.images>words.images base.images>parts.images base.images>faces.images parts.masks>faces.masks
 faces.faces>crops.images base.images>brush.images words.masks>brush.masks
 base.images>concept.images brush.masks>concept.masks

@@ -30,7 +30,7 @@ NODES: Nodes = {
     "keep": ("SaveImage", (1540, 370), (300, 340), "", {"filename_prefix": "likeness/one-photo"}),
 }
 # fmt: on
-LINKS = f"""  # noqa: E501
+LINKS = f"""
 photo.IMAGE>identity.images adapter.likeness>identity.adapter vision.CLIP_VISION>identity.clip_vision
 base.MODEL>apply.model identity.identity>apply.identity {COMPARED}"""
 SUBGRAPHS = {"draw": Subgraph("Draw without and with", list(INSIDE), (1160, -110), (300, 160), NAMES)}

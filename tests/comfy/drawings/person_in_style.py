@@ -36,7 +36,7 @@ NODES: Nodes = {
     "looked": ("PreviewImage", (1940, 450), (280, 300), "Where the person's word looked", {}),
 }
 # fmt: on
-LINKS = """  # noqa: E501
+LINKS = """
 base.images>person.images base.masks>person.masks base.class_word>person.class_word
 paintings.images>style.images paintings.masks>style.masks
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae

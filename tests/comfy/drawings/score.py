@@ -30,7 +30,7 @@ NODES: Nodes = {
     "show": ("PreviewImage", (1500, 360), (620, 420), "The grid with its scores", {}),
 }
 # fmt: on
-LINKS = """  # noqa: E501
+LINKS = """
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.images>examples.images
 base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept concept.concept>grid.concept concept.concept>judge.concept

@@ -39,7 +39,7 @@ NODES: Nodes = {
     "keep": ("SaveImage", (1480, 320), (300, 340), "", {"filename_prefix": "likeness/staged-words"}),
 }
 # fmt: on
-LINKS = """  # noqa: E501
+LINKS = """
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae base.images>examples.images
 base.images>concept.images base.masks>concept.masks base.class_word>concept.class_word
 concept.concept>learn.concept

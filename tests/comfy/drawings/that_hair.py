@@ -34,7 +34,7 @@ NODES: Nodes = {
     "keep": ("SaveImage", (1840, -380), (300, 340), "", {"filename_prefix": "likeness/that-hair"}),
 }
 # fmt: on
-LINKS = f"""  # noqa: E501
+LINKS = f"""
 base.images>head.images other.images>hair.images
 base.images>subject.images head.masks>subject.masks base.class_word>subject.class_word
 other.images>component.images hair.masks>component.masks

@@ -27,7 +27,7 @@ NODES: Nodes = {
     "keep": ("SaveImage", (1480, 320), (300, 340), "", {"filename_prefix": "likeness/try-it"}),
 }
 # fmt: on
-LINKS = f"""  # noqa: E501
+LINKS = f"""
 base.images>examples.images base.images>concept.images base.masks>concept.masks
 base.class_word>concept.class_word base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 concept.concept>learn.concept {DRAWN} base.class_word>plain.replace"""
