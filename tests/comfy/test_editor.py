@@ -90,6 +90,7 @@ def test_the_workflow_is_opened_understood_and_run_by_the_editor(
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Any]:
     with editor(server.url) as found:
+        found.set_viewport_size({"width": 1920, "height": 1080})
         yield found
 
 
