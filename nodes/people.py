@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from .types import Likeness, People, schema
 
-LAYOUTS = ("side by side", "thirds", "masks", "find faces")
-MOST = 6
+STANDING = ("side by side", "thirds", "masks", "find faces")
+MOST_PEOPLE = 6
 
 
 class LikenessPeople(io.ComfyNode):
@@ -23,7 +23,7 @@ class LikenessPeople(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model the likenesses were learned on, as loaded."),
                 io.Clip.Input("clip", tooltip="That model's CLIP."),
-                *(_likeness(number) for number in range(1, MOST + 1)),
+                *(_likeness(number) for number in range(1, MOST_PEOPLE + 1)),
                 io.Mask.Input(
                     "masks", optional=True,
                     tooltip="For the layout masks: white where each person belongs, one each, in the order "
@@ -41,7 +41,7 @@ class LikenessPeople(io.ComfyNode):
                     "learned under is that person; the others go to the remaining likenesses in their order.",
                 ),
                 io.Combo.Input(
-                    "layout", options=list(LAYOUTS), default=LAYOUTS[0],
+                    "layout", options=list(STANDING), default=STANDING[0],
                     tooltip="Where people stand, in the order in which the prompt names them. side by side "
                     "divides the width; thirds leaves room beside them; masks are yours; find faces looks "
                     "for heads while drawing.",
@@ -64,7 +64,7 @@ class LikenessPeople(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..engine.comfy_bridge.people import people_in_regions
 
-        named = [likeness_1, *(more.get(f"likeness_{number}") for number in range(2, MOST + 1))]
+        named = [likeness_1, *(more.get(f"likeness_{number}") for number in range(2, MOST_PEOPLE + 1))]
         likenesses = [one for one in named if one is not None]
         return io.NodeOutput(
             *people_in_regions(model, clip, prompt, likenesses, layout, masks=masks, vae=vae)

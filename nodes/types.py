@@ -14,7 +14,7 @@ from .menu import ADVANCED, CATEGORY, MENU
 
 Concept = io.Custom("LIKENESS_CONCEPT")  # engine.config.ConceptSpec: a folder of pictures and what it shows
 Likeness = io.Custom("LIKENESS")  # engine.artifact.Artifact
-People = io.Custom("LIKENESS_PEOPLE")  # engine.comfy_bridge.people.People
+People = io.Custom("LIKENESS_PEOPLE")  # engine.comfy_bridge.people.Gathering
 Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.IdentityTokens
 
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them

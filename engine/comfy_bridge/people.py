@@ -12,7 +12,7 @@ from ..bases.families import FAMILIES
 from ..data.segment import load_segmenter
 from ..errors import LikenessError
 from ..inference.detail import Painter, regions_redrawn, with_region
-from ..inference.people import boxes_of, words_of
+from ..inference.people import boxes_of, names_in
 from ..inference.refocus import Focus, Region, own_prompt_of
 from ..inference.refocus_options import marked
 from ..inference.restore import Pixels
@@ -24,7 +24,7 @@ from .words import apply
 
 
 @dataclass(frozen=True)
-class Person:
+class Alone:
     """One of them, as drawn alone: a MODEL with this likeness, and the prompt that names nobody else."""
 
     focus: Focus
@@ -34,11 +34,11 @@ class Person:
 
 
 @dataclass(frozen=True)
-class People:
+class Gathering:
     """Those in a picture, in the order of their likenesses."""
 
     prompt: str
-    persons: tuple[Person, ...]
+    persons: tuple[Alone, ...]
 
     def __str__(self) -> str:
         names = " and ".join(person.focus.token for person in self.persons)
@@ -54,14 +54,14 @@ def people_in_regions(
     *,
     masks: torch.Tensor | None = None,
     vae: Any = None,
-) -> tuple[Any, ComfyConditioning, People, Any]:
+) -> tuple[Any, ComfyConditioning, Gathering, Any]:
     """MODEL and CONDITIONING that draw each likeness in its region; the people; CLIP with all words.
 
     Equal placeholders are renamed to what the prompt says. Regions go to the people in the order in which
     their words stand in the prompt: shares of the picture's width, MASK (n, H, W), or, with the layout `find
     faces`, where their heads are seen while drawing.
     """
-    names = words_of(prompt, [[token.token for token in one.tokens] for one in likenesses])
+    names = names_in(prompt, [[token.token for token in one.tokens] for one in likenesses])
     known = [one.renamed(words) for one, words in zip(likenesses, names)]
     spoken = [next((word for word in words if word in prompt), words[0]) for words in names]
     regions = dict(zip(sorted(spoken, key=prompt.index), _regions(layout, len(known), masks)))
@@ -75,7 +75,7 @@ def people_in_regions(
         together, written = refocused_prompt(together, taught, prompt, focus, conditioning=written, vae=vae)
         persons.append(_alone(model, clip, prompt, focus, one))
     assert written is not None  # there is one person at least
-    return together, written, People(prompt, tuple(persons)), taught
+    return together, written, Gathering(prompt, tuple(persons)), taught
 
 
 def _regions(layout: str, count: int, masks: torch.Tensor | None) -> list[Region | None]:
@@ -92,20 +92,20 @@ def _regions(layout: str, count: int, masks: torch.Tensor | None) -> list[Region
     return [mask[None] for mask in masks]
 
 
-def _alone(model: Any, clip: Any, prompt: str, focus: Focus, likeness: Artifact) -> Person:
+def _alone(model: Any, clip: Any, prompt: str, focus: Focus, likeness: Artifact) -> Alone:
     own = own_prompt_of(prompt, focus) or prompt
     drawn, taught = apply(model, clip, likeness, 1.0, 1.0)
-    return Person(focus, drawn, own, taught.encode_from_tokens_scheduled(taught.tokenize(own)))
+    return Alone(focus, drawn, own, taught.encode_from_tokens_scheduled(taught.tokenize(own)))
 
 
 # ------------------------------------------------------------------------------------- each drawn again
 
 
 @dataclass(kw_only=True)
-class _Alone(Painter):
+class _PaintsAlone(Painter):
     """Draws a crop again as the person whose prompt is asked for."""
 
-    persons: Mapping[str, Person]  # by their prompts
+    persons: Mapping[str, Alone]  # by their prompts
     sampling: Mapping[str, Any] = field(default_factory=dict)  # what `Redraw` is told besides
     pixels: int = 512
 
@@ -122,7 +122,7 @@ class _Alone(Painter):
 
 def each_drawn_again(
     images: torch.Tensor,
-    people: People,
+    people: Gathering,
     share: float,
     found: Mapping[Aim, torch.Tensor],
     *,
@@ -146,7 +146,7 @@ def each_drawn_again(
             looked_for.append(focus)
         again.append(focus)
     model = people.persons[0].model
-    painter = _Alone(
+    painter = _PaintsAlone(
         prompt="", persons={person.prompt: person for person in people.persons}, sampling=sampling,
         pixels=_side_of(model),
     )  # fmt: skip

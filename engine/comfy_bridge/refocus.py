@@ -302,7 +302,7 @@ def _look(run: Run, aims: Sequence[Aim], spots: Sequence[Spot], sigma: float, cl
 # ---------------------------------------------------------------------------------------------- the sampler
 
 
-class Drawn(NamedTuple):
+class Sampled(NamedTuple):
     """LATENT as a KSampler makes it; heat maps (IMAGE) and regions (MASK), one per picture and word; the
     pictures as IMAGE; regions (B, h, w) that were found while drawing."""
 
@@ -327,7 +327,7 @@ def refocused_sample(
     scheduler: str,
     denoise: float = 1.0,
     restart: bool = True,
-) -> Drawn:
+) -> Sampled:
     """The latents drawn with their regions.
 
     With `restart`, regions that have to be found are found in a first run, which ends there; the picture is
@@ -351,7 +351,7 @@ def refocused_sample(
     maps = mean_maps([[run.maps[aim] for aim in aims if aim in run.maps]])
     assert maps is not None  # every step was recorded
     heat = heat_maps(pictures.cpu(), maps.cpu())
-    return Drawn(out, heat, _as_masks(run, aims, out["samples"], pictures.shape[1:3]), pictures, run.found)
+    return Sampled(out, heat, _as_masks(run, aims, out["samples"], pictures.shape[1:3]), pictures, run.found)
 
 
 def _as_masks(run: Run, aims: Sequence[Aim], latents: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

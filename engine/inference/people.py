@@ -6,11 +6,8 @@ from ..config import TOKEN
 from ..errors import LikenessError
 from .refocus import Box
 
-LAYOUTS = ("side by side", "thirds")  # regions that follow from how many people there are
-MOST = 6  # people in a picture
 
-
-def words_of(prompt: str, likenesses: Sequence[Sequence[str]]) -> list[list[str]]:
+def names_in(prompt: str, likenesses: Sequence[Sequence[str]]) -> list[list[str]]:
     """What each likeness is called in the prompt, for its placeholders in their order.
 
     A likeness keeps its placeholders where the prompt has them and none before it has the same; the others

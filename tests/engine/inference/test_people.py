@@ -3,7 +3,7 @@
 import pytest
 
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.inference.people import boxes_of, words_of
+from likeness_portraits.engine.inference.people import boxes_of, names_in
 from likeness_portraits.engine.inference.refocus import check_box
 
 
@@ -23,7 +23,7 @@ from likeness_portraits.engine.inference.refocus import check_box
 def test_a_likeness_keeps_its_word_where_the_prompt_has_it_and_takes_what_is_left_otherwise(
     prompt: str, learned: list[list[str]], called: list[list[str]]
 ):
-    assert words_of(prompt, learned) == called
+    assert names_in(prompt, learned) == called
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_likeness_keeps_its_word_where_the_prompt_has_it_and_takes_what_is_lef
 )
 def test_whom_the_prompt_does_not_name_is_said(learned: list[list[str]], message: str):
     with pytest.raises(LikenessError, match=message):
-        words_of("a photo of <v0>", learned)
+        names_in("a photo of <v0>", learned)
 
 
 def test_people_stand_side_by_side_or_in_thirds_with_room_beside_them():
