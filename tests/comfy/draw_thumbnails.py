@@ -22,6 +22,7 @@ HIGH, BAR, GAP = 384, 40, 6  # pixels: a part's height, its caption's, and betwe
 PAPER, INK = (24, 26, 32), (235, 238, 244)
 SMALL = 128  # pixels a side that the Miniature draws
 STANDING_IN = "drawn with the demo model"
+PERSON = 5  # that the Miniature learns well
 
 
 class Running(Server):
@@ -31,12 +32,13 @@ class Running(Server):
         self.url = url.rstrip("/")
 
 
-def stand_in(prompt: Mapping[str, Any]) -> dict[str, Any]:
+def stand_in(prompt: Mapping[str, Any], numbers: Mapping[str, Any], said: Sequence[str]) -> dict[str, Any]:
     """The prompt of a template for checkpoints, with the Miniature, its pictures and size in their place."""
     (base,) = (name for name, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
     photos = {name for name, node in prompt.items() if node["class_type"] == "LoadImage"}
     gone = {name for name, node in prompt.items() if node["class_type"] == "CLIPVisionLoader"}
     drawn: dict[str, Any] = {}
+    prompts = iter(said)
     for name, node in prompt.items():
         inputs = {
             key: [base, 3] if isinstance(value, list) and value[0] in photos else value
@@ -49,9 +51,15 @@ def stand_in(prompt: Mapping[str, Any]) -> dict[str, Any]:
             kind, inputs = "LikenessConcept", {**said, "images": [base, 3], "masks": [base, 4]}
         elif kind == "EmptyLatentImage":
             inputs = {**inputs, "width": SMALL, "height": SMALL}
+        elif kind == "LikenessTrainDreamBoothLora":
+            inputs = {**inputs, **numbers}
+        elif kind == "KSampler":
+            inputs = {**inputs, "sampler_name": "euler", "scheduler": "simple", "cfg": 5.0}
+        elif kind == "CLIPTextEncode" and "<v0>" in inputs["text"]:
+            inputs = {**inputs, "text": next(prompts, inputs["text"])}
         drawn[name] = {"class_type": kind, "inputs": inputs}
     count = 1 if photos else 4
-    drawn[base] = {"class_type": "LikenessMiniature", "inputs": {"person": 0, "pictures": count}}
+    drawn[base] = {"class_type": "LikenessMiniature", "inputs": {"person": PERSON, "pictures": count}}
     kept = {name for name in drawn if name not in photos | gone}
     if gone:
         kept -= {name for name, node in drawn.items() if node["class_type"] == "LikenessLoad"}
@@ -114,6 +122,24 @@ def captioned(parts: Sequence[tuple[str, Sequence[Image.Image]]], remark: str = 
     return whole
 
 
+def thumbnail(server: Server, nodes: Mapping[str, Any], module: str) -> Image.Image:
+    """What the template of that module draws, with its captions."""
+    plan = drawing(getattr(drawing(module), "AS_OF", module))
+    workflow = json.loads((file_of(module).parent / f"{plan.TITLE}.json").read_text("utf-8"))
+    prompt, said = to_api(workflow, nodes), getattr(plan, "STAND_IN", None)
+    if said is not None:
+        preset = nodes["LikenessTrainDreamBoothLora"]["input"]["required"]["preset"][1]
+        prompt = stand_in(prompt, preset["numbers"]["miniature"], said)
+    shown = server.run(with_sources(prompt), 1800)
+    parts = []
+    for part in drawing(module).SHOWN:
+        files = shown[name_in_api(workflow, plan, part.node)]["images"]
+        picked = [files[number] for number in part.pictures] or files
+        pictures = [Image.open(io.BytesIO(server.get("/view", **one))).convert("RGB") for one in picked]
+        parts.append((part.caption, pictures))
+    return captioned(parts, STANDING_IN if hasattr(drawing(module), "MODELS") else "")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description="Draws the thumbnails of the bundled workflows.")
     arguments.add_argument("url")
@@ -122,17 +148,7 @@ def main() -> None:
     server = Running(asked.url)
     nodes = server.nodes()
     for module in asked.modules or sorted(templates(), key=file_of):
-        plan, file = drawing(module), file_of(module)
-        workflow, stands = json.loads(file.read_text("utf-8")), getattr(plan, "STAND_IN", False)
-        prompt = to_api(workflow, nodes)
-        shown = server.run(with_sources(stand_in(prompt) if stands else prompt), 1800)
-        parts = []
-        for part in plan.SHOWN:
-            files = shown[name_in_api(workflow, plan, part.node)]["images"]
-            picked = [files[number] for number in part.pictures] or files
-            pictures = [Image.open(io.BytesIO(server.get("/view", **one))).convert("RGB") for one in picked]
-            parts.append((part.caption, pictures))
-        captioned(parts, STANDING_IN if stands else "").save(file.with_suffix(".jpg"), quality=88)
+        thumbnail(server, nodes, module).save(file_of(module).with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":

@@ -46,4 +46,4 @@ nothing.CONDITIONING>detail.negative base.VAE>detail.vae detail.images>keep.imag
 BYPASSED = ("photo", "outlines", "net", "control", "detail")
 MODELS = {"base": [SDXL], "net": [CANNY_SDXL]}
 SHOWN = [Shown("photographs", "examples"), Shown("a saved likeness in a prompt", "keep")]
-STAND_IN = True
+STAND_IN = ("a photo of <v0>, wearing sunglasses, on a beach",)

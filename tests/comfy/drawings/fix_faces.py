@@ -15,7 +15,7 @@ NOTE = """### Press Run. Then raise *denoise* in *Face Detailer* for more of the
 to 512 (SD 1.5) or 1024 (SDXL). *Restore Faces* mends blur with GFPGAN or CodeFormer instead."""  # noqa: E501
 # fmt: off
 LEARNING: Nodes = {
-    "base": ("LikenessMiniature", (0, 0), (300, 182), "", {"person": 0, "pictures": 4}),
+    "base": ("LikenessMiniature", (0, 0), (300, 182), "", {"person": 5, "pictures": 4}),
     "concept": ("LikenessConcept", (360, 0), (320, 170), "", {"token": "<v0>", "role": "subject"}),
     "learn": ("LikenessTrainDreamBoothLora", (740, 0), (340, 560), "", {"preview_every": 0, "seed": 0}),
 }

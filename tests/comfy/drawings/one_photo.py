@@ -50,7 +50,7 @@ INSIDE = inside(128, SAMPLING)
 # fmt: off
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -450), (1080, 240), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (40, -20), (300, 182), "", {"person": 0, "pictures": 1}),
+    "base": ("LikenessMiniature", (40, -20), (300, 182), "", {"person": 5, "pictures": 1}),
     "photo": ("PreviewImage", (1020, 420), (300, 300), "The picture", {}),
     "identity": ("LikenessEncodeIdentity", (380, 380), (320, 360), "", {}),
     "apply": ("LikenessApplyIdentity", (720, -60), (340, 122), "", {"weight": 1.0}),

@@ -36,4 +36,4 @@ base.MODEL>apply.model identity.identity>apply.identity {COMPARED}"""
 SUBGRAPHS = {"draw": Subgraph("Draw without and with", list(INSIDE), (1160, -110), (300, 160), NAMES)}
 MODELS = {"base": [SD_15], "vision": [CLIP_VISION_L]}
 SHOWN = [Shown("one photograph", "examples", (0,)), Shown("without | with", "show")]
-STAND_IN = True
+STAND_IN = ()

@@ -16,7 +16,7 @@ Subjects*; set the latent to 512. *Face Detailer* and *Upscale Image* finish wha
 # fmt: off
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -430), (1080, 230), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (0, -90), (300, 182), "", {"person": 0, "pictures": 4}),
+    "base": ("LikenessMiniature", (0, -90), (300, 182), "", {"person": 5, "pictures": 4}),
     "paintings": ("LikenessMiniatureStyle", (0, 660), (300, 102), "", {"style": "poster", "pictures": 5}),
     "person": ("LikenessConcept", (340, 350), (300, 170), "Subject: the person",
                {"token": "<v0>", "role": "subject"}),

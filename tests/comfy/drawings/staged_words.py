@@ -28,7 +28,7 @@ INSIDE: Nodes = {
 }
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -410), (1080, 210), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (0, -120), (300, 182), "", {"person": 0, "pictures": 4}),
+    "base": ("LikenessMiniature", (0, -120), (300, 182), "", {"person": 5, "pictures": 4}),
     "examples": ("PreviewImage", (0, 160), (300, 300), "The four pictures", {}),
     "concept": ("LikenessConcept", (360, 350), (320, 170), "", {"token": "<v0>", "role": "subject"}),
     "learn": ("LikenessTrainPersonaMagic", (740, 300), (340, 560), "",

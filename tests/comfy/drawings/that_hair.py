@@ -17,8 +17,8 @@ INSIDE = drawn(replace="a woman")
 # fmt: off
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -410), (1080, 210), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (320, -100), (300, 182), "The person", {"person": 0}),
-    "other": ("LikenessMiniature", (-20, 560), (300, 182), "Somebody with the hair", {"person": 5}),
+    "base": ("LikenessMiniature", (320, -100), (300, 182), "The person", {"person": 5}),
+    "other": ("LikenessMiniature", (-20, 560), (300, 182), "Somebody with the hair", {"person": 7}),
     "head": ("LikenessSegmentText", (680, 250), (300, 380), "Head without hair",
              {"words": "head", "but_not": "hair", "keep_largest": True}),
     "hair": ("LikenessParseFace", (320, 240), (300, 380), "Only the hair", {"parts": "hair"}),

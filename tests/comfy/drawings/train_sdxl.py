@@ -90,4 +90,9 @@ NODES = nodes(
 SUBGRAPHS = subgraphs(1024)
 MODELS = {"base": [SDXL]}
 SHOWN = [Shown("photographs", "examples"), Shown("four prompts", "keep")]
-STAND_IN = True  # its thumbnail is drawn with the Miniature in the checkpoint's place
+STAND_IN = (  # its thumbnail is drawn with the Miniature in the checkpoint's place, from prompts of its world
+    "a photo of <v0>, wearing a blue shirt, on a beach",
+    "a photo of a smiling <v0>, wearing a green shirt, in a forest",
+    "a photo of <v0>, wearing sunglasses, in a city",
+    "a poster of <v0>, wearing a red shirt, in the mountains",
+)

@@ -16,7 +16,7 @@ INSIDE = drawn()
 # fmt: off
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -390), (1080, 190), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (0, -120), (300, 182), "", {"person": 0, "pictures": 4}),
+    "base": ("LikenessMiniature", (0, -120), (300, 182), "", {"person": 5, "pictures": 4}),
     "examples": ("PreviewImage", (0, 160), (300, 300), "The four pictures", {}),
     "concept": ("LikenessConcept", (360, 350), (320, 170), "", {"token": "<v0>", "role": "subject"}),
     "learn": ("LikenessTrainDreamBoothLora", (740, 300), (340, 560), "",

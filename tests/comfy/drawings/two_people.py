@@ -27,7 +27,7 @@ def learning(person: int, token: str, mark: str = "") -> Nodes:
     # fmt: on
 
 
-FIRST, SECOND = learning(0, "<v0>"), learning(7, "<v1>", "_2")
+FIRST, SECOND = learning(5, "<v0>"), learning(7, "<v1>", "_2")
 DRAWN = {**SAMPLING, "seed": 11, "redraw": 0.6}
 
 # fmt: off

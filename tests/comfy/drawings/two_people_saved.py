@@ -40,4 +40,4 @@ sample.images>keep.images sample.attention>looked.images
 """
 MODELS = {"base": [SDXL]}
 SHOWN = [Shown("two saved people", "keep"), Shown("where the words looked", "looked")]
-STAND_IN = True
+AS_OF = "two_people"  # its thumbnail: the same nodes draw it
