@@ -115,6 +115,7 @@ def test_closing_the_terminal_saves_as_ctrl_c_does(tmp_path: Path, person: Path,
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(tmp_path)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup would hand down that it is ignored
         os.environ |= {"PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
         command = [
             "-m",
