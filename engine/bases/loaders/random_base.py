@@ -6,12 +6,15 @@ import torch
 
 from ...errors import LikenessError, nearest
 from ...miniature import model as miniature
-from ..base import BaseModel, unet_base
+from ..base import BaseModel, flux2_base, unet_base
 from ..families import FAMILIES
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
+from ..text.qwen import TAPS
+from .flux2 import Flux2Parts, flux2_classes
 from .single_file import new_text_encoder, padded
 
-SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl"}  # families by the names that `bench` asks for
+# families by the names that `bench` asks for
+SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl", "klein4b": "flux2"}
 _VAE = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4,
@@ -32,6 +35,8 @@ def random_base(name: str, device: torch.device) -> BaseModel:
         hint = nearest(name, SIZED) or f"; valid are miniature, {', '.join(SIZED)}"
         raise LikenessError(f"unknown architecture '{name}'{hint}")
     row = FAMILIES[SIZED[name]]
+    if row.denoiser == "flux2":
+        return _random_klein(row.key, device)
     with torch.device(device):
         unet = UNet2DConditionModel(**row.network)
         vae = AutoencoderKL(**_VAE, scaling_factor=row.latent_scale)
@@ -52,3 +57,27 @@ def _text_encoder(name: str) -> Any:
     width, inner, layers, heads = _TEXT[name]
     sizes = {"words": _WORDS, "width": width, "inner": inner, "layers": layers, "heads": heads}
     return new_text_encoder(name, miniature.tokenizer(), **sizes)
+
+
+def _random_klein(family: str, device: torch.device) -> BaseModel:
+    """Klein 4B as it is stored: in bf16, but for its autoencoder."""
+    from transformers import Qwen3Config, Qwen3Model
+
+    transformer_class, vae_class = flux2_classes()
+    with torch.device(device):
+        transformer: Any = transformer_class(
+            num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=3 * 2560,
+            guidance_embeds=False,
+        )  # fmt: skip
+        text: Any = Qwen3Model(
+            Qwen3Config(
+                vocab_size=151_936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=TAPS[-1],
+                num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+            )
+        )  # fmt: skip
+        vae = vae_class()
+    parts = Flux2Parts(
+        family=family, transformer=transformer.bfloat16(), vae=vae, text_encoder=text.bfloat16(), taps=TAPS,
+        tokenizer=miniature.tokenizer(),
+    )  # fmt: skip
+    return flux2_base(parts, fingerprint="random")

@@ -11,7 +11,7 @@ from ...config import TOKEN
 from ...devices import to_device
 from ...errors import LikenessError
 from ..conditioning import Conditioning
-from ..precision import device_of, without_autocast
+from ..precision import device_of, dtype_of, without_autocast
 from .placeholders import vectors_in_place
 from .protocol import Rows, Tokens
 
@@ -72,7 +72,9 @@ class QwenText:
         Spaces and line breaks are those that ComfyUI leaves: before an embedding there is at least one; what
         follows it, the chat's own marks among them, is read with one space between words.
         """
-        read: Callable[[str], list[int]] = lambda text: self.tokenizers[encoder](text)["input_ids"]  # noqa: E731
+        read: Callable[[str], list[int]] = lambda text: self.tokenizers[encoder](  # noqa: E731
+            text, add_special_tokens=False
+        )["input_ids"]
         if drawn:
             prompt = prompt.replace("\\(", "(").replace("\\)", ")")
         line: list[int | tuple[str, int]] = []
@@ -100,9 +102,8 @@ class QwenText:
         tokens = self.tokenize(unique, rows, name, weights=weights)
         # behind a prompt's last mark is padding; before it, padding's id holds a place for a vector
         ends = torch.stack([1 + (ids != self._padding).nonzero()[-1] for ids in tokens.ids])  # (B, 1)
-        there = (torch.arange(self.length) < ends).long()
         where = device_of(model)
-        ids, mask = to_device(tokens.ids, where), to_device(there, where)
+        ids, mask = to_device(tokens.ids, where), _mask(ends, self.length, dtype_of(model)).to(where)
         with ExitStack() as stack:
             stack.enter_context(without_autocast(where))
             stack.enter_context(vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name))
@@ -120,6 +121,14 @@ class QwenText:
         ((name, model),) = self.encoders.items()
         ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
         return {name: model.get_input_embeddings().weight[ids].detach().float().clone()}
+
+
+def _mask(ends: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """What is added to logits (B, 1, T, T): each place hears words before it. transformers would make the
+    same, but looks at the numbers for it, and so waits for the device."""
+    place = torch.arange(length)
+    heard = (place < ends)[:, None, None, :] & (place <= place[:, None])
+    return torch.zeros(heard.shape, dtype=dtype).masked_fill_(~heard, torch.finfo(dtype).min)
 
 
 @contextmanager

@@ -191,6 +191,70 @@ def finish_decoder(
     )  # fmt: skip
 
 
+WIDE = 16  # channels of the second Miniature's latents
+
+
+@torch.no_grad()
+def widened(vae: Any) -> AutoencoderKL:
+    """The shipped autoencoder with 16 channels, of which the first four are its own, of unit weight; for now
+    the decoder reads nothing in the others, which the encoder fills at random."""
+    torch.manual_seed(2)
+    own, scale = vae.config.latent_channels, vae.config.scaling_factor
+    wide: Any = AutoencoderKL(**{**model.vae_config(), "latent_channels": WIDE, "scaling_factor": 1.0})
+    state, known = wide.state_dict(), vae.state_dict()
+    state |= {key: value for key, value in known.items() if state[key].shape == value.shape}
+    for key in ("encoder.conv_out.weight", "encoder.conv_out.bias"):
+        state[key][:own], state[key][WIDE : WIDE + own] = known[key].chunk(2)
+    state["quant_conv.weight"] = torch.eye(2 * WIDE)[:, :, None, None]
+    heard = [*range(own), *range(WIDE, WIDE + own)]  # by the shipped means: what was means and spreads
+    state["quant_conv.weight"][:own, heard] = known["quant_conv.weight"][:own] * scale
+    state["quant_conv.bias"] = torch.zeros(2 * WIDE)
+    state["quant_conv.bias"][:own] = known["quant_conv.bias"][:own] * scale
+    state["post_quant_conv.weight"] = torch.eye(WIDE)[:, :, None, None]
+    state["post_quant_conv.weight"][:own, :own] = known["post_quant_conv.weight"] / scale
+    state["post_quant_conv.bias"] = torch.zeros(WIDE)
+    state["post_quant_conv.bias"][:own] = known["post_quant_conv.bias"]
+    state["decoder.conv_in.weight"] = torch.zeros(state["decoder.conv_in.weight"].shape)
+    state["decoder.conv_in.weight"][:, :own] = known["decoder.conv_in.weight"]
+    wide.load_state_dict(state)
+    return wide
+
+
+def make_wide(
+    shipped: AutoencoderKL, data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 6,
+    device: str = "cpu",
+) -> AutoencoderKL:  # fmt: skip
+    """The second Miniature's autoencoder, from the first's; its latents are held at a deviation of 1."""
+    vae = _on(widened(shipped), device)
+    index = np.arange(0, len(held_out), 6)[:48]
+    pixels, parts = held_out.images(index, device), held_out.parts(index, device)
+
+    def loss_of(vae: Any, rng: np.random.Generator, progress: float) -> Tensor:
+        index = np.sort(rng.integers(0, len(data), batch))
+        pixels, parts = data.images(index, device), data.parts(index, device)
+        weight = weight_map(parts, model.RESOLUTION, person=1.5, face=3.0, features=6.0)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            mean = vae.encode(pixels).latent_dist.mode()
+            output = vae.decode(mean + 0.05 * torch.randn_like(mean)).sample
+        error, mean = output.float() - pixels, mean.float()
+        centred = mean.mean((0, 2, 3)).square().sum() + (mean.std((0, 2, 3)) - 1).square().sum()
+        smooth = F.avg_pool2d(error, 8)
+        return (
+            (weight * (0.5 * error.abs() + 4 * error.square())).mean() + smooth.abs().mean() + 0.02 * centred
+        )
+
+    def report(network: Any) -> dict[str, float]:
+        with torch.no_grad():
+            deviation = network.encode(pixels[:16]).latent_dist.mode().std((0, 2, 3))
+        spread = {"least": round(float(deviation.min()), 2), "most": round(float(deviation.max()), 2)}
+        return {**face_psnr(network, pixels, parts), **spread}
+
+    return fit(
+        "autoencoder16", vae, loss_of, steps=steps, learning_rate=1e-3, work=work, report=report,
+        report_every=200,
+    )  # fmt: skip
+
+
 def _on(vae: AutoencoderKL, device: str | torch.device) -> AutoencoderKL:
     """diffusers' own `to` has lost its signature behind a decorator."""
     moved: Any = nn.Module.to(vae, device)

@@ -257,3 +257,12 @@ def test_methods_that_need_what_klein_lacks_are_refused_by_name(method, base, fo
     with pytest.raises(LikenessError, match=rf"{method} needs .* \(FLUX\.2 Klein 4B\) does not offer"):
         train(tiny_job(method, folder), base=base)
     assert not (folder / "me.safetensors").exists()
+
+
+def test_what_a_run_on_klein_needs_is_estimated_before_it(base, folder, monkeypatch):
+    """On hollow weights, which nothing in a pass may look into."""
+    monkeypatch.setattr(base.text, "length", 96)
+    told, notes = test_methods.Watcher(), []
+    monkeypatch.setattr(told, "on_note", notes.append, raising=False)
+    train(tiny_job("textual-inversion", folder, memory=4.0), told, base)
+    assert any(note.startswith("memory: about 0.") for note in notes)

@@ -71,11 +71,13 @@ def test_the_plain_loops_move_what_they_train_and_nothing_else(family: str):
 
 
 def test_random_bases_have_the_real_sizes():
-    sizes = {"sd15": (860, 512), "sd2": (866, 768), "sdxl": (2567, 1024)}  # millions in the U-Net, pixels
+    sizes = {  # millions in the network, pixels
+        "sd15": (860, 512), "sd2": (866, 768), "sdxl": (2567, 1024), "klein4b": (3876, 1024),
+    }  # fmt: skip
     for arch, (millions, side) in sizes.items():
         base = random_base(arch, torch.device("meta"))
-        assert round(sum(weight.numel() for weight in base.unet.parameters()) / 1e6) == millions
-        assert (base.resolution, base.family) == (side, {"sd15": "sd1"}.get(arch, arch))
+        assert round(sum(weight.numel() for weight in base.network.parameters()) / 1e6) == millions
+        assert (base.resolution, base.family) == (side, {"sd15": "sd1", "klein4b": "flux2"}.get(arch, arch))
 
 
 def test_allocations_are_counted_to_the_byte():

@@ -116,6 +116,20 @@ def test_the_grown_autoencoder_begins_with_the_inner_ones_colours():
     assert torch.corrcoef(torch.stack([pooled.flatten(), small.flatten()]))[0, 1] > 0.8
 
 
+def test_the_widened_autoencoder_begins_with_the_shipped_ones_pictures():
+    from diffusers import AutoencoderKL
+
+    shipped = AutoencoderKL(**model.vae_config())
+    shipped.load_state_dict(model.state_dict("vae"))
+    wide, pixels = autoencoder.widened(shipped).eval(), torch.rand(1, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        own, found = (net.encode(pixels).latent_dist.mode() for net in (shipped.eval(), wide))
+        assert found.shape == (1, autoencoder.WIDE, 16, 16) and found[:, 4:].std() > 0
+        torch.testing.assert_close(found[:, :4], own * 0.18215, atol=1e-4, rtol=1e-4)
+        drawn, expected = wide.decode(found).sample, shipped.decode(own).sample
+    torch.testing.assert_close(drawn, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_weights_count_features_most_and_background_least():
     from likeness_portraits.engine.miniature import world
 
