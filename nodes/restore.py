@@ -115,7 +115,7 @@ class LikenessRestoreFace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..engine.comfy_bridge.restore import restorer_files
+        from ..engine.comfy_bridge.folders import restorer_files
 
         return schema(
             node_id="LikenessRestoreFace",
@@ -199,7 +199,7 @@ class LikenessDetailFace(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..engine.comfy_bridge.restore import samplers, schedulers
+        from ..engine.comfy_bridge.sampling import SAMPLERS, SCHEDULERS
 
         return schema(
             node_id="LikenessDetailFace",
@@ -215,7 +215,7 @@ class LikenessDetailFace(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What should not be there."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 *FACES,
-                *_drawing(samplers(), schedulers()), *CROP,
+                *_drawing(SAMPLERS, SCHEDULERS), *CROP,
                 *BLENDING, REDRAWN, *GATE, *OPTIONAL,
             ],
             outputs=FINISHED,

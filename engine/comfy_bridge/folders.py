@@ -9,6 +9,7 @@ import folder_paths
 from ..config import typed_path
 from ..errors import LikenessError
 from ..files import check_name
+from ..inference.restorer_files import SOURCES
 
 FOLDER = "likeness"  # models/likeness: what was learned, and helper models
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -119,3 +120,9 @@ def face_packs_there() -> list[str]:
     from ..data.packs import packs_in
 
     return packs_in(packs_folder())
+
+
+def restorer_files() -> list[str]:
+    """The files of models/facerestore_models, and well-known ones, to say where these come from."""
+    known = [source.file for source in SOURCES if source.folder == RESTORERS]
+    return list(dict.fromkeys([*listed(RESTORERS), *known]))

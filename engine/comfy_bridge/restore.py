@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.sample
-import comfy.samplers
 import comfy.utils
 import folder_paths
 import numpy as np
@@ -29,10 +28,11 @@ from ..inference.restore import (
     restore_picture,
     to_shades,
 )
-from ..inference.restorers import SOURCES, check_upscaler, found_file, load_restorer
+from ..inference.restorer_files import found_file
+from ..inference.restorers import check_upscaler, load_restorer
 from ..inference.upscale import upscaled
 from .core_nodes import load_core_faces
-from .folders import RESTORERS, folder, listed
+from .folders import RESTORERS, folder
 from .pictures import image_of, pictures_of
 
 
@@ -58,12 +58,6 @@ class Faces:
 
 
 # --- restorer files ----------------------------------------------------------------------------------
-
-
-def restorer_files() -> list[str]:
-    """The files of models/facerestore_models, and well-known ones, to say where these come from."""
-    known = [source.file for source in SOURCES if source.folder == RESTORERS]
-    return list(dict.fromkeys([*listed(RESTORERS), *known]))
 
 
 def restorer(name: str, fidelity: float, non_commercial: bool) -> Restore:
@@ -174,14 +168,6 @@ def _references(faces: Faces) -> list[np.ndarray]:
 
 
 # --- drawing faces again -----------------------------------------------------------------------------
-
-
-def samplers() -> list[str]:
-    return list(comfy.samplers.KSampler.SAMPLERS)
-
-
-def schedulers() -> list[str]:
-    return list(comfy.samplers.KSampler.SCHEDULERS)
 
 
 @dataclass(frozen=True, kw_only=True)
