@@ -47,6 +47,10 @@ class FaceSimilarity(Protocol):
         """Unit vectors (N, D), and whether (N,) there was a face; without one the vector is 0."""
         ...
 
+    def everybody(self, pictures: Pictures) -> np.ndarray:
+        """Unit vectors (M, D) of all faces in the pictures, in one of which there may be several."""
+        ...
+
 
 class TextJudge(Protocol):
     """Says how well a picture fits a sentence."""
@@ -89,6 +93,10 @@ class MiniatureBackend:
         found = self.portraits.detect(small)
         return self.portraits.judges.embed_reporting(small) * found[:, None], found
 
+    def everybody(self, pictures: Pictures) -> np.ndarray:
+        vectors, found = self.faces(pictures)
+        return vectors[found]
+
     def text(self, pictures: Pictures, prompts: Sequence[str]) -> np.ndarray:
         """Share of the attributes named in the prompt that the reader sees; 1 where none is named."""
         read = self.portraits.judges.read(_small(pictures))
@@ -107,7 +115,7 @@ class MiniatureBackend:
 
 
 class InsightFaces:
-    """An insightface pack: the largest face of each picture."""
+    """An insightface pack: the largest face of each picture, or everybody in them."""
 
     usual = (0.1, 0.65)  # recognisers trained with ArcFace's loss, on photographs
 
@@ -121,6 +129,11 @@ class InsightFaces:
         width = next((len(vector) for vector in vectors if vector is not None), 1)
         filled = [np.zeros(width, np.float32) if vector is None else vector for vector in vectors]
         return np.stack(filled), np.array([vector is not None for vector in vectors])
+
+    def everybody(self, pictures: Pictures) -> np.ndarray:
+        faces = (face for pixels in pictures for face in self._finder(np.asarray(pixels)))
+        found = [face.embedding for face in faces if face.embedding is not None]
+        return np.stack(found) if found else np.zeros((0, 1), np.float32)
 
 
 class Clip:

@@ -279,8 +279,8 @@ def _own(known: np.ndarray) -> float | None:
 def _strangers(faces: FaceSimilarity, strangers: Pictures, known: np.ndarray) -> float | None:
     if not len(strangers):
         return None
-    vectors, found = faces.faces(strangers)
-    return float(similarity_to_references(vectors[found], known).mean()) if found.any() else None
+    vectors = faces.everybody(strangers)
+    return float(similarity_to_references(vectors, known).mean()) if len(vectors) else None
 
 
 def _look(judge: LookJudge, pictures: Pictures, references: Pictures) -> np.ndarray:

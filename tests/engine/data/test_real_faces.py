@@ -13,6 +13,8 @@ from likeness_portraits.engine.data.heads import advice_on_heads, look, people
 from likeness_portraits.engine.data.packs import packs_in, terms_of
 from likeness_portraits.engine.data.pictures import read_picture
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.evaluation.backends import InsightFaces
+from likeness_portraits.engine.evaluation.measure import measure
 from likeness_portraits.tests.engine.data.kit_made import (
     FIRST,
     PEOPLE,
@@ -129,6 +131,18 @@ def test_measuring_tells_the_person_from_a_stranger_picture_by_picture(
     told = json.loads(capsys.readouterr().out)
     assert [row["verdict"] for row in told["pictures"]] == ["the same person", "hardly them"]
     assert [row["picture"] for row in told["pictures"]] == [FIRST[0], SECOND[0]]
+
+
+def test_everybody_in_a_group_picture_is_a_stranger(finder: FaceFinder, photographs: dict[str, np.ndarray]):
+    judge = InsightFaces(finder, "mine")
+    one, other, known = photographs[SECOND[0]], photographs[SECOND[1]], photographs[FIRST[0]]
+    pair = np.asarray(joined([one, other]))
+    assert len(judge.everybody([pair])) == 2 and not len(judge.everybody([np.zeros((64, 64, 3), np.uint8)]))
+    found, apart = (
+        measure([known], [known], judge, strangers=others).strangers for others in ([pair], [one, other])
+    )
+    assert found == pytest.approx(apart, abs=0.05)
+    assert found != measure([known], [known], judge, strangers=[one]).strangers
 
 
 # ---- files that are not right
