@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..artifact.lora import adaptable_in
 from ..config import MODEL_FILES, BaseSpec
 from ..errors import LikenessError
+from ..files import reading
 from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
 from .denoisers.flux2_transformer import Flux2Transformer
@@ -342,9 +343,10 @@ def load_base(spec: BaseSpec) -> BaseModel:
             )
         called = (spec.path or "") if spec.kind == "hub" else path.resolve().name
         if path.is_dir():
-            if is_flux2_folder(path):
-                return named(flux2_base(read_flux2_folder(path)), called)
-            parts = read_folder(path, spec.prediction)
+            with reading(path, "is no diffusers model, or is damaged; get it again or choose another"):
+                if is_flux2_folder(path):
+                    return named(flux2_base(read_flux2_folder(path)), called)
+                parts = read_folder(path, spec.prediction)
         else:
             stored = read_checkpoint_tensors(path)
             if is_flux2(stored.tensors):

@@ -17,7 +17,7 @@ from ..errors import LikenessError
 from ..telemetry import silence_onnxruntime
 from .alignment import arcface_crop, ffhq_aligned, largest_face
 from .masks import HALF, Mask
-from .packs import default_root, models_of
+from .packs import check_own_weights, default_root, models_of
 
 DETECTOR_SIZE = 640  # pixels a side the detector sees; faces smaller than a thirtieth of it are lost
 SURE = 0.5  # detections below it are no faces
@@ -136,6 +136,7 @@ def load_faces(
 
 def _model(get_model: Callable[..., Any], path: Path, providers: Sequence[str]) -> Any:
     """One file as insightface takes it by its shape; None where it does something that nobody asked for."""
+    check_own_weights(path)
     try:
         model = get_model(str(path), providers=list(providers))
     except Exception as error:  # protobuf's, onnxruntime's and insightface's have no common type

@@ -5,13 +5,16 @@ tells it; the packs that we name are known by their files' names too, and licenc
 """
 
 import hashlib
+import mmap
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import LikenessError, nearest
+from ..errors import LikenessError, first_line, nearest
+from ..files import reading
 from .helpers import default_models
 
 
@@ -114,6 +117,32 @@ def models_of(name: str, root: Path) -> Sequence[Path]:
     return known if known and all(path.is_file() for path in known) else sorted(folder.glob("*.onnx"))
 
 
+def check_own_weights(path: Path) -> None:
+    """Raises where an ONNX file keeps weights in another file, which onnxruntime would follow.
+
+    Such a file names a `location`: only one that has the word is read as a graph, for packs are large.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"location") < 0:
+            return
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    with reading(path, "is damaged or no ONNX model; get it again"):
+        graph = onnx.load(str(path), load_external_data=False).graph
+    if any(uses_external_data(entry) for entry in _tensors(graph)):
+        raise LikenessError(f"{path} keeps its weights in another file; choose one that holds them itself")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All tensors of a graph and of those inside it."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
+
+
 def _flatten(folder: Path) -> None:
     """Brings models up that lie deeper, as in antelopev2's archive, or still in <name>.zip beside it."""
     archive = folder.with_name(f"{folder.name}.zip")
@@ -139,9 +168,9 @@ def _unpack(archive: Path, folder: Path) -> None:
                     ):
                         shutil.copyfileobj(source, target)
         fresh.rename(folder)
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # its decoders raise what they like; it may want a password
         raise LikenessError(
-            f"{archive} cannot be unpacked ({error}); get it again or unpack it yourself"
+            f"{archive} cannot be unpacked ({first_line(error)}); get it again or unpack it yourself"
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

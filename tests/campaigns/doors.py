@@ -51,6 +51,7 @@ from likeness_portraits.tests.campaigns.mutate import (
     other_tensors,
     retold,
 )
+from likeness_portraits.tests.engine.bases.test_base import save_folder
 from likeness_portraits.tests.engine.data.packs_made import bright_detector_pack
 from likeness_portraits.tests.engine.identity.test_id_adapter import released
 from likeness_portraits.tests.engine.tiny import staged_person, tiny_base, tiny_job, write_person
@@ -345,6 +346,23 @@ def models(folder: Path) -> dict[str, Door]:
     }  # fmt: skip
 
 
+def folders(folder: Path) -> dict[str, Door]:
+    """A diffusers folder: each of its parts' descriptions in turn, beside the others as they should be."""
+
+    def read(path: Path) -> None:
+        load_base(BaseSpec.parse(str(path.parents[1])))
+
+    found, base = {}, tiny_base()
+    for part in ("unet", "vae", "text_encoder", "scheduler", "tokenizer"):
+        name = f"diffusers folder's {part}"
+        whole = save_folder(base, folder / name.replace(" ", "-").replace("'", "") / "model")
+        file = f"{part}_config.json" if part in ("scheduler", "tokenizer") else "config.json"
+        told = (whole / part / file).read_text("utf-8")
+        held = text(told, plain=json.loads(told))
+        found[name] = Door(f"model/{part}/{file}", read, held, named=False, share=0.15)
+    return found
+
+
 def checkpoints(folder: Path) -> dict[str, Door]:
     held, told = toy_checkpoint(folder / "whole")
 
@@ -355,6 +373,6 @@ def checkpoints(folder: Path) -> dict[str, Door]:
 
 
 GROUPS: dict[str, Callable[[Path], dict[str, Door]]] = {
-    "words": words, "concept files": concept_files, "imports": imports, "models": models,
+    "words": words, "concept files": concept_files, "imports": imports, "models": models, "folders": folders,
     "checkpoints": checkpoints,
 }  # fmt: skip

@@ -2,8 +2,10 @@
 
 import http.server
 import importlib
+import io
 import json
 import shutil
+import tarfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -190,14 +192,48 @@ def test_modules_in_a_models_folder_are_not_imported_and_nobody_is_asked(canary:
         dino(folder)
 
 
+KERNELS = {  # what transformers would fetch from the hub, where the library `kernels` is installed
+    "a stranger's attention": ({"attn_implementation": "stranger/kernel"}, "asks for code from the web"),
+    "a known attention that is not installed": (
+        {"_attn_implementation": "flash_attention_2"}, "asks for code from the web"
+    ),
+    "an attention for each part": (
+        {"attn_implementation": {"": "sdpa", "vision_config": "stranger/kernel"}},
+        "asks for code from the web",
+    ),
+    "experts": ({"experts_implementation": "sonicmoe"}, "asks for code from the web"),
+    "quantised weights": ({"quantization_config": {"quant_method": "mxfp4"}}, "is of quantised weights"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("inner", [False, True])
-def test_a_models_folder_fetches_no_kernel_from_the_hub(inner: bool, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_models_folder_fetches_no_kernel_from_the_hub(name: str, inner: bool, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = {"attn_implementation": "stranger/kernel"}
+    asked, said = KERNELS[name]
     folder = folder_with({"model_type": "dinov2", **({"backbone_config": asked} if inner else asked)})
     for load in (dino, load_tower):
-        with pytest.raises(LikenessError, match="asks for code from the web"):
+        with pytest.raises(LikenessError, match=said):
             load(folder)
+
+
+def test_a_models_folder_does_not_lead_to_another(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder_with({"model_type": "dinov2"})
+    adapter = folder / "adapter_config.json"
+    adapter.write_text(json.dumps({"base_model_name_or_path": "//host/share", "peft_type": "LORA"}))
+    with pytest.raises(LikenessError, match="holds an adapter, which names another model"):
+        dino(folder)
+    adapter.unlink()
+    for away in ("../secret.safetensors", "//host/share/x.safetensors", "\\\\host\\x", "C:x"):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": away}}))
+        with pytest.raises(LikenessError, match="names weights outside of its folder"):
+            dino(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    with tarfile.open(folder / "pytorch_model.bin", "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
+    with pytest.raises(LikenessError, match="is no PyTorch file"):  # whose reader's care has had a hole
+        dino(folder)
 
 
 def test_a_pattern_of_endless_shards_is_refused_at_once():

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...artifact.inert_folder import from_folder
+from ...artifact.inert_folder import check_config, from_folder
 from ...config import BaseSpec
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES, family_of_flux2
@@ -237,8 +237,11 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
     read = {name: _told(path / name / "config.json") for name in _FOLDERS}
     for name in ("transformer", "text_encoder"):
         if "quantization_config" in read[name]:
-            method = read[name]["quantization_config"].get("quant_method", "unknown")
+            told = read[name]["quantization_config"]
+            method = told.get("quant_method", "unknown") if isinstance(told, dict) else told
             raise LikenessError(f"{path / name} is quantised by {method} and cannot be learned on; {_GET}")
+    for name in _FOLDERS:
+        check_config(path / name / "config.json")
     if read["transformer"].get("guidance_embeds") or read["text_encoder"].get("model_type") != "qwen3":
         raise _dev(path)
     text = _folder_tensors(path / "text_encoder")

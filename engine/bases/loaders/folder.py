@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...artifact.inert_folder import from_folder
 from ...errors import LikenessError
+from ...files import reading
 from ..families import FAMILIES, KNOWN
 from ..families import family_of_unet as row_of_unet
 from ..process.ddpm import noise_schedule
@@ -144,8 +145,9 @@ def check_folder(path: Path) -> None:
     config = _json(path / "unet" / "config.json")
     if config.get("in_channels", 4) != 4:
         raise inpainting(path, config["in_channels"])
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+    if config.get("quantization_config") is not None:
+        told = config["quantization_config"]
+        method = told.get("quant_method", "unknown") if isinstance(told, dict) else told
         raise quantised(path, f"its U-Net is quantised by {method}")
     embedded = config.get("addition_embed_type")
     if embedded not in (None, "text_time") or config.get("class_embed_type") is not None:
@@ -180,10 +182,11 @@ def _check_nothing_missing(path: Path, missing: Iterable[str]) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise LikenessError(f"{path} cannot be read ({error}); get it again") from error
+    with reading(path, "is no JSON that says anything; get it again"):
+        told = json.loads(path.read_text("utf-8"))
+        if not isinstance(told, dict):
+            raise TypeError(f"{type(told)} instead of a mapping")
+        return told
 
 
 # --------------------------------------------------------------------------------------------------- refusals

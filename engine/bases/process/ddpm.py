@@ -22,6 +22,7 @@ SD_SCHEDULE = {  # of SD 1.x, SD 2.x and SDXL alike
     "beta_start": 0.00085,
     "beta_end": 0.012,
 }
+MOST_STEPS = 100_000  # of any schedule that we read; known ones have 1000
 PUBLISHED_STEPS = 1000  # in which papers count time
 LAST_ALPHA = 4.8973451890853435e-08  # of a zero-terminal-SNR schedule: ComfyUI's, for 0 divides nothing
 FULL = 0.9999  # as much as all of the schedule, in ComfyUI's eyes too
@@ -31,6 +32,11 @@ def noise_schedule(config: Mapping[str, Any]) -> Tensor:
     """alphas_cumprod (T,) in float64 from a diffusers scheduler's config."""
     count, kind = config["num_train_timesteps"], config["beta_schedule"]
     start, end = config["beta_start"], config["beta_end"]
+    if type(count) is not int or not 2 <= count <= MOST_STEPS or not 0 < start <= end < 1:
+        raise LikenessError(
+            f"this base's noise schedule says {count} steps from {start} to {end}, which is none; get its "
+            "scheduler_config.json again"
+        )
     if kind == "scaled_linear":
         betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
     elif kind == "linear":

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import re
 from pathlib import Path
 
@@ -279,6 +280,41 @@ def test_folders_of_other_kinds_are_refused_by_name(tmp_path: Path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(LikenessError, match=r"a diffusion transformer \(Flux\)"):
         load_base(BaseSpec.parse(str(tmp_path)))
+
+
+WRONG = {  # the smallest of what campaigns found: part, what its description says, what is said of it
+    "a truth value for a VAE": ("vae", True, "is no JSON that says anything"),
+    "a number for a schedule": ("scheduler", 1.5, "is no JSON that says anything"),
+    "a list for a U-Net": ("unet", [], "is no JSON that says anything"),
+    "a schedule without an end": ("scheduler", {**SCHEDULE, "beta_end": None}, "or is damaged"),
+    "a schedule in words": ("scheduler", {**SCHEDULE, "beta_start": "x"}, "or is damaged"),
+    "a schedule backwards": ("scheduler", {**SCHEDULE, "beta_start": 0.9}, "noise schedule says 1000 steps"),
+    "a schedule of infinite noise": ("scheduler", {**SCHEDULE, "beta_end": math.inf}, "noise schedule says"),
+    "a schedule of 16 GB": ("scheduler", {**SCHEDULE, "num_train_timesteps": 2**31}, "noise schedule says"),
+    "a U-Net of endless layers": ("unet", {"layers_per_block": 2**31}, "'layers_per_block' is 2147483648"),
+    "an encoder of them": ("text_encoder", {"num_hidden_layers": 2**31}, "'num_hidden_layers' is 2147483648"),
+    "weights quantised by nobody": ("unet", {"quantization_config": "x"}, "its U-Net is quantised by x"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_folder(tiny_base(), tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_diffusers_folder_that_describes_itself_wrongly_is_refused(name: str, saved_folder: Path):
+    part, says, said = WRONG[name]
+    path = saved_folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    whole = path.read_text()
+    told = {**json.loads(whole), **says} if isinstance(says, dict) and part != "scheduler" else says
+    path.write_text(json.dumps(told))
+    try:
+        with pytest.raises(LikenessError, match=said) as refused:
+            load_base(BaseSpec.parse(str(saved_folder)))
+        assert "model" in str(refused.value) and "\n" not in str(refused.value)
+    finally:
+        path.write_text(whole)
 
 
 def test_noise_that_hides_everything_follows_the_schedule_of_diffusers():

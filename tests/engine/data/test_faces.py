@@ -16,7 +16,7 @@ from likeness_portraits.engine.data.faces import (
     provider_line,
     upright,
 )
-from likeness_portraits.engine.data.packs import find_pack
+from likeness_portraits.engine.data.packs import PACKS, find_pack
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.engine.data.packs_made import SIDE, bright_detector_pack
 
@@ -54,6 +54,33 @@ def test_an_archive_is_unpacked_and_nothing_leaves_the_folder(tmp_path: Path):
     archive.with_name("buffalo_l.zip").write_bytes(b"half a download")
     with pytest.raises(LikenessError, match=r"buffalo_l\.zip cannot be unpacked .*; get it again"):
         find_pack("buffalo_l", tmp_path)
+    with zipfile.ZipFile(archive.with_name("secret.zip"), "w") as packed:
+        packed.writestr("a.onnx", b"x")
+    locked = archive.with_name("secret.zip")
+    locked.write_bytes(
+        locked.read_bytes().replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")
+    )
+    with pytest.raises(LikenessError, match=r"secret\.zip cannot be unpacked .*password"):
+        find_pack("secret", tmp_path)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_pack_whose_weights_lie_in_another_file_is_refused(tmp_path: Path, inner: bool):
+    import onnx
+    from onnx import TensorProto, external_data_helper, helper
+
+    root = bright_detector_pack(tmp_path)
+    path = root / "models" / "auraface" / PACKS["auraface"].recogniser
+    model, away = onnx.load(path), TensorProto(name="away", data_type=TensorProto.FLOAT, dims=[1])
+    away.raw_data = b"\0\0\0\0"
+    external_data_helper.set_external_data(away, "../../../secret", length=4)
+    if inner:
+        model.graph.node.append(helper.make_node("Constant", [], ["more"], value=away))
+    else:
+        model.graph.initializer.append(away)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(LikenessError, match=rf"{path.name} keeps its weights in another file"):
+        load_faces("auraface", root)
 
 
 def test_a_mask_stands_in_for_a_face_model():
