@@ -326,7 +326,8 @@ def test_every_file_that_is_no_code_is_installed_too():
         installed |= {path for pattern in globs for path in folder.glob(pattern) if path.is_file()}
     wanted = {
         path
-        for top in ("engine", "nodes", "web", "workflows", "locales")
+        # workflows/ and subgraphs/ are where ComfyUI looks for templates and for blueprints
+        for top in ("engine", "nodes", "web", "workflows", "subgraphs", "locales")
         for path in (ROOT / top).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
     }

@@ -33,7 +33,7 @@ FLAGS = [
 DRAWINGS = Path(__file__).parent / "drawings"
 
 DRAW = """
-([nodes, links, subgraphs, bypassed, models]) => {
+([nodes, links, subgraphs, bypassed, models, dropped]) => {
   // a field of a node inside a subgraph is shown on it while something is connected to it from outside
   const graph = window.app.graph;
   graph.clear();
@@ -79,6 +79,7 @@ DRAW = """
     node.pos = place; node.size = [size[0], Math.max(size[1], node.computeSize()[1])];
     made[key] = node;
   }
+  for (const name of dropped) graph.remove(made[name]);
   const ids = Object.fromEntries(Object.entries(made).map(([name, node]) => [name, node.id]));
   return [JSON.parse(JSON.stringify(graph.serialize())), ids];
 }
@@ -183,8 +184,8 @@ def draw(page: Any, module: str) -> dict[str, Any]:
                   "fields": one.fields}
             for key, one in subgraphs.items()}  # fmt: skip
     models = {name: [file._asdict() for file in files] for name, files in getattr(plan, "MODELS", {}).items()}
-    bypassed = list(getattr(plan, "BYPASSED", ()))
-    saved, ids = page.evaluate(DRAW, [plan.NODES, links(plan.LINKS), told, bypassed, models])
+    bypassed, dropped = (list(getattr(plan, which, ())) for which in ("BYPASSED", "DROPPED"))
+    saved, ids = page.evaluate(DRAW, [plan.NODES, links(plan.LINKS), told, bypassed, models, dropped])
     wrong = page.evaluate(LAID, LARGEST)
     if wrong:
         print(f"{module}: " + "; ".join(wrong))  # noqa: T201 (for who draws)
@@ -195,6 +196,10 @@ def draw(page: Any, module: str) -> dict[str, Any]:
         inputs = [[ids[node], widget] for node, widget in fields]
         data = {"inputs": inputs, "outputs": [ids[node] for node in results]}
         saved["extra"] = {"linearMode": True, "linearData": data}
+    if hasattr(plan, "BLUEPRINT"):
+        (whole,), (inside,) = saved["nodes"], saved["definitions"]["subgraphs"]
+        whole["properties"]["proxyWidgets"] = [[str(ids[node]), widget] for node, widget in plan.FIELDS]
+        inside |= {"category": "Likeness", "description": plan.BLUEPRINT}
     return _with_own_names(_named(saved, names), plan.TITLE)
 
 

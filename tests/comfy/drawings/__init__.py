@@ -1,7 +1,9 @@
 """The bundled workflows as lists of nodes and links: one module per file of workflows/ or subgraphs/, from
 which `draw_workflows.py` makes it. A module holds
 
-- TITLE, the file's name, which the editor shows; BLUEPRINT, true for a file of subgraphs/;
+- TITLE, the file's name, which the editor shows;
+- for a file of subgraphs/, BLUEPRINT, what it is for, FIELDS, what its node shows of those inside, DROPPED,
+  nodes that only stand where others will be connected;
 - NODES and LINKS; SUBGRAPHS, which nodes are drawn as one; BYPASSED, those that are skipped at first;
 - MODELS, which files a loader needs and where they are, so that the editor offers them;
 - APP, the fields and results of the app view;

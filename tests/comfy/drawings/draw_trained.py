@@ -21,7 +21,7 @@ NODES: Nodes = {
     "apply": ("LikenessApply", (220, -60), (300, 146), "", {}),
     "prompt": ("CLIPTextEncode", (560, 220), (340, 130), "Prompt", {"text": PROMPT}),
     "nothing": ("CLIPTextEncode", (540, 440), (340, 90), "Negative", {"text": "blurry, deformed"}),
-    "photo": ("LoadImage", (160, 520), (320, 330), "", {}),
+    "photo": ("LoadImage", (160, 520), (320, 330), "", {"image": "example.png"}),
     "outlines": ("Canny", (540, 600), (300, 82), "", {}),
     "net": ("ControlNetLoader", (540, 760), (300, 58), "", {"control_net_name": CANNY_SDXL.name}),
     "control": ("ControlNetApplyAdvanced", (920, 500), (340, 186), "", {"strength": 0.6}),

@@ -18,7 +18,7 @@ INSIDE = inside(512, SAMPLING)
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -380), (1080, 180), "Read me", {"": NOTE}),
     "base": ("CheckpointLoaderSimple", (0, -110), (320, 98), "", {"ckpt_name": SD_15.name}),
-    "photo": ("LoadImage", (0, 80), (320, 330), "", {}),
+    "photo": ("LoadImage", (0, 80), (320, 330), "", {"image": "example.png"}),
     "adapter": ("LikenessLoad", (0, 500), (320, 102), "", {"name": "adapter.pt"}),
     "vision": ("CLIPVisionLoader", (0, 690), (320, 58), "", {"clip_name": CLIP_VISION_L.name}),
     "identity": ("LikenessEncodeIdentity", (400, 280), (320, 360), "", {}),
