@@ -131,9 +131,9 @@ def each_drawn_again(
 ) -> torch.Tensor:
     """IMAGE (B, H, W, 3) with every person drawn once more by themselves, for a share of the schedule.
 
-    As `likeness generate --region "<v0>=left;redraw=0.6"` does: in a square as large as the model draws best,
-    from the prompt that names that person alone. `found`: regions (B, h, w) that were found while drawing;
-    `sampling`: what `Redraw` takes of negative, VAE, steps, guidance, sampler and scheduler.
+    As `likeness generate --refocus "<v0>=left;redraw=0.6"` does: in a square of the size that the model draws
+    best, from the prompt that names that person alone. `found`: regions (B, h, w) that were found while
+    drawing; `sampling`: what `Redraw` takes of negative, VAE, steps, guidance, sampler and scheduler.
     """
     pictures = np.stack(pictures_of(images))
     regions = {aim.focus: region for aim, region in found.items()}

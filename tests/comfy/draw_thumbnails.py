@@ -9,7 +9,6 @@ in the checkpoint's place, and say so. For maintainers: after new weights; it ta
 import argparse
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from likeness_portraits.tests.comfy.draw_workflows import drawing, file_of, templates
 from likeness_portraits.tests.comfy.hosts import Server, to_api
 
-HIGH, BAR, GAP = 384, 40, 6  # pixels: a part's height, its caption's, and between parts
+WIDE, BAR, GAP = 640, 44, 6  # pixels: a picture's width, its captions' height, and between parts
 PAPER, INK = (24, 26, 32), (235, 238, 244)
 SMALL = 128  # pixels a side that the Miniature draws
 STANDING_IN = "drawn with the demo model"
@@ -86,38 +85,33 @@ def name_in_api(workflow: Mapping[str, Any], plan: Any, node: str) -> str:
     return str(found)
 
 
-def arranged(pictures: Sequence[Image.Image], high: int = HIGH) -> Image.Image:
-    """Pictures as one of this height: beside each other, or four in two rows."""
-    rows = 2 if len(pictures) > 2 else 1
-    columns = math.ceil(len(pictures) / rows)
-    each = (high - GAP * (rows - 1)) // rows
-    sized = [one.resize((round(one.width * each / one.height), each), Image.Resampling.LANCZOS)
-             for one in pictures]  # fmt: skip
-    wide = max(one.width for one in sized)
-    sheet = Image.new("RGB", (columns * wide + GAP * (columns - 1), high), PAPER)
-    for number, one in enumerate(sized):
-        sheet.paste(one, (number % columns * (wide + GAP), number // columns * (each + GAP)))
+def in_a_row(pictures: Sequence[Image.Image], wide: int = WIDE) -> Image.Image:
+    """Pictures beside each other, all of one height, together as wide as this."""
+    shapes = [one.width / one.height for one in pictures]
+    high = round((wide - GAP * (len(pictures) - 1)) / sum(shapes))
+    sheet, left = Image.new("RGB", (wide, high), PAPER), 0
+    for one, shape in zip(pictures, shapes):
+        sized = one.resize((round(high * shape), high), Image.Resampling.LANCZOS)
+        sheet.paste(sized, (left, 0))
+        left += sized.width + GAP
     return sheet
 
 
 def captioned(parts: Sequence[tuple[str, Sequence[Image.Image]]], remark: str = "") -> Image.Image:
-    """The parts beside each other, each under its words."""
-    sheets = [(words, arranged(pictures)) for words, pictures in parts]
-    font, small = ImageFont.load_default(22), ImageFont.load_default(15)
-    gap = 3 * GAP
-    whole = Image.new(
-        "RGB", (sum(one.width for _, one in sheets) + gap * (len(sheets) - 1), HIGH + BAR), PAPER
-    )
-    pen, left = ImageDraw.Draw(whole), 0
+    """The parts below each other, each under its words."""
+    sheets = [(words, in_a_row(pictures)) for words, pictures in parts]
+    font, small = ImageFont.load_default(28), ImageFont.load_default(18)
+    whole = Image.new("RGB", (WIDE, sum(one.height + BAR for _, one in sheets)), PAPER)
+    pen, top = ImageDraw.Draw(whole), 0
     for words, sheet in sheets:
-        whole.paste(sheet, (left, BAR))
+        whole.paste(sheet, (0, top + BAR))
         shown = words.split("|")  # each over its share of the picture
         for number, word in enumerate(shown):
-            middle = left + sheet.width * (number + 0.5) / len(shown)
-            pen.text((middle, BAR / 2), word.strip(), INK, font, anchor="mm")
-        left += sheet.width + gap
+            middle = WIDE * (number + 0.5) / len(shown)
+            pen.text((middle, top + BAR / 2), word.strip(), INK, font, anchor="mm")
+        top += sheet.height + BAR
     if remark:
-        pen.text((whole.width - 8, whole.height - 8), remark, INK, small, anchor="rs", stroke_width=3,
+        pen.text((WIDE - 8, whole.height - 8), remark, INK, small, anchor="rs", stroke_width=3,
                  stroke_fill=PAPER)  # fmt: skip
     return whole
 

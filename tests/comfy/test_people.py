@@ -71,8 +71,8 @@ def test_the_command_line_draws_the_same_people_in_the_same_regions(
 ):
     concepts = [part for word, file in saved.items() for part in ("--concept", f"{file}:1.0:{word}")]
     ran = likeness(
-        "generate", PROMPT, *concepts, "--region", f"<ben>=left;redraw={SHARE}",
-        "--region", f"<anna>=right;redraw={SHARE}", "--seed", SEED, "--steps", STEPS, "--guidance", GUIDANCE,
+        "generate", PROMPT, *concepts, "--refocus", f"<ben>=left;redraw={SHARE}",
+        "--refocus", f"<anna>=right;redraw={SHARE}", "--seed", SEED, "--steps", STEPS, "--guidance", GUIDANCE,
         "--width", 256, "--height", 128, "--out", tmp_path / "drawn.png",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
