@@ -80,12 +80,9 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         text_encoder: str, prior: str, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
         chosen = touched(
-            steps=steps,
-            unet_learning_rate=learning_rate,
-            rank=rank,
-            text_encoder=text_encoder,
+            steps=steps, unet_learning_rate=learning_rate, rank=rank, text_encoder=text_encoder,
             masked_loss=masked,
-        )
+        )  # fmt: skip
         if prior == "no":
             chosen["prior_weight"] = 0.0
         return learn(cls, "dreambooth-lora", (model, clip, vae), (concept,), preset, chosen, run)

@@ -15,9 +15,9 @@ from typer.main import get_command
 
 from likeness_portraits.engine.cli import app
 from likeness_portraits.engine.config import METHODS
-from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
-from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
 from likeness_portraits.tests.engine.data.packs_made import bright_detector_pack
+from likeness_portraits.tests.engine.tiny import write_two
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAP = ROOT / "tests" / "trap"
@@ -85,13 +85,9 @@ def learn(method: str) -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two concepts, pictures without masks, and a pack of face models."""
     folder = tmp_path_factory.mktemp("place")
-    for number, name in enumerate(("ann", "bob")):
-        shown = world.example_pictures(world.TUNING_SEEDS[number])[:2]
-        pictures = tuple(
-            Picture(str(i), one.pixels, one.mask().astype("float32")) for i, one in enumerate(shown)
-        )
-        write_concept(folder / name, Concept(f"<v{number}>", "woman", "subject", pictures))
-    bare = tuple(Picture(picture.name, picture.pixels) for picture in pictures[:1])
+    write_two(folder)
+    first = load_concept(folder / "bob").pictures[0]
+    bare = (Picture("0", first.pixels),)
     write_concept(folder / "bare", Concept("<v0>", "woman", "subject", bare))
     bright_detector_pack(folder / "packs")
     return folder

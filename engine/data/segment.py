@@ -83,12 +83,9 @@ def find_mask(
 
 
 def find_masks(
-    segmenter: Segmenter,
-    pictures: Iterable[NDArray[np.uint8]],
-    request: Request,
-    names: Sequence[str],
+    segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]], request: Request, names: Sequence[str],
     on_picture: OnPicture | None = None,
-) -> list[Mask]:
+) -> list[Mask]:  # fmt: skip
     """A mask for each picture, with one loaded back end; `names` are what errors and progress call them."""
     masks = []
     for number, (pixels, name) in enumerate(zip(pictures, names), start=1):
@@ -99,12 +96,9 @@ def find_masks(
 
 
 def find_parts(
-    segmenter: Segmenter,
-    pictures: Iterable[NDArray[np.uint8]],
-    request: Request,
-    names: Sequence[str],
+    segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]], request: Request, names: Sequence[str],
     known: Sequence[Mask] = (),
-) -> list[Mask]:
+) -> list[Mask]:  # fmt: skip
     """As `find_masks`, for pictures in which a part may be missing: its mask (H, W) is empty there.
 
     known: masks of the part in other pictures, beside which a speck is told from the part.

@@ -80,11 +80,7 @@ class Mapper(nn.Module):
         if image_width < 0 or words < 1:
             raise ValueError(f"{words} words, a picture's feature {image_width} wide")
         mapper = cls(
-            text_widths=text_widths,
-            image_width=image_width,
-            words=words,
-            anchors=anchors,
-            hidden=hidden,
+            text_widths=text_widths, image_width=image_width, words=words, anchors=anchors, hidden=hidden
         )
         mapper.load_state_dict(dict(weights))
         return mapper.requires_grad_(False).eval()

@@ -24,9 +24,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from likeness_portraits.engine.config import METHODS
-from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.campaigns.campaign import SEED, Tally, numbered
+from likeness_portraits.tests.engine.tiny import write_two
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are POSIX's")
 
@@ -95,12 +95,7 @@ def forks(package_parent: Path) -> Iterator[Forks]:
 def stage(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What all runs begin from: people with masks, shards, something learned."""
     folder = tmp_path_factory.mktemp("stage")
-    for number, name in enumerate(("ann", "bob")):
-        shown = world.example_pictures(world.TUNING_SEEDS[number])[:2]
-        pictures = tuple(
-            Picture(str(i), one.pixels, one.mask().astype("float32")) for i, one in enumerate(shown)
-        )
-        write_concept(folder / name, Concept(f"<v{number}>", "woman", "subject", pictures))
+    write_two(folder)
     for line in (
         "shards shards --miniature 4 --size 2",
         f"train textual-inversion {folder}/ann --steps 1 -o t.safetensors",

@@ -139,6 +139,16 @@ def write_person(folder: Path) -> Path:
     return write_concept(folder, Concept(token="<v0>", class_word="woman", role="subject", pictures=pictures))
 
 
+def write_two(folder: Path) -> None:
+    """Concept folders `ann` and `bob` of two of the Miniature's pictures each, with masks."""
+    for number, name in enumerate(("ann", "bob")):
+        shown = world.example_pictures(world.TUNING_SEEDS[number])[:2]
+        pictures = tuple(
+            Picture(str(i), one.pixels, one.mask().astype("float32")) for i, one in enumerate(shown)
+        )
+        write_concept(folder / name, Concept(f"<v{number}>", "woman", "subject", pictures))
+
+
 def write_anna(folder: Path) -> Path:
     """A concept folder of two of the Miniature's pictures of one woman, with masks."""
     portraits = world.example_pictures(world.TUNING_SEEDS[0], 2)

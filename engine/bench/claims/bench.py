@@ -61,6 +61,11 @@ class Arm:
         return (*([] if self.method is None else [self.method]), *self.also)
 
 
+def arm_of(method: str, name: str, headline: bool = False, **changes: Any) -> Arm:
+    """An arm that learns by this method, with these changes on its preset; an ablation unless `headline`."""
+    return Arm(name=name, method=method, settings=changes, headline=headline)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A sentence of a paper as a comparison of two arms in one metric."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ...miniature.judges import to_tensor
 from ...miniature.styles import STYLES, style_pictures
 from ...training.attention_maps import mask_layers, recorded
 from ...training.capture_losses import attention_to_words
-from .bench import Arm, Bench, Claim, Metrics
+from .bench import Arm, Bench, Claim, Metrics, arm_of
 from .written import claims_of
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ _HALF: dict[str, dict[str, Any]] = {
 }
 
 
-def _arm(name: str, headline: bool = False, **changes: Any) -> Arm:
-    return Arm(name=name, method="magicapture", settings=changes, headline=headline)
+_arm = partial(arm_of, "magicapture")
 
 
 class MagiCaptureClaims:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ...data.concepts import Concept, Picture
 from ...evaluation.metrics import attributes_kept, similarity_to_references
 from ...evaluation.people import EXAMPLES_EACH, HEAD, all_shots
 from ...miniature import world
-from .bench import Arm, Bench, Metrics
+from .bench import Arm, Bench, Metrics, arm_of
 from .written import claims_of
 
 _WARM_UP, _BALANCE = 80, 120  # steps; all arms have their sum
@@ -21,8 +21,7 @@ SUBJECT_PARTS = tuple(part for part in HEAD if part != "hair")
 JOINT = "<v0> with <v1>"
 
 
-def _arm(name: str, headline: bool = False, **changes: Any) -> Arm:
-    return Arm(name=name, method="magictailor", settings=changes, headline=headline)
+_arm = partial(arm_of, "magictailor")
 
 
 class MagicTailorClaims:

@@ -118,13 +118,8 @@ def grow(inner: AutoencoderKL) -> AutoencoderKL:
 
 def make_whole(
     inner: AutoencoderKL,
-    data: Dataset,
-    held_out: Dataset,
-    work: Path,
-    steps: int,
-    batch: int = 6,
-    device: str = "cpu",
-) -> AutoencoderKL:
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 6, device: str = "cpu",
+) -> AutoencoderKL:  # fmt: skip
     """Second stride, 128 px: the encoder learns to give the inner one's latents, so that they stay valid."""
     vae = _on(grow(inner), device)
     teacher: Any = _on(inner, device).eval().requires_grad_(False)
@@ -156,13 +151,8 @@ def make_whole(
 def finish_decoder(
     whole: AutoencoderKL,
     latents: Tensor,
-    data: Dataset,
-    held_out: Dataset,
-    work: Path,
-    steps: int,
-    batch: int = 6,
-    device: str = "cpu",
-) -> AutoencoderKL:
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 6, device: str = "cpu",
+) -> AutoencoderKL:  # fmt: skip
     """Third stride: the decoder alone goes on, from the latents (N, 4, 16, 16) that the UNet learned.
 
     The encoder keeps its weights, and with it everything that was ever encoded.  The loss is nearer to PSNR.

@@ -49,13 +49,8 @@ def load_pair() -> Pair:
 
 def make_clip(
     text_encoder: CLIPTextModel,
-    data: Dataset,
-    held_out: Dataset,
-    work: Path,
-    steps: int,
-    batch: int = 40,
-    device: str = "cpu",
-) -> Pair:
+    data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 40, device: str = "cpu",
+) -> Pair:  # fmt: skip
     """Trains the pair on the dataset's pictures; the text encoder stays as it is."""
     torch.manual_seed(5)
     tokenizer = model.tokenizer()
