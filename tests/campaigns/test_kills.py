@@ -329,11 +329,11 @@ def test_every_method_is_killed_here():
 
 
 def test_learning_that_is_killed_ends_in_the_bytes_of_learning_that_is_not(forks, stage, tmp_path: Path, say):
-    method_killed(forks, stage, "textual-inversion", 0, 1, tmp_path, chosen=1).close(say)
+    method_killed(forks, stage, "textual-inversion", 0, 0, tmp_path, chosen=1).close(say)
 
 
 def test_a_command_that_is_killed_leaves_whole_files(forks, stage, tmp_path: Path, say):
-    command_killed(forks, stage, "masks", 0, 2, tmp_path).close(say)
+    command_killed(forks, stage, "masks", 0, 1, tmp_path).close(say)
 
 
 @pytest.mark.slow
