@@ -140,6 +140,13 @@ class BaseModel(nn.Module):
             part.to(self.device)
         self._away.clear()
 
+    def recompute(self, on: bool) -> None:
+        """Whether inner states are computed again for the gradients: of the network, and of a text encoder
+        that is large enough to matter."""
+        (self.network.enable_gradient_checkpointing if on else self.network.disable_gradient_checkpointing)()
+        if hasattr(self.text, "checkpointing"):
+            self.text.checkpointing = on  # type: ignore[attr-defined]
+
     def lora_layers(self) -> dict[str, nn.Module]:
         """The layers that LoRAs change, by the names that its family's files have for them."""
         return adaptable_in(self.network, dict(self.text_encoders.items()), self.traits.peft_names)

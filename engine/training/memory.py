@@ -125,7 +125,7 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
     learned = numbers * (4 * (1 + method.capabilities.copies) + STATE_BYTES[measures.small_moments])
     base.pass_size = measures.pass_size
     if measures.checkpointing:
-        base.network.enable_gradient_checkpointing()
+        base.recompute(True)
     for weight in trained.values():
         weight.requires_grad_(True)
     step = max(
@@ -276,7 +276,7 @@ class MemoryPlan:
                         self._own[weight] = weight.data.cpu()
                         weight.data = weight.data.to(_HALF)
         if self.measures.checkpointing:
-            base.network.enable_gradient_checkpointing()
+            base.recompute(True)
         base.pass_size = self.measures.pass_size
 
     def take_late(self) -> None:
@@ -306,7 +306,7 @@ class MemoryPlan:
     def undo(self) -> None:
         """The base as it was."""
         base = self.method.base
-        base.network.disable_gradient_checkpointing()
+        base.recompute(False)
         base.pass_size = 0
         base.call_back()
         for weight, own in self._own.items():

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _RESOLUTION = 1024  # pixels a side that it was trained with
 NEEDED_DIFFUSERS = "0.36"
+_NEEDED_TRANSFORMERS = "4.51"  # for Qwen3
 _FOLDERS = ("transformer", "vae", "text_encoder", "tokenizer")
 _TEXT_FRONTS = ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", "")
 _SCALES = (".weight_scale", ".scale_weight")  # that fp8 weights are multiplied with
@@ -63,7 +64,20 @@ def flux2_classes() -> tuple[Any, Any]:
             f"FLUX.2 needs diffusers {NEEDED_DIFFUSERS} or newer, and this is {diffusers.__version__}: run "
             "`pip install -U diffusers`"
         ) from error
+    _check_transformers()
     return Flux2Transformer2DModel, AutoencoderKLFlux2
+
+
+def _check_transformers() -> None:
+    import transformers
+
+    try:
+        from transformers import Qwen3Model  # noqa: F401
+    except ImportError as error:
+        raise LikenessError(
+            f"FLUX.2 needs transformers {_NEEDED_TRANSFORMERS} or newer, and this is "
+            f"{transformers.__version__}: run `pip install -U transformers`"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------- networks

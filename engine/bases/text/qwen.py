@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...config import TOKEN
 from ...devices import to_device
@@ -41,6 +43,7 @@ class QwenText:
         self.encoders: Any = nn.ModuleDict({name: model})
         self.tokenizers: dict[str, Any] = {name: tokenizer}
         self.taps, self.length = tuple(taps), length
+        self.checkpointing = False  # whether layers' inner states are computed again for the gradients
         self._padding: int = tokenizer.convert_tokens_to_ids(PADDING)
 
     def longest(self, encoder: str) -> int:
@@ -107,6 +110,8 @@ class QwenText:
         with ExitStack() as stack:
             stack.enter_context(without_autocast(where))
             stack.enter_context(vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name))
+            if self.checkpointing and torch.is_grad_enabled():
+                stack.enter_context(_recomputed(model.layers))
             tapped = stack.enter_context(_tapped(model.layers, self.taps))
             model(input_ids=ids, attention_mask=mask, use_cache=False)
         states = torch.cat([tapped[tap] for tap in self.taps], -1)
@@ -129,6 +134,18 @@ def _mask(ends: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     place = torch.arange(length)
     heard = (place < ends)[:, None, None, :] & (place <= place[:, None])
     return torch.zeros(heard.shape, dtype=dtype).masked_fill_(~heard, torch.finfo(dtype).min)
+
+
+@contextmanager
+def _recomputed(layers: Any) -> Iterator[None]:
+    """Within, passes keep what goes into each layer alone; transformers does so only in training mode."""
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from likeness_portraits.tests.engine.tiny import tiny_job, write_person
 from likeness_portraits.tests.engine.training import test_methods
 
 pytest.importorskip("diffusers", "0.36")
+pytest.importorskip("transformers", "4.51")
 CONTRACT = (
     test_methods.test_frozen_base_is_bit_identical_after_training,
     test_methods.test_only_declared_parameters_move,
@@ -266,3 +267,20 @@ def test_what_a_run_on_klein_needs_is_estimated_before_it(base, folder, monkeypa
     monkeypatch.setattr(told, "on_note", notes.append, raising=False)
     train(tiny_job("textual-inversion", folder, memory=4.0), told, base)
     assert any(note.startswith("memory: about 0.") for note in notes)
+
+
+def test_text_that_is_computed_again_has_the_same_gradients(base: BaseModel):
+    found = []
+    for on in (False, True):
+        row = torch.ones(1, tiny_flux2.WIDTH, requires_grad=True)
+        base.recompute(on)
+        try:
+            states = base.encode_text(["a <v0> man"], {"<v0>": {"qwen3_4b": row}}).states
+        finally:
+            base.recompute(False)
+        states.square().mean().backward()
+        found.append((states.detach(), row.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert found[0][1].any() and not any(
+        "forward" in vars(layer) for layer in base.text_encoders["qwen3_4b"].layers
+    )
