@@ -53,6 +53,12 @@ _ARCHITECTURES_REFUSED = {
     r"^(?:lora_)?transformer[._]|t5xxl|lora_te3|^lora_unet_(?:blocks|layers)_"
     r"|^diffusion_model\.(?:blocks|layers)\.": "a diffusion transformer",
 }
+_FLUX2 = "attn.to_qkv_mlp_proj."  # of its single blocks, which no other architecture has
+_FLUX2_KEY = re.compile(
+    r"(?:base_model\.model\.)?(?P<layer>(?:transformer|text_encoders)\.[\w.]+?)"
+    r"\.(?:lora_(?P<letter>[AB])(?:\.\w+)?\.weight|(?P<alpha>alpha))"
+)
+_WIDE_KLEIN = 4096  # numbers that Klein 9B's layers read, where 4B's read 3072
 _LEFT_OUT = re.compile(r"bundle_emb\..+")  # OneTrainer's embeddings inside of a LoRA
 _ATTENTION = re.compile(
     r"lora_unet_(down|up|input|output)_blocks_(\d+)_(attentions_\d+|1_transformer|1_proj)_?"
@@ -103,6 +109,49 @@ def to_kohya(
         for name, layer in sorted(layers.items())
         for part, tensor in _computable(layer, told.alpha(written[name], layer)).items()
     }
+
+
+def is_flux2_lora(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
+    """Whether a LoRA is for FLUX.2, under diffusers' names of its layers."""
+    told = metadata.get("modelspec.architecture", "")
+    named = any(
+        row.denoiser == "flux2" and told.startswith(f"{row.architecture}/") for row in FAMILIES.values()
+    )
+    return named or any(_FLUX2 in key for key in keys)
+
+
+def to_peft(
+    tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str]
+) -> "tuple[dict[str, Tensor], str]":
+    """A FLUX.2 LoRA under PEFT's names with explicit alphas, and the family that it is for."""
+    import torch
+
+    found: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _FLUX2_KEY.fullmatch(key)
+        if match is None:
+            raise LikenessError(
+                f"{path} holds '{key}', which is none of FLUX.2's layers by diffusers' names; convert it "
+                "with the tool that wrote it, or draw with it in ComfyUI, through Load LoRA"
+            )
+        ending = "alpha" if match["alpha"] else f"lora_{match['letter']}.weight"
+        found[f"{match['layer']}.{ending}"] = tensor
+        layers.setdefault(match["layer"], {})["lora_down.weight" if match["letter"] == "A" else ending] = (
+            tensor
+        )
+    told = _Told(path, metadata)
+    for name, layer in layers.items():
+        alpha = told.alpha(name, layer)
+        if "alpha" not in layer and alpha is not None:
+            found[f"{name}.alpha"] = torch.tensor(alpha)
+    rows = [row for row in FAMILIES.values() if row.denoiser == "flux2"]
+    said = metadata.get("modelspec.architecture", "").partition("/")[0]
+    named = [row.key for row in rows if row.architecture == said]
+    wide = any(
+        _FLUX2 in key and ".lora_A." in key and one.shape[1] == _WIDE_KLEIN for key, one in found.items()
+    )
+    return found, (named or [rows[1].key if wide else rows[0].key])[0]
 
 
 def for_two_encoders(lora: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

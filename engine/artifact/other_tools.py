@@ -15,7 +15,7 @@ from ..files import check_name, reading
 from .card import THUMBNAIL, as_uri
 from .concept_file import Artifact, Token, check_tensors
 from .embeddings import read_embedding
-from .lora_layouts import family_of_lora, for_two_encoders, is_lora, to_kohya
+from .lora_layouts import family_of_lora, for_two_encoders, is_flux2_lora, is_lora, to_kohya, to_peft
 from .tensors import is_safetensors, read_header, read_pickle, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -114,6 +114,13 @@ def _imported(path: Path, token: str | None, class_word: str, all_rows: bool, fa
         word = f"<{metadata.get('modelspec.trigger_phrase', '')}>"  # files are called as people like
         token = token or (word if TOKEN.fullmatch(word) else None)
         return read_embedding(path, content, token=token, class_words=class_word, all_rows=all_rows)
+    if is_flux2_lora(content, metadata):
+        lora, found = to_peft(content, path, metadata)
+        if family not in (None, found):
+            raise LikenessError(f"{path} is a LoRA for {FAMILIES[found].name}; leave --family away")
+        artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family=found)
+        check_tensors(artifact, path)
+        return artifact
     lora = to_kohya(content, path, metadata)
     family = family_of_lora(lora, path, metadata, family)
     if len(FAMILIES[family].encoders) > 1:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.artifact.other_tools import export_stock, import_file
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.loaders.flux2 import flux2_classes
 from likeness_portraits.engine.config import METHODS, BaseSpec
@@ -284,3 +286,25 @@ def test_text_that_is_computed_again_has_the_same_gradients(base: BaseModel):
     assert found[0][1].any() and not any(
         "forward" in vars(layer) for layer in base.text_encoders["qwen3_4b"].layers
     )
+
+
+def test_an_exported_lora_comes_back_and_diffusers_own_get_their_alphas(base, folder, monkeypatch):
+    monkeypatch.setattr(base.text, "length", 96)
+    learned = Artifact.load(train(tiny_job("dreambooth-lora", folder), base=base))
+    lora = learned.lora()
+    assert len({key for key in lora if ".lora_A." in key}) == 8 + 2 * 2 + 4 * 3  # and the text encoder's
+    (file, _) = export_stock(learned, folder / "out", "anna")
+    back = import_file(file)
+    assert (back.kind, back.base_family) == ("lora", "flux2")
+    test_methods.assert_same_tensors(lora, dict(back.tensors))
+    bare = {
+        key: value for key, value in lora.items() if key.startswith("transformer.") and ".alpha" not in key
+    }
+    save_file(bare, folder / "bare.safetensors")
+    found = import_file(folder / "bare.safetensors").tensors
+    ranks = {
+        key.removesuffix("lora_A.weight"): float(len(value)) for key, value in bare.items() if "_A." in key
+    }
+    assert {
+        key.removesuffix("alpha"): float(value) for key, value in found.items() if "alpha" in key
+    } == ranks
