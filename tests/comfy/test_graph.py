@@ -3,6 +3,7 @@
 import copy
 import json
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,10 @@ def test_help_pages_locale_and_template_are_served(server: Server, nodes: dict[s
         assert server.get(f"/extensions/{PACK}/docs/{node_id}.md").startswith(b"# ")
     assert "LikenessApply" in json.loads(server.get("/i18n"))["en"]["nodeDefs"]
     assert WORKFLOW.stem in json.loads(server.get("/workflow_templates"))[PACK]
-    served = json.loads(server.get(f"/api/workflow_templates/{PACK}/{WORKFLOW.name}"))
+    address = f"/api/workflow_templates/{PACK}/{urllib.parse.quote(WORKFLOW.stem)}"
+    served = json.loads(server.get(f"{address}.json"))
     assert served == json.loads(WORKFLOW.read_text("utf-8"))
-    assert server.get(f"/api/workflow_templates/{PACK}/{WORKFLOW.stem}.jpg").startswith(b"\xff\xd8")
+    assert server.get(f"{address}.jpg").startswith(b"\xff\xd8")
 
 
 def test_the_command_line_draws_what_the_workflow_saved(

@@ -22,7 +22,7 @@ FIRST = {  # search words: the first of our nodes that they find
     "identity": "EncodeIdentity", "face swap": "EncodeIdentity", "swap": "EncodeIdentity",
     "ipadapter": "ApplyIdentity", "faceid": "ApplyIdentity", "pulid": "ApplyIdentity",
     "instantid": "ApplyIdentity",
-    "regional": "Refocus", "region": "Refocus", "two people": "Refocus", "regional prompt": "Refocus",
+    "regional": "Refocus", "region": "Refocus", "two people": "People", "regional prompt": "Refocus",
     "face": "ParseFace", "hair": "ParseFace", "mask": "SegmentText", "segment": "SegmentText",
     "detailer": "DetailFace", "face detailer": "DetailFace", "inpaint": "BrushMask",
     "restore": "RestoreFace", "upscale": "Upscale", "style": "MiniatureStyle",
