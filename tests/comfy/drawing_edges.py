@@ -28,6 +28,7 @@ import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
 import folder_paths  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import utils.install_util  # noqa: E402, F401 (as main.py does: the server would find another `utils` later)
 from comfy import sd1_clip  # noqa: E402
 from comfy.ldm.flux.model import FluxParams  # noqa: E402
 
