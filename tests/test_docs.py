@@ -160,3 +160,16 @@ def test_what_is_registered_has_what_the_checklists_ask_for():
     for back_end, (module, _) in BACK_ENDS.items():
         assert "\ndef load(" in text_of(ROOT / "engine" / "data" / "segmenters" / f"{module}.py")
         assert f"`{back_end}`" in masks, f"docs/masks-and-faces.md does not name {back_end}"
+
+
+def test_troubleshooting_quotes_what_is_really_said():
+    """The first column's words in our sources, whose long sentences go over several lines."""
+    said = ""
+    for path in sorted(part for top in ("engine", "nodes") for part in (ROOT / top).rglob("*.py")):
+        said += re.sub(r'["\']\s*\n\s*f?["\']', "", path.read_text("utf-8"))
+    table = text_of(ROOT / "docs" / "troubleshooting.md").split("|---|---|")[1]
+    quotes = [quote for row in table.splitlines() if row.startswith("| `")
+              for quote in re.findall(r"`([^`]+)`", row.split(" | ")[0])]  # fmt: skip
+    pieces = [piece.strip(" ,") for quote in quotes for piece in quote.split("…")]
+    assert len(quotes) > 30
+    assert [piece for piece in pieces if len(piece) > 5 and piece not in said] == []

@@ -98,7 +98,7 @@ def check_the_card(server: Server) -> None:
                         "words": node("PreviewAny", source=["load", 1])})["load"]  # fmt: skip
     lines = shown["text"][0].splitlines()
     assert lines[0] == "write <ann> (woman) · embedding · textual-inversion · the Miniature"
-    assert lines[1] == "4 pictures of woman, 4 with masks, at 128 px, in fp32"
+    assert lines[1] == "4 pictures of woman, at 128 px, in fp32"
     assert lines[2].startswith("2 steps, seed 5 · learning rate ")
     (file,) = shown["images"]
     assert server.picture(file).shape == (128, 128, 3)

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "nodes").glob("*.py"))
@@ -59,6 +61,21 @@ def test_help_page_names_the_node_and_every_input(node_id: str):
     page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
     assert page.startswith(f"# {LOCALE[node_id]['display_name']}\n")
     assert [entry["name"] for entry in LOCALE[node_id]["inputs"].values() if entry["name"] not in page] == []
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_shows_the_node_wired(node_id: str):
+    """Beside the page, where ComfyUI's editor looks for a page's pictures."""
+    folder = ROOT / "web" / "docs"
+    assert re.search(rf"!\[.+, wired.*\]\({node_id}\.jpg\)", (folder / f"{node_id}.md").read_text("utf-8"))
+    with Image.open(folder / f"{node_id}.jpg") as picture:
+        assert picture.format == "JPEG" and picture.width >= 600
+
+
+def test_all_pictures_together_stay_small():
+    kinds, places = (".jpg", ".png", ".webp"), ("web/docs", "docs", "workflows", "engine/miniature/sheets")
+    found = [path for place in places for path in (ROOT / place).rglob("*") if path.suffix in kinds]
+    assert len(found) > 30 and sum(path.stat().st_size for path in found) <= 6_000_000
 
 
 def test_there_is_no_help_page_without_a_node():

@@ -1,0 +1,172 @@
+"""Draws the pictures of the help pages: each node wired, as a running ComfyUI's own editor shows it.
+
+    python tests/comfy/draw_help.py http://127.0.0.1:8188 [LikenessApply ...]
+
+A node is shown in the first bundled workflow that has it, or in a few nodes of `SMALL`, and beside it the
+picture that this workflow ended with (its thumbnail). Writes web/docs/<node>.jpg; without names all of them.
+
+The editor frames in red what is not there. So that nothing is, the server's folders hold files of these
+names, empty ones do: models/likeness/anna.safetensors, models/checkpoints/sd_xl_base_1.0.safetensors,
+models/facerestore_models/GFPGANv1.4.pth, and a picture as input/anna.png.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+try:
+    from .draw_workflows import DRAW, ROOT, editor, links
+    from .drawings import Nodes
+except ImportError:  # as a script it has no package
+    from draw_workflows import DRAW, ROOT, editor, links  # type: ignore[no-redef]
+    from drawings import Nodes  # type: ignore[no-redef]
+
+PAGES = ROOT / "web" / "docs"
+SIDE, AROUND, MOST = 460, 150, 900  # pixels: height of a picture; graph units beside a node; its width
+QUALITY = 80
+
+MODEL = {"ckpt_name": "sd_xl_base_1.0.safetensors"}
+PREFERRED = {  # where several bundled workflows have a node; else that of the fewest nodes
+    "LikenessApply": "learn-a-person",
+    "LikenessConcept": "learn-a-person",
+    "LikenessMiniature": "learn-a-person",
+    "LikenessSave": "learn-a-person",
+    "LikenessTrainDreamBoothLora": "learn-a-person",
+    "LikenessRefocus": "two-people",
+    "LikenessRefocusedSampler": "two-people",
+}
+
+# fmt: off
+SMALL: dict[str, tuple[Nodes, str]] = {  # nodes that no bundled workflow has
+    "LikenessConceptFolder": ({
+        "it": ("LikenessConceptFolder", (0, 0), (340, 200), "", {"folder": "friend", "class_word": "woman"}),
+        "base": ("CheckpointLoaderSimple", (0, 260), (340, 120), "", MODEL),
+        "learn": ("LikenessTrainDreamBoothLora", (440, 0), (340, 420), "", {}),
+    }, "it.concept>learn.concept base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae"),
+    "LikenessLoad": ({
+        "it": ("LikenessLoad", (0, 0), (320, 130), "", {"name": "anna.safetensors"}),
+        "base": ("CheckpointLoaderSimple", (0, 190), (320, 120), "", MODEL),
+        "apply": ("LikenessApply", (420, 40), (320, 180), "", {}),
+    }, "it.likeness>apply.likeness base.MODEL>apply.model base.CLIP>apply.clip"),
+    "LikenessExport": ({
+        "load": ("LikenessLoad", (0, 0), (300, 120), "", {"name": "anna.safetensors"}),
+        "it": ("LikenessExport", (400, 0), (320, 120), "", {"name": "anna"}),
+        "said": ("PreviewAny", (820, 0), (300, 120), "", {}),
+    }, "load.likeness>it.likeness it.files>said.source"),
+    "LikenessRestoreFace": ({
+        "picture": ("LoadImage", (0, 0), (280, 300), "", {"image": "anna.png"}),
+        "it": ("LikenessRestoreFace", (380, 0), (340, 300), "", {"restorer": "GFPGANv1.4.pth"}),
+        "show": ("PreviewImage", (820, 0), (300, 300), "", {}),
+    }, "picture.IMAGE>it.images it.images>show.images"),
+    "LikenessTrainMasterWeaver": ({
+        "base": ("LikenessMiniature", (0, 0), (300, 200), "", {}),
+        "it": ("LikenessTrainMasterWeaver", (400, 0), (360, 420), "", {}),
+        "read": ("LikenessEncodeIdentity", (860, 0), (320, 240), "", {}),
+    }, "base.MODEL>it.model base.CLIP>it.clip base.VAE>it.vae it.likeness>read.adapter"),
+    "LikenessUpscale": ({
+        "picture": ("LoadImage", (0, 0), (280, 300), "", {"image": "anna.png"}),
+        "it": ("LikenessUpscale", (380, 0), (320, 200), "", {}),
+        "show": ("PreviewImage", (800, 0), (300, 300), "", {}),
+    }, "picture.IMAGE>it.images it.images>show.images"),
+}
+# fmt: on
+
+SHOW = """
+([type, around]) => {
+  const canvas = window.app.canvas, graph = window.app.graph;
+  const nodes = around === null ? graph._nodes : [graph._nodes.find(one => one.type === type)];
+  const boxes = nodes.map(node => [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0],
+                                   node.pos[1] + node.size[1]]);
+  for (const node of nodes) {  // 0 in a workflow means the preset's number, which is shown instead
+    const numbers = node.constructor?.nodeData?.input?.required?.preset?.[1]?.numbers?.miniature ?? {};
+    for (const [name, number] of Object.entries(numbers)) {
+      const widget = node.widgets.find(one => one.name === name);
+      if (widget && !widget.value) widget.value = number;
+    }
+  }
+  const edge = around ?? 30;
+  const left = Math.min(...boxes.map(box => box[0])) - edge, top = Math.min(...boxes.map(box => box[1])) - 30;
+  const width = Math.max(...boxes.map(box => box[2])) + edge - left;
+  const height = Math.max(...boxes.map(box => box[3])) + 30 - top;
+  const room = canvas.canvas.getBoundingClientRect();
+  const scale = Math.min(1, (room.width - 160) / width, (room.height - 240) / height);
+  canvas.ds.scale = scale;
+  canvas.ds.offset[0] = -left + 100 / scale;
+  canvas.ds.offset[1] = -top + 130 / scale;
+  canvas.setDirty(true, true);
+  canvas.draw(true, true);
+  return {x: room.left + 100, y: room.top + 130, width: width * scale, height: height * scale};
+}
+"""
+LOAD = "async (workflow) => { await window.app.loadGraphData(workflow); }"
+
+
+def workflow_with(node: str) -> Path | None:
+    """The first bundled workflow that has the node, of few nodes before many."""
+    found = []
+    wished = ROOT / "workflows" / f"{PREFERRED.get(node, '')}.json"
+    if wished.exists():
+        return wished
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        nodes = json.loads(path.read_text("utf-8"))["nodes"]
+        if node in {one["type"] for one in nodes}:
+            found.append((len(nodes), path))
+    return min(found)[1] if found else None
+
+
+def wired(page: Any, node: str) -> Image.Image:
+    """A picture of the node with what is connected to it."""
+    workflow = workflow_with(node)
+    if workflow is not None:
+        page.evaluate(LOAD, json.loads(workflow.read_text("utf-8")))
+        around: int | None = AROUND
+    else:
+        nodes, ends = SMALL[node]
+        page.evaluate(DRAW, [nodes, links(ends), []])
+        around = None  # all of it
+    page.wait_for_timeout(600)
+    place = page.evaluate(SHOW, [node, around])
+    page.wait_for_timeout(400)
+    size = page.viewport_size
+    place["width"] = min(place["width"], size["width"] - place["x"])
+    place["height"] = min(place["height"], size["height"] - place["y"])
+    return Image.open(io.BytesIO(page.screenshot(clip=place))).convert("RGB")
+
+
+def beside(shot: Image.Image, result: Path | None) -> Image.Image:
+    """The node, and on its right what the workflow ended with, both of one height."""
+    parts = [shot]
+    if result is not None and result.exists():
+        parts.append(Image.open(result).convert("RGB"))
+    parts = [part.resize((max(1, part.width * SIDE // part.height), SIDE), Image.Resampling.LANCZOS)
+             for part in parts]  # fmt: skip
+    sheet = Image.new(
+        "RGB", (sum(part.width for part in parts) + 8 * (len(parts) - 1), SIDE), (255, 255, 255)
+    )
+    left = 0
+    for part in parts:
+        sheet.paste(part, (left, 0))
+        left += part.width + 8
+    sheet.thumbnail((MOST, SIDE), Image.Resampling.LANCZOS)
+    return sheet
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Draws the pictures of the help pages.")
+    arguments.add_argument("url")
+    arguments.add_argument("nodes", nargs="*", help="such as LikenessApply; all where none is given")
+    asked = arguments.parse_args()
+    with editor(asked.url) as page:
+        for node in asked.nodes or sorted(path.stem for path in PAGES.glob("*.md")):
+            workflow = workflow_with(node)
+            result = workflow.with_suffix(".jpg") if workflow is not None else None
+            picture = beside(wired(page, node), result)
+            picture.save(PAGES / f"{node}.jpg", quality=QUALITY, optimize=True, progressive=True)
+
+
+if __name__ == "__main__":
+    main()
