@@ -6,7 +6,7 @@ A node is shown in the first bundled workflow that has it, or in a few nodes of 
 picture that this workflow ended with (its thumbnail). Writes web/docs/<node>.jpg; without names all of them.
 
 The editor frames in red what is not there. So that nothing is, the server's folders hold files of these
-names, empty ones do: models/likeness/anna.safetensors, models/checkpoints/sd_xl_base_1.0.safetensors,
+names, empty ones do: models/likeness/anna.safetensors and friend.safetensors, models/checkpoints/sd_xl_base_1.0.safetensors,
 models/facerestore_models/GFPGANv1.4.pth, and a picture as input/anna.png.
 """
 
@@ -29,29 +29,36 @@ PAGES = ROOT / "web" / "docs"
 SIDE, AROUND, MOST = 460, 150, 900  # pixels: height of a picture; graph units beside a node; its width
 QUALITY = 80
 
-MODEL = {"ckpt_name": "sd_xl_base_1.0.safetensors"}
 PREFERRED = {  # where several bundled workflows have a node; else that of the fewest nodes
-    "LikenessApply": "learn-a-person",
-    "LikenessConcept": "learn-a-person",
-    "LikenessMiniature": "learn-a-person",
-    "LikenessSave": "learn-a-person",
-    "LikenessTrainDreamBoothLora": "learn-a-person",
-    "LikenessRefocus": "two-people",
-    "LikenessRefocusedSampler": "two-people",
+    "LikenessApply": "04 Draw a trained person, SDXL",
+    "LikenessApplyIdentity": "05 One photo, no training",
+    "LikenessConcept": "01 Try it, learn a demo person",
+    "LikenessConceptFolder": "02 Train a LoRA of a person, SDXL",
+    "LikenessDetailFace": "10 Fix faces in a finished picture",
+    "LikenessEncodeIdentity": "05 One photo, no training",
+    "LikenessLoad": "04 Draw a trained person, SDXL",
+    "LikenessMiniature": "01 Try it, learn a demo person",
+    "LikenessPeople": "06 Two people in one picture",
+    "LikenessRefocusedSampler": "06 Two people in one picture",
+    "LikenessTrainDreamBoothLora": "01 Try it, learn a demo person",
 }
 
 # fmt: off
 SMALL: dict[str, tuple[Nodes, str]] = {  # nodes that no bundled workflow has
-    "LikenessConceptFolder": ({
-        "it": ("LikenessConceptFolder", (0, 0), (340, 200), "", {"folder": "friend", "class_word": "woman"}),
-        "base": ("CheckpointLoaderSimple", (0, 260), (340, 120), "", MODEL),
-        "learn": ("LikenessTrainDreamBoothLora", (440, 0), (340, 420), "", {}),
-    }, "it.concept>learn.concept base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae"),
-    "LikenessLoad": ({
-        "it": ("LikenessLoad", (0, 0), (320, 130), "", {"name": "anna.safetensors"}),
-        "base": ("CheckpointLoaderSimple", (0, 190), (320, 120), "", MODEL),
-        "apply": ("LikenessApply", (420, 40), (320, 180), "", {}),
-    }, "it.likeness>apply.likeness base.MODEL>apply.model base.CLIP>apply.clip"),
+    "LikenessTrainTextualInversion": ({
+        "base": ("LikenessMiniature", (0, 0), (300, 200), "", {}),
+        "concept": ("LikenessConcept", (0, 260), (300, 200), "", {"class_word": "woman"}),
+        "it": ("LikenessTrainTextualInversion", (400, 0), (360, 340), "", {}),
+        "apply": ("LikenessApply", (860, 0), (320, 180), "", {}),
+    }, "base.MODEL>it.model base.CLIP>it.clip base.VAE>it.vae base.images>concept.images "
+       "concept.concept>it.concept it.likeness>apply.likeness"),
+    "LikenessStagedPrompt": ({
+        "base": ("LikenessMiniature", (0, 0), (300, 200), "", {}),
+        "load": ("LikenessLoad", (0, 260), (300, 120), "", {"name": "anna.safetensors"}),
+        "it": ("LikenessStagedPrompt", (400, 0), (360, 240), "", {"text": "a photo of <v0> on a beach"}),
+        "draw": ("KSampler", (860, 0), (300, 270), "", {}),
+    }, "base.MODEL>it.model base.CLIP>it.clip load.likeness>it.likeness it.MODEL>draw.model "
+       "it.CONDITIONING>draw.positive"),
     "LikenessExport": ({
         "load": ("LikenessLoad", (0, 0), (300, 120), "", {"name": "anna.safetensors"}),
         "it": ("LikenessExport", (400, 0), (320, 120), "", {"name": "anna"}),
@@ -102,7 +109,12 @@ SHOW = """
   return {x: room.left + 100, y: room.top + 130, width: width * scale, height: height * scale};
 }
 """
-LOAD = "async (workflow) => { await window.app.loadGraphData(workflow); }"
+LOAD = """
+async (workflow) => {
+  delete workflow.extra?.linearMode; // as a graph, not as an app
+  await window.app.loadGraphData(workflow);
+}
+"""
 
 
 def workflow_with(node: str) -> Path | None:
@@ -126,7 +138,7 @@ def wired(page: Any, node: str) -> Image.Image:
         around: int | None = AROUND
     else:
         nodes, ends = SMALL[node]
-        page.evaluate(DRAW, [nodes, links(ends), []])
+        page.evaluate(DRAW, [nodes, links(ends), {}, [], {}])
         around = None  # all of it
     page.wait_for_timeout(600)
     place = page.evaluate(SHOW, [node, around])
