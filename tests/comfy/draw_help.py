@@ -6,8 +6,8 @@ A node is shown in the first bundled workflow that has it, or in a few nodes of 
 picture that this workflow ended with (its thumbnail). Writes web/docs/<node>.jpg; without names all of them.
 
 The editor frames in red what is not there. So that nothing is, the server's folders hold files of these
-names, empty ones do: anna.safetensors and friend.safetensors in models/likeness, sd_xl_base_1.0.safetensors in
-models/checkpoints, GFPGANv1.4.pth in models/facerestore_models; and a picture as input/anna.png.
+names, empty ones do: anna.safetensors and friend.safetensors in models/likeness, sd_xl_base_1.0.safetensors
+in models/checkpoints, GFPGANv1.4.pth in models/facerestore_models; and a picture as input/anna.png.
 """
 
 import argparse
