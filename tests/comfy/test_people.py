@@ -41,7 +41,7 @@ def drawing(layout: str = "side by side", redraw: float = SHARE) -> dict[str, An
     told = {"sampler_name": "euler", "scheduler": "simple", "seed": SEED, "steps": STEPS, "cfg": GUIDANCE}
     return {
         "base": node("LikenessMiniature", person=0, pictures=1),
-        "anna": node("LikenessLoad", name="regional-anna.safetensors"),
+        "anna": node("LikenessLoad", name="regional-anna.safetensors", trigger_word="<anna>"),
         "ben": node("LikenessLoad", name="regional-ben.safetensors"),
         "people": node("LikenessPeople", model=["base", 0], clip=["base", 1], **people),
         "nothing": node("CLIPTextEncode", clip=["people", 3], text=""),
