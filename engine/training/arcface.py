@@ -284,16 +284,16 @@ def _layers(path: Path) -> list[Filter | Affine | Tensor]:
     made: dict[str, int] = {}  # which layer gave a value
     for node in graph.node:
         given = [_array(values[name]) for name in node.input[1:] if name in values]
-        told = {entry.name: entry for entry in node.attribute}
+        attributes = {entry.name: entry for entry in node.attribute}
         before = made.get(node.input[0]) if node.input else None
         if node.op_type == "Conv":
-            found.append(_conv(given, told, path))
+            found.append(_conv(given, attributes, path))
         elif node.op_type in ("Gemm", "MatMul"):
-            found.append(_gemm(given, told))
+            found.append(_gemm(given, attributes))
         elif node.op_type == "PRelu":
             found.append(given[0].flatten())
         elif node.op_type == "BatchNormalization":
-            epsilon = told["epsilon"].f if "epsilon" in told else NORM_EPSILON
+            epsilon = attributes["epsilon"].f if "epsilon" in attributes else NORM_EPSILON
             norm = _affine(*given, epsilon=epsilon)
             if before is not None and isinstance(found[before], Filter):
                 found[before] = found[before].then(norm)
@@ -325,15 +325,15 @@ def _array(entry: Any) -> Tensor:
     return torch.from_numpy(numpy_helper.to_array(entry).copy())
 
 
-def _conv(given: Sequence[Tensor], told: Mapping[str, Any], path: Path) -> Filter:
-    if "group" in told and told["group"].i != 1:
+def _conv(given: Sequence[Tensor], attributes: Mapping[str, Any], path: Path) -> Filter:
+    if "group" in attributes and attributes["group"].i != 1:
         raise LikenessError(f"{path} is a small recogniser with grouped convolutions; give {_KNOWN}")
     weight = given[0].double()
     bias = given[1].double() if len(given) > 1 else weight.new_zeros(len(weight))
-    return Filter(weight, bias, told["strides"].ints[0] if "strides" in told else 1)
+    return Filter(weight, bias, attributes["strides"].ints[0] if "strides" in attributes else 1)
 
 
-def _gemm(given: Sequence[Tensor], told: Mapping[str, Any]) -> Filter:
+def _gemm(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Filter:
     weight = given[0].double()
-    weight = weight if "transB" in told and told["transB"].i else weight.T
+    weight = weight if "transB" in attributes and attributes["transB"].i else weight.T
     return Filter(weight, given[1].double() if len(given) > 1 else weight.new_zeros(len(weight)))

@@ -18,7 +18,7 @@ from ..errors import LikenessError
 from ..files import reading
 
 Given = Sequence[Any]  # tensors; None in the place of an optional input
-Told = Mapping[str, Any]
+Attributes = Mapping[str, Any]
 SCALED_INSIDE = (("Sub", "_minus"), ("Mul", "_mul"))  # how MXNet's exports name the nodes that scale pixels
 FIRST = 8  # nodes among which insightface looks for them
 
@@ -30,7 +30,7 @@ class Step:
     does: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    told: Told
+    attributes: Attributes
 
 
 class OnnxNetwork(nn.Module):
@@ -51,7 +51,7 @@ class OnnxNetwork(nn.Module):
             self._keep(entry.name, entry)
         self._steps = [_step(node) for node in graph.node]
         for step in [step for step in self._steps if step.does == "Constant"]:
-            self._keep(step.writes[0], step.told["value"])
+            self._keep(step.writes[0], step.attributes["value"])
         self._steps = [step for step in self._steps if step.does != "Constant"]
         stored = {entry.name for entry in graph.initializer}
         (self._input,) = [entry.name for entry in graph.input if entry.name not in stored]
@@ -75,7 +75,7 @@ class OnnxNetwork(nn.Module):
         }
         for step in self._steps:
             given = [values[name] if name else None for name in step.reads]
-            found = _DOES[step.does](_together(given), step.told)
+            found = _DOES[step.does](_together(given), step.attributes)
             values.update(zip(step.writes, found if isinstance(found, tuple) else (found,)))
         return values[self._output]
 
@@ -99,12 +99,16 @@ def read_graph(path: Path) -> Any:
 def _step(node: Any) -> Step:
     from onnx import helper
 
-    told = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    told = {name: _array(value) if hasattr(value, "raw_data") else value for name, value in told.items()}
-    told = {name: value.decode() if isinstance(value, bytes) else value for name, value in told.items()}
-    if node.op_type == "Constant" and "value" not in told:
-        told = {"value": torch.tensor(next(iter(told.values())))}
-    return Step(node.op_type, tuple(node.input), tuple(node.output), told)
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    attributes = {
+        name: _array(value) if hasattr(value, "raw_data") else value for name, value in attributes.items()
+    }
+    attributes = {
+        name: value.decode() if isinstance(value, bytes) else value for name, value in attributes.items()
+    }
+    if node.op_type == "Constant" and "value" not in attributes:
+        attributes = {"value": torch.tensor(next(iter(attributes.values())))}
+    return Step(node.op_type, tuple(node.input), tuple(node.output), attributes)
 
 
 def _array(entry: Any) -> Tensor:
@@ -125,18 +129,18 @@ def _together(given: Given) -> Given:
 # ---- what each kind of node does: tensors as ONNX orders them, and its attributes
 
 
-def _numbers(given: Given, told: Told, place: int, name: str) -> list[int] | None:
+def _numbers(given: Given, attributes: Attributes, place: int, name: str) -> list[int] | None:
     """Whole numbers that newer graphs give as an input and older ones as an attribute."""
     if len(given) > place and given[place] is not None:
         return [int(value) for value in given[place].flatten()]  # type: ignore[union-attr]
-    return None if name not in told else [int(value) for value in told[name]]
+    return None if name not in attributes else [int(value) for value in attributes[name]]
 
 
-def _padding(x: Tensor, kernel: Sequence[int], strides: Sequence[int], told: Told) -> list[int]:
+def _padding(x: Tensor, kernel: Sequence[int], strides: Sequence[int], attributes: Attributes) -> list[int]:
     """Rows above, columns left, rows below, columns right: as told, or what SAME means at this size."""
-    how = told.get("auto_pad", "NOTSET")
+    how = attributes.get("auto_pad", "NOTSET")
     if how in ("NOTSET", "VALID"):
-        return list(told.get("pads", [0, 0, 0, 0])) if how == "NOTSET" else [0, 0, 0, 0]
+        return list(attributes.get("pads", [0, 0, 0, 0])) if how == "NOTSET" else [0, 0, 0, 0]
     over = [
         max((-(-size // stride) - 1) * stride + side - size, 0)
         for size, side, stride in zip(x.shape[2:], kernel, strides)
@@ -151,37 +155,37 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value) if any(pads) else x
 
 
-def _conv(given: Given, told: Told) -> Tensor:
+def _conv(given: Given, attributes: Attributes) -> Tensor:
     x, weight = given[0], given[1]
     bias = given[2] if len(given) > 2 else None
-    strides, dilations = list(told.get("strides", [1, 1])), list(told.get("dilations", [1, 1]))
+    strides, dilations = list(attributes.get("strides", [1, 1])), list(attributes.get("dilations", [1, 1]))
     reach = [(side - 1) * apart + 1 for side, apart in zip(weight.shape[2:], dilations)]
-    x = _padded(x, _padding(x, reach, strides, told))
-    return F.conv2d(x, weight, bias, strides, 0, dilations, told.get("group", 1))
+    x = _padded(x, _padding(x, reach, strides, attributes))
+    return F.conv2d(x, weight, bias, strides, 0, dilations, attributes.get("group", 1))
 
 
-def _pool(given: Given, told: Told, largest: bool) -> Tensor:
-    x, kernel = given[0], list(told["kernel_shape"])
-    strides = list(told.get("strides", [1, 1]))
-    pads = _padding(x, kernel, strides, told)
-    up = bool(told.get("ceil_mode", 0))
+def _pool(given: Given, attributes: Attributes, largest: bool) -> Tensor:
+    x, kernel = given[0], list(attributes["kernel_shape"])
+    strides = list(attributes.get("strides", [1, 1]))
+    pads = _padding(x, kernel, strides, attributes)
+    up = bool(attributes.get("ceil_mode", 0))
     if largest:
         return F.max_pool2d(_padded(x, pads, -torch.inf), kernel, strides, ceil_mode=up)
-    if any(pads) and not told.get("count_include_pad", 0):
+    if any(pads) and not attributes.get("count_include_pad", 0):
         share = F.avg_pool2d(_padded(torch.ones_like(x), pads), kernel, strides, ceil_mode=up)
         return F.avg_pool2d(_padded(x, pads), kernel, strides, ceil_mode=up) / share
     return F.avg_pool2d(_padded(x, pads), kernel, strides, ceil_mode=up)
 
 
-def _pad(given: Given, told: Told) -> Tensor:
-    x, pads = given[0], _numbers(given, told, 1, "pads") or []
+def _pad(given: Given, attributes: Attributes) -> Tensor:
+    x, pads = given[0], _numbers(given, attributes, 1, "pads") or []
     axes = _numbers(given, {}, 3, "") or list(range(x.ndim))
     amounts = [0] * (2 * x.ndim)  # torch counts from the last axis
     for place, axis in enumerate(axes):
         at = 2 * (x.ndim - 1 - axis % x.ndim)
         amounts[at], amounts[at + 1] = pads[place], pads[place + len(axes)]
-    fill = float(given[2]) if len(given) > 2 and given[2] is not None else float(told.get("value", 0.0))
-    mode = told.get("mode", "constant")
+    fill = float(given[2]) if len(given) > 2 and given[2] is not None else float(attributes.get("value", 0.0))
+    mode = attributes.get("mode", "constant")
     if mode == "constant":
         return F.pad(x, amounts, value=fill)
     while amounts and amounts[-2:] == [0, 0]:  # torch mirrors no more axes than it must
@@ -189,130 +193,134 @@ def _pad(given: Given, told: Told) -> Tensor:
     return F.pad(x, amounts, mode="replicate" if mode == "edge" else str(mode))
 
 
-def _reshape(given: Given, told: Told) -> Tensor:
-    x, shape = given[0], _numbers(given, told, 1, "shape") or []
+def _reshape(given: Given, attributes: Attributes) -> Tensor:
+    x, shape = given[0], _numbers(given, attributes, 1, "shape") or []
     return x.reshape([x.shape[place] if size == 0 else size for place, size in enumerate(shape)])
 
 
-def _gather(given: Given, told: Told) -> Tensor:
-    x, chosen, axis = given[0], given[1].long(), told.get("axis", 0) % given[0].ndim
+def _gather(given: Given, attributes: Attributes) -> Tensor:
+    x, chosen, axis = given[0], given[1].long(), attributes.get("axis", 0) % given[0].ndim
     chosen = torch.where(chosen < 0, chosen + x.shape[axis], chosen)
     found = x.index_select(axis, chosen.flatten().to(x.device))
     return found.reshape([*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :]])
 
 
-def _slice(given: Given, told: Told) -> Tensor:
+def _slice(given: Given, attributes: Attributes) -> Tensor:
     x = given[0]
-    starts, ends = _numbers(given, told, 1, "starts") or [], _numbers(given, told, 2, "ends") or []
-    axes = _numbers(given, told, 3, "axes") or list(range(len(starts)))
-    steps = _numbers(given, told, 4, "steps") or [1] * len(starts)
+    starts, ends = (
+        _numbers(given, attributes, 1, "starts") or [],
+        _numbers(given, attributes, 2, "ends") or [],
+    )
+    axes = _numbers(given, attributes, 3, "axes") or list(range(len(starts)))
+    steps = _numbers(given, attributes, 4, "steps") or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps):
         places = range(x.shape[axis])[slice(start, max(min(end, 2**31), -(2**31)), step)]
         x = x.index_select(axis, torch.tensor(list(places), dtype=torch.long, device=x.device))
     return x
 
 
-def _axes(given: Given, told: Told) -> list[int]:
-    return _numbers(given, told, 1, "axes") or []
+def _axes(given: Given, attributes: Attributes) -> list[int]:
+    return _numbers(given, attributes, 1, "axes") or []
 
 
-def _unsqueeze(given: Given, told: Told) -> Tensor:
+def _unsqueeze(given: Given, attributes: Attributes) -> Tensor:
     x = given[0]
-    rank = x.ndim + len(_axes(given, told))
-    for axis in sorted(axis % rank for axis in _axes(given, told)):
+    rank = x.ndim + len(_axes(given, attributes))
+    for axis in sorted(axis % rank for axis in _axes(given, attributes)):
         x = x.unsqueeze(axis)
     return x
 
 
-def _squeeze(given: Given, told: Told) -> Tensor:
-    axes = _axes(given, told)
+def _squeeze(given: Given, attributes: Attributes) -> Tensor:
+    axes = _axes(given, attributes)
     return given[0].squeeze() if not axes else given[0].squeeze(tuple(axes))
 
 
-def _reduced(how: Callable[..., Tensor]) -> Callable[[Given, Told], Tensor]:
-    def reduce(given: Given, told: Told) -> Tensor:
-        axes = _axes(given, told) or list(range(given[0].ndim))
-        return how(given[0], dim=axes, keepdim=bool(told.get("keepdims", 1)))
+def _reduced(how: Callable[..., Tensor]) -> Callable[[Given, Attributes], Tensor]:
+    def reduce(given: Given, attributes: Attributes) -> Tensor:
+        axes = _axes(given, attributes) or list(range(given[0].ndim))
+        return how(given[0], dim=axes, keepdim=bool(attributes.get("keepdims", 1)))
 
     return reduce
 
 
-def _gemm(given: Given, told: Told) -> Tensor:
-    first = given[0].T if told.get("transA", 0) else given[0]
-    second = given[1].T if told.get("transB", 0) else given[1]
-    found = told.get("alpha", 1.0) * (first @ second)
-    return found if len(given) < 3 else found + told.get("beta", 1.0) * given[2]
+def _gemm(given: Given, attributes: Attributes) -> Tensor:
+    first = given[0].T if attributes.get("transA", 0) else given[0]
+    second = given[1].T if attributes.get("transB", 0) else given[1]
+    found = attributes.get("alpha", 1.0) * (first @ second)
+    return found if len(given) < 3 else found + attributes.get("beta", 1.0) * given[2]
 
 
-def _normalised(given: Given, told: Told) -> Tensor:
+def _normalised(given: Given, attributes: Attributes) -> Tensor:
     x, weight, bias, mean, variance = given[:5]
-    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, told.get("epsilon", 1e-5))
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, attributes.get("epsilon", 1e-5))
 
 
-def _prelu(given: Given, _: Told) -> Tensor:
+def _prelu(given: Given, _: Attributes) -> Tensor:
     return torch.where(given[0] >= 0, given[0], given[0] * given[1])
 
 
-def _clip(given: Given, told: Told) -> Tensor:
+def _clip(given: Given, attributes: Attributes) -> Tensor:
     low, high = (
-        given[place] if len(given) > place else told.get(name) for place, name in ((1, "min"), (2, "max"))
+        given[place] if len(given) > place else attributes.get(name)
+        for place, name in ((1, "min"), (2, "max"))
     )
     return given[0] if low is None and high is None else torch.clamp(given[0], low, high)
 
 
-def _divided(given: Given, _: Told) -> Tensor:
+def _divided(given: Given, _: Attributes) -> Tensor:
     whole = not given[0].is_floating_point() and not given[1].is_floating_point()
     return torch.div(given[0], given[1], rounding_mode="trunc" if whole else None)
 
 
-def _cast(given: Given, told: Told) -> Tensor:
+def _cast(given: Given, attributes: Attributes) -> Tensor:
     from onnx import helper
 
-    kind = np.dtype(helper.tensor_dtype_to_np_dtype(told["to"]))
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
     return given[0].to(torch.from_numpy(np.zeros(1, kind)).dtype)
 
 
-def _filled(given: Given, told: Told) -> Tensor:
-    shape, value = [int(size) for size in given[0]], told.get("value", torch.zeros(1))
+def _filled(given: Given, attributes: Attributes) -> Tensor:
+    shape, value = [int(size) for size in given[0]], attributes.get("value", torch.zeros(1))
     return value.flatten()[0].expand(shape).clone()
 
 
-def _sampled(given: Given, told: Told) -> Tensor:
-    named = str(told.get("mode", "linear"))
+def _sampled(given: Given, attributes: Attributes) -> Tensor:
+    named = str(attributes.get("mode", "linear"))
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(named, named)
     return F.grid_sample(
-        given[0], given[1], mode=mode, padding_mode=told.get("padding_mode", "zeros"),
-        align_corners=bool(told.get("align_corners", 0)),
+        given[0], given[1], mode=mode, padding_mode=attributes.get("padding_mode", "zeros"),
+        align_corners=bool(attributes.get("align_corners", 0)),
     )  # fmt: skip
 
 
-def _flat(given: Given, told: Told) -> Tensor:
-    axis = told.get("axis", 1) % (given[0].ndim + 1)
+def _flat(given: Given, attributes: Attributes) -> Tensor:
+    axis = attributes.get("axis", 1) % (given[0].ndim + 1)
     return given[0].reshape(int(np.prod(given[0].shape[:axis], dtype=np.int64)), -1)
 
 
-def _expanded(given: Given, _: Told) -> Tensor:
+def _expanded(given: Given, _: Attributes) -> Tensor:
     x, shape = given[0], [int(size) for size in given[1]]
     return x.expand(torch.broadcast_shapes(x.shape, shape))
 
 
-def _split(given: Given, told: Told) -> tuple[Tensor, ...]:
-    axis, parts = told.get("axis", 0), _numbers(given, told, 1, "split")
+def _split(given: Given, attributes: Attributes) -> tuple[Tensor, ...]:
+    axis, parts = attributes.get("axis", 0), _numbers(given, attributes, 1, "split")
     if parts is None:
         raise LikenessError("a recogniser splits a tensor into parts that it does not name; choose another")
     return given[0].split(parts, axis)
 
 
-def _one(how: Callable[[Tensor], Tensor]) -> Callable[[Given, Told], Tensor]:
-    return lambda given, told: how(given[0])
+def _one(how: Callable[[Tensor], Tensor]) -> Callable[[Given, Attributes], Tensor]:
+    return lambda given, attributes: how(given[0])
 
 
-def _two(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Told], Tensor]:
-    return lambda given, told: how(given[0], given[1])
+def _two(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Attributes], Tensor]:
+    return lambda given, attributes: how(given[0], given[1])
 
 
-def _many(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Told], Tensor]:
-    def folded(given: Given, _: Told) -> Tensor:
+def _many(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Attributes], Tensor]:
+    def folded(given: Given, _: Attributes) -> Tensor:
         found = given[0]
         for other in given[1:]:
             found = how(found, other)
@@ -321,7 +329,7 @@ def _many(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Told], Te
     return folded
 
 
-_DOES: dict[str, Callable[[Given, Told], Any]] = {
+_DOES: dict[str, Callable[[Given, Attributes], Any]] = {
     "Abs": _one(torch.abs), "Erf": _one(torch.erf), "Exp": _one(torch.exp), "Floor": _one(torch.floor),
     "HardSwish": _one(F.hardswish), "Identity": _one(lambda x: x), "Neg": _one(torch.neg),
     "Relu": _one(torch.relu), "Sigmoid": _one(torch.sigmoid), "Sqrt": _one(torch.sqrt),
@@ -329,20 +337,20 @@ _DOES: dict[str, Callable[[Given, Told], Any]] = {
     "Add": _two(torch.add), "Sub": _two(torch.sub), "Mul": _two(torch.mul), "Div": _divided,
     "Pow": _two(torch.pow), "MatMul": _two(torch.matmul), "Equal": _two(torch.eq),
     "Max": _many(torch.maximum), "Min": _many(torch.minimum), "Sum": _many(torch.add),
-    "Concat": lambda given, told: torch.cat(list(given), told["axis"]),
-    "Transpose": lambda given, told: given[0].permute(*told["perm"]),
-    "Softmax": lambda given, told: given[0].softmax(told.get("axis", -1)),
-    "LeakyRelu": lambda given, told: F.leaky_relu(given[0], told.get("alpha", 0.01)),
-    "HardSigmoid": lambda given, told: (
-        given[0] * told.get("alpha", 0.2) + told.get("beta", 0.5)
+    "Concat": lambda given, attributes: torch.cat(list(given), attributes["axis"]),
+    "Transpose": lambda given, attributes: given[0].permute(*attributes["perm"]),
+    "Softmax": lambda given, attributes: given[0].softmax(attributes.get("axis", -1)),
+    "LeakyRelu": lambda given, attributes: F.leaky_relu(given[0], attributes.get("alpha", 0.01)),
+    "HardSigmoid": lambda given, attributes: (
+        given[0] * attributes.get("alpha", 0.2) + attributes.get("beta", 0.5)
     ).clamp(0, 1),
-    "Where": lambda given, told: torch.where(given[0].bool(), given[1], given[2]),
-    "Shape": lambda given, told: torch.tensor(given[0].shape, dtype=torch.long),
-    "GlobalAveragePool": lambda given, told: given[0].mean((2, 3), keepdim=True),
-    "AveragePool": lambda given, told: _pool(given, told, largest=False),
-    "MaxPool": lambda given, told: _pool(given, told, largest=True),
+    "Where": lambda given, attributes: torch.where(given[0].bool(), given[1], given[2]),
+    "Shape": lambda given, attributes: torch.tensor(given[0].shape, dtype=torch.long),
+    "GlobalAveragePool": lambda given, attributes: given[0].mean((2, 3), keepdim=True),
+    "AveragePool": lambda given, attributes: _pool(given, attributes, largest=False),
+    "MaxPool": lambda given, attributes: _pool(given, attributes, largest=True),
     "ReduceMean": _reduced(torch.mean), "ReduceSum": _reduced(torch.sum),
-    "ReduceL2": _reduced(torch.linalg.vector_norm), "Constant": lambda given, told: told["value"],
+    "ReduceL2": _reduced(torch.linalg.vector_norm), "Constant": lambda given, attributes: attributes["value"],
     "BatchNormalization": _normalised, "Cast": _cast, "Clip": _clip, "ConstantOfShape": _filled,
     "Conv": _conv, "Expand": _expanded, "Flatten": _flat, "Gather": _gather, "Gemm": _gemm,
     "GridSample": _sampled, "PRelu": _prelu, "Pad": _pad, "Reshape": _reshape, "Slice": _slice,

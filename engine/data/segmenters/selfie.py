@@ -112,12 +112,12 @@ def _dimensions(node: Mapping[str, Any]) -> list[str]:
     return [entry["size"] for entry in node["attr"]["shape"]["shape"]["dim"]]
 
 
-def _list(told: Mapping[str, Any], name: str) -> list[int]:
-    return [int(value) for value in told[name]["list"]["i"]]
+def _list(attributes: Mapping[str, Any], name: str) -> list[int]:
+    return [int(value) for value in attributes[name]["list"]["i"]]
 
 
-def _same(told: Mapping[str, Any]) -> bool:
-    return base64.b64decode(told["padding"]["s"]) == b"SAME"
+def _same(attributes: Mapping[str, Any]) -> bool:
+    return base64.b64decode(attributes["padding"]["s"]) == b"SAME"
 
 
 def _padded(x: Tensor, kernel: Sequence[int], strides: Sequence[int], same: bool) -> Tensor:
@@ -131,24 +131,24 @@ def _padded(x: Tensor, kernel: Sequence[int], strides: Sequence[int], same: bool
     return F.pad(x, (left, right, top, bottom))
 
 
-def _conv(given: Sequence[Tensor], told: Mapping[str, Any], each: bool = False) -> Tensor:
+def _conv(given: Sequence[Tensor], attributes: Mapping[str, Any], each: bool = False) -> Tensor:
     x, weight = given
-    strides = _list(told, "strides")[1:3]
+    strides = _list(attributes, "strides")[1:3]
     weight = weight.permute(2, 3, 0, 1) if each else weight.permute(3, 2, 0, 1)
-    x = _padded(x, weight.shape[2:], strides, _same(told))
+    x = _padded(x, weight.shape[2:], strides, _same(attributes))
     return F.conv2d(x, weight, stride=strides, groups=x.shape[1] if each else 1)
 
 
-def _spread(given: Sequence[Tensor], told: Mapping[str, Any]) -> Tensor:
+def _spread(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
     """A transposed convolution whose stride is its kernel's side, to the size that its first input names."""
     size, weight, x = given
-    strides = _list(told, "strides")[1:3]
+    strides = _list(attributes, "strides")[1:3]
     found = F.conv_transpose2d(x, weight.permute(3, 2, 0, 1), stride=strides)
     return found[:, :, : int(size[1]), : int(size[2])]
 
 
-def _pooled(given: Sequence[Tensor], told: Mapping[str, Any]) -> Tensor:
-    return F.avg_pool2d(given[0], _list(told, "ksize")[1:3], _list(told, "strides")[1:3])
+def _pooled(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    return F.avg_pool2d(given[0], _list(attributes, "ksize")[1:3], _list(attributes, "strides")[1:3])
 
 
 def _resized(given: Sequence[Tensor], _: Mapping[str, Any]) -> Tensor:
@@ -173,8 +173,8 @@ def _folded(how: Callable[[Tensor, Tensor], Tensor]) -> Does:
 
 _DOES: dict[str, Does] = {
     "Add": _folded(torch.add), "AddV2": _folded(torch.add), "AddN": _folded(torch.add),
-    "Mul": _folded(torch.mul), "Relu": lambda given, told: given[0].relu(),
-    "Relu6": lambda given, told: given[0].clamp(0, 6), "Sigmoid": lambda given, told: given[0].sigmoid(),
-    "Conv2D": _conv, "DepthwiseConv2dNative": lambda given, told: _conv(given, told, each=True),
+    "Mul": _folded(torch.mul), "Relu": lambda given, _: given[0].relu(),
+    "Relu6": lambda given, _: given[0].clamp(0, 6), "Sigmoid": lambda given, _: given[0].sigmoid(),
+    "Conv2D": _conv, "DepthwiseConv2dNative": lambda given, attributes: _conv(given, attributes, each=True),
     "Conv2DBackpropInput": _spread, "AvgPool": _pooled, "ResizeBilinear": _resized,
 }  # fmt: skip

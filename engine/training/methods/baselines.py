@@ -65,24 +65,24 @@ class DreamBoothLora(BesidePrior):
         return initial_rows(self.base, f"{self.settings.identifier} {concept.class_word}")
 
     def attach(self) -> None:
-        chosen = self.settings
+        settings = self.settings
         self._unet_lora = lora.inject(
-            self.base.network, self.base.denoiser.lora_targets["attention"], chosen.rank, chosen.alpha
+            self.base.network, self.base.denoiser.lora_targets["attention"], settings.rank, settings.alpha
         )
-        if chosen.text_encoder:
+        if settings.text_encoder:
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(
-                    encoder, self.base.text.lora_targets, chosen.rank, chosen.alpha
+                    encoder, self.base.text.lora_targets, settings.rank, settings.alpha
                 )
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        rates = {"unet": chosen.unet_learning_rate}
-        if chosen.text_encoder:
-            rates["text_encoder"] = chosen.text_encoder_learning_rate
-        if chosen.train_token:
-            rates["tokens"] = chosen.token_learning_rate
-        return [single_phase("tuning", chosen, rates)]
+        settings = self.settings
+        rates = {"unet": settings.unet_learning_rate}
+        if settings.text_encoder:
+            rates["text_encoder"] = settings.text_encoder_learning_rate
+        if settings.train_token:
+            rates["tokens"] = settings.token_learning_rate
+        return [single_phase("tuning", settings, rates)]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {"unet": self._unet_lora}

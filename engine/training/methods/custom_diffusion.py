@@ -68,9 +68,9 @@ class CustomDiffusion(BesidePrior):
             self._shifts[path] = shifted
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        rates = {"cross_attention": chosen.learning_rate, "tokens": chosen.token_learning_rate}
-        return [single_phase("tuning", chosen, rates)]
+        settings = self.settings
+        rates = {"cross_attention": settings.learning_rate, "tokens": settings.token_learning_rate}
+        return [single_phase("tuning", settings, rates)]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         shifts = [shifted.shift for shifted in self._shifts.values()]

@@ -77,9 +77,9 @@ class MagiCapture(Method):
 
     @classmethod
     def needs(cls, job: Job) -> tuple[str, ...]:
-        chosen = job.settings
-        maps = chosen.attention_weight or chosen.inversion_attention_weight
-        crossing = (features.TEXT_PROJECTIONS,) if chosen.cross_attention_only else ()
+        settings = job.settings
+        maps = settings.attention_weight or settings.inversion_attention_weight
+        crossing = (features.TEXT_PROJECTIONS,) if settings.cross_attention_only else ()
         return (*((features.CROSS_ATTENTION_MAPS,) if maps else ()), *crossing)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
@@ -92,14 +92,14 @@ class MagiCapture(Method):
         owners = self.examples.concepts
         self.pools = {SUBJECT: (owners == subject).nonzero()[:, 0], STYLE: (owners == style).nonzero()[:, 0]}
         self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
-        chosen = self.settings
-        refocused = chosen.attention_weight or chosen.inversion_attention_weight
+        settings = self.settings
+        refocused = settings.attention_weight or settings.inversion_attention_weight
         self.layers = mask_layers(base) if refocused else {}
         self.identity: IdentityLoss | None = None
-        if chosen.identity_weight and chosen.tuning_steps:
-            judge = find_judge(chosen.identity, chosen.landmarks, chosen.detector, base)
+        if settings.identity_weight and settings.tuning_steps:
+            judge = find_judge(settings.identity, settings.landmarks, settings.detector, base)
             if judge is not None:
-                self.identity = IdentityLoss(judge, chosen.identity_average, chosen.detect_each_step)
+                self.identity = IdentityLoss(judge, settings.identity_average, settings.detect_each_step)
                 # the identity loss decodes estimates
                 self.capabilities = replace(self.capabilities, cached_latents=False)
         self._unet_lora: list[nn.Parameter] = []
@@ -124,22 +124,22 @@ class MagiCapture(Method):
         return Capabilities(checkpointing=True, cached_latents=not job.settings.colour_jitter)
 
     def load(self, phase: Phase) -> Load:
-        chosen, rows = self.settings, phase.batch_size
-        changed = bool(chosen.colour_jitter)
+        settings, rows = self.settings, phase.batch_size
+        changed = bool(settings.colour_jitter)
         if phase.name == INVERSION:
             return Load(pictures=rows, prompts=rows, encoded=rows * changed)
-        rows += chosen.prior_batch_size if chosen.prior_weight else 0
-        again = rows if chosen.two_passes and self.identity is not None else 0
+        rows += settings.prior_batch_size if settings.prior_weight else 0
+        again = rows if settings.two_passes and self.identity is not None else 0
         return Load(pictures=rows + again, prompts=rows, encoded=rows * changed)
 
     def prepare(self, check: Callable[[], None]) -> None:
-        chosen = self.settings
-        if chosen.prior_weight and chosen.tuning_steps:
+        settings = self.settings
+        if settings.prior_weight and settings.tuning_steps:
             self.examples = self.examples.joined(self._prior_examples(check))
         self.attach()
-        if chosen.gradient_checkpointing:
+        if settings.gradient_checkpointing:
             self.base.network.enable_gradient_checkpointing()
-        if not chosen.colour_jitter:
+        if not settings.colour_jitter:
             self.cache_latents()
         if self.identity is not None:
             self._look()
@@ -149,16 +149,16 @@ class MagiCapture(Method):
             self._inject()
 
     def _inject(self) -> None:
-        chosen = self.settings
-        purpose = "cross-attention" if chosen.cross_attention_only else "feed-forward"
+        settings = self.settings
+        purpose = "cross-attention" if settings.cross_attention_only else "feed-forward"
         targets = self.base.denoiser.lora_targets[purpose]
-        self._unet_lora = lora.inject(self.base.network, targets, chosen.rank, chosen.rank, gaussian=True)
-        if chosen.text_encoder_learning_rate:
+        self._unet_lora = lora.inject(self.base.network, targets, settings.rank, settings.rank, gaussian=True)
+        if settings.text_encoder_learning_rate:
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(
-                    encoder, self.base.text.lora_targets, chosen.rank, chosen.rank, gaussian=True
+                    encoder, self.base.text.lora_targets, settings.rank, settings.rank, gaussian=True
                 )
-        if chosen.all_rows:
+        if settings.all_rows:
             self._tables = WholeTables(self.base.text_encoders)
 
     def _look(self) -> None:
@@ -187,22 +187,22 @@ class MagiCapture(Method):
         return templates[number % len(templates)].format(class_word)
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        shared = {"schedule": chosen.schedule, "ahead": chosen.ahead, "batch_size": chosen.batch_size,
-                  "gradient_accumulation": chosen.gradient_accumulation}  # fmt: skip
-        rates = {"unet": chosen.unet_learning_rate, "tokens": chosen.token_learning_rate}
-        if chosen.text_encoder_learning_rate:
-            rates["text_encoder"] = chosen.text_encoder_learning_rate
-        if chosen.all_rows:
-            rates["words"] = chosen.token_learning_rate
+        settings = self.settings
+        shared = {"schedule": settings.schedule, "ahead": settings.ahead, "batch_size": settings.batch_size,
+                  "gradient_accumulation": settings.gradient_accumulation}  # fmt: skip
+        rates = {"unet": settings.unet_learning_rate, "tokens": settings.token_learning_rate}
+        if settings.text_encoder_learning_rate:
+            rates["text_encoder"] = settings.text_encoder_learning_rate
+        if settings.all_rows:
+            rates["words"] = settings.token_learning_rate
         plan: list[Phase] = []
-        if chosen.inversion_steps:
-            first = {"tokens": chosen.inversion_learning_rate}
-            plan += [Phase(name=INVERSION, steps=chosen.inversion_steps, learning_rates=first,
+        if settings.inversion_steps:
+            first = {"tokens": settings.inversion_learning_rate}
+            plan += [Phase(name=INVERSION, steps=settings.inversion_steps, learning_rates=first,
                            max_grad_norm=None, **shared)]  # fmt: skip
-        if chosen.tuning_steps:
-            plan += [Phase(name=TUNING, steps=chosen.tuning_steps, learning_rates=rates,
-                           max_grad_norm=chosen.max_grad_norm, weight_decay=chosen.weight_decay,
+        if settings.tuning_steps:
+            plan += [Phase(name=TUNING, steps=settings.tuning_steps, learning_rates=rates,
+                           max_grad_norm=settings.max_grad_norm, weight_decay=settings.weight_decay,
                            **shared)]  # fmt: skip
         return plan
 
@@ -367,8 +367,12 @@ class MagiCapture(Method):
 
     def _prompts(self, kinds: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         """A template of its kind for each row."""
-        chosen = self.settings
-        sets = {SUBJECT: chosen.templates, STYLE: chosen.style_templates, COMPOSED: chosen.composed_templates}
+        settings = self.settings
+        sets = {
+            SUBJECT: settings.templates,
+            STYLE: settings.style_templates,
+            COMPOSED: settings.composed_templates,
+        }
         prompts = []
         for kind in kinds.tolist():
             number = int(torch.randint(len(sets[kind]), (1,), generator=generator))
@@ -432,15 +436,15 @@ class MagiCapture(Method):
 
     def losses(self, batch: CaptureBatch, progress: Progress, latents: Tensor) -> dict[str, Tensor]:
         """The loss terms for given clean latents (B, C, h, w)."""
-        chosen, tuning = self.settings, progress.phase == TUNING
-        refocus = chosen.attention_weight if tuning else chosen.inversion_attention_weight
+        settings, tuning = self.settings, progress.phase == TUNING
+        refocus = settings.attention_weight if tuning else settings.inversion_attention_weight
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         context = self.base.encode_text(batch.prompts, self.rows())
         with recorded(self.base.network, self.layers if refocus else {}) as maps:
             prediction = self.base.predict(noisy, batch.times, context)
         weights = region_weights(
-            batch.masks, latents.shape[-2:], chosen.mask_floor, chosen.mask_exponent if tuning else 1.0,
-            chosen.smooth_masks,
+            batch.masks, latents.shape[-2:], settings.mask_floor, settings.mask_exponent if tuning else 1.0,
+            settings.smooth_masks,
         )  # fmt: skip
         errors = self._errors(batch, progress, latents, prediction, weights)
         # words that no prompt of the pass names get a gradient of 0, not none: the moments of all words go
@@ -452,22 +456,22 @@ class MagiCapture(Method):
             losses["attention_refocus"] = refocus * mean_where(lost, ~batch.prior)
         if tuning and self.identity is not None:
             lost = self._unlikeness(batch, latents, noisy, prediction, context)
-            losses["identity"] = chosen.identity_weight * lost
-        if tuning and chosen.prior_weight:
-            losses["prior"] = chosen.prior_weight * mean_where(errors, batch.prior)
+            losses["identity"] = settings.identity_weight * lost
+        if tuning and settings.prior_weight:
+            losses["prior"] = settings.prior_weight * mean_where(errors, batch.prior)
         return losses
 
     def _errors(
         self, batch: CaptureBatch, progress: Progress, latents: Tensor, prediction: Tensor, weights: Tensor
     ) -> Tensor:
         """Masked reconstruction of each row: (B,)."""
-        chosen = self.settings
+        settings = self.settings
         target = self.base.process.target(latents, batch.noise, batch.times)
-        errors = region_error(prediction, target, weights, chosen.area_normalised)
+        errors = region_error(prediction, target, weights, settings.area_normalised)
         errors = errors * style_weight(
-            chosen.style_weight, progress.phase_step / progress.phase_steps, batch.kinds
+            settings.style_weight, progress.phase_step / progress.phase_steps, batch.kinds
         )
-        return errors * self.base.process.loss_weight(batch.times, chosen.min_snr_gamma)
+        return errors * self.base.process.loss_weight(batch.times, settings.min_snr_gamma)
 
     def _refocusing(
         self, batch: CaptureBatch, maps: Sequence[Tensor], weights: Tensor, size: Sequence[int]
@@ -491,14 +495,14 @@ class MagiCapture(Method):
     ) -> Tensor:
         """The identity loss's mean over all rows; rows that it does not look at count 0."""
         assert self.identity is not None
-        chosen = self.settings
-        times = batch.identity_times if chosen.two_passes else batch.times
+        settings = self.settings
+        times = batch.identity_times if settings.two_passes else batch.times
         asked = self._asked(batch.here)
         if not len(asked):
             return prediction.new_zeros(())
         rows = to_device(asked, noisy.device)
         times, noisy = times[rows], noisy[rows]
-        if chosen.two_passes:
+        if settings.two_passes:
             noisy = self.base.process.add_noise(latents[rows], batch.noise[rows], times)
             prediction = self.base.predict(noisy, times, context.rows(rows))
         else:
@@ -507,7 +511,7 @@ class MagiCapture(Method):
         here, pictures = batch.here, int((~self.examples.prior).sum())
         places = here.indices[asked] + pictures * here.mirrored[asked]
         told = (estimates, here.subjects[asked], places)
-        if chosen.gradient_checkpointing:  # the decoder's inner states are larger than the U-Net's
+        if settings.gradient_checkpointing:  # the decoder's inner states are larger than the U-Net's
             distances = checkpoint(self._distances, *told, use_reentrant=False)
         else:
             distances = self._distances(*told)
@@ -515,10 +519,10 @@ class MagiCapture(Method):
 
     def _asked(self, batch: CaptureBatch) -> Tensor:
         """The rows of a batch on the CPU that the identity loss looks at: (n,)."""
-        chosen = self.settings
-        times = batch.identity_times if chosen.two_passes else batch.times
-        asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & chosen.identity_on_subject)
-        asked &= ~batch.prior & (times < self._time_of_share(chosen.identity_timestep_share))
+        settings = self.settings
+        times = batch.identity_times if settings.two_passes else batch.times
+        asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & settings.identity_on_subject)
+        asked &= ~batch.prior & (times < self._time_of_share(settings.identity_timestep_share))
         return asked.nonzero()[:, 0]
 
     def _distances(self, estimates: Tensor, subjects: Tensor, places: Tensor) -> Tensor:

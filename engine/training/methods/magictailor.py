@@ -122,46 +122,46 @@ class MagicTailor(Method):
             self.cache_latents()
 
     def attach(self) -> None:
-        chosen = self.settings
+        settings = self.settings
         self._lora = lora.inject(
             self.base.network,
             self.base.denoiser.lora_targets["transformer"],
-            chosen.rank,
-            chosen.alpha,
+            settings.rank,
+            settings.alpha,
             gaussian=True,
         )
-        if chosen.all_rows:
+        if settings.all_rows:
             self._tables = WholeTables(self.base.text_encoders)
-        if chosen.gradient_checkpointing:
+        if settings.gradient_checkpointing:
             self.base.network.enable_gradient_checkpointing()
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        first, second = chosen.warm_up_learning_rate, chosen.balance_learning_rate
-        plan = [(WARM_UP, chosen.warm_up_steps, first)]
-        if chosen.restored_rate:
+        settings = self.settings
+        first, second = settings.warm_up_learning_rate, settings.balance_learning_rate
+        plan = [(WARM_UP, settings.warm_up_steps, first)]
+        if settings.restored_rate:
             plan += [
-                (SWITCH, min(1, chosen.balance_steps), second),
-                (BALANCE, chosen.balance_steps - 1, first),
+                (SWITCH, min(1, settings.balance_steps), second),
+                (BALANCE, settings.balance_steps - 1, first),
             ]
         else:
-            plan += [(BALANCE, chosen.balance_steps, second)]
+            plan += [(BALANCE, settings.balance_steps, second)]
         return [self._phase(name, steps, rate) for name, steps, rate in plan if steps > 0]
 
     def _phase(self, name: str, steps: int, rate: float) -> Phase:
-        chosen = self.settings
-        words = rate if chosen.token_learning_rate is None else chosen.token_learning_rate
+        settings = self.settings
+        words = rate if settings.token_learning_rate is None else settings.token_learning_rate
         return Phase(
             name=name,
             steps=steps,
             learning_rates={"unet": rate, "tokens": words},
-            schedule=chosen.schedule,
-            batch_size=chosen.batch_size or len(self.examples),
-            gradient_accumulation=chosen.gradient_accumulation,
-            max_grad_norm=chosen.max_grad_norm,
+            schedule=settings.schedule,
+            batch_size=settings.batch_size or len(self.examples),
+            gradient_accumulation=settings.gradient_accumulation,
+            max_grad_norm=settings.max_grad_norm,
             clipped=("unet",),
-            weight_decay=chosen.weight_decay,
-            without_decay=() if chosen.token_decay else ("tokens",),
+            weight_decay=settings.weight_decay,
+            without_decay=() if settings.token_decay else ("tokens",),
             keeps_moments=True,
         )
 
@@ -179,9 +179,9 @@ class MagicTailor(Method):
         return self.together and self.settings.balancing
 
     def _new_teacher(self) -> Ema:
-        chosen = self.settings
-        own = self._lora + (list(self.tokens.parameters()) if chosen.momentum_tokens else [])
-        return Ema([self.base.network, self.tokens], own, chosen.momentum, chosen.momentum_first_copies)
+        settings = self.settings
+        own = self._lora + (list(self.tokens.parameters()) if settings.momentum_tokens else [])
+        return Ema([self.base.network, self.tokens], own, settings.momentum, settings.momentum_first_copies)
 
     def after_step(self, progress: Progress) -> None:
         if progress.phase != WARM_UP and self._momentum is not None:
@@ -305,13 +305,17 @@ class MagicTailor(Method):
 
     def _hidden_outside(self, batch: TailorBatch, progress: Progress) -> TailorBatch:
         """Dynamic Masked Degradation, or what stands in for it."""
-        chosen = self.settings
-        if chosen.degradation == "none":
+        settings = self.settings
+        if settings.degradation == "none":
             return batch
-        if chosen.degradation == "mask out":
+        if settings.degradation == "mask out":
             return replace(batch, pixels=batch.pixels * batch.masks)  # grey
         intensity = degradation_intensity(
-            chosen.degradation, progress.step + 1, progress.total, chosen.intensity, chosen.intensity_exponent
+            settings.degradation,
+            progress.step + 1,
+            progress.total,
+            settings.intensity,
+            settings.intensity_exponent,
         )
         return replace(batch, pixels=degraded(batch.pixels, batch.masks, batch.outside, intensity))
 

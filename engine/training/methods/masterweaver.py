@@ -126,12 +126,12 @@ class MasterWeaver(Method):
         self.tally = ReadStats()
 
     def _networks(self) -> tuple[IdEncoder, IdAttention]:
-        chosen = self.settings
-        if chosen.adapter is not None:
-            return self._from_file(chosen.adapter)
+        settings = self.settings
+        if settings.adapter is not None:
+            return self._from_file(settings.adapter)
         width = self._context_width()
         encoder = IdEncoder(
-            dim=width, image_width=self.nothing.shape[-1], queries=chosen.queries, depth=chosen.depth
+            dim=width, image_width=self.nothing.shape[-1], queries=settings.queries, depth=settings.depth
         )
         return encoder, IdAttention.beside(self.base.denoiser.cross_attention())
 
@@ -173,24 +173,24 @@ class MasterWeaver(Method):
             self._average.averages = [average.to(self.base.device) for average in self._average.averages]
 
     def phases(self) -> Sequence[Phase]:
-        chosen = self.settings
-        first, second = chosen.identity_learning_rate, chosen.editing_learning_rate
-        also = {"attention": second} if chosen.editing_attention else {}
+        settings = self.settings
+        first, second = settings.identity_learning_rate, settings.editing_learning_rate
+        also = {"attention": second} if settings.editing_attention else {}
         plan = [
-            (IDENTITY, chosen.identity_steps, {"encoder": first, "attention": first}),
-            (EDITING, chosen.editing_steps, {"encoder": second, **also}),
+            (IDENTITY, settings.identity_steps, {"encoder": first, "attention": first}),
+            (EDITING, settings.editing_steps, {"encoder": second, **also}),
         ]
         return [
             Phase(
                 name=name,
                 steps=steps,
                 learning_rates=rates,
-                schedule=chosen.schedule,
-                warmup_steps=min(chosen.warmup_steps, steps),
-                batch_size=chosen.batch_size,
-                gradient_accumulation=chosen.gradient_accumulation,
-                max_grad_norm=chosen.max_grad_norm,
-                weight_decay=chosen.weight_decay,
+                schedule=settings.schedule,
+                warmup_steps=min(settings.warmup_steps, steps),
+                batch_size=settings.batch_size,
+                gradient_accumulation=settings.gradient_accumulation,
+                max_grad_norm=settings.max_grad_norm,
+                weight_decay=settings.weight_decay,
             )
             for name, steps, rates in plan
             if steps > 0
@@ -203,9 +203,9 @@ class MasterWeaver(Method):
         self._close_lanes()
         if self.settings.shards is not None:
             seed = mixed_seed(self.job.seed, phase.name) % 2**31
-            chosen = self.settings
+            settings = self.settings
             self._lanes = SampleStreams(
-                chosen.shards or "", phase.batch_size, seed, chosen.workers, self.tally,
+                settings.shards or "", phase.batch_size, seed, settings.workers, self.tally,
                 web=self.job.shards_from_web,
             )  # fmt: skip
         if phase.name == EDITING:
@@ -268,15 +268,17 @@ class MasterWeaver(Method):
         return self._stacked(found, mine, phase, number)
 
     def _drawn(self, one: ShardSample, kinds: Sequence[float], seed: tuple[Any, ...]) -> _Drawn:
-        chosen = self.settings
+        settings = self.settings
         rng = np.random.default_rng(mixed_seed(*seed))
-        seen = references(one, self._tower[0].side, rng, kinds=kinds, fill=chosen.fill, count=chosen.slots)
-        no_picture, no_text = dropped(float(rng.random()), chosen.drop)
+        seen = references(
+            one, self._tower[0].side, rng, kinds=kinds, fill=settings.fill, count=settings.slots
+        )
+        no_picture, no_text = dropped(float(rng.random()), settings.drop)
         if seen.wanted_edit:
             self.tally.count("without_edits")
         if no_picture:
             seen = replace(seen, filled=torch.zeros_like(seen.filled))
-        return _Drawn(one, *target(one, self.size, chosen.squash), seen, no_text)
+        return _Drawn(one, *target(one, self.size, settings.squash), seen, no_text)
 
     def _stacked(self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int) -> AdapterBatch:
         shape, count = self.base.latent_shape(self.size, self.size), len(found)
@@ -315,17 +317,17 @@ class MasterWeaver(Method):
         self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Prompts without and with an edit, everything in them drawn without replacement over the batch."""
-        chosen, size = self.settings, phase.batch_size
+        settings, size = self.settings, phase.batch_size
         generator = generator_for(self.job.seed, "edits", phase.name, number)
         subjects, templates, edits = (
             _without_replacement(words, size, generator)
-            for words in (chosen.subjects, chosen.edit_templates, chosen.edits)
+            for words in (settings.subjects, settings.edit_templates, settings.edits)
         )
         plain, edited = [], []
         for one, lane in zip(found, mine):
             subject = subjects[lane]
-            if chosen.gender_from_caption:
-                told = [word for word in chosen.subjects if word in one.sample.caption.split()]
+            if settings.gender_from_caption:
+                told = [word for word in settings.subjects if word in one.sample.caption.split()]
                 subject = told[0] if told else subject
             plain.append(templates[lane].format(subject))
             edited.append(templates[lane].format(edits[lane].format(subject)))
@@ -361,18 +363,18 @@ class MasterWeaver(Method):
         compared: bool = True,  # with a mixed identity
     ) -> dict[str, Tensor]:
         """Both losses of the first stage for ID tokens (B, n, D)."""
-        chosen = self.settings
+        settings = self.settings
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         with self.showing(tokens):
             prediction = self.base.predict(noisy, batch.times, context)
         wanted = self.base.process.target(latents, batch.noise, batch.times)
-        weight = chosen.reconstruction_weight if editing else chosen.identity_weight
+        weight = settings.reconstruction_weight if editing else settings.identity_weight
         losses = {"diffusion": weight * squared_error(prediction, wanted).mean()}
-        if chosen.background_weight and compared:
+        if settings.background_weight and compared:
             mixed = self._predict_mixed(batch, noisy, tokens.detach(), context)
             faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
             outside = background_difference(prediction, mixed, faces).mean()
-            losses["background"] = chosen.background_weight * outside
+            losses["background"] = settings.background_weight * outside
         return losses
 
     def showing(self, tokens: Tensor) -> AbstractContextManager:
@@ -502,10 +504,10 @@ class MasterWeaver(Method):
             if self.concepts:
                 tensors["identity_nobody"] = self._identity(None)[0]
         tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
-        chosen = self.settings
+        settings = self.settings
         artifact = self.learned("id_adapter", tensors, {concept.token: 0 for concept in self.concepts})
         extra = {
-            "slots": chosen.slots, "head_width": self.encoder.head_width, "keep": "face and hair",
+            "slots": settings.slots, "head_width": self.encoder.head_width, "keep": "face and hair",
             "face_width": self.encoder.face_width, "image_width": self.encoder.image_width,
             "image_encoder": self._tower[0].name,
         }  # fmt: skip
@@ -551,11 +553,11 @@ class MasterWeaver(Method):
 
     def _grid_prompts(self, caption: str) -> list[str]:
         """No edit, then a few of the vocabulary, evenly picked, about the caption's kind of person."""
-        chosen = self.settings
-        told = [word for word in chosen.subjects if word in caption.split()]
-        subject, edits = (told or list(chosen.subjects))[0], list(dict.fromkeys(chosen.edits))
+        settings = self.settings
+        told = [word for word in settings.subjects if word in caption.split()]
+        subject, edits = (told or list(settings.subjects))[0], list(dict.fromkeys(settings.edits))
         picked = edits[:: max(1, len(edits) // GRID_EDITS)][:GRID_EDITS]
-        return [chosen.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
+        return [settings.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
 
     def pictures(self, prompts: Sequence[str], how: PreviewDrawing) -> np.ndarray:
         """With a placeholder in the prompts, its concept's person; else the base's own."""

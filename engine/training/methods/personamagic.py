@@ -232,16 +232,16 @@ class PersonaMagic(Method):
     # ---------------------------------------------------------------------------------------------- losses
 
     def _diffusion(self, batch: StagedBatch, said: Conditioning) -> Tensor:
-        chosen, latents = self.settings, self.latents(batch)
+        settings, latents = self.settings, self.latents(batch)
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         prediction = self.base.predict(noisy, batch.times, said)
         target = self.base.process.target(latents, batch.noise, batch.times)
-        if chosen.masked_loss:
-            mask = batch.masks if chosen.squash else latent_masks(batch.masks, latents)
-            error = masked_squared_error(prediction, target, mask, chosen.background_weight)
+        if settings.masked_loss:
+            mask = batch.masks if settings.squash else latent_masks(batch.masks, latents)
+            error = masked_squared_error(prediction, target, mask, settings.background_weight)
         else:
             error = squared_error(prediction, target)
-        return (error * self.base.process.loss_weight(batch.times, chosen.min_snr_gamma)).mean()
+        return (error * self.base.process.loss_weight(batch.times, settings.min_snr_gamma)).mean()
 
     def _balance(self, attention: Tensor, prompts: Sequence[str], encoder: str) -> Tensor:
         """Tandem Equilibrium of the open prompts in one text encoder: scalar."""

@@ -161,8 +161,8 @@ class BesidePrior(PlainDiffusion):
 
     @property
     def drawn_at_once(self) -> int:
-        chosen = self.job.settings
-        return min(AT_ONCE, chosen.prior_pictures) if chosen.prior_weight else super().drawn_at_once
+        settings = self.job.settings
+        return min(AT_ONCE, settings.prior_pictures) if settings.prior_weight else super().drawn_at_once
 
     def rows_each(self) -> dict[str, int]:
         """How many rows each placeholder has."""
