@@ -489,3 +489,15 @@ def test_a_tag_publishes_and_no_fork_does():
     (sent,) = [step for step in job["steps"] if "publish-node-action" in step.get("uses", "")]
     assert sent["with"] == {"personal_access_token": "${{ secrets.REGISTRY_ACCESS_TOKEN }}"}
     assert ".github/" in (ROOT / ".comfyignore").read_text("utf-8").splitlines()
+
+
+def test_no_function_is_longer_than_60_lines():
+    """But for nodes' schemas, which are tables."""
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "define_schema"
+        and (node.end_lineno or 0) - node.lineno + 1 > 60
+    ]  # fmt: skip
+    assert long == []

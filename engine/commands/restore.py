@@ -33,9 +33,7 @@ def restore(
     base: Annotated[str, Option(help="For redraw: the base that draws.")] = "miniature",
     parts: BaseParts,
     negative: Annotated[str, Option(help="For redraw: what should not be there.")] = "",
-    references: Annotated[
-        Path | None, Option(help="Folder of pictures of who must stay recognisable.")
-    ] = None,
+    references: Annotated[Path | None, Option(help="Folder of pictures of the person to keep.")] = None,
     mask: Annotated[
         Path | None, Option(help="With ;faces=mask: a picture, white on the face; nothing else changes.")
     ] = None,

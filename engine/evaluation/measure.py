@@ -106,13 +106,7 @@ def measure(
     if isinstance(faces, MiniatureBackend):
         faces.check(references, "the reference pictures")
         faces.check(pictures, "the pictures")
-    known, there = faces.faces(references)
-    if not there.any():
-        raise LikenessError(
-            f"no face was found in any of the {len(references)} reference pictures; crop closer, turn them "
-            "upright, or choose another judge"
-        )
-    known = known[there]
+    known = _faces_known(faces, references)
     vectors, detected = faces.faces(pictures)
     identity = np.full(len(vectors), np.nan)
     if detected.any():
@@ -137,6 +131,17 @@ def measure(
         names=tuple(names),
         usual=getattr(faces, "usual", None),
     )
+
+
+def _faces_known(faces: FaceSimilarity, references: Pictures) -> np.ndarray:
+    """Vectors (N, D) of the faces in the reference pictures."""
+    known, there = faces.faces(references)
+    if not there.any():
+        raise LikenessError(
+            f"no face was found in any of the {len(references)} reference pictures; crop closer, turn them "
+            "upright, or choose another judge"
+        )
+    return known[there]
 
 
 def likeness_in_words(found: Measures) -> str:

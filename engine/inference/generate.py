@@ -64,10 +64,7 @@ def generate(
     which `denoise`, from 0 to 1, is the share that is drawn anew.
     """
     seeds = _one_for_each(seed, prompts)
-    if not 1 <= steps <= _MOST_STEPS:
-        raise LikenessError(f"{steps} sampling steps cannot be meant; use 1 to {_MOST_STEPS}")
-    strengths = {f"the strength of {_named(artifact)}": strength for artifact, strength in artifacts}
-    finite({"the guidance": guidance, "the share that is drawn anew": denoise, **strengths})
+    _check_numbers(steps, guidance, denoise, artifacts)
     if start is not None:
         height, width = start.shape[1:3]
     shape = base.latent_shape(height, width)
@@ -91,15 +88,22 @@ def generate(
             negative = with_class_word(negative, words)
         easel = _Easel(base, rows, staged, with_people, refocus, negative, how)
         for number, group in enumerate(groups):
-            painted = easel.paint(
-                group,
-                [prompts[i] for i in group],
+            pictures.append(easel.paint(
+                group, [prompts[i] for i in group],
                 noise=seeded_noise([seeds[i] for i in group], shape).to(base.device),
                 start=None if start is None else _latents(base, start[list(group)]),
                 on_step=_counted(on_step, number * steps, len(groups) * steps),
-            )
-            pictures.append(painted)
+            ))  # fmt: skip
     return np.concatenate(pictures) if pictures else np.zeros((0, *_size(base, shape), 3), np.uint8)
+
+
+def _check_numbers(
+    steps: int, guidance: float, denoise: float, artifacts: Sequence[tuple[Artifact, float]]
+) -> None:
+    if not 1 <= steps <= _MOST_STEPS:
+        raise LikenessError(f"{steps} sampling steps cannot be meant; use 1 to {_MOST_STEPS}")
+    strengths = {f"the strength of {_named(artifact)}": strength for artifact, strength in artifacts}
+    finite({"the guidance": guidance, "the share that is drawn anew": denoise, **strengths})
 
 
 @dataclass(frozen=True)
