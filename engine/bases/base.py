@@ -354,12 +354,13 @@ def load_base(spec: BaseSpec) -> BaseModel:
                 if is_flux2_folder(path):
                     return named(flux2_base(read_flux2_folder(path)), called)
                 parts = read_folder(path, spec.prediction)
+                return named(unet_base(**vars(parts), resolution=parts.resolution), called)
         else:
             stored = read_checkpoint_tensors(path)
             if is_flux2(stored.tensors):
                 return named(flux2_base(read_flux2_file(path, stored.tensors, spec)), called)
             parts = read_single_file(path, spec, stored)
-        return named(unet_base(**vars(parts), resolution=parts.resolution), called)
+            return named(unet_base(**vars(parts), resolution=parts.resolution), called)
 
 
 def named(base: BaseModel, name: str) -> BaseModel:

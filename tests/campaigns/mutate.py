@@ -107,7 +107,7 @@ def _odd(value: Any, rng: random.Random) -> Any:
     if isinstance(value, str) and value[:1] in "{[" and value and rng.random() < 0.8:
         try:  # JSON within JSON: what our metadata is
             return json.dumps(lied(json.loads(value), rng))
-        except ValueError:
+        except (ValueError, RecursionError):
             return value + rng.choice("]}")
     if rng.random() < 0.05:
         deep: Any = value

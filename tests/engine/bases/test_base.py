@@ -293,6 +293,7 @@ WRONG = {  # the smallest of what campaigns found: part, what its description sa
     "a schedule of 16 GB": ("scheduler", {**SCHEDULE, "num_train_timesteps": 2**31}, "noise schedule says"),
     "a U-Net of endless layers": ("unet", {"layers_per_block": 2**31}, "'layers_per_block' is 2147483648"),
     "an encoder of them": ("text_encoder", {"num_hidden_layers": 2**31}, "'num_hidden_layers' is 2147483648"),
+    "a side in words": ("unet", {"sample_size": "x"}, "or is damaged"),
     "weights quantised by nobody": ("unet", {"quantization_config": "x"}, "its U-Net is quantised by x"),
 }  # fmt: skip
 
