@@ -18,7 +18,7 @@ missing file is named with its source."""  # noqa: E501
 EDGES = {"fill_holes": True, "keep_largest": True}
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -430), (1080, 250), "Read me", {"": NOTE}),
-    "base": ("LikenessMiniature", (-220, 150), (300, 182), "", {"person": 4, "pictures": 4}),
+    "base": ("LikenessMiniature", (-200, 150), (300, 182), "", {"person": 4, "pictures": 4}),
     "words": ("LikenessSegmentText", (60, 440), (320, 440), "",
               {"words": "head", "but_not": "hair", **EDGES}),
     "parts": ("LikenessParseFace", (800, 300), (320, 400), "", {"parts": "face", **EDGES}),
@@ -28,7 +28,7 @@ NODES: Nodes = {
     "concept": ("LikenessConcept", (800, -90), (320, 200), "", {"token": "<v0>", "role": "subject"}),
     "learn": ("LikenessTrainDreamBoothLora", (1540, 120), (340, 500), "",
               {"steps": 60, "prior": "no", "seed": 0}),
-    "save": ("LikenessSave", (1920, 80), (320, 78), "", {"name": "masks"}),
+    "save": ("LikenessSave", (1900, 80), (300, 78), "", {"name": "masks"}),
 }
 # fmt: on
 LINKS = """

@@ -32,7 +32,7 @@ NODES: Nodes = {
                {"width": 128, "height": 128, "batch_size": 1}),
     "sample": ("LikenessRefocusedSampler", (1620, 340), (280, 306), "", {**SAMPLING, "restart": True}),
     "picture": ("VAEDecode", (1920, -380), (200, 46), "", {}),
-    "keep": ("SaveImage", (2140, -240), (320, 340), "", {"filename_prefix": "likeness/person-in-style"}),
+    "keep": ("SaveImage", (2090, -240), (320, 340), "", {"filename_prefix": "likeness/person-in-style"}),
     "looked": ("PreviewImage", (1940, 450), (280, 300), "Where the person's word looked", {}),
 }
 # fmt: on

@@ -30,7 +30,7 @@ NODES: Nodes = {
               {"preview_every": 50, "preview_prompt": PROMPT, "seed": 0, "save_as": "that-hair"}),
     "prompt": ("PrimitiveStringMultiline", (1120, -260), (340, 100), "Prompt", {"value": PROMPT}),
     **INSIDE,
-    "show": ("PreviewImage", (1820, 80), (620, 360), "Before and after", {}),
+    "show": ("PreviewImage", (1820, 80), (575, 360), "Before and after", {}),
     "keep": ("SaveImage", (1840, -380), (300, 340), "", {"filename_prefix": "likeness/that-hair"}),
 }
 # fmt: on
