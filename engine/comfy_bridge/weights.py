@@ -21,7 +21,7 @@ from .miniature import MiniatureModel
 
 WEIGHT_KINDS: dict[type, str] = {  # ComfyUI's kinds of model that can be learned on
     MiniatureModel: MINIATURE,
-    **{getattr(comfy.supported_models, row.comfy_class): row.key
+    **{getattr(comfy.supported_models, row.comfy_class or ""): row.key
        for row in reversed(FAMILIES.values()) if hasattr(comfy.supported_models, row.comfy_class or "")},
 }  # fmt: skip
 STATES = 3  # of its text encoder that FLUX.2 reads side by side

@@ -127,6 +127,7 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
         read = max(taps or taps_for(stored))
         if stored < max(read, 4):
             raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for FLUX.2; {_GET}")
+        rope: Any = {"rope_theta": 1e6}  # newer transformers name it otherwise, and still take it so
         config = Qwen3Config(
             vocab_size=words,
             hidden_size=width,
@@ -136,7 +137,7 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
             num_key_value_heads=own["layers.0.self_attn.k_proj.weight"].shape[0] // head,
             head_dim=head,
             rms_norm_eps=1e-6,
-            **{"rope_theta": 1e6},
+            **rope,
         )
         with torch.random.fork_rng(devices=[]):
             network = Qwen3Model(config)
