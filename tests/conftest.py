@@ -13,6 +13,9 @@ import pytest
 for _name in ("DO_NOT_TRACK", "COMFY_NO_TELEMETRY", "ORT_DISABLE_TELEMETRY"):
     os.environ[_name] = "1"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: more threads would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The repository's root is the package: no copy, no install, and the same relative imports as in ComfyUI.

@@ -369,7 +369,7 @@ def readme_commands() -> list[str]:
 def test_readme_begins_with_the_demo_and_the_tests():
     assert readme_commands()[:2] == [
         "pip install -c constraints.txt . && likeness demo",
-        'pip install -c constraints.txt ".[test]" && pytest',
+        'pip install -c constraints.txt ".[test]" && pytest -n 2 --dist loadfile',
     ]
     first_screen = (ROOT / "README.md").read_text("utf-8").splitlines()[:40]
     assert sum("pip install" in line for line in first_screen) == 2
