@@ -106,6 +106,10 @@ class Scripted:
         self.every, self.shots, self.enough = 1, [("a photo of <v0>", 3)], False
         self.liked, self.enough_at, self.seen = liked, enough_at, []
 
+    @property
+    def scores(self) -> dict[str, float]:
+        return {"looks": float(len(self.seen))}
+
     def memory(self):
         return {"liked": self.liked, "seen": self.seen}
 
