@@ -3,6 +3,7 @@ anew.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -44,7 +45,7 @@ AROUND_FOUND = 1.2  # of the square around a face: how much a model sees around 
 
 
 @dataclass(kw_only=True)
-class Painter:
+class Painter(ABC):
     """Draws a crop (S, S, 3) again as a prompt says; who is in it comes from `artifacts` and `people`."""
 
     prompt: str
@@ -54,12 +55,13 @@ class Painter:
     seed: int = 0
 
     @property
+    @abstractmethod
     def side(self) -> int:
         """The crop's side (pixels) that the model draws best."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, face: Pixels) -> Pixels:
-        raise NotImplementedError
+        """The crop (S, S, 3) drawn again."""
 
 
 @dataclass(kw_only=True)

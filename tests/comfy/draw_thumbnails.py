@@ -127,8 +127,10 @@ def thumbnail(server: Server, nodes: Mapping[str, Any], module: str) -> Image.Im
     shown = server.run(with_sources(prompt), 1800)
     parts = []
     for part in drawing(module).SHOWN:
-        files = shown[name_in_api(workflow, plan, part.node)]["images"]
-        picked = [files[number] for number in part.pictures] or files
+        picked = []
+        for node in part.node.split():
+            files = shown[name_in_api(workflow, plan, node)]["images"]
+            picked += [files[number] for number in part.pictures] or files
         pictures = [Image.open(io.BytesIO(server.get("/view", **one))).convert("RGB") for one in picked]
         parts.append((part.caption, pictures))
     return captioned(parts, STANDING_IN if hasattr(drawing(module), "MODELS") else "")

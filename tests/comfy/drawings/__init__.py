@@ -48,7 +48,7 @@ class File(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A part of a thumbnail: its words, the node whose pictures it is, and which of them."""
+    """A part of a thumbnail: its words, the node (or nodes) whose pictures it is, and which of them."""
 
     caption: str
     node: str

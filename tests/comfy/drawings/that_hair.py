@@ -41,5 +41,5 @@ other.images>component.images hair.masks>component.masks
 base.MODEL>learn.model base.CLIP>learn.clip base.VAE>learn.vae
 subject.concept>learn.concept component.concept>learn.component {DRAWN}"""
 SUBGRAPHS = {"draw": before_and_after(INSIDE, (1520, -160))}
-SHOWN = [Shown("person", "head", (0,)), Shown("hair", "hair", (0,)),
+SHOWN = [Shown("person | hair", "head hair", (0,)),
          Shown("before | after", "show")]  # fmt: skip
