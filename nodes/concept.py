@@ -146,12 +146,12 @@ class LikenessConceptFolder(io.ComfyNode):
         from ..engine.data.at_hand import keep_at_hand
         from ..engine.data.concepts import one_of_folder
 
-        wanted = ConceptSpec(
+        requested = ConceptSpec(
             folder=str(input_folder(folder)), token=token, class_word=class_word or None,
             role=role if role in ROLES else None, asset=None if number < 0 else number,
         )  # fmt: skip
-        concept = one_of_folder(wanted)
-        spec = dataclasses.replace(wanted, class_word=concept.class_word, role=concept.role)
+        concept = one_of_folder(requested)
+        spec = dataclasses.replace(requested, class_word=concept.class_word, role=concept.role)
         keep_at_hand(spec, concept)
         return told(cls, spec, concept.class_word, text=advice_on(concept, faces))
 

@@ -170,10 +170,10 @@ class LikenessMeasure(io.ComfyNode):
         prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
         others, styled = ([] if some is None else pictures_of(some) for some in (strangers, style))
         part = _component(single(component, "component"), component_masks)
-        known, judge = single(concept, "concept"), single(faces, "face model")
-        found = _measured(pictures, known, judge, prompts, others, styled, *part)
-        words = report(found)
-        scores = found.mean_identity, found.mean_text, words, found.median_identity
+        subject, judge = single(concept, "concept"), single(faces, "face model")
+        measures = _measured(pictures, subject, judge, prompts, others, styled, *part)
+        words = report(measures)
+        scores = measures.mean_identity, measures.mean_text, words, measures.median_identity
         return told(cls, *scores, text=words)
 
 
@@ -249,14 +249,14 @@ class LikenessGrid(io.ComfyNode):
         )  # fmt: skip
         pictures = drawing.draw_grid((model, clip, vae), learned or [None], lines, columns, levels, how)
         spoken = [line for line in lines for _ in range(variants * seeds)]
-        found = _measured(pictures, concept, faces, spoken)
+        measures = _measured(pictures, concept, faces, spoken)
         grid = judged.Grid(
-            prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=found,
+            prompts=lines, strengths=levels, seeds=columns, pictures=pictures, measures=measures,
             likenesses=names or [""], cards=[grid_card(one) for one in learned],
         )  # fmt: skip
         written = judged.write_grid_report(target, grid, name)
         sheet = image_of([judged.sheet(grid)])
-        report = f"{likeness_in_words(found)}\nThe report is {written}."
+        report = f"{likeness_in_words(measures)}\nThe report is {written}."
         shown = ui.PreviewImage(sheet, cls=cls).as_dict()
         return told(cls, sheet, image_of(pictures), report, text=report, **shown)
 
@@ -287,13 +287,13 @@ def _measured(
     from ..engine.evaluation.backends import judges_there, load_face_judge
     from ..engine.evaluation.measure import measure
 
-    known = read_at_hand(concept)
-    looked_by = face_model_for([picture.pixels for picture in known.pictures], faces)
+    subject = read_at_hand(concept)
+    looked_by = face_model_for([picture.pixels for picture in subject.pictures], faces)
     judge = load_face_judge(looked_by, packs_folder())
     text, looks = judges_there(judge, helpers_folder())
-    spoken = [prompt.replace(known.token, f"a {known.class_word}") for prompt in prompts]
+    spoken = [prompt.replace(subject.token, f"a {subject.class_word}") for prompt in prompts]
     return measure(
-        pictures, [picture.pixels for picture in known.pictures], judge,
+        pictures, [picture.pixels for picture in subject.pictures], judge,
         prompts=spoken, text=text, looks=looks, strangers=strangers, style=style,
         component=component, component_masks=component_masks,
     )  # fmt: skip

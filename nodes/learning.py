@@ -50,14 +50,14 @@ NUMBERS = {  # by method: widgets that show a number of the preset, and the sett
 
 
 def training(
-    method: str, presets: list[str], *own: io.Input, without: Sequence[str] = ()
+    method: str, presets: list[str], *method_inputs: io.Input, without: Sequence[str] = ()
 ) -> dict[str, Any]:  # fmt: skip
-    """What the schemas of all training nodes share; `own` are the inputs of the one method.
+    """What the schemas of all training nodes share; `method_inputs` are those of the one method.
 
     `without` names shared inputs that make no sense for it. Numbers that a preset has stand in their widgets:
     those of `default`; the editor puts another's there when it is chosen, or when the Miniature is connected.
     """
-    inputs = [entry for entry in _inputs(presets, own) if entry.id not in without]
+    inputs = [entry for entry in _inputs(presets, method_inputs) if entry.id not in without]
     numbers = {preset: numbers_of(method, preset) for preset in presets}
     for entry in inputs:
         if entry.id in numbers["default"]:
@@ -71,8 +71,8 @@ def training(
     }
 
 
-def _inputs(presets: list[str], own: Sequence[io.Input]) -> list[io.Input]:
-    return [*_subject(presets), *own, *_course(), *_further()]
+def _inputs(presets: list[str], method_inputs: Sequence[io.Input]) -> list[io.Input]:
+    return [*_subject(presets), *method_inputs, *_course(), *_further()]
 
 
 def _subject(presets: list[str]) -> list[io.Input]:
@@ -234,13 +234,13 @@ def unless_preset(value: Any, method: str, widget: str, model: Any, preset: str)
 
 def touched(**widgets: Any) -> dict[str, Any]:
     """The widgets that say something else than the preset, as settings."""
-    told = {name: value for name, value in widgets.items() if value not in (0, AS_PRESET)}
-    return {name: YES_NO.get(value, value) for name, value in told.items()}
+    changed = {name: value for name, value in widgets.items() if value not in (0, AS_PRESET)}
+    return {name: YES_NO.get(value, value) for name, value in changed.items()}
 
 
 def learn(
     node: type[io.ComfyNode], method: str, loaded: tuple[Any, Any, Any], concepts: tuple[ConceptSpec, ...],
-    preset: str, chosen: Mapping[str, Any], run: Mapping[str, Any],
+    preset: str, changes: Mapping[str, Any], run: Mapping[str, Any],
 ) -> io.NodeOutput:  # fmt: skip
     """Trains on copies of the graph's models and shows it in the node."""
     from ..engine.comfy_bridge import learned
@@ -249,13 +249,13 @@ def learn(
     from ..engine.evaluation.loss_plot import plot_losses
     from ..engine.training.output import unfinished
 
-    if chosen.get("masked_loss") is True and not any(map(_has_masks, concepts)):
+    if changes.get("masked_loss") is True and not any(map(_has_masks, concepts)):
         raise LikenessError(
             "train inside masks says yes, but no picture has a mask; connect masks to the Training "
             "Subject, or say no"
         )
     observer = GraphObserver(node.hidden.unique_id)
-    settings = _settings(method, preset, loaded[0], chosen, run.get("more_settings", ""))
+    settings = _settings(method, preset, loaded[0], changes, run.get("more_settings", ""))
     path, key = _train(loaded, observer, method, settings, concepts, run)
     if key and path is not None and learned.is_kept(path):
         return _learned_before(node, observer, path, run.get("save_as", ""))
@@ -311,7 +311,7 @@ def _seen(node: type[io.ComfyNode], previews: Sequence[Any], plot: Any) -> dict[
     return {"images": files, "animated": (False,)}
 
 
-def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], more: str) -> Any:
+def _settings(method: str, preset: str, model: Any, changes: Mapping[str, Any], more: str) -> Any:
     """The preset, changed by the widgets, then by the text field."""
     preset = preset_for(model, preset)
     typed = from_yaml(more, "'more settings'") or {}
@@ -319,7 +319,7 @@ def _settings(method: str, preset: str, model: Any, chosen: Mapping[str, Any], m
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
     kind = METHODS[method]
     _check_no_files(kind, typed)
-    return read(kind, {**asdict(kind.preset(preset)), **chosen, **typed}, "more settings")
+    return read(kind, {**asdict(kind.preset(preset)), **changes, **typed}, "more settings")
 
 
 def _check_no_files(kind: type, typed: Mapping[Any, Any]) -> None:

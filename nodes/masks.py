@@ -146,8 +146,8 @@ class LikenessParseFace(io.ComfyNode):
 
         request = Request(words=words_of(parts), but_not=words_of(but_not), refine=_refinement(**edges))
         if pictures_are == AUTOMATIC:
-            own = certainty(pictures_of(images)) >= FOREIGN
-            pictures_are = _MINIATURE if own else PHOTOGRAPHS
+            of_miniature = certainty(pictures_of(images)) >= FOREIGN
+            pictures_are = _MINIATURE if of_miniature else PHOTOGRAPHS
         masks, overlay = masks_of(images, PARSERS[pictures_are], request)
         return io.NodeOutput(masks, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 
@@ -198,9 +198,9 @@ class LikenessDetectFaces(io.ComfyNode):
     def execute(cls, images, pack: str, number: int, size: int, masks=None) -> io.NodeOutput:
         from ..engine.comfy_bridge.masks import faces_of
 
-        wanted = None if number == LARGEST else number
-        found = faces_of(images, None if pack == NO_MODEL else pack, masks, wanted, size)
-        return told(cls, *found, text=found.said, **ui.PreviewImage(found.overlays, cls=cls).as_dict())
+        which = None if number == LARGEST else number
+        faces = faces_of(images, None if pack == NO_MODEL else pack, masks, which, size)
+        return told(cls, *faces, text=faces.said, **ui.PreviewImage(faces.overlays, cls=cls).as_dict())
 
 
 class LikenessBrushMask(io.ComfyNode):

@@ -289,6 +289,6 @@ def _finish(
         found_by=found_by, judged_by=_WORDS.get(judged_by, judged_by), masks=masks,
         references=references, concept=concept, part=part,
     )  # fmt: skip
-    wanted = Restoration(number=None if number == ALL_FACES else number, **options)
-    done = restored_faces(images, faces, restore, wanted, background)
+    restoration = Restoration(number=None if number == ALL_FACES else number, **options)
+    done = restored_faces(images, faces, restore, restoration, background)
     return told(cls, *done, text=done.report, **ui.PreviewImage(done.before_after, cls=cls).as_dict())

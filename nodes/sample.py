@@ -158,8 +158,8 @@ class LikenessRefocus(io.ComfyNode):
         schedule: str = _SCHEDULES[0],
     ) -> bool | str:  # fmt: skip
         """Lets pass what older workflows hold; the editor's own check of these inputs is off for it."""
-        told = ((where, REGIONS), (mode, FOCUS_MODES), (scope, FOCUS_SCOPES), (schedule, _SCHEDULES))
-        wrong = [value for value, known in told if value not in known and GONE.get(value) not in known]
+        pairs = ((where, REGIONS), (mode, FOCUS_MODES), (scope, FOCUS_SCOPES), (schedule, _SCHEDULES))
+        wrong = [value for value, choices in pairs if value not in choices and GONE.get(value) not in choices]
         return f"there is no '{wrong[0]}'; choose it anew from the list" if wrong else True
 
     @classmethod
@@ -174,8 +174,8 @@ class LikenessRefocus(io.ComfyNode):
         from ..engine.inference.refocus import Focus
 
         where, mode, scope, schedule = (_still_there(value) for value in (where, mode, scope, schedule))
-        known = where == REGIONS[0]
-        region = ((left, top, width, height) if mask is None else mask) if known else None
+        region_given = where == REGIONS[0]
+        region = ((left, top, width, height) if mask is None else mask) if region_given else None
         focus = Focus(
             token=token.strip(), region=region, mode=mode, scope=scope, strength=strength, start=start,
             end=end, find_at=find_at, inside=inside.strip() or None,

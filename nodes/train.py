@@ -32,13 +32,13 @@ class LikenessTrainTextualInversion(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (learning_rate("the new words"), vectors())
+        inputs = (learning_rate("the new words"), vectors())
         return schema(
             node_id="LikenessTrainTextualInversion",
             display_name="Train Embedding (Textual Inversion)",
             description="Learns new words for the concept and leaves the model as it is: files of a few "
             "kilobytes, prompts stay obedient, the likeness is rougher than with a LoRA.",
-            **training("textual-inversion", list(PRESETS), *own),
+            **training("textual-inversion", list(PRESETS), *inputs),
         )
 
     @classmethod
@@ -46,8 +46,8 @@ class LikenessTrainTextualInversion(io.ComfyNode):
         cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float,
         vectors: int, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
-        return learn(cls, "textual-inversion", (model, clip, vae), (concept,), preset, chosen, run)
+        changes = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
+        return learn(cls, "textual-inversion", (model, clip, vae), (concept,), preset, changes, run)
 
 
 class LikenessTrainDreamBoothLora(io.ComfyNode):
@@ -55,7 +55,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (
+        inputs = (
             learning_rate("the LoRA", " or pictures turn garish"),
             rank(),
             io.Combo.Input(
@@ -71,7 +71,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
             description="Learns a LoRA and a word for the concept, while pictures of its class that the "
             "model draws beforehand keep everybody else as they were. The closest likeness of the basic "
             "methods.",
-            **training("dreambooth-lora", ["default", "reference", "miniature"], *own),
+            **training("dreambooth-lora", ["default", "reference", "miniature"], *inputs),
         )
 
     @classmethod
@@ -79,13 +79,13 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
         cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float, rank: int,
         text_encoder: str, prior: str, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen = touched(
+        changes = touched(
             steps=steps, unet_learning_rate=learning_rate, rank=rank, text_encoder=text_encoder,
             masked_loss=masked,
         )  # fmt: skip
         if prior == "no":
-            chosen["prior_weight"] = 0.0
-        return learn(cls, "dreambooth-lora", (model, clip, vae), (concept,), preset, chosen, run)
+            changes["prior_weight"] = 0.0
+        return learn(cls, "dreambooth-lora", (model, clip, vae), (concept,), preset, changes, run)
 
 
 class LikenessTrainCustomDiffusion(io.ComfyNode):
@@ -93,7 +93,7 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (
+        inputs = (
             learning_rate("how the prompt is heard", " or other words lose their sense"),
             vectors(),
             prior("it"),
@@ -103,7 +103,7 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
             display_name="Train Attention LoRA (Custom Diffusion)",
             description="Learns words and how the model's attention hears prompts, and nothing else of it: "
             "between Textual Inversion and a LoRA in likeness, and quick to learn.",
-            **training("custom-diffusion", ["default", "paper", "miniature"], *own),
+            **training("custom-diffusion", ["default", "paper", "miniature"], *inputs),
         )
 
     @classmethod
@@ -111,10 +111,10 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
         cls, model, clip, vae, concept: ConceptSpec, preset: str, steps: int, learning_rate: float,
         vectors: int, prior: str, masked: str, **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        chosen = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
+        changes = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
         if prior == "no":
-            chosen["prior_weight"] = 0.0
-        return learn(cls, "custom-diffusion", (model, clip, vae), (concept,), preset, chosen, run)
+            changes["prior_weight"] = 0.0
+        return learn(cls, "custom-diffusion", (model, clip, vae), (concept,), preset, changes, run)
 
 
 class LikenessTrainPersonaMagic(io.ComfyNode):
@@ -122,7 +122,7 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (
+        inputs = (
             learning_rate("what is learned"),
             vectors(),
             io.ClipVision.Input(
@@ -137,7 +137,7 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
             description="Learns words that change while a picture emerges from noise, and a direct hint of "
             "the pictures beside them. The model stays as it is, so that it combines with anything. Use "
             "the result with Staged Prompt.",
-            **training("personamagic", list(PRESETS), *own),
+            **training("personamagic", list(PRESETS), *inputs),
         )
 
     @classmethod
@@ -148,12 +148,12 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
         from ..engine.comfy_bridge.staged import features_file
         from ..engine.data.at_hand import keep_at_hand, read_at_hand
 
-        chosen = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
+        changes = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
         if clip_vision is not None:
             size = run.get("resolution") or FEATURE_SIZE
             keep_at_hand(concept, seen := read_at_hand(concept))
-            chosen["image_encoder"] = features_file(clip_vision, seen, size)
-        return learn(cls, "personamagic", (model, clip, vae), (concept,), preset, chosen, run)
+            changes["image_encoder"] = features_file(clip_vision, seen, size)
+        return learn(cls, "personamagic", (model, clip, vae), (concept,), preset, changes, run)
 
 
 class LikenessTrainMagicTailor(io.ComfyNode):
@@ -161,7 +161,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (
+        inputs = (
             Concept.Input(
                 "component",
                 tooltip="What to change about the subject, such as somebody else's hair: pictures with "
@@ -187,7 +187,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
             description="Learns a subject and parts of it from other pictures together, such as this person "
             "with that hair. Write <v0> with <v1> to join them, or either word alone. All pictures need "
             "masks, the subject's without the part.",
-            **training("magictailor", list(PRESETS), *own, without=("masked",)),
+            **training("magictailor", list(PRESETS), *inputs, without=("masked",)),
         )
 
     @classmethod
@@ -197,7 +197,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
         **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
         steps = unless_preset(steps, "magictailor", "steps", model, preset)
-        chosen = divided(steps, WARM_UP_SHARE, "warm_up_steps", "balance_steps") | touched(
+        changes = divided(steps, WARM_UP_SHARE, "warm_up_steps", "balance_steps") | touched(
             warm_up_learning_rate=learning_rate,
             balance_learning_rate=balance_learning_rate,
             rank=rank,
@@ -205,7 +205,7 @@ class LikenessTrainMagicTailor(io.ComfyNode):
         concepts = tuple(spec for spec in (concept, component, component_2, component_3) if spec is not None)
         joint = f"a photo of {concept.token} with {' and '.join(spec.token for spec in concepts[1:])}"
         run["preview_prompt"] = run["preview_prompt"] or joint
-        return learn(cls, "magictailor", (model, clip, vae), concepts, preset, chosen, run)
+        return learn(cls, "magictailor", (model, clip, vae), concepts, preset, changes, run)
 
 
 class LikenessTrainMagiCapture(io.ComfyNode):
@@ -213,7 +213,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (
+        inputs = (
             Concept.Input(
                 "style",
                 tooltip="Pictures that show the style, from Training Subject: role style, placeholder "
@@ -245,7 +245,7 @@ class LikenessTrainMagiCapture(io.ComfyNode):
             description="Learns a person from one set of pictures and a style from another, and to join "
             "them: write <v0> for the person, <v1> for the style. First the words alone are learned, then a "
             "LoRA with them.",
-            **training("magicapture", list(PRESETS), *own, without=("masked",)),
+            **training("magicapture", list(PRESETS), *inputs, without=("masked",)),
         )
 
     @classmethod
@@ -255,15 +255,15 @@ class LikenessTrainMagiCapture(io.ComfyNode):
         **run: Any,
     ) -> io.NodeOutput:  # fmt: skip
         steps = unless_preset(steps, "magicapture", "steps", model, preset)
-        chosen = divided(steps, INVERSION_SHARE, "inversion_steps", "tuning_steps") | touched(
+        changes = divided(steps, INVERSION_SHARE, "inversion_steps", "tuning_steps") | touched(
             identity_weight=identity_weight,
             composed=composed,
             unet_learning_rate=unet_learning_rate,
             rank=rank,
         )
-        chosen["identity"] = identity
+        changes["identity"] = identity
         run["preview_prompt"] = run["preview_prompt"] or f"a {style.token} of {concept.token}"
-        return learn(cls, "magicapture", (model, clip, vae), (concept, style), preset, chosen, run)
+        return learn(cls, "magicapture", (model, clip, vae), (concept, style), preset, changes, run)
 
 
 class LikenessTrainMasterWeaver(io.ComfyNode):
@@ -271,7 +271,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        own = (
+        inputs = (
             io.String.Input(
                 "folder", display_name="folder", default="", placeholder="/pictures/many-people",
                 tooltip="Where people are learned from: shards, or photographs of many people (name.txt "
@@ -317,7 +317,7 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
             description="Learns from pictures of many people how to draw anybody from one picture. What it "
             "gives goes into Face Identity from Images. Trained in earnest it wants GPUs and days; the "
             "Miniature shows in minutes how it goes.",
-            **training("masterweaver", list(PRESETS), *own, without=without),
+            **training("masterweaver", list(PRESETS), *inputs, without=without),
         )
 
     @classmethod
@@ -339,10 +339,10 @@ class LikenessTrainMasterWeaver(io.ComfyNode):
         steps = unless_preset(steps, "masterweaver", "steps", model, preset)
         learning_rate = unless_preset(learning_rate, "masterweaver", "learning_rate", model, preset)
         rate = "editing_learning_rate" if stage == "editing" else "identity_learning_rate"
-        chosen = touched(batch_size=batch_size, **{rate: learning_rate}, **steps_of(stage, steps))
-        chosen |= {f"{other}_steps": 0 for other in STAGES[1:] if stage not in ("both", other)}
-        chosen |= files_for(model, folder, people, pack, adapter, clip_vision)
-        return learn(cls, "masterweaver", (model, clip, vae), (), preset, chosen, run)
+        changes = touched(batch_size=batch_size, **{rate: learning_rate}, **steps_of(stage, steps))
+        changes |= {f"{other}_steps": 0 for other in STAGES[1:] if stage not in ("both", other)}
+        changes |= files_for(model, folder, people, pack, adapter, clip_vision)
+        return learn(cls, "masterweaver", (model, clip, vae), (), preset, changes, run)
 
 
 def steps_of(stage: str, steps: int) -> dict[str, int]:

@@ -27,8 +27,8 @@ def schema(*, node_id: str, inputs: Sequence[io.Input], **what: Any) -> io.Schem
     The node knows its own id, to say something.
     """
     where, words = MENU[node_id]
-    known = {field.name for field in dataclasses.fields(io.Schema)}
-    found_by = {"search_aliases": list(words)} if "search_aliases" in known else {}
+    field_names = {field.name for field in dataclasses.fields(io.Schema)}
+    found_by = {"search_aliases": list(words)} if "search_aliases" in field_names else {}
     inputs = [_advanced(one) if one.id in ADVANCED.get(node_id, ()) else one for one in inputs]
     return io.Schema(
         node_id=node_id,
@@ -58,8 +58,8 @@ def told(node: type[io.ComfyNode], *values: Any, text: str, **shown: Any) -> io.
 def single(values: Sequence[Any], what: str) -> Any:
     """The one value of an input of a node that takes lists; a list of different values is refused."""
     first, *others = values
-    told = isinstance(first, str | ConceptSpec)  # what can be compared; models are one or not
-    if any(other is not first and not (told and other == first) for other in others):
+    comparable = isinstance(first, str | ConceptSpec)  # what can be compared; models are one or not
+    if any(other is not first and not (comparable and other == first) for other in others):
         raise LikenessError(f"{what} is a list of different values; connect a single one")
     return first
 

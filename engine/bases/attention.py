@@ -102,12 +102,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Tensor:
     """Attention (B, Q, heads, d), in one fused call for each part of the bias."""
     if bias is None:
         return _attend(q, k, v, None)
-    found, start = [], 0
+    outputs, start = [], 0
     for count, added in bias.parts:
         rows, start = slice(start, start + count), start + count
         seen = WHOLE if added is not None else slice(bias.plain)
-        found.append(_attend(q[rows], k[rows, seen], v[rows, seen], added))
-    return torch.cat(found)
+        outputs.append(_attend(q[rows], k[rows, seen], v[rows, seen], added))
+    return torch.cat(outputs)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None) -> Tensor:

@@ -171,15 +171,15 @@ class BaseModel(nn.Module):
         """Mean and standard deviation (B, C, h, w) of the latents of pixels (B, 3, H, W)."""
 
         def encode() -> Tensor:
-            found = []
+            posteriors = []
             for part in pixels.split(self.at_once(*pixels.shape[-2:])):
-                told = self.vae.encode(part.to(self.device, dtype_of(self.vae)))
-                if hasattr(told, "latents"):  # TAESD knows one latent for a picture, no spread
-                    mean, std = told.latents, torch.zeros_like(told.latents)
+                encoded = self.vae.encode(part.to(self.device, dtype_of(self.vae)))
+                if hasattr(encoded, "latents"):  # TAESD knows one latent for a picture, no spread
+                    mean, std = encoded.latents, torch.zeros_like(encoded.latents)
                 else:
-                    mean, std = told.latent_dist.mean, told.latent_dist.std
-                found.append(torch.stack([mean.float() - self.latent_shift, std.float()]))
-            return torch.cat(found, dim=1) * self.latent_scale
+                    mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
+                posteriors.append(torch.stack([mean.float() - self.latent_shift, std.float()]))
+            return torch.cat(posteriors, dim=1) * self.latent_scale
 
         mean, std = self._through_vae(encode)
         return mean, std
@@ -231,13 +231,13 @@ class BaseModel(nn.Module):
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output (B, C, h, w) for noisy latents at times (B,)."""
-        told, size = self.process.network_time(t), self.pass_size
+        network_time, size = self.process.network_time(t), self.pass_size
         if size and len(noisy) > size and torch.is_grad_enabled():
             # each part's inner states are thrown away and computed again in its backward pass: memory holds
             # one part, while the losses see all rows
-            rows = zip(noisy.split(size), told.split(size), conditioning.split(size))
+            rows = zip(noisy.split(size), network_time.split(size), conditioning.split(size))
             return torch.cat([checkpoint(self.denoiser, *part, use_reentrant=False) for part in rows])
-        return self.denoiser(noisy, told, conditioning)
+        return self.denoiser(noisy, network_time, conditioning)
 
     # ------------------------------------------------------------------------------------------------ text
 

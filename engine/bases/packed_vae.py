@@ -30,9 +30,9 @@ class PackedVAE(nn.Module):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (1, C, 1, 1) of packed latents."""
-        known = self.network.bn
-        mean, variance = (part.view(1, -1, 1, 1).to(like) for part in (known.running_mean, known.running_var))
-        return mean, (variance + known.eps).sqrt()
+        norm = self.network.bn
+        mean, variance = (part.view(1, -1, 1, 1).to(like) for part in (norm.running_mean, norm.running_var))
+        return mean, (variance + norm.eps).sqrt()
 
     def encode(self, pixels: Tensor) -> _Told:
         """Of pixels (B, 3, H, W) in [-1, 1]."""

@@ -17,7 +17,7 @@ def about_run(
     Names of files, never their folders: files are passed on. No date: equal runs give equal bytes.
     """
     pictures = [picture for concept in concepts for picture in concept.pictures]
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "base": base.name,
         "pictures": len(pictures),
         "masks": sum(picture.mask is not None for picture in pictures),
@@ -26,5 +26,5 @@ def about_run(
         "precision": job.precision,
     }
     if critic is not None and critic.scores:
-        told["scores"] = dict(critic.scores)
-    return told
+        facts["scores"] = dict(critic.scores)
+    return facts

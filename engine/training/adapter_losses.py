@@ -20,8 +20,8 @@ def partners(count: int, mixing: str) -> Tensor:
 
 def mixed_identities(tokens: Tensor, others: Tensor, share: Tensor) -> Tensor:
     """tokens, others (B, n, D); share (B,) of the sample's own -> (B, n, D)."""
-    own = share.view(-1, 1, 1).to(tokens)
-    return own * tokens + (1 - own) * others
+    weight = share.view(-1, 1, 1).to(tokens)
+    return weight * tokens + (1 - weight) * others
 
 
 def background_difference(prediction: Tensor, mixed: Tensor, faces: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ def editing_direction(
     return torch.stack(terms).sum()
 
 
-def _turned(direction: Tensor, wanted: Tensor, weight: Tensor, form: str) -> Tensor:
+def _turned(direction: Tensor, target: Tensor, weight: Tensor, form: str) -> Tensor:
     if form == "reference":
         inside = weight[..., None]
-        apart = 1 - F.cosine_similarity(inside * direction, inside * wanted, dim=-1)
+        apart = 1 - F.cosine_similarity(inside * direction, inside * target, dim=-1)
         return apart.sum() / (weight.sum() + 1e-13)
-    apart = weight * (1 - F.cosine_similarity(direction, wanted, dim=-1))
+    apart = weight * (1 - F.cosine_similarity(direction, target, dim=-1))
     if form == "batch":
         return apart.sum() / weight.sum().clamp(min=1e-6)
     return (apart.sum(1) / weight.sum(1).clamp(min=1e-6)).mean()  # an empty mask gives 0

@@ -280,26 +280,26 @@ def _layers(path: Path) -> list[Filter | Affine | Tensor]:
     graph = read_graph(path)
     values = {entry.name: entry for entry in graph.initializer}
     _check_input(graph, values, path)
-    found: list[Any] = []
+    layers: list[Any] = []
     made: dict[str, int] = {}  # which layer gave a value
     for node in graph.node:
         given = [_array(values[name]) for name in node.input[1:] if name in values]
         attributes = {entry.name: entry for entry in node.attribute}
         before = made.get(node.input[0]) if node.input else None
         if node.op_type == "Conv":
-            found.append(_conv(given, attributes, path))
+            layers.append(_conv(given, attributes, path))
         elif node.op_type in ("Gemm", "MatMul"):
-            found.append(_gemm(given, attributes))
+            layers.append(_gemm(given, attributes))
         elif node.op_type == "PRelu":
-            found.append(given[0].flatten())
+            layers.append(given[0].flatten())
         elif node.op_type == "BatchNormalization":
             epsilon = attributes["epsilon"].f if "epsilon" in attributes else NORM_EPSILON
             norm = _affine(*given, epsilon=epsilon)
-            if before is not None and isinstance(found[before], Filter):
-                found[before] = found[before].then(norm)
+            if before is not None and isinstance(layers[before], Filter):
+                layers[before] = layers[before].then(norm)
                 made[node.output[0]] = before
                 continue
-            found.append(norm)
+            layers.append(norm)
         elif node.op_type in PASSED_OVER:
             if node.input and node.input[0] in values:  # slopes are given their shape at run time
                 values[node.output[0]] = values[node.input[0]]
@@ -308,8 +308,8 @@ def _layers(path: Path) -> list[Filter | Affine | Tensor]:
             continue
         else:
             raise LikenessError(f"{path} is no IResNet (it has a layer {node.op_type}); give {_KNOWN}")
-        made[node.output[0]] = len(found) - 1
-    return found
+        made[node.output[0]] = len(layers) - 1
+    return layers
 
 
 def _check_input(graph: Any, values: Mapping[str, Any], path: Path) -> None:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def mask_layers(base: "BaseModel") -> dict[str, CrossAttention]:
     """The cross-attention layers that masks are compared with: those at the base's attention side."""
-    wanted = base.resolution // base.pixels_per_latent // base.attention_side
+    factor = base.resolution // base.pixels_per_latent // base.attention_side
     layers = base.denoiser.cross_attention().items()
-    at_side = {name: layer for name, layer in layers if layer.reduction == wanted and layer.part != "middle"}
+    at_side = {name: layer for name, layer in layers if layer.reduction == factor and layer.part != "middle"}
     if not at_side:
         raise LikenessError(
             f"this base has no cross-attention at a side of {base.attention_side}; set attention_weight to 0"
@@ -44,8 +44,8 @@ class AttentionMaps(AttentionUser):
     def before(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
     ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
-        wanted = site.name in self.layers and not self.over
-        if wanted and torch.is_grad_enabled():  # a teacher's pass is nobody's loss
+        to_record = site.name in self.layers and not self.over
+        if to_record and torch.is_grad_enabled():  # a teacher's pass is nobody's loss
             self.seen[site.name] = site, q, k
         return q, k, v, bias
 

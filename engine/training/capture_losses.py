@@ -84,9 +84,9 @@ def words_present(kinds: Tensor) -> Tensor:
     return torch.stack([kinds != STYLE, kinds != SUBJECT], dim=1).float()
 
 
-def identity_distance(found: Tensor, wanted: Tensor) -> Tensor:
+def identity_distance(embeddings: Tensor, targets: Tensor) -> Tensor:
     """1 - cosine of embeddings (B, D) -> (B,)."""
-    return 1 - F.cosine_similarity(found.float(), wanted.float(), dim=-1)
+    return 1 - F.cosine_similarity(embeddings.float(), targets.float(), dim=-1)
 
 
 def style_weight(weight: float, done: float, kinds: Tensor) -> Tensor:

@@ -108,25 +108,25 @@ class Checkpoints:
         plan = {key: value for key, value in self.job.to_dict().items() if key not in IRRELEVANT}
         plan["settings"] = _relevant(plan["settings"], origin.files)
         plan["concepts"] = origin.pictures  # the pictures themselves, wherever they lie now
-        known = {key: value for key, value in json.loads(json.dumps(asdict(origin))).items() if value}
-        known.pop("pictures", None)
+        origin_facts = {key: value for key, value in json.loads(json.dumps(asdict(origin))).items() if value}
+        origin_facts.pop("pictures", None)
         for path, content in (("base", "weights"), ("on", "hosts")):
-            if known.get(content):
+            if origin_facts.get(content):
                 plan.pop(path, None)
-        return plan | known
+        return plan | origin_facts
 
     def _own_folder(self, runs: Path) -> Path:
         """The run's folder in `runs`; an unfinished run of fewer steps becomes it, and is prolonged."""
         plan = {**self._plan, "settings": dict(self._plan["settings"])}
         lengths = [plan["settings"].pop(name) for name in LENGTHS if name in plan["settings"]]
         name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
-        own = runs / f"{name}-{'-'.join(map(str, lengths))}.checkpoint"
-        if not (own / STATE).exists():
+        folder = runs / f"{name}-{'-'.join(map(str, lengths))}.checkpoint"
+        if not (folder / STATE).exists():
             shorter = [path for path in runs.glob(f"{name}-*.checkpoint") if _shorter(path, lengths)]
             if shorter:
                 with suppress(OSError):  # another process has it open: a run from the first step, then
-                    os.replace(max(shorter, key=_numbers), own)
-        return own
+                    os.replace(max(shorter, key=_numbers), folder)
+        return folder
 
     def exists(self) -> bool:
         return (self.folder / STATE).exists()
@@ -207,10 +207,10 @@ class Checkpoints:
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
         where = {"phase": position.phase, "phase_step": position.phase_step}
-        told: dict[str, Any] = {"position": where, "plan": self._plan, "lengths": list(lengths)}
+        metadata: dict[str, Any] = {"position": where, "plan": self._plan, "lengths": list(lengths)}
         if judged is not None:
             best = judged.best
-            told["judged"] = {"step": judged.step, "memory": dict(judged.memory),
+            metadata["judged"] = {"step": judged.step, "memory": dict(judged.memory),
                               "best": None if best is None else best.metadata()}  # fmt: skip
             tensors |= {f"best.{key}": tensor for key, tensor in (best.tensors if best else {}).items()}
         plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
@@ -220,7 +220,7 @@ class Checkpoints:
         with write_atomically(self.folder / ABOUT) as temporary:
             temporary.write_text(json.dumps({**where, "job": self.job.to_dict()}, indent=2))
         with write_atomically(self.folder / STATE) as temporary:
-            save_file(plain, temporary, {key: json.dumps(value) for key, value in told.items()})
+            save_file(plain, temporary, {key: json.dumps(value) for key, value in metadata.items()})
 
     def load(self, lengths: Sequence[int] = ()) -> "Saved":
         """Reads the checkpoint, once it is known to belong to this job, or to one of fewer steps.
@@ -248,13 +248,13 @@ class Checkpoints:
         for number in (position.phase, position.phase_step, *earlier):
             if not isinstance(number, int) or isinstance(number, bool) or number < 0:
                 raise ValueError(f"{number} is no step")
-        wanted, plan = self._plan, self._with_defaults(plan)
+        expected, plan = self._plan, self._with_defaults(plan)
         if _prolonged(earlier, lengths, position):
-            wanted, plan = _without_lengths(wanted), _without_lengths(plan)
-        other = [key for key in wanted if plan.get(key) != wanted[key]]
+            expected, plan = _without_lengths(expected), _without_lengths(plan)
+        other = [key for key in expected if plan.get(key) != expected[key]]
         if other:
             raise LikenessError(
-                f"{path} is of a run with another '{_difference(plan, wanted, other[0])}'; set it back, "
+                f"{path} is of a run with another '{_difference(plan, expected, other[0])}'; set it back, "
                 f"or delete {self.folder} and begin again"
             )
         phase, step = position.phase, position.phase_step
@@ -270,8 +270,8 @@ class Checkpoints:
         """A plan that an earlier version wrote, with what it did not know yet: runs were as defaults say."""
         files = plan.get("files", self._plan.get("files", {}))
         filled = {**_defaults(Job), **plan}
-        told = {**_defaults(type(self.job.settings)), **plan.get("settings", {})}
-        filled["settings"] = _relevant(told, files)
+        settings = {**_defaults(type(self.job.settings)), **plan.get("settings", {})}
+        filled["settings"] = _relevant(settings, files)
         filled["base"] = {**_defaults(BaseSpec), **plan.get("base", {})}
         contents = {entry.name for entry in fields(Origin)}
         return {key: self._plan[key] for key in contents & self._plan.keys()} | filled
@@ -339,11 +339,11 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _judged(path: Path, told: Any, best: Mapping[str, Tensor]) -> Judged | None:
+def _judged(path: Path, saved: Any, best: Mapping[str, Tensor]) -> Judged | None:
     """What a critic saw, as a checkpoint says it; None where nobody looked."""
-    if told is None:
+    if saved is None:
         return None
-    step, memory, about = told["step"], told["memory"], told["best"]
+    step, memory, about = saved["step"], saved["memory"], saved["best"]
     if type(step) is not int or step < 0 or not isinstance(memory, dict):
         raise ValueError(f"{step} is no step of a look")
     return Judged(step=step, memory=memory, best=None if about is None else Artifact.of(path, about, best))
@@ -383,8 +383,8 @@ def sweep_runs(runs: Path, days: float = KEPT_DAYS) -> None:
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError:  # there is none
         return []
 
@@ -420,15 +420,15 @@ def _numbers(path: Path) -> list[int]:
 
 def _shorter(path: Path, lengths: Sequence[int]) -> bool:
     """Whether there is a checkpoint of a run that differs by fewer steps alone."""
-    found = _numbers(path)
-    fits = len(found) == len(lengths) and all(before <= after for before, after in zip(found, lengths))
+    stored = _numbers(path)
+    fits = len(stored) == len(lengths) and all(before <= after for before, after in zip(stored, lengths))
     return fits and (path / STATE).exists()
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
     """The fields of a dataclass that may be left away, as JSON has their values."""
-    found = {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
-    return json.loads(json.dumps(found))
+    defaults = {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
+    return json.loads(json.dumps(defaults))
 
 
 def _named(groups: Mapping[str, list[nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:

@@ -35,15 +35,15 @@ class ClassPictures:
     """`count` pictures of a class in one (height, width)."""
 
     def __init__(self, method: "Method", class_word: str, size: tuple[int, int], count: int) -> None:
-        chosen, job = method.job.settings, method.job
+        settings, job = method.job.settings, method.job
         self._method, self._class_word, self._size = method, class_word, size
         self._round = ROUND_ON_CPU if method.base.device.type == "cpu" else AT_ONCE
-        templates = chosen.prior_templates
+        templates = settings.prior_templates
         self.prompts = [templates[number % len(templates)].format(class_word) for number in range(count)]
         side = size[0] if size[0] == size[1] else size
         hosts = [content_of_host(text) for text in job.on]
         recipe = (method.base.identity, hosts, class_word, side, templates, count,
-                  chosen.prior_steps, chosen.prior_guidance, job.seed)  # fmt: skip
+                  settings.prior_steps, settings.prior_guidance, job.seed)  # fmt: skip
         name = f"class-{mixed_seed(*recipe):016x}.safetensors"
         self._kept = Path(os.path.expanduser(job.cache)) / name if job.cache else None
         self._rounds: dict[int, np.ndarray] = {}  # those that are drawn, (n, H, W, 3) uint8
@@ -73,11 +73,11 @@ class ClassPictures:
             text = f"drawing pictures of '{self._class_word}' for prior preservation: {done} of {len(self)}"
             log.info("%s", text)
             self._method.say(text)
-            chosen, job = self._method.job.settings, self._method.job
+            settings, job = self._method.job.settings, self._method.job
             seeds = [mixed_seed("prior", self._class_word, job.seed, number) for number in numbers]
             prompts = [self.prompts[number] for number in numbers]
             how = PreviewDrawing(
-                seeds=seeds, check=check, steps=chosen.prior_steps, guidance=chosen.prior_guidance,
+                seeds=seeds, check=check, steps=settings.prior_steps, guidance=settings.prior_guidance,
                 size=self._size,
             )  # fmt: skip
             self._rounds[turn] = self._method.pictures(prompts, how)

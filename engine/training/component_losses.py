@@ -57,14 +57,14 @@ def selection(losses: Tensor, temperature: float | None = None) -> Tensor:
     return torch.softmax(losses / (temperature * losses.mean().clamp(min=1e-12)), dim=0)
 
 
-def balanced(losses: Tensor, chosen: Tensor) -> Tensor:
-    """The worst concept's loss: losses, chosen (A,) -> scalar; other concepts get a gradient of exactly 0."""
-    return (losses * chosen).sum()
+def balanced(losses: Tensor, selected: Tensor) -> Tensor:
+    """The worst concept's loss: losses, selected (A,) -> scalar; others get a gradient of exactly 0."""
+    return (losses * selected).sum()
 
 
-def preservation(drifts: Tensor, chosen: Tensor) -> Tensor:
-    """Mean distance to the momentum teacher over the concepts that were not chosen: drifts, chosen (A,)."""
-    return (drifts * (1 - chosen)).sum() / (len(drifts) - 1)
+def preservation(drifts: Tensor, selected: Tensor) -> Tensor:
+    """Mean distance to the momentum teacher over the concepts that were not chosen: drifts, selected (A,)."""
+    return (drifts * (1 - selected)).sum() / (len(drifts) - 1)
 
 
 def attention_to(maps: Sequence[Tensor], positions: Tensor) -> Tensor:

@@ -55,6 +55,6 @@ def check_backend(name: str) -> None:
     """Raises LikenessError for a backend that this PyTorch does not have."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        known = torch._dynamo.list_backends(exclude_tags=())
-    if name not in known:
-        raise LikenessError(f"torch.compile has no backend '{name}' here; take one of {', '.join(known)}")
+        backends = torch._dynamo.list_backends(exclude_tags=())
+    if name not in backends:
+        raise LikenessError(f"torch.compile has no backend '{name}' here; take one of {', '.join(backends)}")

@@ -70,8 +70,8 @@ class FaceJudge(_Cutting):
             return None
         if len(faces) > 1:
             log.warning("%s shows %d faces; the large one in the middle is taken", name, len(faces))
-        chosen = central_face(np.stack([face.box for face in faces]), pixels.shape[:2])
-        return similarity(faces[chosen].landmarks.astype(np.float64))
+        central = central_face(np.stack([face.box for face in faces]), pixels.shape[:2])
+        return similarity(faces[central].landmarks.astype(np.float64))
 
     def forward(self, crops: Tensor) -> Tensor:
         return self.recogniser(crops)
@@ -127,8 +127,8 @@ class FeatureJudge(_Cutting):
 
     def forward(self, crops: Tensor) -> Tensor:
         pixels = ((crops + 1) / 2 - self.mean) / self.spread
-        found = self.tower(pixel_values=pixels)
-        return found.image_embeds if hasattr(found, "image_embeds") else found.pooler_output
+        output = self.tower(pixel_values=pixels)
+        return output.image_embeds if hasattr(output, "image_embeds") else output.pooler_output
 
 
 def _of_box(mask: Mask, goal: Points) -> Points | None:
@@ -236,17 +236,17 @@ class IdentityLoss(nn.Module):
         """Finds everybody in pixels (N, 3, S, S); remembers what the pictures number `subjects` embed to."""
         width, device = pixels.shape[-1], pixels.device
         images = to_images(pixels)
-        found = [
+        places = [
             self.judge.find(image, mask, name)
             for image, mask, name in zip(images, masks[:, 0].cpu().numpy(), names)
         ]
-        self.places = found + [
-            None if place is None else mirrored_faces(place, width, self.judge.side) for place in found
+        self.places = places + [
+            None if place is None else mirrored_faces(place, width, self.judge.side) for place in places
         ]
-        for number, place in enumerate(found):
+        for number, place in enumerate(places):
             if place is None:
                 log.warning("no face in %s; the identity loss goes without it", names[number])
-        seen = [number for number in subjects if found[number] is not None]
+        seen = [number for number in subjects if places[number] is not None]
         if not seen:
             raise LikenessError(
                 f"no face in {', '.join(names[number] for number in subjects)}; crop closer, turn them "
@@ -254,11 +254,11 @@ class IdentityLoss(nn.Module):
             )
         with torch.no_grad():
             embedded = F.normalize(self._embed(pixels[seen], seen, self.places), dim=-1)
-        wanted = torch.zeros(len(pixels), embedded.shape[1], device=device)
-        wanted[seen] = embedded
+        targets = torch.zeros(len(pixels), embedded.shape[1], device=device)
+        targets[seen] = embedded
         if self.average:
-            wanted[list(subjects)] = F.normalize(embedded.mean(0), dim=-1)
-        self.wanted = wanted
+            targets[list(subjects)] = F.normalize(embedded.mean(0), dim=-1)
+        self.wanted = targets
         self._known = set(subjects if self.average else seen)
 
     def _embed(self, pixels: Tensor, numbers: Sequence[int], places: Sequence[Points | None]) -> Tensor:
@@ -272,17 +272,17 @@ class IdentityLoss(nn.Module):
         lie on the CPU, so that who is compared is known without waiting for the estimates.
         """
         places = self._seen_now(estimates) if self.each_step else [self.places[n] for n in pictures.tolist()]
-        known = [number in self._known for number in subjects.tolist()]
-        rows = [row for row, place in enumerate(places) if place is not None and known[row]]
+        has_target = [number in self._known for number in subjects.tolist()]
+        rows = [row for row, place in enumerate(places) if place is not None and has_target[row]]
         self.asked += len(places)
         self.skipped += len(places) - len(rows)
         distances = estimates.new_zeros(len(places))
         if not rows:
             return distances
         index = to_device(torch.tensor(rows), estimates.device)
-        found = self._embed(estimates[index], rows, places)
-        wanted = self.wanted[to_device(subjects[rows], estimates.device)]
-        return distances.index_add(0, index, identity_distance(found, wanted))
+        embeddings = self._embed(estimates[index], rows, places)
+        targets = self.wanted[to_device(subjects[rows], estimates.device)]
+        return distances.index_add(0, index, identity_distance(embeddings, targets))
 
     def _seen_now(self, estimates: Tensor) -> list[Points | None]:
         return [self.judge.find(image, None, "an estimate") for image in to_images(estimates.detach())]

@@ -48,15 +48,15 @@ def measure_overlap(
     noise = torch.randn(latents.shape, generator=generator_for(seed, "interval")).to(latents.device)
     step = PUBLISHED_STEPS // points
     timesteps = list(range(step // 2, PUBLISHED_STEPS, step))
-    found = []
+    overlaps = []
     for number, timestep in enumerate(timesteps):
         when = torch.full((len(latents),), base.process.published_time(timestep), device=latents.device)
         noisy = base.process.add_noise(latents, noise, when)
         maps = class_word_maps(base, noisy, when, concept.class_word)
-        found.append(float(attention_overlap(maps, examples.masks.to(maps.device)).mean()))
+        overlaps.append(float(attention_overlap(maps, examples.masks.to(maps.device)).mean()))
         check(number + 1, len(timesteps))
-    first, last = band(found, share)
-    return Overlap(timesteps, found, (first * step, min((last + 1) * step, PUBLISHED_STEPS)))
+    first, last = band(overlaps, share)
+    return Overlap(timesteps, overlaps, (first * step, min((last + 1) * step, PUBLISHED_STEPS)))
 
 
 def class_word_maps(base: BaseModel, noisy: Tensor, times: Tensor, class_word: str) -> Tensor:

@@ -21,9 +21,9 @@ class LatentCache:
     """
 
     def __init__(
-        self, base: BaseModel, pictures: Any, both: bool = False, known: Tensor | None = None
+        self, base: BaseModel, pictures: Any, both: bool = False, to_read: Tensor | None = None
     ) -> None:
-        """`pictures` (N, 3, H, W) in [-1, 1], or `Ragged`; `known` (N,) bool: those to read, else all."""
+        """`pictures` (N, 3, H, W) in [-1, 1], or `Ragged`; `to_read` (N,) bool: these alone, else all."""
         parts = pictures.parts if isinstance(pictures, Ragged) else (pictures,)
         self._buckets = buckets_of(pictures)
         self._places = pictures.place if isinstance(pictures, Ragged) else torch.arange(len(pictures))
@@ -35,17 +35,17 @@ class LatentCache:
             shape = (len(part) * (1 + both), *base.latent_shape(*part.shape[-2:]))
             mean, std = torch.zeros(2, *shape, device=base.device)
             self._parts.append((mean, std))
-        self.read(base, pictures, torch.arange(len(pictures)) if known is None else known.nonzero()[:, 0])
+        self.read(base, pictures, torch.arange(len(pictures)) if to_read is None else to_read.nonzero()[:, 0])
 
     def read(self, base: BaseModel, pictures: Any, rows: Tensor) -> None:
         """Asks the autoencoder about the pictures with these numbers (B,)."""
         for bucket, (mean, std) in enumerate(self._parts):
             part = pictures.parts[bucket] if isinstance(pictures, Ragged) else pictures
-            own = self._places[rows[self._buckets[rows] == bucket]]
-            if not len(own):
+            places = self._places[rows[self._buckets[rows] == bucket]]
+            if not len(places):
                 continue
-            pixels = torch.cat([part[own], mirrored(part[own])]) if self._both else part[own]
-            where = torch.cat([own, own + self._counts[bucket]]) if self._both else own
+            pixels = torch.cat([part[places], mirrored(part[places])]) if self._both else part[places]
+            where = torch.cat([places, places + self._counts[bucket]]) if self._both else places
             mean[where.to(mean.device)], std[where.to(std.device)] = _encoded(base, pixels)
 
     def to(self, device: torch.device) -> "LatentCache":
@@ -65,6 +65,6 @@ class LatentCache:
 
 
 def _encoded(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    found = [base.encode_posterior(some) for some in pixels.split(AT_ONCE)]
-    mean, std = torch.cat([mean for mean, _ in found]), torch.cat([std for _, std in found])
+    posteriors = [base.encode_posterior(some) for some in pixels.split(AT_ONCE)]
+    mean, std = torch.cat([mean for mean, _ in posteriors]), torch.cat([std for _, std in posteriors])
     return check_encoded(mean), std

@@ -140,9 +140,9 @@ def _learn(
     method: Method = method_class(job.method)(job, base, concepts)
     method.say = lambda text: mention(observer, text)
     tell(observer, plan_in_words(job, method.phases(), concepts, method.size))
-    known = {remark for concept in concepts for remark in concept.remarks}
+    concept_remarks = {remark for concept in concepts for remark in concept.remarks}
     for remark in [remark for concept in method.concepts for remark in concept.remarks]:
-        if remark not in known:  # what the method found out by itself
+        if remark not in concept_remarks:  # what the method found out by itself
             tell(observer, remark)
     for remark in remarks(job, base, concepts):
         tell(observer, remark)
@@ -197,8 +197,8 @@ def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
     """Whether to find out what the run needs: not for tiny networks on a CPU that nobody watches."""
     if not method.capabilities.estimate:
         return False
-    told = hasattr(observer, "on_note") or job.memory is not None
-    return told or bytes_of([method.base]) > _TINY or job.device != "cpu" and torch.cuda.is_available()
+    watched = hasattr(observer, "on_note") or job.memory is not None
+    return watched or bytes_of([method.base]) > _TINY or job.device != "cpu" and torch.cuda.is_available()
 
 
 def _trainable(base: BaseModel) -> BaseModel:
@@ -222,13 +222,13 @@ def _accelerator(job: Job) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
         raise LikenessError(f"this machine cannot train in {job.precision} ({error}); use fp32") from error
     check_sharing(str(accelerator.distributed_type))
-    started, wanted = int(os.environ.get("WORLD_SIZE", "1")), job.processes
+    started, requested = int(os.environ.get("WORLD_SIZE", "1")), job.processes
     running = accelerator.num_processes
-    if running != started or wanted not in (None, running):
+    if running != started or requested not in (None, running):
         # accelerate launch --cpu --num_processes 2 has been seen to run a single process and say nothing
         raise LikenessError(
-            f"{running} of {wanted or started} processes train together; start them with torchrun, or mend "
-            "what `accelerate config` wrote"
+            f"{running} of {requested or started} processes train together; start them with torchrun, or "
+            "mend what `accelerate config` wrote"
         )
     return accelerator
 
@@ -259,14 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     parser.add_argument("--shards-from-web", action="store_true", help="let shards be addresses (https: …)")
     parser.add_argument("--processes", type=int, help="refuse to run on another number of processes")
-    told = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(asctime)s %(message)s")
     try:
-        config = read_yaml(told.job)
+        config = read_yaml(parsed.job)
         flags = ("resume", "overwrite", "shards_from_web")
-        options: dict[str, object] = {name: True for name in flags if getattr(told, name)}
-        options |= {"processes": told.processes} if told.processes else {}
+        options: dict[str, object] = {name: True for name in flags if getattr(parsed, name)}
+        options |= {"processes": parsed.processes} if parsed.processes else {}
         job = build_job(str(config.get("method")), config, options, {})
         log.info("%s", train(job, Logged(), concepts=iter(check_job(job))))
         return 0

@@ -65,13 +65,13 @@ def tensors(base: BaseModel) -> dict[str, Tensor]:
     """Copies of all LoRA weights in the base, under its family's names with explicit alpha."""
     peft = base.traits.peft_names
     down_name, up_name = (kohya.PEFT_DOWN, kohya.PEFT_UP) if peft else (kohya.DOWN, kohya.UP)
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, layer in _named(base, peft):
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        found[name + down_name] = down.detach().float().cpu().clone()
-        found[name + up_name] = up.detach().float().cpu().clone()
-        found[name + kohya.ALPHA] = torch.tensor(layer.scaling[ADAPTER] * down.shape[0])
-    return found
+        weights[name + down_name] = down.detach().float().cpu().clone()
+        weights[name + up_name] = up.detach().float().cpu().clone()
+        weights[name + kohya.ALPHA] = torch.tensor(layer.scaling[ADAPTER] * down.shape[0])
+    return weights
 
 
 def _named(base: BaseModel, peft: bool) -> list[tuple[str, Any]]:

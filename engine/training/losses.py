@@ -27,9 +27,9 @@ def latent_masks(masks: Tensor, latents: Tensor) -> Tensor:
     return F.interpolate(masks.float(), size=latents.shape[-2:], mode="area")
 
 
-def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of the chosen values: values (B,), chosen (B,) bool with at least one True -> scalar."""
-    return (values * chosen).sum() / chosen.sum()
+def mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """The mean of some values: values (B,), where (B,) bool with at least one True -> scalar."""
+    return (values * where).sum() / where.sum()
 
 
 def tandem_equilibrium(

@@ -42,7 +42,7 @@ class MemorySettings:
 
     def words(self) -> str:
         """The measures in words; empty without any."""
-        told = {
+        measures = {
             "VAE off the device": self.vae_away,
             "text encoders off the device": self.text_away,
             "frozen weights in bf16": self.half,
@@ -50,7 +50,7 @@ class MemorySettings:
             "8-bit Adam": self.small_moments,
             f"micro-batches of {self.pass_size}": self.pass_size > 0,
         }
-        return ", ".join(word for word, taken in told.items() if taken)
+        return ", ".join(word for word, taken in measures.items() if taken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +81,13 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings
     elsewhere = device.type != "cpu"  # there is another place to put things
     can = method.capabilities
     now = MemorySettings(half=job.precision == "bf16" and can.half)
-    found = [now]
+    ladder = [now]
 
-    def add(wanted: bool, **more: Any) -> None:
+    def add(applies: bool, **more: Any) -> None:
         nonlocal now
-        if wanted and replace(now, **more) != now:
+        if applies and replace(now, **more) != now:
             now = replace(now, **more)
-            found.append(now)
+            ladder.append(now)
 
     add(elsewhere and can.cached_latents, vae_away=True)
     add(elsewhere and not can.trained_text, text_away=True)
@@ -98,7 +98,7 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings
     while can.splitting and rows > 1:
         rows = (rows + 1) // 2
         add(True, pass_size=rows)
-    return found
+    return ladder
 
 
 # --------------------------------------------------------------------------------------------------- estimate
@@ -218,8 +218,8 @@ def free_bytes(device: torch.device, base: BaseModel) -> int:
     """What a run may use on the device; on the CPU the base is there already and counts as free."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        own = bytes_of([base]) if base.device.type == "cuda" else 0
-        return torch.cuda.mem_get_info(device)[0] + unused + own
+        base_bytes = bytes_of([base]) if base.device.type == "cuda" else 0
+        return torch.cuda.mem_get_info(device)[0] + unused + base_bytes
     return psutil.virtual_memory().available + bytes_of([base])
 
 
@@ -250,21 +250,21 @@ class MemoryPlan:
     def choose(self) -> Estimate:
         """Settles on the first rung that fits, says so, and takes it as far as networks are concerned."""
         free = self._limit or free_bytes(self.device, self.method.base)
-        found = estimate(self.method, self.measures)
-        while found.total * _MARGIN > free and self.at + 1 < len(self.rungs):
+        needs = estimate(self.method, self.measures)
+        while needs.total * _MARGIN > free and self.at + 1 < len(self.rungs):
             self.at += 1
-            found = estimate(self.method, self.measures)
-        if found.total > HOPELESS * free:
+            needs = estimate(self.method, self.measures)
+        if needs.total > HOPELESS * free:
             raise LikenessError(
-                f"this run needs {found.words()} even with all measures "
+                f"this run needs {needs.words()} even with all measures "
                 f"({self.measures.words() or 'none apply'}), but {free / GB:.2f} GB are free on "
                 f"{self.device.type}; lower the resolution, the batch size or the rank"
             )
         taken = self.measures.words()
         how = f"; to fit: {taken}" if taken else ", so no measures are needed"
-        self._tell(f"memory: {found.words()}, {free / GB:.2f} GB are free{how}")
+        self._tell(f"memory: {needs.words()}, {free / GB:.2f} GB are free{how}")
         self.take_early()
-        return found
+        return needs
 
     def take_early(self) -> None:
         """What must be done before the method is prepared."""
@@ -309,6 +309,6 @@ class MemoryPlan:
         base.recompute(False)
         base.pass_size = 0
         base.call_back()
-        for weight, own in self._own.items():
-            weight.data = own
+        for weight, original in self._own.items():
+            weight.data = original
         self._own.clear()

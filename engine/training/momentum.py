@@ -17,13 +17,13 @@ class Ema:
         decay: float,
         first_copies: bool = False,  # the first update copies instead of averaging, as PyTorch's does
     ) -> None:
-        wanted = {id(parameter): number for number, parameter in enumerate(parameters)}
+        numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
         self._places: list[tuple[nn.Module, str, int]] = [
-            (module, name, wanted[id(parameter)])
+            (module, name, numbers[id(parameter)])
             for root in modules
             for module in root.modules()
             for name, parameter in module._parameters.items()
-            if id(parameter) in wanted
+            if id(parameter) in numbers
         ]
         self._parameters = list(parameters)
         self.averages = [parameter.detach().clone() for parameter in parameters]
@@ -41,14 +41,14 @@ class Ema:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, the modules hold the averages; the parameters themselves are not touched."""
-        own = [module._parameters[name] for module, name, _ in self._places]
+        originals = [module._parameters[name] for module, name, _ in self._places]
         try:
             for module, name, number in self._places:
                 # another object, not other values: the student's graph may still need its own
                 module._parameters[name] = nn.Parameter(self.averages[number], requires_grad=False)
             yield
         finally:
-            for (module, name, _), parameter in zip(self._places, own):
+            for (module, name, _), parameter in zip(self._places, originals):
                 module._parameters[name] = parameter
 
     def state(self) -> dict[str, Tensor]:

@@ -75,8 +75,8 @@ class OnnxNetwork(nn.Module):
         }
         for step in self._steps:
             given = [values[name] if name else None for name in step.reads]
-            found = _DOES[step.does](_together(given), step.attributes)
-            values.update(zip(step.writes, found if isinstance(found, tuple) else (found,)))
+            output = _DOES[step.does](_together(given), step.attributes)
+            values.update(zip(step.writes, output if isinstance(output, tuple) else (output,)))
         return values[self._output]
 
 
@@ -199,10 +199,10 @@ def _reshape(given: Given, attributes: Attributes) -> Tensor:
 
 
 def _gather(given: Given, attributes: Attributes) -> Tensor:
-    x, chosen, axis = given[0], given[1].long(), attributes.get("axis", 0) % given[0].ndim
-    chosen = torch.where(chosen < 0, chosen + x.shape[axis], chosen)
-    found = x.index_select(axis, chosen.flatten().to(x.device))
-    return found.reshape([*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :]])
+    x, indices, axis = given[0], given[1].long(), attributes.get("axis", 0) % given[0].ndim
+    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
+    gathered = x.index_select(axis, indices.flatten().to(x.device))
+    return gathered.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
 def _slice(given: Given, attributes: Attributes) -> Tensor:
@@ -247,8 +247,8 @@ def _reduced(how: Callable[..., Tensor]) -> Callable[[Given, Attributes], Tensor
 def _gemm(given: Given, attributes: Attributes) -> Tensor:
     first = given[0].T if attributes.get("transA", 0) else given[0]
     second = given[1].T if attributes.get("transB", 0) else given[1]
-    found = attributes.get("alpha", 1.0) * (first @ second)
-    return found if len(given) < 3 else found + attributes.get("beta", 1.0) * given[2]
+    product = attributes.get("alpha", 1.0) * (first @ second)
+    return product if len(given) < 3 else product + attributes.get("beta", 1.0) * given[2]
 
 
 def _normalised(given: Given, attributes: Attributes) -> Tensor:
@@ -321,10 +321,10 @@ def _two(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Attributes
 
 def _many(how: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given, Attributes], Tensor]:
     def folded(given: Given, _: Attributes) -> Tensor:
-        found = given[0]
+        result = given[0]
         for other in given[1:]:
-            found = how(found, other)
-        return found
+            result = how(result, other)
+        return result
 
     return folded
 

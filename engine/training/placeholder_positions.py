@@ -21,11 +21,11 @@ class PlaceholderPositions:
         """(B, K, T): 1.0 where token T of prompt B is of the K-th of its placeholders, else 0.0."""
         encoder = next(iter(self._method.base.text_encoders))
         length = self._method.longest_prompt(encoder)
-        found = torch.zeros(len(prompts), len(placeholders[0]), length)
+        positions = torch.zeros(len(prompts), len(placeholders[0]), length)
         for row, (prompt, names) in enumerate(zip(prompts, placeholders)):
             for word, name in enumerate(names):
-                found[row, word, self._of(prompt, name, encoder)] = 1.0
-        return found
+                positions[row, word, self._of(prompt, name, encoder)] = 1.0
+        return positions
 
     def _of(self, prompt: str, name: str, encoder: str) -> list[int]:
         if (prompt, name) not in self._known:

@@ -52,8 +52,8 @@ def _steps(phases: Sequence[Phase]) -> str:
 
 def _rates(phases: Sequence[Phase]) -> str:
     """Rates by group, those of a later phase behind an arrow where they differ."""
-    told = [_in_phase(phase) for phase in phases]
-    return "learning rate " + " → ".join(dict.fromkeys(told))
+    rates = [_in_phase(phase) for phase in phases]
+    return "learning rate " + " → ".join(dict.fromkeys(rates))
 
 
 def _in_phase(phase: Phase) -> str:

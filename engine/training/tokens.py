@@ -16,10 +16,10 @@ class TokenRows(nn.Module):
 
     def rows(self) -> dict[str, dict[str, Tensor]]:
         """The vectors themselves, so that gradients reach them."""
-        found: dict[str, dict[str, Tensor]] = {}
+        by_token: dict[str, dict[str, Tensor]] = {}
         for (token, encoder), vectors in zip(self._names, self.vectors):
-            found.setdefault(token, {})[encoder] = vectors
-        return found
+            by_token.setdefault(token, {})[encoder] = vectors
+        return by_token
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies under the artifact's names: `token.v0.<encoder>`."""
@@ -34,12 +34,12 @@ def initial_rows(base: BaseModel, text: str, vectors: int | None = None) -> dict
 
     Without a number, exactly the text's own rows.
     """
-    found = {}
-    for encoder, own in base.word_rows(text).items():
+    rows = {}
+    for encoder, text_rows in base.word_rows(text).items():
         if vectors is None:
-            found[encoder] = own
-        elif vectors < len(own):
-            found[encoder] = own.mean(0, keepdim=True).repeat(vectors, 1)
+            rows[encoder] = text_rows
+        elif vectors < len(text_rows):
+            rows[encoder] = text_rows.mean(0, keepdim=True).repeat(vectors, 1)
         else:
-            found[encoder] = own[torch.arange(vectors) % len(own)]
-    return found
+            rows[encoder] = text_rows[torch.arange(vectors) % len(text_rows)]
+    return rows

@@ -61,15 +61,15 @@ class ConditionalUNet:
         from diffusers.models.attention import BasicTransformerBlock
         from diffusers.models.resnet import ResnetBlock2D
 
-        found: list[nn.Module] = []
+        shards: list[nn.Module] = []
         for part in self.module.modules():
             if isinstance(part, ResnetBlock2D):
-                found.append(part)
+                shards.append(part)
             elif isinstance(part, BasicTransformerBlock):
                 crossed: Any = part.attn2
                 projections = crossed and [crossed.to_q, crossed.to_k, crossed.to_v, crossed.to_out[0]]
-                found += [part.attn1, *(projections or []), part.ff]
-        return found
+                shards += [part.attn1, *(projections or []), part.ff]
+        return shards
 
     def __call__(self, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype, more = dtype_of(self.module), {}
@@ -92,8 +92,8 @@ class ConditionalUNet:
         height, width = (int(side) * self.pixels_per_latent for side in xt.shape[-2:])
         key = (height, width, xt.device, xt.dtype)
         if key not in self._told_sizes:
-            told = [height, width, 0, 0, height, width]
-            self._told_sizes[key] = torch.tensor(told, device=xt.device, dtype=xt.dtype)
+            sizes = [height, width, 0, 0, height, width]
+            self._told_sizes[key] = torch.tensor(sizes, device=xt.device, dtype=xt.dtype)
         return self._told_sizes[key].expand(len(xt), SIZES)
 
 

@@ -28,12 +28,12 @@ class Flux2Sites:
         self._last: tuple[Any, tuple[int, int] | None] = (None, None)
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
-        told = {**dict(zip(_ARGUMENTS, inputs)), **options}
-        ids = told["img_ids"]
+        arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}
+        ids = arguments["img_ids"]
         if self._last[0] is not ids:  # asked of the device once
             self._last = ids, _grid(ids)
-        text = int(told["encoder_hidden_states"].shape[1])
-        return told["hidden_states"], told["timestep"], Pass({}, self._last[1], text)
+        text = int(arguments["encoder_hidden_states"].shape[1])
+        return arguments["hidden_states"], arguments["timestep"], Pass({}, self._last[1], text)
 
 
 def _grid(ids: Tensor) -> tuple[int, int] | None:

@@ -62,8 +62,8 @@ class Seam:
             noisy, timesteps, empty = sites.passing(inputs, options)
             here = user if isinstance(user, AttentionUser) else user(noisy, timesteps)
             others = options.get(sites.carrier) or {}
-            known = others[sites.name].users if sites.name in others else {}
-            there = Pass({**known, key: here}, empty.latents, empty.text)
+            users = others[sites.name].users if sites.name in others else {}
+            there = Pass({**users, key: here}, empty.latents, empty.text)
             return inputs, {**options, sites.carrier: {**others, sites.name: there}}
 
         handle = self._network.register_forward_pre_hook(tell, with_kwargs=True)

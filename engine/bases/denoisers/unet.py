@@ -42,8 +42,8 @@ class UNetSites:
 
     def __init__(self, unet: nn.Module) -> None:
         self.processors: list[tuple[Any, Any]] = [
-            (found.layer, CrossProcessor(name, found.layer.processor))
-            for name, found in cross_attention_layers(unet).items()
+            (attention.layer, CrossProcessor(name, attention.layer.processor))
+            for name, attention in cross_attention_layers(unet).items()
         ]
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:

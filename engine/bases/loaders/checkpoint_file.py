@@ -85,19 +85,19 @@ def _check_whole(path: Path, start: bytes) -> None:
     """Raises LikenessError where a safetensors file ends before its own header says it does."""
     size = path.stat().st_size
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    wanted = 8 + length
-    if start and length < 100 << 20 and wanted <= size:
+    expected = 8 + length
+    if start and length < 100 << 20 and expected <= size:
         try:
             with path.open("rb") as file:
                 file.seek(8)
                 entries = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-            wanted += int(max(ends, default=0))
+            expected += int(max(ends, default=0))
         except Exception:
             return  # safetensors itself says that this is none
-        if wanted > size:
+        if expected > size:
             raise LikenessError(
-                f"{path} is cut off: {size / 1e6:.1f} of {wanted / 1e6:.1f} MB are there; download it again"
+                f"{path} is cut off: {size / 1e6:.1f} of {expected / 1e6:.1f} MB are there; download it again"
             )
 
 
@@ -152,8 +152,8 @@ def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
         elif tensor.ndim > 1 and key.endswith("weight"):
             raise quantised(path, f"{key} is stored as {_word(tensor.dtype)}")
     if len(kinds) > 1:
-        told = ", ".join(f"{count} tensors in {_word(kind)}" for kind, count in kinds.most_common())
-        log.info("%s mixes precisions (%s); all are read into fp32, which holds each exactly", path, told)
+        counted = ", ".join(f"{count} tensors in {_word(kind)}" for kind, count in kinds.most_common())
+        log.info("%s mixes precisions (%s); all are read into fp32, which holds each exactly", path, counted)
 
 
 def _word(dtype: torch.dtype) -> str:

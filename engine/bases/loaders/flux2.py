@@ -88,28 +88,28 @@ def build_transformer(where: object, state: Mapping[str, Tensor], config: Mappin
     kind, _ = flux2_classes()
 
     def build() -> Any:
-        own = for_diffusers(as_stored(where, state))
-        if "time_guidance_embed.guidance_embedder.linear_1.weight" in own:
+        weights = for_diffusers(as_stored(where, state))
+        if "time_guidance_embed.guidance_embedder.linear_1.weight" in weights:
             raise _dev(where)
-        network = empty(kind, {**_transformer_config(own), **config})
-        network.load_state_dict(own, assign=True)
+        network = empty(kind, {**_transformer_config(weights), **config})
+        network.load_state_dict(weights, assign=True)
         return network.eval()
 
     return _whole(where, "FLUX.2 transformer", build)
 
 
-def _transformer_config(own: Mapping[str, Tensor]) -> dict[str, Any]:
-    width, channels = own["x_embedder.weight"].shape
-    head = own["single_transformer_blocks.0.attn.norm_q.weight"].shape[0]
+def _transformer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = state["x_embedder.weight"].shape
+    head = state["single_transformer_blocks.0.attn.norm_q.weight"].shape[0]
     return {
         "in_channels": channels,
-        "num_layers": len(numbers_in(own, "transformer_blocks.")),
-        "num_single_layers": len(numbers_in(own, "single_transformer_blocks.")),
+        "num_layers": len(numbers_in(state, "transformer_blocks.")),
+        "num_single_layers": len(numbers_in(state, "single_transformer_blocks.")),
         "attention_head_dim": head,
         "num_attention_heads": width // head,
-        "joint_attention_dim": own["context_embedder.weight"].shape[1],
-        "timestep_guidance_channels": own["time_guidance_embed.timestep_embedder.linear_1.weight"].shape[1],
-        "mlp_ratio": own["transformer_blocks.0.ff.linear_out.weight"].shape[1] / width,
+        "joint_attention_dim": state["context_embedder.weight"].shape[1],
+        "timestep_guidance_channels": state["time_guidance_embed.timestep_embedder.linear_1.weight"].shape[1],
+        "mlp_ratio": state["transformer_blocks.0.ff.linear_out.weight"].shape[1] / width,
         "axes_dims_rope": [head // 4] * 4,
         "guidance_embeds": False,
     }
@@ -120,10 +120,10 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
     from transformers import Qwen3Config, Qwen3Model
 
     def build() -> Any:
-        own = {key.removeprefix("model."): value for key, value in as_stored(where, state).items()}
-        words, width = own["embed_tokens.weight"].shape
-        head = own["layers.0.self_attn.q_norm.weight"].shape[0]
-        stored = len(numbers_in(own, "layers."))
+        weights = {key.removeprefix("model."): value for key, value in as_stored(where, state).items()}
+        words, width = weights["embed_tokens.weight"].shape
+        head = weights["layers.0.self_attn.q_norm.weight"].shape[0]
+        stored = len(numbers_in(weights, "layers."))
         read = max(taps or taps_for(stored))
         if stored < max(read, 4):
             raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for FLUX.2; {_GET}")
@@ -131,10 +131,10 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
         config = Qwen3Config(
             vocab_size=words,
             hidden_size=width,
-            intermediate_size=own["layers.0.mlp.gate_proj.weight"].shape[0],
+            intermediate_size=weights["layers.0.mlp.gate_proj.weight"].shape[0],
             num_hidden_layers=read,
-            num_attention_heads=own["layers.0.self_attn.q_proj.weight"].shape[0] // head,
-            num_key_value_heads=own["layers.0.self_attn.k_proj.weight"].shape[0] // head,
+            num_attention_heads=weights["layers.0.self_attn.q_proj.weight"].shape[0] // head,
+            num_key_value_heads=weights["layers.0.self_attn.k_proj.weight"].shape[0] // head,
             head_dim=head,
             rms_norm_eps=1e-6,
             **rope,
@@ -142,7 +142,7 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
         with torch.random.fork_rng(devices=[]):
             network = Qwen3Model(config)
         unheard = tuple(f"layers.{number}." for number in range(read, stored))
-        heard = {key: value for key, value in own.items() if not key.startswith(unheard)}
+        heard = {key: value for key, value in weights.items() if not key.startswith(unheard)}
         network.load_state_dict(heard, assign=True)
         return network.eval()
 
@@ -161,14 +161,16 @@ def build_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, A
     _, kind = flux2_classes()
 
     def build() -> Any:
-        own = {_vae_name(key): value for key, value in state.items() if not key.endswith("batches_tracked")}
-        statistics = {key: value for key, value in own.items() if key.startswith("bn.")}
-        if "encoder.down.0.block.0.conv1.weight" in own:
-            levels = [None] * len(numbers_in(own, "encoder.down."))
+        weights = {
+            _vae_name(key): value for key, value in state.items() if not key.endswith("batches_tracked")
+        }
+        statistics = {key: value for key, value in weights.items() if key.startswith("bn.")}
+        if "encoder.down.0.block.0.conv1.weight" in weights:
+            levels = [None] * len(numbers_in(weights, "encoder.down."))
             shape = {"down_block_types": levels, "up_block_types": levels}
-            own = {**convert_ldm_vae_checkpoint(own, shape), **statistics}
-        network = empty(kind, {**_vae_config(own), **config})
-        missing, strange = network.load_state_dict(in_full(own), assign=True, strict=False)
+            weights = {**convert_ldm_vae_checkpoint(weights, shape), **statistics}
+        network = empty(kind, {**_vae_config(weights), **config})
+        missing, strange = network.load_state_dict(in_full(weights), assign=True, strict=False)
         gone = [key for key in missing if not key.endswith("batches_tracked")]
         if gone or strange:
             raise KeyError([*gone, *strange][0])
@@ -188,19 +190,19 @@ def _vae_name(key: str) -> str:
     )
 
 
-def _vae_config(own: Mapping[str, Tensor]) -> dict[str, Any]:
-    levels = range(len(numbers_in(own, "encoder.down_blocks.")))
-    channels = [own[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels]
-    back = [own[f"decoder.up_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in reversed(levels)]
+def _vae_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    levels = range(len(numbers_in(state, "encoder.down_blocks.")))
+    channels = [state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels]
+    back = [state[f"decoder.up_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in reversed(levels)]
     return {
         "block_out_channels": channels,
         "decoder_block_out_channels": None if back == channels else back,
         "down_block_types": ["DownEncoderBlock2D"] * len(channels),
         "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-        "layers_per_block": len(numbers_in(own, "encoder.down_blocks.0.resnets.")),
-        "latent_channels": own["decoder.conv_in.weight"].shape[1],
-        "use_quant_conv": "quant_conv.weight" in own,
-        "use_post_quant_conv": "post_quant_conv.weight" in own,
+        "layers_per_block": len(numbers_in(state, "encoder.down_blocks.0.resnets.")),
+        "latent_channels": state["decoder.conv_in.weight"].shape[1],
+        "use_quant_conv": "quant_conv.weight" in state,
+        "use_post_quant_conv": "post_quant_conv.weight" in state,
         "sample_size": _RESOLUTION,
     }
 
@@ -252,8 +254,8 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
     read = {name: _told(path / name / "config.json") for name in _FOLDERS}
     for name in ("transformer", "text_encoder"):
         if "quantization_config" in read[name]:
-            told = read[name]["quantization_config"]
-            method = told.get("quant_method", "unknown") if isinstance(told, dict) else told
+            scheme = read[name]["quantization_config"]
+            method = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else scheme
             raise LikenessError(f"{path / name} is quantised by {method} and cannot be learned on; {_GET}")
     for name in _FOLDERS:
         check_config(path / name / "config.json")
@@ -287,10 +289,10 @@ def _told(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        told = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise LikenessError(f"{path} cannot be read ({first_line(error)}); get it again") from error
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 # ----------------------------------------------------------------------------------------------- single files
@@ -302,8 +304,8 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
     front = front_of(state)
     assert front is not None
     rest = FRONTS[1] if front else ""  # then other parts may lie beside it
-    own = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
-    transformer = build_transformer(path, own, {})
+    weights = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
+    transformer = build_transformer(path, weights, {})
     text_path, text = _part(
         path, state, spec.clip, _TEXT_FRONTS[:2] if rest else (), "text encoder", "--clip",
         "qwen_3_4b.safetensors for Klein 4B; ComfyUI keeps it in models/text_encoders",
@@ -343,9 +345,9 @@ def _part(
             raise LikenessError(f"there is no {what} at {place}; give {where}")
         return place, read_checkpoint_tensors(place).tensors
     for front in fronts:
-        found = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
-        if found:
-            return path, found
+        weights = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
+        if weights:
+            return path, weights
     raise LikenessError(f"{path} holds no {what}; name one with {option}: {where}")
 
 
@@ -403,11 +405,11 @@ def as_stored(where: object, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for value in plain.values():
         kinds[_computed(value.dtype)] += value.numel()
     most = kinds.most_common(1)[0][0]
-    found = {}
+    weights = {}
     for key, value in plain.items():
         scale = scales.get(key.removesuffix(".weight"))
-        found[key] = value.to(most) if scale is None else (value.float() * scale.float()).to(most)
-    return found
+        weights[key] = value.to(most) if scale is None else (value.float() * scale.float()).to(most)
+    return weights
 
 
 def _computed(stored: torch.dtype) -> torch.dtype:

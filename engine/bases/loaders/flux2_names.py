@@ -37,8 +37,8 @@ _BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
 
 def front_of(keys: Iterable[str]) -> str | None:
     """What the names of a FLUX.2 transformer begin with; None where there is none."""
-    known = set(keys)
-    return next((front for front in FRONTS if any(front + sign in known for sign in _SIGNS)), None)
+    names = set(keys)
+    return next((front for front in FRONTS if any(front + sign in names for sign in _SIGNS)), None)
 
 
 def is_flux2(keys: Iterable[str]) -> bool:
@@ -63,7 +63,7 @@ def for_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     does not have."""
     if _SIGNS[1] in state:
         return dict(state)
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
         layer, _, part = key.rpartition(".")
         paths = paths_of(layer)
@@ -73,5 +73,5 @@ def for_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = torch.cat(tensor.chunk(2)[::-1])
         ending = "weight" if part == "scale" else part
         for path, one in zip(paths, tensor.chunk(len(paths)), strict=True):
-            found[f"{path}.{ending}"] = one
-    return found
+            renamed[f"{path}.{ending}"] = one
+    return renamed

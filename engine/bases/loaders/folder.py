@@ -54,9 +54,9 @@ def import_networks() -> None:
 # ------------------------------------------------------------------------------------------ diffusers folders
 
 
-def read_folder(path: Path, told: str | None = None) -> Parts:
-    """A diffusers folder of the SD 1.x, SD 2.x or SDXL family; nothing is downloaded. `told`: what the user
-    says that it predicts."""
+def read_folder(path: Path, prediction: str | None = None) -> Parts:
+    """A diffusers folder of the SD 1.x, SD 2.x or SDXL family; nothing is downloaded. `prediction`:
+    what the user says that it predicts."""
     from diffusers import UNet2DConditionModel
 
     check_folder(path)
@@ -75,7 +75,7 @@ def read_folder(path: Path, told: str | None = None) -> Parts:
         text_encoders=encoders,
         tokenizers=tokenizers,
         alphas_cumprod=noise_schedule(schedule),
-        prediction_type=told or checked_prediction(schedule.get("prediction_type", "epsilon"), path),
+        prediction_type=prediction or checked_prediction(schedule.get("prediction_type", "epsilon"), path),
     )
 
 
@@ -146,8 +146,8 @@ def check_folder(path: Path) -> None:
     if config.get("in_channels", 4) != 4:
         raise inpainting(path, config["in_channels"])
     if config.get("quantization_config") is not None:
-        told = config["quantization_config"]
-        method = told.get("quant_method", "unknown") if isinstance(told, dict) else told
+        scheme = config["quantization_config"]
+        method = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else scheme
         raise quantised(path, f"its U-Net is quantised by {method}")
     embedded = config.get("addition_embed_type")
     if embedded not in (None, "text_time") or config.get("class_embed_type") is not None:
@@ -162,8 +162,8 @@ def _part(kind: Any, path: Path) -> Any:
         try:
             if words:
                 return from_folder(kind, path)
-            network, found = from_folder(kind, path, output_loading_info=True, **variant)
-            _check_nothing_missing(path, found["missing_keys"])
+            network, info = from_folder(kind, path, output_loading_info=True, **variant)
+            _check_nothing_missing(path, info["missing_keys"])
             return network
         except LikenessError:
             raise
@@ -183,10 +183,10 @@ def _check_nothing_missing(path: Path, missing: Iterable[str]) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     with reading(path, "is no JSON that says anything; get it again"):
-        told = json.loads(path.read_text("utf-8"))
-        if not isinstance(told, dict):
-            raise TypeError(f"{type(told)} instead of a mapping")
-        return told
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"{type(content)} instead of a mapping")
+        return content
 
 
 # --------------------------------------------------------------------------------------------------- refusals

@@ -76,9 +76,9 @@ def trained_side(family: str, prediction_type: str) -> int:
 
 def _prediction(path: Path, stored: Stored, family: str) -> str:
     """What the U-Net predicts: as the file says, or as its numbers tell."""
-    told = stored.metadata.get("modelspec.prediction_type")
-    if told:
-        return checked_prediction(_SPOKEN.get(told, told), path)
+    stated = stored.metadata.get("modelspec.prediction_type")
+    if stated:
+        return checked_prediction(_SPOKEN.get(stated, stated), path)
     if "v_pred" in stored.tensors:
         return "v_prediction"
     beside = _told_beside(path)
@@ -97,10 +97,10 @@ def _told_beside(path: Path) -> str | None:
     if not beside.is_file():
         return None
     with reading(beside, "cannot be read as the model's configuration; mend it, or take it away"):
-        found = from_yaml(read_text(beside), beside)
+        entry = from_yaml(read_text(beside), beside)
     for name in ("model", "params", "parameterization"):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return None if found is None else str(found)
+        entry = entry.get(name) if isinstance(entry, Mapping) else None
+    return None if entry is None else str(entry)
 
 
 # ------------------------------------------------------------------------------------------------------ U-Net
@@ -111,10 +111,10 @@ def build_unet(state: Mapping[str, Tensor], side: int, heads: int | list[int]) -
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    own = {key: value for key, value in state.items() if key.startswith(UNET)}
-    config = unet_config({key[len(UNET) :]: value for key, value in own.items()})
+    weights = {key: value for key, value in state.items() if key.startswith(UNET)}
+    config = unet_config({key[len(UNET) :]: value for key, value in weights.items()})
     unet = empty(UNet2DConditionModel, {**config, "sample_size": side, "attention_head_dim": heads})
-    unet.load_state_dict(in_full(convert_ldm_unet_checkpoint(own, unet.config)), assign=True)
+    unet.load_state_dict(in_full(convert_ldm_unet_checkpoint(weights, unet.config)), assign=True)
     return unet
 
 
@@ -196,8 +196,8 @@ def _text(
         if not place.is_file():
             raise LikenessError(f"there are no text encoders at {place}; give a checkpoint or a folder")
         path, state = place, read_checkpoint_tensors(place).tensors
-    own = {name: _text_state(state, prefixes) for name, prefixes in FAMILIES[family].text_prefixes.items()}
-    missing = [name for name, weights in own.items() if not weights]
+    states = {name: _text_state(state, prefixes) for name, prefixes in FAMILIES[family].text_prefixes.items()}
+    missing = [name for name, weights in states.items() if not weights]
     if missing:
         raise LikenessError(
             f"{path} holds no text encoder ({', '.join(missing)}), without which prompts mean nothing; name "
@@ -205,15 +205,15 @@ def _text(
             "folder"
         )
     words = read_tokenizer(path, spec.tokenizer)
-    encoders = {name: build_text_encoder(family, name, weights, words) for name, weights in own.items()}
-    return encoders, {name: padded(words, name) for name in own}
+    encoders = {name: build_text_encoder(family, name, weights, words) for name, weights in states.items()}
+    return encoders, {name: padded(words, name) for name in states}
 
 
 def _text_state(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
     for prefix in prefixes:
-        found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        if found:
-            return found
+        tower = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        if tower:
+            return tower
     return {}
 
 
@@ -257,18 +257,18 @@ def _has_words(place: Path) -> bool:
 
 def padded(tokenizer: Any, encoder: str) -> Any:
     """A copy of the tokenizer that fills prompts up as this encoder was trained: CLIP-L by its end."""
-    own = copy.deepcopy(tokenizer)
-    own.pad_token = own.eos_token if encoder == "clip_l" else own.convert_ids_to_tokens(0)
-    return own
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = padding.eos_token if encoder == "clip_l" else padding.convert_ids_to_tokens(0)
+    return padding
 
 
 def build_text_encoder(
-    family: str, name: str, own: Mapping[str, Tensor], tokenizer: Any, heads: int | None = None
+    family: str, name: str, state: Mapping[str, Tensor], tokenizer: Any, heads: int | None = None
 ) -> Any:
     """A text encoder out of OpenAI's, transformers' or OpenCLIP's names; `heads` stand in no shape."""
-    if any(key.startswith(OPEN_CLIP) for key in own):
-        own = from_open_clip(own)
-    weights = {key.removeprefix("text_model."): value for key, value in own.items()
+    if any(key.startswith(OPEN_CLIP) for key in state):
+        state = from_open_clip(state)
+    weights = {key.removeprefix("text_model."): value for key, value in state.items()
                if not key.endswith(("position_ids", "logit_scale"))}  # fmt: skip
     stored = 1 + max(numbers_in(weights, "encoder.layers."))
     layers = stored - FAMILIES[family].unheard_layers
@@ -332,7 +332,7 @@ def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     tower = {key: value for key, value in state.items() if key != "text_projection"}
     width = SimpleNamespace(hidden_size=state["positional_embedding"].shape[1])
-    found = convert_open_clip_checkpoint(SimpleNamespace(config=width), tower, prefix="")
+    converted = convert_open_clip_checkpoint(SimpleNamespace(config=width), tower, prefix="")
     if "text_projection" in state:  # diffusers would take the width from it
-        found["text_projection.weight"] = state["text_projection"].T.contiguous()
-    return found
+        converted["text_projection.weight"] = state["text_projection"].T.contiguous()
+    return converted

@@ -29,17 +29,17 @@ def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | 
             raise LikenessError(f"there is no VAE at {path}; give a VAE file, a checkpoint or a folder")
         state = _whole_pair(path, read_checkpoint_tensors(path).tensors)
     fronts = (VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv.", _ENCODER, DECODER)
-    own = {key.removeprefix(VAE): value for key, value in state.items() if key.startswith(fronts)}
-    if "decoder.up_blocks.0.resnets.0.conv1.weight" in own:
+    weights = {key.removeprefix(VAE): value for key, value in state.items() if key.startswith(fronts)}
+    if "decoder.up_blocks.0.resnets.0.conv1.weight" in weights:
         raise LikenessError(f"{path} is a VAE in diffusers' layout; give the folder with its config.json")
-    whole = "encoder.conv_in.weight" in own and "quant_conv.weight" in own
-    if not whole and _tiny_state(own) is None:
+    whole = "encoder.conv_in.weight" in weights and "quant_conv.weight" in weights
+    if not whole and _tiny_state(weights) is None:
         raise LikenessError(
             f"{path} holds no VAE; name one with the base's 'vae' (--vae): a VAE file, another checkpoint or "
             "a diffusers folder"
         )
     try:
-        return build_vae(own, FAMILIES[family].sample_size, FAMILIES[family].latent_scale)
+        return build_vae(weights, FAMILIES[family].sample_size, FAMILIES[family].latent_scale)
     except (RuntimeError, KeyError, ValueError) as error:
         raise LikenessError(
             f"{path} is no VAE that can be used, or not whole ({first_line(error)}); get it again, or use "
@@ -47,51 +47,51 @@ def read_vae(path: Path, state: Mapping[str, Tensor], family: str, named: str | 
         ) from error
 
 
-def build_vae(own: Mapping[str, Tensor], side: int, scale: float) -> Any:
+def build_vae(weights: Mapping[str, Tensor], side: int, scale: float) -> Any:
     """The autoencoder out of LDM's or TAESD's names, without a prefix; LDM's latents are of this `side` and
     `scale`."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    tiny = _tiny_state(own)
+    tiny = _tiny_state(weights)
     if tiny is not None:
         return _build_tiny(tiny)
-    levels = range(1 + max(numbers_in(own, "encoder.down.")))
-    channels = [own[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
+    levels = range(1 + max(numbers_in(weights, "encoder.down.")))
+    channels = [weights[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
     config = {
         "block_out_channels": channels,
         "down_block_types": ["DownEncoderBlock2D"] * len(channels),
         "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-        "layers_per_block": 1 + max(numbers_in(own, "encoder.down.0.block.")),
-        "latent_channels": own["quant_conv.weight"].shape[0] // 2,
+        "layers_per_block": 1 + max(numbers_in(weights, "encoder.down.0.block.")),
+        "latent_channels": weights["quant_conv.weight"].shape[0] // 2,
         "sample_size": side * 2 ** (len(channels) - 1),
         "scaling_factor": scale,
     }
     vae = empty(AutoencoderKL, config)
-    vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(own), vae.config)), assign=True)
+    vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(weights), vae.config)), assign=True)
     return vae
 
 
 # ------------------------------------------------------------------------------------------------------ TAESD
 
 
-def is_tiny(own: Mapping[str, Tensor]) -> bool:
+def is_tiny(weights: Mapping[str, Tensor]) -> bool:
     """Whether an autoencoder's tensors are TAESD's, in ComfyUI's names or in diffusers'."""
-    return _tiny_state(own) is not None
+    return _tiny_state(weights) is not None
 
 
-def _tiny_state(own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def _tiny_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """TAESD under diffusers' names, whose decoder lacks the clamp at its front; None where it is none."""
-    if {"encoder.layers.0.weight", "decoder.layers.0.weight"} <= own.keys():
-        return dict(own)
-    if {f"{_ENCODER}0.weight", f"{DECODER}1.weight"} - own.keys():
+    if {"encoder.layers.0.weight", "decoder.layers.0.weight"} <= weights.keys():
+        return dict(weights)
+    if {f"{_ENCODER}0.weight", f"{DECODER}1.weight"} - weights.keys():
         return None
-    found = {}
-    for key, value in own.items():
+    renamed = {}
+    for key, value in weights.items():
         half, number, rest = key.split(".", 2)
         place = int(number) - (half + "." == DECODER)
-        found[f"{half.removeprefix('taesd_')}.layers.{place}.{rest}"] = value
-    return found
+        renamed[f"{half.removeprefix('taesd_')}.layers.{place}.{rest}"] = value
+    return renamed
 
 
 def _build_tiny(state: Mapping[str, Tensor]) -> Any:

@@ -141,8 +141,8 @@ class DDPM:
         """Timesteps (B,)."""
         return self.timesteps(t)
 
-    def from_network_time(self, told: Tensor) -> Tensor:
-        return self.times(told)
+    def from_network_time(self, network_time: Tensor) -> Tensor:
+        return self.times(network_time)
 
     def published_time(self, timestep: float) -> float:
         """Every schedule of 1000 timesteps is taken for the published one: models are drawn with as they

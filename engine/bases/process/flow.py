@@ -84,8 +84,8 @@ class RectifiedFlow:
     def network_time(self, t: Tensor) -> Tensor:
         return t * self.time_scale
 
-    def from_network_time(self, told: Tensor) -> Tensor:
-        return told / self.time_scale
+    def from_network_time(self, network_time: Tensor) -> Tensor:
+        return network_time / self.time_scale
 
     def published_time(self, timestep: float) -> float:
         """By the noise beside a picture of unit weight: s / (1 - s) is that of the timestep."""
@@ -99,8 +99,8 @@ class RectifiedFlow:
 
     def published_timestep(self, t: Tensor) -> Tensor:
         noise = (t / (1 - t).clamp(min=_EDGE)).clamp(min=_EDGE).log()  # (B,)
-        known = published_sigmas().log().to(t.device)  # (1000,)
-        return (noise[:, None] - known).abs().argmin(1).float()
+        log_sigmas = published_sigmas().log().to(t.device)  # (1000,)
+        return (noise[:, None] - log_sigmas).abs().argmin(1).float()
 
     def progress(self, t: float) -> float:
         return 1 - self.unshifted(t)

@@ -52,8 +52,8 @@ class Process(Protocol):
         """(B,) as the network is told of t."""
         ...
 
-    def from_network_time(self, told: Tensor) -> Tensor:
-        """The t (B,) that a network was told of."""
+    def from_network_time(self, network_time: Tensor) -> Tensor:
+        """The t (B,) of the time that a network was given."""
         ...
 
     def published_time(self, timestep: float) -> float:

@@ -77,12 +77,12 @@ class ClipText:
                 ids = torch.cat([ids, self.empty_chunk(name)[None]])
             chunks = to_device(ids, device_of(encoder))
             with vectors_in_place(encoder.get_input_embeddings(), tokens, rows or {}, name):
-                told = encoder(chunks, output_hidden_states=self.pooled)
-            heard = told.hidden_states[-2] if self.pooled else told.last_hidden_state
+                output = encoder(chunks, output_hidden_states=self.pooled)
+            heard = output.hidden_states[-2] if self.pooled else output.last_hidden_state
             if tokens.weights is not None:
                 heard = weighed(heard[:-1], tokens.weights.view(len(heard) - 1, -1), heard[-1])
             states.append(heard.reshape(len(unique), -1, heard.shape[-1]).to(device))
-            pooled = getattr(told, "text_embeds", pooled)
+            pooled = getattr(output, "text_embeds", pooled)
         conditioning = Conditioning(states=states[0])
         if self.pooled:
             assert pooled is not None
@@ -96,8 +96,8 @@ class ClipText:
         )
 
     def word_rows(self, text: str) -> dict[str, Tensor]:
-        found = {}
+        rows = {}
         for name, encoder in self.encoders.items():
             ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
-            found[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
-        return found
+            rows[name] = encoder.get_input_embeddings().weight[ids].detach().float().clone()
+        return rows

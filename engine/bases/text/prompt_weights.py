@@ -22,12 +22,12 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     """The prompt's stretches of text in order, without the brackets, and what each is multiplied with."""
     for written, kept in _ESCAPES:
         prompt = prompt.replace(written, kept)
-    found = []
+    stretches = []
     for text, weight in _stretches(prompt, 1.0):
         for written, kept in _ESCAPES:
             text = text.replace(kept, written[1:])
-        found.append((text, weight))
-    return found
+        stretches.append((text, weight))
+    return stretches
 
 
 def _stretches(text: str, around: float) -> Iterator[tuple[str, float]]:
@@ -38,8 +38,8 @@ def _stretches(text: str, around: float) -> Iterator[tuple[str, float]]:
         inside, weight = group[1:-1], around * USUAL
         words, colon, number = inside.rpartition(":")
         if words:
-            told = _number(number)
-            inside, weight = (inside, weight) if told is None else (words, told)
+            factor = _number(number)
+            inside, weight = (inside, weight) if factor is None else (words, factor)
         yield from _stretches(inside, weight)
 
 
@@ -80,19 +80,19 @@ def weighed(states: Tensor, weights: Tensor, empty: Tensor) -> Tensor:
 
 def spelled(prompt: str, placeholders: Collection[str]) -> str:
     """`embedding:v0` as `<v0>`, where that is a placeholder here; raises for embeddings that are none."""
-    known = {placeholder.strip("<>"): placeholder for placeholder in placeholders}
+    by_name = {placeholder.strip("<>"): placeholder for placeholder in placeholders}
 
     def named(match: re.Match[str]) -> str:
         name = match[1].strip("<>")
         rest = ""
-        while name not in known and name[-1:] in (".", "-"):  # what ends a sentence
+        while name not in by_name and name[-1:] in (".", "-"):  # what ends a sentence
             name, rest = name[:-1], name[-1] + rest
-        if name not in known:
+        if name not in by_name:
             there = f"; there are {', '.join(placeholders)}" if placeholders else ""
             raise LikenessError(
                 f"the prompt '{prompt}' asks for embedding:{match[1]}, which no concept defines{there}; "
                 "bring it in with `likeness import` and name it with --concept"
             )
-        return known[name] + rest
+        return by_name[name] + rest
 
     return _EMBEDDING.sub(named, prompt)

@@ -81,8 +81,8 @@ class QwenText:
         if drawn:
             prompt = prompt.replace("\\(", "(").replace("\\)", ")")
         line: list[int | tuple[str, int]] = []
-        last, found = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
-        for number, match in enumerate([*found, None]):
+        last, matches = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
+        for number, match in enumerate([*matches, None]):
             end = len(prompt) if match is None else match.start()
             text = (BEFORE if number == 0 else "") + prompt[last:end] + (_BEHIND if match is None else "")
             if number:
@@ -151,17 +151,17 @@ def _recomputed(layers: Any) -> Iterator[None]:
 @contextmanager
 def _tapped(layers: Any, taps: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """What goes into the layers of these numbers, for one pass; the last may be behind all."""
-    found: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
 
     def keep(tap: int) -> Callable[..., None]:
         def hook(_layer: Any, _inputs: Any, output: Any) -> None:
-            found[tap] = output[0] if isinstance(output, tuple) else output
+            states[tap] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
     handles = [layers[tap - 1].register_forward_hook(keep(tap)) for tap in taps]
     try:
-        yield found
+        yield states
     finally:
         for handle in handles:
             handle.remove()

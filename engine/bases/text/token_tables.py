@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from ...errors import LikenessError
 
 
-def table_difference(table: Tensor, own: Tensor, encoder: str) -> Tensor:
+def table_difference(table: Tensor, original: Tensor, encoder: str) -> Tensor:
     """What training changed: table (n, D) minus the first rows of the encoder's own (N, D), in fp32."""
-    if table.shape[1] != own.shape[1] or len(table) > len(own):
+    if table.shape[1] != original.shape[1] or len(table) > len(original):
         raise LikenessError(
             f"the changed words of {encoder} have another size in this base; use the base they are from"
         )
-    return table.float().to(own.device) - own[: len(table)].float()
+    return table.float().to(original.device) - original[: len(table)].float()
 
 
 @contextmanager
@@ -28,20 +28,20 @@ def with_table_rows(
     try:
         for name, table in tables.items():
             module = encoders[name].get_input_embeddings()
-            own = module._parameters["weight"]  # the object itself must come back
-            moved = own.detach().clone()
-            update = strength * table_difference(table, own, name)
-            moved[: len(table)] = (moved[: len(table)].float() + update).to(own.dtype)
-            originals[name] = own
+            original = module._parameters["weight"]  # the object itself must come back
+            moved = original.detach().clone()
+            update = strength * table_difference(table, original, name)
+            moved[: len(table)] = (moved[: len(table)].float() + update).to(original.dtype)
+            originals[name] = original
             module._parameters["weight"] = nn.Parameter(moved, requires_grad=False)
         yield
     finally:
-        for name, own in originals.items():
-            encoders[name].get_input_embeddings()._parameters["weight"] = own
+        for name, original in originals.items():
+            encoders[name].get_input_embeddings()._parameters["weight"] = original
 
 
-def diff_patch(table: Tensor, own: Tensor, encoder: str) -> tuple[Tensor]:
+def diff_patch(table: Tensor, original: Tensor, encoder: str) -> tuple[Tensor]:
     """The same change as ComfyUI's weight patches have it: (N, D), 0 for rows that were not trained."""
-    padded = torch.zeros(own.shape)
-    padded[: len(table)] = table_difference(table, own, encoder).cpu()
+    padded = torch.zeros(original.shape)
+    padded[: len(table)] = table_difference(table, original, encoder).cpu()
     return (padded,)

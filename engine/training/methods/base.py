@@ -79,8 +79,8 @@ class Method(nn.Module, ABC):
                 f"{self.job.method} needs all pictures in one size and has no buckets; set buckets to false, "
                 "or leave it away"
             )
-        wanted = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
-        if not wanted or not self.capabilities.buckets or not self.concepts:
+        bucketed = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
+        if not bucketed or not self.capabilities.buckets or not self.concepts:
             return examples_of(self.concepts, self.size)
         return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
 

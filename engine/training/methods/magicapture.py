@@ -114,7 +114,7 @@ class MagiCapture(Method):
         if concept is not self.style or not spread:
             return rows
         generator = generator_for(self.job.seed, "style word")
-        return {name: torch.randn(own.shape, generator=generator) * spread for name, own in rows.items()}
+        return {name: torch.randn(row.shape, generator=generator) * spread for name, row in rows.items()}
 
     # ------------------------------------------------------------------------------ what the trainer asks
 
@@ -163,14 +163,14 @@ class MagiCapture(Method):
 
     def _look(self) -> None:
         assert self.identity is not None
-        own = ~self.examples.prior
+        of_concepts = ~self.examples.prior
         device = self.base.device
-        masks = self.examples.masks[own].clone()
+        masks = self.examples.masks[of_concepts].clone()
         style = self.pools[STYLE]
         masks[style] = 1 - masks[style]  # where the style leaves room for somebody
         names = [picture.name for concept in self.concepts for picture in concept.pictures]
         subjects = self.pools[SUBJECT].tolist()
-        self.identity.to(device).look(self.examples.pixels[own].to(device), masks, names, subjects)
+        self.identity.to(device).look(self.examples.pixels[of_concepts].to(device), masks, names, subjects)
 
     def _prior_examples(self, check: Callable[[], None]) -> Examples:
         size, count = (self.size, self.size), self.settings.prior_pictures
@@ -406,13 +406,13 @@ class MagiCapture(Method):
             for part in (share, self.settings.identity_timestep_share)
         )
         turned = (torch.rand(count, generator=generator) < 0.5) & self.settings.flip
-        chosen = {**vars(batch), "times": times, "mirrored": turned}
+        values = {**vars(batch), "times": times, "mirrored": turned}
         side = turned.view(-1, 1, 1, 1)
-        chosen["masks"] = torch.where(side, mirrored(batch.masks), batch.masks)
+        values["masks"] = torch.where(side, mirrored(batch.masks), batch.masks)
         if self.settings.colour_jitter:
-            chosen["pixels"] = self._jittered(batch.pixels, generator)
-        chosen["pixels"] = torch.where(side, mirrored(chosen["pixels"]), chosen["pixels"])
-        return CaptureBatch(**chosen, kinds=kinds, subjects=subjects, identity_times=others)
+            values["pixels"] = self._jittered(batch.pixels, generator)
+        values["pixels"] = torch.where(side, mirrored(values["pixels"]), values["pixels"])
+        return CaptureBatch(**values, kinds=kinds, subjects=subjects, identity_times=others)
 
     def _time_of_share(self, share: float) -> float:
         """The time below which a share of the published timesteps lies; of one of them at least."""
@@ -510,11 +510,11 @@ class MagiCapture(Method):
         estimates = self.base.process.predict_x0(noisy, prediction.float(), times)
         here, pictures = batch.here, int((~self.examples.prior).sum())
         places = here.indices[asked] + pictures * here.mirrored[asked]
-        told = (estimates, here.subjects[asked], places)
+        arguments = (estimates, here.subjects[asked], places)
         if settings.gradient_checkpointing:  # the decoder's inner states are larger than the U-Net's
-            distances = checkpoint(self._distances, *told, use_reentrant=False)
+            distances = checkpoint(self._distances, *arguments, use_reentrant=False)
         else:
-            distances = self._distances(*told)
+            distances = self._distances(*arguments)
         return distances.sum() / (~batch.prior).sum()
 
     def _asked(self, batch: CaptureBatch) -> Tensor:
@@ -536,23 +536,23 @@ class MagiCapture(Method):
 
 def two_roles(concepts: Sequence[Concept]) -> tuple[int, int]:
     """Which of the concepts is the subject, and which the style."""
-    found = {
+    by_role = {
         role: [number for number, concept in enumerate(concepts) if concept.role == role]
         for role in ("subject", "style")
     }
-    if len(found["style"]) != 1:
+    if len(by_role["style"]) != 1:
         raise LikenessError(
             "magicapture learns a person and a style: give a second set of pictures, of the style, with the "
             "role style (--role subject --role style)"
-            if not found["style"]
+            if not by_role["style"]
             else "magicapture learns one style at a time; give one set of style pictures"
         )
-    if len(found["subject"]) != 1 or len(concepts) != 2:
+    if len(by_role["subject"]) != 1 or len(concepts) != 2:
         raise LikenessError(
             "magicapture learns one subject with one style; give one set of pictures with the role subject "
             "and one with the role style"
         )
-    return found["subject"][0], found["style"][0]
+    return by_role["subject"][0], by_role["style"][0]
 
 
 def masked_pixels(concept: Concept, base: BaseModel, person: bool = True) -> Concept:

@@ -180,8 +180,10 @@ class MagicTailor(Method):
 
     def _new_teacher(self) -> Ema:
         settings = self.settings
-        own = self._lora + (list(self.tokens.parameters()) if settings.momentum_tokens else [])
-        return Ema([self.base.network, self.tokens], own, settings.momentum, settings.momentum_first_copies)
+        learned = self._lora + (list(self.tokens.parameters()) if settings.momentum_tokens else [])
+        return Ema(
+            [self.base.network, self.tokens], learned, settings.momentum, settings.momentum_first_copies
+        )
 
     def after_step(self, progress: Progress) -> None:
         if progress.phase != WARM_UP and self._momentum is not None:
@@ -218,8 +220,8 @@ class MagicTailor(Method):
         each, over = divmod(phase.batch_size, len(self.concepts))
         picked = []
         for owner in range(len(self.concepts)):
-            own = (self.examples.concepts == owner).nonzero()[:, 0]
-            picked.append(shuffled(own, each + (owner < over), number, self.job.seed, phase.name, owner))
+            members = (self.examples.concepts == owner).nonzero()[:, 0]
+            picked.append(shuffled(members, each + (owner < over), number, self.job.seed, phase.name, owner))
         return torch.cat(picked)
 
     def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
@@ -294,11 +296,11 @@ class MagicTailor(Method):
         if not self._balances or progress.phase == WARM_UP:
             losses = {"diffusion": errors.mean()}
         else:
-            chosen = self.chosen(errors, masks, batch)
-            losses = {"worst_concept": balanced(errors, chosen)}
+            selected = self.chosen(errors, masks, batch)
+            losses = {"worst_concept": balanced(errors, selected)}
             if self._momentum is not None:
-                drifts = self._drifts(batch, noisy, context, prediction, masks, chosen)
-                losses["preservation"] = self.settings.preservation_weight * preservation(drifts, chosen)
+                drifts = self._drifts(batch, noisy, context, prediction, masks, selected)
+                losses["preservation"] = self.settings.preservation_weight * preservation(drifts, selected)
         if attention is not None:
             losses["attention"] = self.settings.attention_weight * self._attention(attention, batch)
         return losses
@@ -338,7 +340,7 @@ class MagicTailor(Method):
         context: Conditioning,
         prediction: Tensor,
         masks: Tensor,
-        chosen: Tensor,
+        selected: Tensor,
     ) -> Tensor:
         """Each concept's distance (A,) from the teacher, asked only about rows that it is to hold."""
         assert self._momentum is not None
@@ -346,7 +348,7 @@ class MagicTailor(Method):
         if not count:  # another process has them
             return prediction.new_zeros(len(self.concepts))
         # those to hold come first; which they are, only the device knows
-        rows = (chosen[batch.concepts] == 1).to(torch.uint8).argsort(stable=True)[:count]
+        rows = (selected[batch.concepts] == 1).to(torch.uint8).argsort(stable=True)[:count]
         with torch.no_grad(), self._momentum.in_place():
             if self.settings.momentum_tokens:
                 context = self.base.encode_text(batch.prompts, self.rows())

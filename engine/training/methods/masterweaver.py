@@ -136,13 +136,13 @@ class MasterWeaver(Method):
         return encoder, IdAttention.beside(self.base.denoiser.cross_attention())
 
     def _from_file(self, path: str) -> tuple[IdEncoder, IdAttention]:
-        found = Artifact.load(path)
-        if found.kind != "id_adapter" or found.base_family != self.base.family:
+        artifact = Artifact.load(path)
+        if artifact.kind != "id_adapter" or artifact.base_family != self.base.family:
             raise LikenessError(
-                f"{path} is a {found.kind} for {found.base_family}, not an identity adapter for "
+                f"{path} is a {artifact.kind} for {artifact.base_family}, not an identity adapter for "
                 f"{self.base.family}; give another file"
             )
-        encoder, attention = adapter_networks(found.tensors, found.extra.get("head_width", 64))
+        encoder, attention = adapter_networks(artifact.tensors, artifact.extra.get("head_width", 64))
         if encoder.image_width != self.nothing.shape[-1]:
             raise LikenessError(f"{path} was trained with another image encoder; give that one's folder")
         return encoder.requires_grad_(True), attention.requires_grad_(True)
@@ -261,11 +261,11 @@ class MasterWeaver(Method):
             return self._drawn(one, kinds, (self.job.seed, phase.name, position, lane))
 
         if self._lanes is not None:
-            found = self._lanes.samples(number, mine, prepare)
+            samples = self._lanes.samples(number, mine, prepare)
         else:
             size = phase.batch_size
-            found = [prepare(self._own[(number * size + lane) % len(self._own)], lane) for lane in mine]
-        return self._stacked(found, mine, phase, number)
+            samples = [prepare(self._own[(number * size + lane) % len(self._own)], lane) for lane in mine]
+        return self._stacked(samples, mine, phase, number)
 
     def _drawn(self, one: ShardSample, kinds: Sequence[float], seed: tuple[Any, ...]) -> _Drawn:
         settings = self.settings
@@ -280,32 +280,32 @@ class MasterWeaver(Method):
             seen = replace(seen, filled=torch.zeros_like(seen.filled))
         return _Drawn(one, *target(one, self.size, settings.squash), seen, no_text)
 
-    def _stacked(self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int) -> AdapterBatch:
-        shape, count = self.base.latent_shape(self.size, self.size), len(found)
+    def _stacked(self, samples: Sequence[_Drawn], mine: range, phase: Phase, number: int) -> AdapterBatch:
+        shape, count = self.base.latent_shape(self.size, self.size), len(samples)
         generators = [generator_for(self.job.seed, "noise", phase.name, number, lane) for lane in mine]
         low, high = self.settings.editing_timesteps
         noise, posterior, edit_noise = (
             torch.stack([torch.randn(shape, generator=one) for one in generators]) for _ in range(3)
         )
-        plain, edits = self._edit_prompts(found, mine, phase, number)
+        plain, edits = self._edit_prompts(samples, mine, phase, number)
         return AdapterBatch(
-            pixels=torch.stack([one.pixels for one in found]),
-            masks=torch.stack([one.box for one in found]),
-            prompts=tuple("" if one.text_left_out else one.sample.caption for one in found),
+            pixels=torch.stack([one.pixels for one in samples]),
+            masks=torch.stack([one.box for one in samples]),
+            prompts=tuple("" if one.text_left_out else one.sample.caption for one in samples),
             concepts=torch.zeros(count, dtype=torch.long),
             prior=torch.zeros(count, dtype=torch.bool),
             indices=torch.tensor(list(mine)),
             noise=noise,
             posterior=posterior,
             times=self._times(generators, 0, PUBLISHED_STEPS),
-            references=torch.stack([one.seen.pixels for one in found]),
-            filled=torch.stack([one.seen.filled for one in found]),
+            references=torch.stack([one.seen.pixels for one in samples]),
+            filled=torch.stack([one.seen.filled for one in samples]),
             share=torch.stack([0.2 + 0.6 * torch.rand((), generator=one) for one in generators]),
             edit_noise=edit_noise,
             edit_times=self._times(generators, low, high),
             plain_prompts=plain,
             edit_prompts=edits,
-            keys=tuple(one.sample.key for one in found),
+            keys=tuple(one.sample.key for one in samples),
         )
 
     def _times(self, generators: Sequence[torch.Generator], low: int, high: int) -> Tensor:
@@ -314,7 +314,7 @@ class MasterWeaver(Method):
         return torch.cat([self.base.process.sample_times(1, one, first, last) for one in generators])
 
     def _edit_prompts(
-        self, found: Sequence[_Drawn], mine: range, phase: Phase, number: int
+        self, samples: Sequence[_Drawn], mine: range, phase: Phase, number: int
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Prompts without and with an edit, everything in them drawn without replacement over the batch."""
         settings, size = self.settings, phase.batch_size
@@ -324,11 +324,11 @@ class MasterWeaver(Method):
             for words in (settings.subjects, settings.edit_templates, settings.edits)
         )
         plain, edited = [], []
-        for one, lane in zip(found, mine):
+        for one, lane in zip(samples, mine):
             subject = subjects[lane]
             if settings.gender_from_caption:
-                told = [word for word in settings.subjects if word in one.sample.caption.split()]
-                subject = told[0] if told else subject
+                mentioned = [word for word in settings.subjects if word in one.sample.caption.split()]
+                subject = mentioned[0] if mentioned else subject
             plain.append(templates[lane].format(subject))
             edited.append(templates[lane].format(edits[lane].format(subject)))
         return tuple(plain), tuple(edited)
@@ -367,9 +367,9 @@ class MasterWeaver(Method):
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         with self.showing(tokens):
             prediction = self.base.predict(noisy, batch.times, context)
-        wanted = self.base.process.target(latents, batch.noise, batch.times)
+        targets = self.base.process.target(latents, batch.noise, batch.times)
         weight = settings.reconstruction_weight if editing else settings.identity_weight
-        losses = {"diffusion": weight * squared_error(prediction, wanted).mean()}
+        losses = {"diffusion": weight * squared_error(prediction, targets).mean()}
         if settings.background_weight and compared:
             mixed = self._predict_mixed(batch, noisy, tokens.detach(), context)
             faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
@@ -426,9 +426,9 @@ class MasterWeaver(Method):
         """What the layers' text branches give (2B, N, C), in a pass that may end with the last of them."""
         showing = nullcontext() if tokens is None else self.showing(torch.cat([tokens, tokens]))
         ends = not self.base_in_pieces  # FSDP puts a block's borrowed weights away at its end only
-        with showing, text_features(self._seam, self.edit_layers, stop=ends) as found:
+        with showing, text_features(self._seam, self.edit_layers, stop=ends) as branches:
             self.base.predict(torch.cat([noisy, noisy]), torch.cat([times, times]), context)
-        return found
+        return branches
 
     def _nobody(self, count: int) -> Tensor | None:
         """What the teacher reads: the first stage's tokens of no face (B, n, D); None: the base itself."""
@@ -469,19 +469,19 @@ class MasterWeaver(Method):
         if not self.settings.latent_cache:
             mean, std = self.base.encode_posterior(batch.pixels)
         else:
-            found = [self._cached(key, pixels) for key, pixels in zip(batch.keys, batch.pixels)]
-            mean, std = (torch.stack(part) for part in zip(*found))
+            posteriors = [self._cached(key, pixels) for key, pixels in zip(batch.keys, batch.pixels)]
+            mean, std = (torch.stack(part) for part in zip(*posteriors))
         return mean + std * batch.posterior
 
     def _cached(self, key: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Each picture is encoded by itself, so that its latents do not depend on when it first came."""
-        known = self._moments_by_key.get(key)
-        if known is None:
+        posterior = self._moments_by_key.get(key)
+        if posterior is None:
             mean, std = self.base.encode_posterior(pixels[None])
-            known = self._moments_by_key[key] = mean[0], std[0]
+            posterior = self._moments_by_key[key] = mean[0], std[0]
             if len(self._moments_by_key) > self.settings.latent_cache:
                 self._moments_by_key.popitem(last=False)
-        return known
+        return posterior
 
     @torch.no_grad()
     def _known_texts(self, prompts: Sequence[str]) -> Conditioning:
@@ -520,8 +520,8 @@ class MasterWeaver(Method):
         """ID tokens (1, S * queries, D) of a concept's first pictures; of nobody without one."""
         if concept is None:
             return self._tokens_of([])
-        own = [one for one in self._own if one.key.startswith(concept.token)]
-        return self._tokens_of([masked(one.faces[0], 0) for one in own[: self.settings.slots]])
+        samples = [one for one in self._own if one.key.startswith(concept.token)]
+        return self._tokens_of([masked(one.faces[0], 0) for one in samples[: self.settings.slots]])
 
     @torch.no_grad()
     def _tokens_of(self, faces: Sequence[np.ndarray]) -> Tensor:
@@ -554,16 +554,16 @@ class MasterWeaver(Method):
     def _grid_prompts(self, caption: str) -> list[str]:
         """No edit, then a few of the vocabulary, evenly picked, about the caption's kind of person."""
         settings = self.settings
-        told = [word for word in settings.subjects if word in caption.split()]
-        subject, edits = (told or list(settings.subjects))[0], list(dict.fromkeys(settings.edits))
+        mentioned = [word for word in settings.subjects if word in caption.split()]
+        subject, edits = (mentioned or list(settings.subjects))[0], list(dict.fromkeys(settings.edits))
         picked = edits[:: max(1, len(edits) // GRID_EDITS)][:GRID_EDITS]
         return [settings.edit_templates[0].format(text.format(subject)) for text in ("{}", *picked)]
 
     def pictures(self, prompts: Sequence[str], how: PreviewDrawing) -> np.ndarray:
         """With a placeholder in the prompts, its concept's person; else the base's own."""
-        known = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
-        own = [one for one in self._own if known and one.key.startswith(known[0].token)]
-        faces = [masked(one.faces[0], 0) for one in own[: self.settings.slots]]
+        named = [concept for concept in self.concepts if any(concept.token in prompt for prompt in prompts)]
+        samples = [one for one in self._own if named and one.key.startswith(named[0].token)]
+        faces = [masked(one.faces[0], 0) for one in samples[: self.settings.slots]]
         words = [_as_class(prompt, self.concepts) for prompt in prompts]
         return self._drawn_people(faces, words, how)
 

@@ -86,13 +86,13 @@ class PersonaMagic(Method):
 
     def _features(self) -> Tensor:
         """What the image tower makes of each picture, computed once; no columns without a bypass."""
-        wanted, count = self.settings.image_encoder, len(self.examples)
-        if wanted == "none" or not self.settings.bypass:
+        image_encoder, count = self.settings.image_encoder, len(self.examples)
+        if image_encoder == "none" or not self.settings.bypass:
             return torch.zeros(count, 0)
-        if wanted.endswith(".safetensors"):
-            return read_features(wanted, count)
-        if wanted != "auto":
-            tower = load_tower(wanted)
+        if image_encoder.endswith(".safetensors"):
+            return read_features(image_encoder, count)
+        if image_encoder != "auto":
+            tower = load_tower(image_encoder)
             return self._of_each(lambda pixels: image_features(tower, pixels))
         if not self.base.traits.own_world:
             raise LikenessError(
@@ -201,7 +201,7 @@ class PersonaMagic(Method):
         attention: bool,
     ) -> dict[str, TextStates]:
         """By text encoder; prompts (k * B): the words of sample i stand in prompts i, i + B, …"""
-        found = {}
+        states = {}
         for name, encoder in self.base.text_encoders.items():
             tokens = [self._tokens(prompt, name) for prompt in prompts]
             device, samples = vectors[name].device, len(vectors[name])
@@ -211,8 +211,8 @@ class PersonaMagic(Method):
                 rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
             )
             ids = to_device(torch.cat([token.ids for token in tokens]), device)
-            found[name] = encode_staged(encoder, ids, places, penultimate=self.early, attention=attention)
-        return found
+            states[name] = encode_staged(encoder, ids, places, penultimate=self.early, attention=attention)
+        return states
 
     def _pooled(self, prompts: Sequence[str]) -> Tensor | None:
         """The class prompts' pooled vectors (B, P), where the base reads some."""
@@ -255,7 +255,7 @@ class PersonaMagic(Method):
         for row, token in enumerate(tokens):
             ours[row, [place[1] for place in token.places]] = True
         which = (ours & real, ~ours & real, positions[None] <= ends[:, None] + 1)
-        pseudo, ordinary, queries = (to_device(told, attention.device) for told in which)
+        pseudo, ordinary, queries = (to_device(selection, attention.device) for selection in which)
         return tandem_equilibrium(
             attention,
             pseudo,

@@ -95,9 +95,9 @@ class BesidePrior(PlainDiffusion):
         _, prior = self._rows(phase, number)
         self._draw_classes(prior, check)
 
-    def _draw_classes(self, wanted: Tensor, check: Callable[[], None]) -> None:
+    def _draw_classes(self, examples: Tensor, check: Callable[[], None]) -> None:
         """Draws those of the wanted examples that are lacking, with those that are drawn beside them."""
-        for example in wanted[self._lacking[wanted]].tolist():
+        for example in examples[self._lacking[examples]].tolist():
             if self._lacking[example]:
                 first, pictures, number = self._class_of(example)
                 numbers = pictures.around(number)
@@ -120,30 +120,30 @@ class BesidePrior(PlainDiffusion):
 
     def _prior_sizes(self) -> dict[tuple[int, int], int]:
         """How many pictures of the class are drawn in which (height, width): as the concepts' own are."""
-        own = Counter((picture.shape[1], picture.shape[2]) for picture in self.examples.pixels)
-        wanted = self.job.settings.prior_pictures
-        return {size: max(1, round(wanted * count / own.total())) for size, count in own.items()}
+        sizes = Counter((picture.shape[1], picture.shape[2]) for picture in self.examples.pixels)
+        prior_pictures = self.job.settings.prior_pictures
+        return {size: max(1, round(prior_pictures * count / sizes.total())) for size, count in sizes.items()}
 
     def _rows(self, phase: Phase, number: int) -> tuple[Tensor, Tensor]:
         """Which examples the batch holds: pictures of the concepts, and of their classes."""
-        own = self.batch_indices((~self.examples.prior).nonzero()[:, 0], phase, number)
+        concept_rows = self.batch_indices((~self.examples.prior).nonzero()[:, 0], phase, number)
         if not self.job.settings.prior_weight:
-            return own, own[:0]
+            return concept_rows, concept_rows[:0]
         buckets = buckets_of(self.examples.pixels)
-        pool = (self.examples.prior & (buckets == buckets[own[0]])).nonzero()[:, 0]
+        pool = (self.examples.prior & (buckets == buckets[concept_rows[0]])).nonzero()[:, 0]
         seed = ("prior", self.job.seed, phase.name)
-        return own, shuffled(pool, self.job.settings.prior_batch_size, number, *seed)
+        return concept_rows, shuffled(pool, self.job.settings.prior_batch_size, number, *seed)
 
     def batch(self, phase: Phase, number: int) -> Batch:
         """`batch_size` pictures of the concepts, then `prior_batch_size` of their classes."""
         generator = generator_for(self.job.seed, phase.name, number)
-        own, prior = self._rows(phase, number)
+        concept_rows, prior = self._rows(phase, number)
         self._draw_classes(prior, _unhurried)
-        prompts = self.prompts(own, generator)
+        prompts = self.prompts(concept_rows, generator)
         for example in prior.tolist():  # a prior picture keeps the prompt it was drawn from
             _, pictures, place = self._class_of(example)
             prompts += (pictures.prompts[place],)
-        return self.make_batch(torch.cat([own, prior]), prompts, generator)
+        return self.make_batch(torch.cat([concept_rows, prior]), prompts, generator)
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         errors = self.errors(batch)
@@ -153,11 +153,11 @@ class BesidePrior(PlainDiffusion):
         return losses
 
     def load(self, phase: Phase) -> Load:
-        chosen, own = self.job.settings, super().load(phase)
-        if not chosen.prior_weight:
-            return own
-        prompts = min(chosen.prior_batch_size, len(self.concepts) * len(chosen.prior_templates))
-        return Load(pictures=own.pictures + chosen.prior_batch_size, prompts=own.prompts + prompts)
+        settings, plain = self.job.settings, super().load(phase)
+        if not settings.prior_weight:
+            return plain
+        prompts = min(settings.prior_batch_size, len(self.concepts) * len(settings.prior_templates))
+        return Load(pictures=plain.pictures + settings.prior_batch_size, prompts=plain.prompts + prompts)
 
     @property
     def drawn_at_once(self) -> int:
