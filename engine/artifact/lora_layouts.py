@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PARTS = "|".join(map(re.escape, [*LORA_PARTS, "lokr_t2"]))
-_KEY = re.compile(
+KEY = re.compile(
     r"(?P<layer>.+?)(?:"
     rf"\.(?P<part>{_PARTS})"
     r"|\.lora_(?P<letter>[AB])(?:\.\w+)?\.weight"  # PEFT, where an adapter may have a name
@@ -39,27 +39,22 @@ _FRONTS = {  # how names of layers begin, and what they begin with here
     "text_encoders.clip_g.transformer.": "te2",
 }  # fmt: skip
 _UNET = re.compile(r"(?:down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|add_embedding)\..+")
-_KINDS_REFUSED = {  # kinds that neither half can apply as they were meant, by their own names
+KINDS_REFUSED = {  # kinds that neither half can apply as they were meant, by their own names
     r"\.lora_magnitude_vector": "PEFT's DoRA, whose magnitudes ComfyUI leaves out",
     r"\.lora_embedding_[AB]": "a LoRA of the word table, which ComfyUI leaves out",
     r"\.[ab][12]\.weight$": "a GLoRA",
     r"\.on_input$": "an (IA)³",
     r"\.oft_|\.rescale$": "an OFT of another kind than LyCORIS' blocks",
 }
+_LIKE_FLUX2 = "FLUX.1"  # whose layers are often called alike, and have the same sizes
 _ARCHITECTURES_REFUSED = {
-    r"double_blocks|single_blocks|single_transformer_blocks": "FLUX",
+    r"double_blocks|single_blocks|single_transformer_blocks": _LIKE_FLUX2,
     r"^lora_prior_|^prior\.": "Stable Cascade",
     r"joint_blocks": "Stable Diffusion 3",
     r"^(?:lora_)?transformer[._]|t5xxl|lora_te3|^lora_unet_(?:blocks|layers)_"
     r"|^diffusion_model\.(?:blocks|layers)\.": "a diffusion transformer",
 }
-_FLUX2 = "attn.to_qkv_mlp_proj."  # of its single blocks, which no other architecture has
-_FLUX2_KEY = re.compile(
-    r"(?:base_model\.model\.)?(?P<layer>(?:transformer|text_encoders)\.[\w.]+?)"
-    r"\.(?:lora_(?P<letter>[AB])(?:\.\w+)?\.weight|(?P<alpha>alpha))"
-)
-_WIDE_KLEIN = 4096  # numbers that Klein 9B's layers read, where 4B's read 3072
-_LEFT_OUT = re.compile(r"bundle_emb\..+")  # OneTrainer's embeddings inside of a LoRA
+LEFT_OUT = re.compile(r"bundle_emb\..+")  # OneTrainer's embeddings inside of a LoRA
 _ATTENTION = re.compile(
     r"lora_unet_(down|up|input|output)_blocks_(\d+)_(attentions_\d+|1_transformer|1_proj)_?"
 )
@@ -90,68 +85,25 @@ def to_kohya(
     """
     layers: dict[str, dict[str, Tensor]] = {}
     written: dict[str, str] = {}  # by name, how the file calls the layer
-    left_out = [key for key in tensors if _LEFT_OUT.fullmatch(key)]
+    left_out = [key for key in tensors if LEFT_OUT.fullmatch(key)]
     if left_out:
         log.warning("%s: the embedding bundled with the LoRA is left out (%s)", path, left_out[0])
     for key in tensors.keys() - left_out:
-        match = _KEY.fullmatch(key)
+        match = KEY.fullmatch(key)
         name = None if match is None else _name_of(match["layer"])
         if match is None or name is None or _other_architecture(key):
             raise _foreign(path, key)
-        layers.setdefault(name, {})[_part_of(match)] = tensors[key]
+        layers.setdefault(name, {})[part_of(match)] = tensors[key]
         written[name] = match["layer"]
     if any(name.startswith("lora_te2_") for name in layers):
         layers = {_first_of_two(name): layer for name, layer in layers.items()}
         written = {_first_of_two(name): layer for name, layer in written.items()}
-    told = _Told(path, metadata or {})
+    told = Told(path, metadata or {})
     return {
         f"{name}.{part}": tensor
         for name, layer in sorted(layers.items())
-        for part, tensor in _computable(layer, told.alpha(written[name], layer)).items()
+        for part, tensor in computable(layer, told.alpha(written[name], layer)).items()
     }
-
-
-def is_flux2_lora(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a LoRA is for FLUX.2, under diffusers' names of its layers."""
-    told = metadata.get("modelspec.architecture", "")
-    named = any(
-        row.denoiser == "flux2" and told.startswith(f"{row.architecture}/") for row in FAMILIES.values()
-    )
-    return named or any(_FLUX2 in key for key in keys)
-
-
-def to_peft(
-    tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str]
-) -> "tuple[dict[str, Tensor], str]":
-    """A FLUX.2 LoRA under PEFT's names with explicit alphas, and the family that it is for."""
-    import torch
-
-    found: dict[str, Tensor] = {}
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _FLUX2_KEY.fullmatch(key)
-        if match is None:
-            raise LikenessError(
-                f"{path} holds '{key}', which is none of FLUX.2's layers by diffusers' names; convert it "
-                "with the tool that wrote it, or draw with it in ComfyUI, through Load LoRA"
-            )
-        ending = "alpha" if match["alpha"] else f"lora_{match['letter']}.weight"
-        found[f"{match['layer']}.{ending}"] = tensor
-        layers.setdefault(match["layer"], {})["lora_down.weight" if match["letter"] == "A" else ending] = (
-            tensor
-        )
-    told = _Told(path, metadata)
-    for name, layer in layers.items():
-        alpha = told.alpha(name, layer)
-        if "alpha" not in layer and alpha is not None:
-            found[f"{name}.alpha"] = torch.tensor(alpha)
-    rows = [row for row in FAMILIES.values() if row.denoiser == "flux2"]
-    said = metadata.get("modelspec.architecture", "").partition("/")[0]
-    named = [row.key for row in rows if row.architecture == said]
-    wide = any(
-        _FLUX2 in key and ".lora_A." in key and one.shape[1] == _WIDE_KLEIN for key, one in found.items()
-    )
-    return found, (named or [rows[1].key if wide else rows[0].key])[0]
 
 
 def for_two_encoders(lora: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -163,7 +115,7 @@ def _first_of_two(name: str) -> str:
     return re.sub(r"^lora_te_", "lora_te1_", name)
 
 
-def _part_of(match: re.Match[str]) -> str:
+def part_of(match: re.Match[str]) -> str:
     """Which of `LORA_PARTS` a key is."""
     if match["norm"]:
         return {"w": "diff", "b": "diff_b"}[match["norm"]]
@@ -189,7 +141,7 @@ def _name_of(layer: str) -> str | None:
     return f"lora_{part}_{rest.replace('.', '_')}"
 
 
-def _computable(layer: "Mapping[str, Tensor]", alpha: float | None) -> "dict[str, Tensor]":
+def computable(layer: "Mapping[str, Tensor]", alpha: float | None) -> "dict[str, Tensor]":
     """The layer's tensors with an alpha; 8-bit floats as 16-bit ones, which hold each of them."""
     import torch
 
@@ -211,13 +163,15 @@ def _computable(layer: "Mapping[str, Tensor]", alpha: float | None) -> "dict[str
 
 def _foreign(path: Path, key: str) -> LikenessError:
     """What to say about a tensor that nobody here can apply."""
-    for sign, what in _KINDS_REFUSED.items():
+    for sign, what in KINDS_REFUSED.items():
         if re.search(sign, key):
             return LikenessError(f"{path} holds '{key}': it is {what}; ask for a plain LoRA of it")
     if other := _other_architecture(key):
+        alike = other == _LIKE_FLUX2 or "transformer_blocks" in key
         return LikenessError(
-            f"{path} holds '{key}': it is a LoRA for {other}, not for SD 1.x, SD 2.x or SDXL; draw with it "
-            "in ComfyUI, through Load LoRA"
+            f"{path} holds '{key}': it is a LoRA for {other}, not for SD 1.x, SD 2.x, SDXL or FLUX.2 Klein; "
+            "draw with it in ComfyUI, through Load LoRA"
+            + (", or, if it is Klein's, say so with --family flux2" if alike else "")
         )
     return LikenessError(
         f"{path} holds '{key}', which no layout of LoRAs that we know has; convert it to kohya's with the "
@@ -229,7 +183,7 @@ def _other_architecture(key: str) -> str | None:
     return next((what for sign, what in _ARCHITECTURES_REFUSED.items() if re.search(sign, key)), None)
 
 
-class _Told:
+class Told:
     """The alphas that PEFT and diffusers keep beside the weights: in metadata, or in adapter_config.json."""
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:

@@ -15,7 +15,8 @@ from ..files import check_name, reading
 from .card import THUMBNAIL, as_uri
 from .concept_file import Artifact, Token, check_tensors
 from .embeddings import read_embedding
-from .lora_layouts import family_of_lora, for_two_encoders, is_flux2_lora, is_lora, to_kohya, to_peft
+from .flux2_lora import for_core, is_flux2_lora, to_peft
+from .lora_layouts import family_of_lora, for_two_encoders, is_lora, to_kohya
 from .tensors import is_safetensors, read_header, read_pickle, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def export_stock(
     files: dict[Path, tuple[dict[str, Tensor], dict[str, str]]] = {}
     lora = artifact.lora()
     if lora:
-        files[Path(folder) / f"{name}.safetensors"] = (lora, _kohya_metadata(artifact, lora))
+        files[Path(folder) / f"{name}.safetensors"] = (for_core(lora), _kohya_metadata(artifact, lora))
     if artifact.tables():
         log.warning("training moved all words of the vocabulary; other tools read only the new ones")
     for token in artifact.tokens:
@@ -114,7 +115,7 @@ def _imported(path: Path, token: str | None, class_word: str, all_rows: bool, fa
         word = f"<{metadata.get('modelspec.trigger_phrase', '')}>"  # files are called as people like
         token = token or (word if TOKEN.fullmatch(word) else None)
         return read_embedding(path, content, token=token, class_words=class_word, all_rows=all_rows)
-    if is_flux2_lora(content, metadata):
+    if is_flux2_lora(content, metadata, family):
         lora, found = to_peft(content, path, metadata)
         if family not in (None, found):
             raise LikenessError(f"{path} is a LoRA for {FAMILIES[found].name}; leave --family away")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..artifact.flux2_names import is_flux2
 from ..artifact.lora import adaptable_in
 from ..config import MODEL_FILES, BaseSpec
 from ..errors import LikenessError
@@ -28,7 +29,6 @@ from .denoisers.protocol import Denoiser
 from .families import FAMILIES, KNOWN, MINIATURE, Family
 from .loaders.checkpoint_file import read_checkpoint_tensors
 from .loaders.flux2 import Flux2Parts, is_flux2_folder, read_flux2_file, read_flux2_folder
-from .loaders.flux2_names import is_flux2
 from .loaders.folder import import_networks, read_folder
 from .loaders.single_file import read_single_file
 from .numbers import check_pixels

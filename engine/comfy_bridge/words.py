@@ -21,6 +21,7 @@ import torch
 
 from ..artifact import Artifact, export_stock
 from ..artifact.concept_file import lora_layer
+from ..artifact.flux2_lora import core_name, for_core
 from ..bases.families import FAMILIES
 from ..bases.text.prompt_weights import weighted
 from ..bases.text.qwen import MARKS
@@ -48,6 +49,7 @@ def apply(
     lora = artifact.lora()
     if lora:
         _check_layers(model, clip, lora)
+        lora = for_core(lora)
         model, clip = comfy.sd.load_lora_for_models(model, clip, lora, strength_model, strength_clip)
     return model, _with_words(_with_tables(clip, artifact, strength_clip), artifact)
 
@@ -83,7 +85,7 @@ def _check_layers(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> No
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     if clip is not None:
         known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
-    names = {lora_layer(name)[0] for name in lora}
+    names = {core_name(lora_layer(name)[0]) for name in lora}
     of_text = ("lora_te", "text_encoders.")
     strange = sorted(n for n in names - known.keys() if clip is not None or not n.startswith(of_text))
     if strange:

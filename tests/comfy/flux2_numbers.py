@@ -39,7 +39,7 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
-from likeness_portraits.engine.artifact.other_tools import export_stock  # noqa: E402
+from likeness_portraits.engine.artifact.other_tools import export_stock, import_file  # noqa: E402
 from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
 from likeness_portraits.engine.bases.process.flow import flux2_flow  # noqa: E402
@@ -51,7 +51,9 @@ from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.inference.generate import applied, generate  # noqa: E402
 from likeness_portraits.engine.training.launch import train  # noqa: E402
 from likeness_portraits.tests.comfy.hosts import psnr  # noqa: E402
+from likeness_portraits.tests.engine import flux2_loras  # noqa: E402
 from likeness_portraits.tests.engine.tiny import tiny_job, write_person  # noqa: E402
+from likeness_portraits.tests.engine.tiny_flux2 import bfl_names  # noqa: E402
 
 RANDOM = torch.Generator().manual_seed(0)
 FOLDER = Path(folder)
@@ -310,6 +312,44 @@ def velocity(model: Any, noisy: torch.Tensor, time: torch.Tensor, states: torch.
         model.unpatch_model()
 
 
+@torch.inference_mode()
+def layouts(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, dict[str, float]]:
+    """Others' LoRAs by ComfyUI's own loader, by Apply Likeness, and without ComfyUI: changed weights."""
+    model, clip, _ = loaded
+    state = {key: value.clone() for key, value in base.network.state_dict().items()}
+    plain, found = weights(model), {}
+    for name, tensors in flux2_loras.every_layout(state, all_layers=False).items():
+        path = FOLDER / "a layout.safetensors"
+        save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, path)
+        lora, artifact = comfy.utils.load_torch_file(str(path)), import_file(path)
+        theirs = weights(comfy.sd.load_lora_for_models(model, clip, lora, 0.7, 0.7)[0])
+        graph = weights(apply(model, clip, artifact, 0.7, 0.7)[0])
+        with applied(base, [(artifact, 0.7)]):
+            ours = bfl_names(dict(base.network.state_dict()))
+        moved = {key for key in plain if apart(plain[key], theirs[key]) > 0.01}
+        found[name] = {
+            "layers": len(moved),
+            "graph": max(apart(graph[key], theirs[key]) for key in plain),
+            "engine": max(apart(ours[_in_files(key)], theirs[key]) for key in plain),
+            "graph to engine": max(apart(graph[key], ours[_in_files(key)]) for key in plain),
+            "moved by us": max(apart(graph[key], plain[key]) for key in plain),
+        }
+    return found
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """The transformer's as they are drawn with, with the MODEL's patches; it is its own again afterwards."""
+    model.patch_model()
+    try:
+        return {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
+    finally:
+        model.unpatch_model()
+
+
+def _in_files(key: str) -> str:
+    return key[: -len("weight")] + "scale" if key.endswith("_norm.weight") else key
+
+
 def main() -> dict[str, Any]:
     found: dict[str, Any] = {"process": process_apart()}
     folder_paths.set_temp_directory(str(FOLDER / "temp"))
@@ -325,6 +365,7 @@ def main() -> dict[str, Any]:
         graph = base_from_graph(take_weights(*loaded))
     found["graph"] = differences(loaded, graph)
     found["same fingerprint"] = graph.fingerprint == base.fingerprint
+    found["layouts"] = layouts(loaded, base)
     write_person(FOLDER / "person")
     found["used"] = {name: used(loaded, graph, learned(name, graph))
                      for name in ("textual-inversion", "dreambooth-lora")}  # fmt: skip

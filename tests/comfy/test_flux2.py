@@ -50,6 +50,25 @@ def test_files_and_graph_give_one_and_the_same_base(known: dict[str, Any]):
     assert known["same fingerprint"]
 
 
+LAYOUTS = {  # of others' LoRAs, and how many weights each changes
+    "ComfyUI's, PEFT's endings": 21, "ComfyUI's": 21, "kohya": 21, "bf16": 21, "diffusers": 16,
+    "diffusers with alphas": 16, "DiffSynth": 16, "OneTrainer": 16, "LyCORIS": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_of_loras_changes_the_same_weights_as_by_comfyuis_loader(known: dict[str, Any], name: str):
+    found = known["layouts"][name]
+    assert known["layouts"].keys() == {*LAYOUTS, "PEFT"}
+    assert found["layers"] == LAYOUTS[name]
+    assert found["graph"] == 0 and found["engine"] <= 1e-6
+
+
+def test_a_layout_that_comfyuis_loader_leaves_out_is_the_same_in_the_graph_and_without(known: dict[str, Any]):
+    found = known["layouts"]["PEFT"]
+    assert found["layers"] == 0 and found["moved by us"] > 0.01 and found["graph to engine"] <= 1e-6
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 def test_generate_draws_what_ksampler_draws(known: dict[str, Any], sampler: str):
     assert known["drawn"][sampler] >= 40

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...artifact.flux2_names import FRONTS, for_diffusers, front_of
 from ...artifact.inert_folder import check_config, from_folder
 from ...config import BaseSpec
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES, family_of_flux2
 from ..text.qwen import PADDING, taps_for
 from .checkpoint_file import read_checkpoint_tensors
-from .flux2_names import FRONTS, for_diffusers, front_of
 from .networks import empty, in_full, numbers_in
 
 log = logging.getLogger(__name__)

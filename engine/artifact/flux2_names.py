@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FRONTS = ("", "model.diffusion_model.", "diffusion_model.")  # of a transformer's names in files
 _SIGNS = ("double_stream_modulation_img.lin.weight", "double_stream_modulation_img.linear.weight")
@@ -33,6 +34,8 @@ _FUSED = {  # one layer there, three here
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
 _BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
+_THEIR_BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
+_SCALE = "final_layer.adaLN_modulation.1"  # shift before scale there, behind it here
 
 
 def front_of(keys: Iterable[str]) -> str | None:
@@ -58,9 +61,44 @@ def paths_of(layer: str) -> tuple[str, ...]:
     return tuple(front + name for name in names)
 
 
-def for_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def has_path(path: str) -> bool:
+    """Whether diffusers' FLUX.2 has a layer of this path; blocks are not counted."""
+    match = _THEIR_BLOCK.fullmatch(path)
+    if match is None:
+        return path in _TOPS.values()
+    single = match[1] is not None
+    names = {name for layer, name in _IN_BLOCKS.items() if layer.startswith(("img_", "txt_")) != single}
+    return match[3] in names or (not single and any(match[3] in fused for fused in _FUSED.values()))
+
+
+def core_layer(path: str) -> str | None:
+    """Black Forest Labs' name of a layer that ComfyUI does not know by diffusers' path; None of others."""
+    unknown = path.startswith("time_guidance_embed.") or "_stream_modulation" in path
+    return next((layer for layer, other in _TOPS.items() if unknown and other == path), None)
+
+
+def spelled_out(name: str) -> str | None:
+    """A layer's name by diffusers or Black Forest Labs, out of one whose dots became underscores."""
+    match = re.fullmatch(r"(double_blocks|single_blocks|(?:single_)?transformer_blocks)_(\d+)_(\w+)", name)
+    fused = [inside for names in _FUSED.values() for inside in names]
+    inner = [*_IN_BLOCKS, *_FUSED, *_IN_BLOCKS.values(), *fused]
+    known, rest = ([*_TOPS, *_TOPS.values()], name) if match is None else (inner, match[3])
+    leaf = next((leaf for leaf in known if leaf.replace(".", "_") == rest), None)
+    if leaf is None or match is None:
+        return leaf
+    return f"{match[1]}.{match[2]}.{leaf}"
+
+
+def swapped(layer: str) -> bool:
+    """Whether what a layer puts out comes in halves the other way round by diffusers' names."""
+    return layer == _SCALE
+
+
+def for_diffusers(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """A transformer's tensors, without a front, under diffusers' names. Raises KeyError for one that FLUX.2
     does not have."""
+    import torch
+
     if _SIGNS[1] in state:
         return dict(state)
     renamed: dict[str, Tensor] = {}
@@ -69,7 +107,7 @@ def for_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         paths = paths_of(layer)
         if not paths:
             raise KeyError(key)
-        if layer == "final_layer.adaLN_modulation.1":  # shift before scale there, behind it here
+        if layer == _SCALE:
             tensor = torch.cat(tensor.chunk(2)[::-1])
         ending = "weight" if part == "scale" else part
         for path, one in zip(paths, tensor.chunk(len(paths)), strict=True):
