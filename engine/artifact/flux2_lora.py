@@ -17,7 +17,7 @@ from ..bases.families import FAMILIES
 from ..errors import LikenessError
 from .concept_file import lora_layer
 from .flux2_names import core_layer, has_path, paths_of, spelled_out, swapped
-from .lora_layouts import KEY, KINDS_REFUSED, LEFT_OUT, Told, computable, part_of
+from .lora_layouts import KEY, KINDS_REFUSED, LEFT_OUT, Told, computable, kohya_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ def _check(key: str, path: Path) -> None:
         log.warning("%s: the embedding bundled with the LoRA is left out (%s)", path, key)
         return
     match = KEY.fullmatch(key)
-    part = "" if match is None else part_of(match)
+    part = "" if match is None else kohya_part(match)
     if kind := next((what for sign, what in _KINDS.items() if part.startswith(sign)), None):
         raise LikenessError(
             f"{path} holds '{key}': it is {kind}, and on FLUX.2 plain LoRAs alone are read; draw with it in "
@@ -117,7 +117,7 @@ def _layers(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
     for key in sorted(tensors):
         match = None if LEFT_OUT.fullmatch(key) else KEY.fullmatch(key)
         if match is not None:
-            layers.setdefault(match["layer"], {})[part_of(match)] = tensors[key]
+            layers.setdefault(match["layer"], {})[kohya_part(match)] = tensors[key]
     return layers
 
 

@@ -93,7 +93,7 @@ def to_kohya(
         name = None if match is None else _name_of(match["layer"])
         if match is None or name is None or _other_architecture(key):
             raise _foreign(path, key)
-        layers.setdefault(name, {})[part_of(match)] = tensors[key]
+        layers.setdefault(name, {})[kohya_part(match)] = tensors[key]
         written[name] = match["layer"]
     if any(name.startswith("lora_te2_") for name in layers):
         layers = {_first_of_two(name): layer for name, layer in layers.items()}
@@ -115,7 +115,7 @@ def _first_of_two(name: str) -> str:
     return re.sub(r"^lora_te_", "lora_te1_", name)
 
 
-def part_of(match: re.Match[str]) -> str:
+def kohya_part(match: re.Match[str]) -> str:
     """Which of `LORA_PARTS` a key is."""
     if match["norm"]:
         return {"w": "diff", "b": "diff_b"}[match["norm"]]
