@@ -62,7 +62,7 @@ class BaseModel(nn.Module):
         process: Process,
         family: str,
         resolution: int,
-        attention_side: int | None = None,  # None: the family's, else a quarter of the latents' side
+        attention_side: int | None = None,  # None: the family's, else as the denoiser's kind has it
         fingerprint: str | None = None,
     ) -> None:
         super().__init__()
@@ -84,8 +84,9 @@ class BaseModel(nn.Module):
         self.pass_size = 0  # rows in one pass of the network while something is learned; 0: all
         self.model_wrapper: ModelWrapper = unwrapped  # for models that draw while something is learned on it
         self._away: list[nn.Module] = []  # parts that wait on the CPU
-        upper = resolution // self.pixels_per_latent // 4  # where SD's upper levels see the picture
-        self.attention_side = attention_side or self.traits.attention_side or upper
+        # SD's upper levels see the picture at a quarter of the latents' side; joint attention sees all tokens
+        side = resolution // self.pixels_per_latent // (4 if denoiser.cross_attention() else 1)
+        self.attention_side = attention_side or self.traits.attention_side or side
         self.fingerprint = fingerprint or weights_fingerprint(self)
         self.requires_grad_(False)
         self.eval()

@@ -37,6 +37,8 @@ class Family:
 
     # what it is learned with
     attention_side: int | None = None  # where masks are compared with attention; None: by the latents' side
+    # and in which of its layers there, best first as `likeness interval` ranks them; (): in all
+    attention_layers: tuple[str, ...] = ()
     learned_sizes: tuple[int, int] | None = (256, 1536)  # pixels a side, multiples of 64; None: any that fits
     buckets: bool = True  # pictures keep their proportions unless a job says otherwise
     preset: str = "default"  # of every method's settings

@@ -42,5 +42,6 @@ def interval(
         curve = list(zip(found.timesteps, found.overlap))
         save_picture(replacing(out), plot_losses({f"overlap of '{concept.class_word}' and mask": curve}), {})
     say(json.dumps({"interval": list(found.interval), "timesteps": found.timesteps,
-                    "overlap": [round(value, 4) for value in found.overlap]}))  # fmt: skip
+                    "overlap": [round(value, 4) for value in found.overlap],
+                    "layers": {name: round(value, 4) for name, value in found.layers.items()}}))  # fmt: skip
     return 0

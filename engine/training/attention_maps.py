@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bases.attention import AttentionSite, AttentionUser, Bias, text_probabilities
-from ..bases.denoisers.protocol import CrossAttention
+from ..bases.denoisers.protocol import AttentionLayer
 from ..bases.denoisers.seam import using
 from ..errors import LikenessError
 
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
     from ..bases.base import BaseModel
 
 
-def mask_layers(base: "BaseModel") -> dict[str, CrossAttention]:
-    """The cross-attention layers that masks are compared with: those at the base's attention side."""
+def mask_layers(base: "BaseModel") -> dict[str, AttentionLayer]:
+    """The layers whose attention is compared with masks: those at the base's attention side that its family's
+    row names, if it names any that this base has."""
     factor = base.resolution // base.pixels_per_latent // base.attention_side
-    layers = base.denoiser.cross_attention().items()
+    layers = base.denoiser.attention_layers().items()
     at_side = {name: layer for name, layer in layers if layer.reduction == factor and layer.part != "middle"}
+    best = {name: layer for name, layer in at_side.items() if name in base.traits.attention_layers}
     if not at_side:
         raise LikenessError(
             f"this base has no cross-attention at a side of {base.attention_side}; set attention_weight to 0"
         )
-    return at_side
+    return best or at_side
 
 
 @dataclass(eq=False)
 class AttentionMaps(AttentionUser):
     """What was caught of each site in its last pass that took gradients."""
 
-    layers: Mapping[str, CrossAttention]
+    layers: Mapping[str, AttentionLayer]
     over: bool = False  # what a backward pass computes again is not looked at
     seen: dict[str, tuple[AttentionSite, Tensor, Tensor]] = field(default_factory=dict)  # queries, keys
 
@@ -62,7 +64,7 @@ class AttentionMaps(AttentionUser):
 
 
 @contextmanager
-def recorded(network: nn.Module, layers: Mapping[str, CrossAttention]) -> Iterator[AttentionMaps]:
+def recorded(network: nn.Module, layers: Mapping[str, AttentionLayer]) -> Iterator[AttentionMaps]:
     """Within, passes that take gradients leave their queries and keys here; afterwards nobody listens.
 
     What was caught stays valid, for a loss and its backward pass outside.

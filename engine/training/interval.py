@@ -1,6 +1,6 @@
 """The noise levels that show a subject: where the class word's attention covers its mask (PersonaMagic)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bases.base import BaseModel
-from ..bases.denoisers.protocol import CrossAttention
 from ..bases.features import CROSS_ATTENTION_MAPS, check_offered
 from ..bases.process.ddpm import PUBLISHED_STEPS
 from ..data.concepts import Concept
@@ -27,6 +26,7 @@ class Overlap:
     timesteps: list[int]
     overlap: list[float]  # intersection over union with the masks, mean over pictures
     interval: tuple[int, int]  # as PersonaMagic's settings take it: the upper end is left out
+    layers: dict[str, float]  # by layer, its own attention's mean over all timesteps; the best first
 
 
 def measure_overlap(
@@ -48,32 +48,58 @@ def measure_overlap(
     noise = torch.randn(latents.shape, generator=generator_for(seed, "interval")).to(latents.device)
     step = PUBLISHED_STEPS // points
     timesteps = list(range(step // 2, PUBLISHED_STEPS, step))
-    overlaps = []
+    overlaps: list[float] = []
+    alone: dict[str, float] = {}  # by layer, the sum over timesteps
     for number, timestep in enumerate(timesteps):
         when = torch.full((len(latents),), base.process.published_time(timestep), device=latents.device)
         noisy = base.process.add_noise(latents, noise, when)
         maps = class_word_maps(base, noisy, when, concept.class_word)
-        overlaps.append(float(attention_overlap(maps, examples.masks.to(maps.device)).mean()))
+        masks = examples.masks.to(noisy.device)
+        overlaps.append(float(attention_overlap(mean_of(base, maps), masks).mean()))
+        for name, map_ in maps.items():
+            alone[name] = alone.get(name, 0.0) + float(attention_overlap(map_, masks).mean())
         check(number + 1, len(timesteps))
     first, last = band(overlaps, share)
-    return Overlap(timesteps, overlaps, (first * step, min((last + 1) * step, PUBLISHED_STEPS)))
+    ranked = sorted(alone, key=lambda name: -alone[name])
+    return Overlap(
+        timesteps, overlaps, (first * step, min((last + 1) * step, PUBLISHED_STEPS)),
+        {name: alone[name] / len(timesteps) for name in ranked},
+    )  # fmt: skip
 
 
-def class_word_maps(base: BaseModel, noisy: Tensor, times: Tensor, class_word: str) -> Tensor:
-    """Attention (B, side, side) to the class word, mean over heads and the layers of `attention_side`."""
+def mean_of(base: BaseModel, maps: Mapping[str, Tensor]) -> Tensor:
+    """The mean of layers' maps, of those that the base's row names where it names any."""
+    best = [map_ for name, map_ in maps.items() if name in base.traits.attention_layers]
+    return torch.stack(best or list(maps.values())).mean(0)
+
+
+def class_word_maps(base: BaseModel, noisy: Tensor, times: Tensor, class_word: str) -> dict[str, Tensor]:
+    """Attention (B, side, side) to the class word, mean over heads, by layer of `attention_side`."""
     height, width = noisy.shape[-2:]
-    layers: dict[str, CrossAttention] = {
+    layers = {
         name: layer
-        for name, layer in base.denoiser.cross_attention().items()
+        for name, layer in base.denoiser.attention_layers().items()
         if layer.size((height, width))[0] == base.attention_side
     }
     prompt, encoder = PROMPT.format(class_word), next(iter(base.text_encoders))  # SDXL's two spell alike
-    ids = base.tokenize([prompt], encoder=encoder).ids[0].tolist()
-    (word,) = base.tokenizers[encoder](class_word, add_special_tokens=False)["input_ids"]
+    places = _places_of(base, prompt, class_word, encoder)
     with recorded(base.network, layers) as maps, torch.enable_grad():
         base.predict(noisy, times, base.encode_text([prompt] * len(noisy)))
-        columns = [rows[..., ids.index(word)].mean(1) for rows in maps.all()]
-    return torch.stack(columns).mean(0).detach().unflatten(-1, (base.attention_side, -1))
+        columns = {name: maps.probabilities(name)[..., places].sum(-1).mean(1) for name in maps.seen}
+    return {
+        name: column.detach().unflatten(-1, (base.attention_side, -1)) for name, column in columns.items()
+    }
+
+
+def _places_of(base: BaseModel, prompt: str, word: str, encoder: str) -> list[int]:
+    """Where a word's tokens stand in a prompt that it ends."""
+    ids = base.tokenize([prompt], encoder=encoder).ids[0].tolist()
+    for spelled in (word, f" {word}"):  # to language models, a word within a text begins with its space
+        wanted = base.tokenizers[encoder](spelled, add_special_tokens=False)["input_ids"]
+        starts = [start for start in range(len(ids)) if ids[start : start + len(wanted)] == wanted]
+        if starts:
+            return list(range(starts[-1], starts[-1] + len(wanted)))
+    raise LikenessError(f"'{word}' is not found in '{prompt}'; choose a common word for it")
 
 
 def attention_overlap(maps: Tensor, masks: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ...staged.text import SplitValues
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import dtype_of, without_autocast
-from .protocol import CrossAttention
+from .protocol import AttentionLayer, CrossAttention
 from .seam import Seam
 from .unet import cross_attention_layers
 
@@ -53,6 +53,9 @@ class ConditionalUNet:
     def blocks(self) -> list[nn.Module]:
         middle = [] if self.module.mid_block is None else [self.module.mid_block]
         return [*self.module.down_blocks, *middle, *self.module.up_blocks]
+
+    def attention_layers(self) -> Mapping[str, AttentionLayer]:
+        return self.cross_attention()
 
     def cross_attention(self) -> dict[str, CrossAttention]:
         return cross_attention_layers(self.module)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import features
 from ..conditioning import Conditioning
 from ..precision import dtype_of, without_autocast
-from .protocol import CrossAttention
+from .protocol import AttentionLayer, CrossAttention
 
 _DOUBLE = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -17,7 +18,7 @@ _DOUBLE = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_
 class Flux2Transformer:
     """Reads latents (B, 128, h, w), one token each, and text states, whose places are on RoPE's last axis."""
 
-    offers = frozenset[str]()
+    offers = frozenset({features.CROSS_ATTENTION_MAPS})
     side_multiple = 1
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,6 +39,15 @@ class Flux2Transformer:
 
     def blocks(self) -> list[nn.Module]:
         return [*self.module.transformer_blocks, *self.module.single_transformer_blocks]
+
+    def attention_layers(self) -> dict[str, AttentionLayer]:
+        """All look at every token of the picture."""
+        kinds = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
+        return {
+            f"{blocks}.{number}.attn": AttentionLayer(block.attn, 1, part)
+            for blocks, part in kinds.items()
+            for number, block in enumerate(getattr(self.module, blocks))
+        }
 
     def cross_attention(self) -> dict[str, CrossAttention]:
         return {}
@@ -62,10 +72,12 @@ class Flux2Transformer:
 
 
 def picture_places(height: int, width: int, device: torch.device) -> Tensor:
-    """The places (h * w, 4) of a picture's tokens: time, row, column and layer."""
+    """The places (h * w, 4) of a picture's tokens: time, row, column and layer. They know their `grid`:
+    whoever asks for it need not wait for the device."""
     rows, columns = torch.meshgrid(
         torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
     )
     places = torch.zeros(height * width, 4, dtype=torch.long, device=device)
     places[:, 1], places[:, 2] = rows.flatten(), columns.flatten()
+    places.grid = height, width  # type: ignore[attr-defined]
     return places

@@ -10,16 +10,20 @@ from ..conditioning import Conditioning
 
 
 @dataclass(frozen=True)
-class CrossAttention:
-    """A layer whose keys and values are the text alone, and how many latent pixels a side a query covers."""
+class AttentionLayer:
+    """A layer where the picture reads words, and how many latent pixels a side one of its queries covers."""
 
-    layer: Any  # diffusers' Attention
+    layer: Any  # diffusers' attention module
     reduction: int
-    part: str  # of the network: `down` from the picture's size, the `middle`, or `up` to it again
+    part: str  # of a U-Net: `down` from the picture's size, the `middle`, or `up` to it again; else its kind
 
     def size(self, latents: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of its queries for latents of this (height, width)."""
         return -(-latents[0] // self.reduction), -(-latents[1] // self.reduction)
+
+
+class CrossAttention(AttentionLayer):
+    """One whose keys and values are the text alone."""
 
 
 class Denoiser(Protocol):
@@ -40,6 +44,10 @@ class Denoiser(Protocol):
 
     def blocks(self) -> list[nn.Module]:
         """The parts that work one after the other, in order."""
+        ...
+
+    def attention_layers(self) -> Mapping[str, AttentionLayer]:
+        """Where the picture reads words, by the sites' names, in running order: cross-attention, or joint."""
         ...
 
     def cross_attention(self) -> dict[str, CrossAttention]:

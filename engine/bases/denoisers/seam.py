@@ -1,9 +1,12 @@
 """Brings users of the attention seam into diffusers' networks, for as long as they are wanted there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import LikenessError
@@ -31,27 +34,28 @@ class Seam:
     """The attention of a diffusers network, open for users.
 
     Who they are travels with each call of a layer: gradient checkpointing computes a pass again with those it
-    had, also after other passes. Where something is computed again so, the seam has to be opened by `open`
-    and must stay so until the backward pass is over; to draw, `using` opens it for its own time.
+    had, also after other passes. Where a network computes inner states again so, `using` leaves the seam open
+    behind it, for nobody knows when the backward pass is over, and it closes with the first pass after
+    checkpointing has ended.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._sites: _Sites = sites_of(network)
-        self._usual: list[list[Any]] = []
+        self._opening = _OPENINGS.setdefault(network, _Opening(sites_of(network)))
+        self._sites = self._opening.sites
+        self._opened = 0
 
     def open(self) -> "Seam":
         """From now on users are heard."""
-        self._usual.append([layer.processor for layer, _ in self._sites.processors])
-        for layer, processor in self._sites.processors:
-            layer.processor = processor
+        self._opened += 1
+        self._opening.enter()
         return self
 
     def close(self) -> None:
-        """Leaves the network as it was before the last `open`."""
-        if self._usual:
-            for (layer, _), usual in zip(self._sites.processors, self._usual.pop()):
-                layer.processor = usual
+        """Takes back the last `open`; the network is as it was when the last of all is closed."""
+        if self._opened:
+            self._opened -= 1
+            self._opening.leave()
 
     @contextmanager
     def using(self, key: str, user: _User) -> Iterator[None]:
@@ -71,8 +75,55 @@ class Seam:
         try:
             yield
         finally:
-            self.close()
             handle.remove()
+            if torch.is_grad_enabled() and _recomputes(self._network):
+                self._opening.stay(self._network)
+            self.close()
+
+
+@dataclass(eq=False)
+class _Opening:
+    """How often a network's seam is open at the moment."""
+
+    sites: _Sites
+    count: int = 0
+    usual: list[Any] = field(default_factory=list)
+    stays: bool = False
+
+    def enter(self) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.usual = [layer.processor for layer, _ in self.sites.processors]
+            for layer, processor in self.sites.processors:
+                layer.processor = processor
+
+    def leave(self) -> None:
+        self.count -= 1
+        if not self.count:
+            for (layer, _), usual in zip(self.sites.processors, self.usual):
+                layer.processor = usual
+
+    def stay(self, network: nn.Module) -> None:
+        """Once more, until a pass of the network that computes nothing again."""
+        if self.stays:
+            return
+        self.stays = True
+        self.enter()
+
+        def end(network: nn.Module, _inputs: Any) -> None:
+            if not _recomputes(network):
+                handle.remove()
+                self.stays = False
+                self.leave()
+
+        handle = network.register_forward_pre_hook(end)
+
+
+_OPENINGS: MutableMapping[nn.Module, _Opening] = WeakKeyDictionary()
+
+
+def _recomputes(network: nn.Module) -> bool:
+    return any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
 
 
 def using(network: nn.Module, key: str, user: _User) -> Any:

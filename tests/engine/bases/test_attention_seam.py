@@ -144,6 +144,26 @@ def test_maps_are_the_softmax_over_words_alone_of_what_the_picture_asks(flux: nn
         close(found, logits_of(layer)[:, :, WORDS:, :WORDS].softmax(-1))
 
 
+def test_gradients_of_maps_are_those_of_attention_written_out(flux: nn.Module):
+    names = [name for name, _ in flux.named_modules() if name.endswith(".attn")]
+    maps = AttentionMaps(dict.fromkeys(names))  # pyright: ignore[reportArgumentType] (only names count)
+    learned = flux.get_parameter("context_embedder.weight").requires_grad_()
+    try:
+        with torch.enable_grad():
+            _, layers = drawn(flux, ("maps", maps))
+            weights = torch.rand(2, HEADS, PICTURE, WORDS, generator=torch.Generator().manual_seed(5))
+            for name, layer in layers.items():
+                plain = logits_of(layer)[:, :, WORDS:, :WORDS].softmax(-1)
+                found, wanted = (
+                    torch.autograd.grad((weights * map_).sum(), learned, retain_graph=True)[0]
+                    for map_ in (maps.probabilities(name), plain)
+                )
+                assert wanted.abs().max() > 1e-3
+                close(found, wanted)
+    finally:
+        learned.requires_grad_(False)
+
+
 class Barred(AttentionUser):
     """Keeps the second word out of the left column of the second picture."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.bases.conditioning import Conditioning
-from likeness_portraits.engine.bases.denoisers.protocol import CrossAttention
+from likeness_portraits.engine.bases.denoisers.protocol import AttentionLayer, CrossAttention
 from likeness_portraits.engine.bases.families import Family
 from likeness_portraits.engine.bases.process.flow import RectifiedFlow
 from likeness_portraits.engine.bases.text.placeholders import pieces_of, vectors_in_place
@@ -88,6 +88,9 @@ class ToyJoint:
 
     def blocks(self) -> list[nn.Module]:
         return [*self.module.transformer_blocks, *self.module.single_transformer_blocks]
+
+    def attention_layers(self) -> dict[str, AttentionLayer]:
+        return {}
 
     def cross_attention(self) -> dict[str, CrossAttention]:
         return {}

@@ -88,10 +88,14 @@ def test_gradients_of_maps_are_the_same_under_gradient_checkpointing(base):
             base.unet.enable_gradient_checkpointing()
         try:
             with recorded(base.unet, mask_layers(base)) as maps:
-                prediction = base.predict(noisy, t, Conditioning(states=text))
+                said = Conditioning(states=text, values=2 * text)
+                prediction = base.predict(noisy, t, said)
             loss = prediction.square().mean() + sum(map_[..., 3].square().sum() for map_ in maps.all())
             loss.backward()
         finally:
             base.unet.disable_gradient_checkpointing()
         gradients.append(text.grad)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
+    base.predict(noisy, t, context)  # nothing is computed again any more: the network is as it was
+    layers = cross_attention_layers(base.unet).values()
+    assert not any(isinstance(found.layer.processor, CrossProcessor) for found in layers)
