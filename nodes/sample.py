@@ -180,7 +180,7 @@ class LikenessRefocus(io.ComfyNode):
             token=token.strip(), region=region, mode=mode, scope=scope, strength=strength, start=start,
             end=end, find_at=find_at, inside=inside.strip() or None,
         )  # fmt: skip
-        prompt = refocused_prompt(model, clip, text, focus, conditioning=conditioning, own=own, vae=vae)
+        prompt = refocused_prompt(model, clip, text, focus, conditioning=conditioning, alone=own, vae=vae)
         return io.NodeOutput(*prompt)
 
 

@@ -52,23 +52,23 @@ def from_uri(text: str) -> bytes:
     if not text.startswith(_URI) or len(text) > len(_URI) + LARGEST_THUMBNAIL * 4 // 3 + 4:
         return b""
     try:
-        found = base64.b64decode(text[len(_URI) :], validate=True)
+        data = base64.b64decode(text[len(_URI) :], validate=True)
     except (binascii.Error, ValueError):
         return b""
-    return found if found.startswith(b"\xff\xd8\xff") else b""
+    return data if data.startswith(b"\xff\xd8\xff") else b""
 
 
 def short_card(facts: Mapping[str, Any], date: str = "") -> str:
     """A concept file in a few lines, as nodes show it: the words to type come first."""
-    told = dict(full_card(facts))
+    card = dict(full_card(facts))
     settings = dict(settings_lines(facts["settings"]))
     notable = [name for name in settings if name.endswith("learning rate") or name in NOTABLE]
     ran = [f"{name} {settings[name]}" for name in notable]
     lines = (
-        [f"write {told['write']}" if "write" in told else "", told["kind"], told["method"], told["base"]],
-        [told.get("learned from", "")],
-        [told.get("steps", ""), *ran],
-        [told.get("scores", ""), told.get("unfinished", ""), date],
+        [f"write {card['write']}" if "write" in card else "", card["kind"], card["method"], card["base"]],
+        [card.get("learned from", "")],
+        [card.get("steps", ""), *ran],
+        [card.get("scores", ""), card.get("unfinished", ""), date],
     )
     kept = [" · ".join(part for part in line if part) for line in lines]
     return "\n".join(line for line in kept if line)
@@ -76,8 +76,8 @@ def short_card(facts: Mapping[str, Any], date: str = "") -> str:
 
 def grid_card(artifact: "Artifact") -> str:
     """What a likeness is, in one line for a report, with the digest of what it was learned from."""
-    told = short_card(vars(artifact)).splitlines()
-    return " · ".join([*told, f"pictures' digest {shown(artifact.digest[:12])}"] if artifact.digest else told)
+    card = short_card(vars(artifact)).splitlines()
+    return " · ".join([*card, f"pictures' digest {shown(artifact.digest[:12])}"] if artifact.digest else card)
 
 
 def full_card(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

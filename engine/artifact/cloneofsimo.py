@@ -97,16 +97,16 @@ def write(
     count = sum(name.startswith("lora_unet_") for name in names)
     blocks = blocks or BLOCKS_BY_COUNT.get(count // len(_IN_BLOCK), ())
     layers = sum(name.startswith("lora_te_") for name in names) // len(_IN_LAYER)
-    wanted = {
+    by_part = {
         "unet": [unet_name(path) for path in unet_paths(blocks)],
         "text_encoder": [text_name(path) for path in text_paths(layers)],
     }
-    if names != {name for part in wanted.values() for name in part}:
+    if names != {name for part in by_part.values() for name in part}:
         raise LikenessError(
             "this LoRA is on other layers than MagiCapture's code has; export it as a stock LoRA instead"
         )
     tensors, metadata = {}, {}
-    for part, ordered in wanted.items():
+    for part, ordered in by_part.items():
         if ordered:
             metadata[part] = json.dumps(_CLASSES[part])
         for number, name in enumerate(ordered):

@@ -181,12 +181,12 @@ class Artifact:
             "likeness.settings": dict(self.settings),
             "likeness.extra": dict(self.extra),
         }
-        known = {  # what other tools show of it; no date, for equal runs are equal files
+        shown = {  # what other tools show of it; no date, for equal runs are equal files
             "likeness.about": dict(self.about),
             "modelspec.trigger_phrase": trigger_words(self.tokens),
             THUMBNAIL: as_uri(self.thumbnail),
         }
-        values |= {name: value for name, value in known.items() if value}
+        values |= {name: value for name, value in shown.items() if value}
         return {
             name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
@@ -277,10 +277,10 @@ def _artifact_fields(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
 
 
 def _plain_mapping(text: str) -> dict[str, Any]:
-    found = from_json(text, "'about'")
-    if not isinstance(found, dict):
+    mapping = from_json(text, "'about'")
+    if not isinstance(mapping, dict):
         raise TypeError("'about' is not a mapping")
-    return found
+    return mapping
 
 
 def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
@@ -296,8 +296,8 @@ def check_tensors(artifact: Artifact, path: str | os.PathLike[str]) -> None:
             raise LikenessError(f"{path}: {key} holds values that are not finite numbers; learn it again")
     if artifact.kind in ("lora", "embedding"):
         peft = FAMILIES[artifact.base_family].peft_names
-        known = (_PEFT_KEY if peft else LORA_KEY, _TOKEN_KEY, _TABLE_KEY)
-        strange = [key for key in artifact.tensors if not any(kind.fullmatch(key) for kind in known)]
+        patterns = (_PEFT_KEY if peft else LORA_KEY, _TOKEN_KEY, _TABLE_KEY)
+        strange = [key for key in artifact.tensors if not any(kind.fullmatch(key) for kind in patterns)]
         if strange:
             raise LikenessError(
                 f"{path} holds '{strange[0]}', which no {artifact.kind} has; choose another file"
@@ -317,8 +317,8 @@ def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> N
     for module, parts in modules.items():
         kind = next((kind for sign, kind in _SIGNS.items() if any(sign in part for part in parts)), "LoRA")
         named = f"{path}: the {kind} of {module}"
-        wanted, alpha = _NEEDED[kind], parts.get("alpha")
-        if not all(any(name in parts for name in names) for names in wanted):
+        needed, alpha = _NEEDED[kind], parts.get("alpha")
+        if not all(any(name in parts for name in names) for names in needed):
             raise LikenessError(f"{named} is incomplete; get it again")
         if (alpha is None and kind == "LoRA") or (alpha is not None and alpha.numel() != 1):
             raise LikenessError(f"{named} is incomplete; get it again")
@@ -334,14 +334,14 @@ def _check_lora(lora: "Mapping[str, Tensor]", path: str | os.PathLike[str]) -> N
 
 
 def _check_tokens(artifact: Artifact, path: str | os.PathLike[str]) -> None:
-    known = {token.name: token for token in artifact.tokens}
-    if len(known) < len(artifact.tokens):
+    by_name = {token.name: token for token in artifact.tokens}
+    if len(by_name) < len(artifact.tokens):
         raise LikenessError(f"{path} defines a placeholder twice; get it again or choose another")
     for key, rows in artifact.tensors.items():
         match = _TOKEN_KEY.fullmatch(key)
         if match is None:
             continue
-        token = known.get(match[1])
+        token = by_name.get(match[1])
         if token is None or rows.ndim != 2 or rows.shape[0] != token.vectors:
             raise LikenessError(f"{path}: the rows {key} do not fit their placeholder; get it again")
         if match[2] not in FAMILIES[artifact.base_family].encoders:

@@ -48,12 +48,12 @@ def read_embedding(
     kept: dict[str, Tensor] = {}
     tokens = []
     for number, (name, rows) in enumerate(sorted(named.items())):
-        found = Token(
+        placeholder = Token(
             token=token or _placeholder(path, name), class_word=words[min(number, len(words) - 1)],
             vectors=len(next(iter(rows.values()))),
         )  # fmt: skip
-        kept |= {f"token.{found.name}.{encoder}": tensor for encoder, tensor in rows.items()}
-        tokens.append(found)
+        kept |= {f"token.{placeholder.name}.{encoder}": tensor for encoder, tensor in rows.items()}
+        tokens.append(placeholder)
     artifact = Artifact(
         kind="embedding", method="imported", tensors=kept, tokens=tuple(tokens), base_family=families.pop(),
         steps=content["step"] if isinstance(content.get("step"), int) else 0,
@@ -70,12 +70,12 @@ def _tensors_of(path: Path, content: Mapping[str, Any]) -> "dict[str, Tensor]":
     inner = content.get("string_to_param", content)
     if not isinstance(inner, Mapping) or not all(isinstance(rows, torch.Tensor) for rows in inner.values()):
         raise LikenessError(f"{path} is not an embedding; give a .safetensors or an A1111 embedding")
-    found = {}
+    tensors = {}
     for name, rows in inner.items():
         if not rows.ndim:
             raise LikenessError(f"{path}: {name} holds a single number, no vectors; get it again")
-        found[str(name)] = rows.detach()[None] if rows.ndim == 1 else rows.detach()
-    return found
+        tensors[str(name)] = rows.detach()[None] if rows.ndim == 1 else rows.detach()
+    return tensors
 
 
 def _by_name(path: Path, tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
@@ -97,16 +97,16 @@ def _by_name(path: Path, tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str
 def _encoder_of(path: Path, width: int) -> str:
     """The text encoder that reads vectors of this width."""
     for row in FAMILIES.values():
-        for name, own in row.text_widths.items():
-            if own == width:
+        for name, encoder_width in row.text_widths.items():
+            if encoder_width == width:
                 return name
     raise _too_wide(path, width)
 
 
 def _too_wide(path: Path, width: int) -> LikenessError:
-    known = [f"{row.name} ({' and '.join(map(str, row.text_widths.values()))})" for row in FAMILIES.values()]
+    bases = [f"{row.name} ({' and '.join(map(str, row.text_widths.values()))})" for row in FAMILIES.values()]
     return LikenessError(
-        f"{path} holds vectors {width} wide, which no base that we know reads: {', '.join(known)}; choose "
+        f"{path} holds vectors {width} wide, which no base that we know reads: {', '.join(bases)}; choose "
         "another"
     )
 
@@ -128,8 +128,8 @@ def _family_of(path: Path, rows: "Mapping[str, Tensor]") -> Family:
         )
     if len(widths) == 1:
         raise _too_wide(path, next(iter(widths.values())))
-    told = " and ".join(f"{name} ({width} wide)" for name, width in widths.items())
-    raise LikenessError(f"{path} holds vectors for {told}, which no base that we know reads; choose another")
+    held = " and ".join(f"{name} ({width} wide)" for name, width in widths.items())
+    raise LikenessError(f"{path} holds vectors for {held}, which no base that we know reads; choose another")
 
 
 def _placeholder(path: Path, name: str) -> str:

@@ -49,16 +49,16 @@ class _Layer:
 
 
 def is_flux2_lora(
-    tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str], told: str | None = None
+    tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str], family: str | None = None
 ) -> bool:
     """Whether a LoRA is for FLUX.2: by what the user or the file says, or by the sizes of layers, for FLUX.1
     has many of the same names."""
     layers = _layers(tensors)
-    known = {name: layer for name in layers if (layer := _layer(name)) is not None}
+    flux2_layers = {name: layer for name in layers if (layer := _layer(name)) is not None}
     about = " ".join(metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version"))
-    if known and ((told and FAMILIES[told].denoiser == "flux2") or _SPOKEN.search(about)):
+    if flux2_layers and ((family and FAMILIES[family].denoiser == "flux2") or _SPOKEN.search(about)):
         return True
-    return any(_has_own_size(layer.names[0], layers[name]) for name, layer in known.items())
+    return any(_has_own_size(layer.names[0], layers[name]) for name, layer in flux2_layers.items())
 
 
 def to_peft(
@@ -68,14 +68,14 @@ def to_peft(
     for key in tensors:
         _check(key, path)
     layers = _layers(tensors)
-    told, found = Told(path, metadata), {}
+    alphas, renamed = Told(path, metadata), {}
     family = _family_of(layers, path, metadata)
     for written, layer in layers.items():
-        parts = computable(layer, told.alpha(written, layer))
-        for name, own in _under_our_names(written, parts).items():
+        parts = computable(layer, alphas.alpha(written, layer))
+        for name, named in _under_our_names(written, parts).items():
             name = name.format(*FAMILIES[family].encoders)
-            found |= {f"{name}.{_ENDINGS.get(part, part)}": tensor for part, tensor in own.items()}
-    return found, family
+            renamed |= {f"{name}.{_ENDINGS.get(part, part)}": tensor for part, tensor in named.items()}
+    return renamed, family
 
 
 def for_core(lora: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -147,8 +147,8 @@ def _under_our_names(written: str, parts: "Mapping[str, Tensor]") -> "dict[str, 
         return {layer.names[0]: dict(parts)}
     if layer.halves:
         up = torch.cat(up.chunk(2)[::-1])
-    ups = [own.contiguous() for own in up.chunk(len(layer.names))]
-    return {name: {**parts, "lora_up.weight": own} for name, own in zip(layer.names, ups)}
+    ups = [third.contiguous() for third in up.chunk(len(layer.names))]
+    return {name: {**parts, "lora_up.weight": third} for name, third in zip(layer.names, ups)}
 
 
 def _sizes(parts: "Mapping[str, Tensor]") -> tuple[int, int] | None:
@@ -178,8 +178,8 @@ def _family_of(layers: "Mapping[str, Mapping[str, Tensor]]", path: Path, metadat
         if "blocks" in name and (sizes := _sizes(parts)) is not None
     }
     if _DEV_WIDTH in widths:
-        known = " or ".join(row.name for row in rows)
+        names = " or ".join(row.name for row in rows)
         raise LikenessError(
-            f"{path} is a LoRA for FLUX.2 dev, not for {known}; draw with it in ComfyUI, through Load LoRA"
+            f"{path} is a LoRA for FLUX.2 dev, not for {names}; draw with it in ComfyUI, through Load LoRA"
         )
     return next((_WIDTHS[width] for width in widths if width in _WIDTHS), rows[0].key)

@@ -82,8 +82,8 @@ def spelled_out(name: str) -> str | None:
     match = re.fullmatch(r"(double_blocks|single_blocks|(?:single_)?transformer_blocks)_(\d+)_(\w+)", name)
     fused = [inside for names in _FUSED.values() for inside in names]
     inner = [*_IN_BLOCKS, *_FUSED, *_IN_BLOCKS.values(), *fused]
-    known, rest = ([*_TOPS, *_TOPS.values()], name) if match is None else (inner, match[3])
-    leaf = next((leaf for leaf in known if leaf.replace(".", "_") == rest), None)
+    leaves, rest = ([*_TOPS, *_TOPS.values()], name) if match is None else (inner, match[3])
+    leaf = next((leaf for leaf in leaves if leaf.replace(".", "_") == rest), None)
     if leaf is None or match is None:
         return leaf
     return f"{match[1]}.{match[2]}.{leaf}"

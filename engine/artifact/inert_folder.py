@@ -31,18 +31,18 @@ def from_folder(kind: Any, folder: Path, **options: Any) -> Any:
 
 def check_config(path: Path) -> None:
     """Raises for a config.json that asks for code, or for more layers than any model has."""
-    told = _json_in(path)
-    for value in _attentions(told):
+    config = _json_in(path)
+    for value in _attentions(config):
         inner = value.values() if isinstance(value, Mapping) else [value]
         if any(each not in OWN_ATTENTION for each in map(str, inner)):
             raise LikenessError(
                 f"{path} asks for code from the web ('{value}' as attn_implementation); remove that line, or "
                 "get the model elsewhere"
             )
-    for key, count in _counts(told):
+    for key, count in _counts(config):
         if count > MOST_LAYERS:
             raise LikenessError(f"{path} says '{key}' is {count}, which no model has; get the model again")
-    if any(entry.get("quantization_config") is not None for entry in _mappings(told)):
+    if any(entry.get("quantization_config") is not None for entry in _mappings(config)):
         raise LikenessError(
             f"{path} is of quantised weights, which need code of their own; get the model in fp16"
         )
@@ -55,8 +55,8 @@ def _check_files(folder: Path) -> None:
             "adapter_config.json"
         )
     for path in folder.glob("*.index.json"):
-        told = _json_in(path)
-        names = told.get("weight_map") if isinstance(told, Mapping) else None
+        index = _json_in(path)
+        names = index.get("weight_map") if isinstance(index, Mapping) else None
         for name in set(map(str, names.values())) if isinstance(names, Mapping) else ():
             if any(mark in name for mark in "/\\:"):
                 raise LikenessError(
@@ -74,16 +74,16 @@ def _json_in(path: Path) -> Any:
         return None  # there is none, or the library says what is wrong with it
 
 
-def _attentions(told: Any) -> Iterator[Any]:
+def _attentions(config: Any) -> Iterator[Any]:
     """Every attention, and whatever else has implementations, that a configuration or one inside it names."""
-    for entry in _mappings(told):
+    for entry in _mappings(config):
         yield from (value for key, value in entry.items() if key.endswith("_implementation"))
 
 
-def _counts(told: Any) -> Iterator[tuple[str, int]]:
+def _counts(config: Any) -> Iterator[tuple[str, int]]:
     """Every number of layers or blocks, which the libraries would build one by one before they look at the
     weights."""
-    for entry in _mappings(told):
+    for entry in _mappings(config):
         for key, value in entry.items():
             if any(word in key for word in ("layer", "block", "depth")):
                 waiting = [value]
@@ -95,9 +95,9 @@ def _counts(told: Any) -> Iterator[tuple[str, int]]:
                         waiting += one
 
 
-def _mappings(told: Any) -> Iterator[Mapping[str, Any]]:
+def _mappings(config: Any) -> Iterator[Mapping[str, Any]]:
     """A configuration and all inside it."""
-    waiting = [told]
+    waiting = [config]
     while waiting:
         entry = waiting.pop()
         if isinstance(entry, Mapping):

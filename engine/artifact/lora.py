@@ -62,7 +62,7 @@ def ldm_paths(paths: Iterable[str], layers: int) -> dict[str, str]:
     """By what diffusers calls a U-Net's modules, what LDM does; `layers`: of each block."""
     paths = list(paths)
     crossing = {path.partition(".attentions.")[0] for path in paths if ".attentions." in path}
-    found = {}
+    renamed = {}
     for path in paths:
         top = next((top for top in _LDM_TOPS if f"{path}.".startswith(f"{top}.")), None)
         if top is not None:
@@ -73,8 +73,8 @@ def ldm_paths(paths: Iterable[str], layers: int) -> dict[str, str]:
             place = _ldm_block(block, int(level), kind, int(number), layers, f"{block}.{level}" in crossing)
             rest = "op" if kind == "downsamplers" else rest
         rest = _LDM_RESNET.get(rest, rest) if "resnets" in path else rest
-        found[path] = f"{place}.{rest}" if rest else place
-    return found
+        renamed[path] = f"{place}.{rest}" if rest else place
+    return renamed
 
 
 def _ldm_block(block: str, level: int, kind: str, number: int, layers: int, crossing: bool) -> str:
@@ -91,16 +91,16 @@ def adaptable(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, nn.M
     """Every linear, convolution and norm layer by its kohya names."""
     kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
     paths = {path: module for path, module in unet.named_modules() if isinstance(module, kinds)}
-    found: dict[str, nn.Module] = {unet_name(path): module for path, module in paths.items()}
+    by_name: dict[str, nn.Module] = {unet_name(path): module for path, module in paths.items()}
     layers: Any = getattr(getattr(unet, "config", None), "layers_per_block", None)
     if layers is not None:  # transformers never had LDM's names
         theirs = ldm_paths(paths, layers)
-        found |= {unet_name(theirs[path]): module for path, module in paths.items()}
+        by_name |= {unet_name(theirs[path]): module for path, module in paths.items()}
     for number, encoder in enumerate(text_encoders):
         for path, module in encoder.named_modules():
             if isinstance(module, kinds):
-                found[text_name(path, number, len(text_encoders))] = module
-    return found
+                by_name[text_name(path, number, len(text_encoders))] = module
+    return by_name
 
 
 def adaptable_in(network: nn.Module, encoders: Mapping[str, Any], peft_names: bool) -> dict[str, nn.Module]:
@@ -209,23 +209,23 @@ def merged(
     try:
         for name, parts in updates.items():
             for kind, own_parts in _by_parameter(parts).items():
-                module, own = modules[name], modules[name]._parameters.get(kind)
-                if own is None:
+                module, original = modules[name], modules[name]._parameters.get(kind)
+                if original is None:
                     raise LikenessError(
                         f"{name} has no {kind} in this base; use the base the LoRA was made for"
                     )
                 try:
-                    new = lora_changed(own, own_parts, strength).to(own.dtype)
+                    new = lora_changed(original, own_parts, strength).to(original.dtype)
                 except RuntimeError as error:
                     raise LikenessError(
                         f"{name} has another size in this base; use the base the LoRA was made for"
                     ) from error
-                originals.append((module, kind, own))
+                originals.append((module, kind, original))
                 module._parameters[kind] = nn.Parameter(new, requires_grad=False)
         yield
     finally:
-        for module, kind, own in reversed(originals):
-            module._parameters[kind] = own
+        for module, kind, original in reversed(originals):
+            module._parameters[kind] = original
 
 
 def _by_parameter(parts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -98,11 +98,11 @@ def to_kohya(
     if any(name.startswith("lora_te2_") for name in layers):
         layers = {_first_of_two(name): layer for name, layer in layers.items()}
         written = {_first_of_two(name): layer for name, layer in written.items()}
-    told = Told(path, metadata or {})
+    alphas = Told(path, metadata or {})
     return {
         f"{name}.{part}": tensor
         for name, layer in sorted(layers.items())
-        for part, tensor in computable(layer, told.alpha(written[name], layer)).items()
+        for part, tensor in computable(layer, alphas.alpha(written[name], layer)).items()
     }
 
 
@@ -145,20 +145,20 @@ def computable(layer: "Mapping[str, Tensor]", alpha: float | None) -> "dict[str,
     """The layer's tensors with an alpha; 8-bit floats as 16-bit ones, which hold each of them."""
     import torch
 
-    found = {
+    parts = {
         part: tensor.half() if str(tensor.dtype).startswith("torch.float8") else tensor
         for part, tensor in layer.items()
     }
-    if "alpha" in found:
-        found["alpha"] = found["alpha"].float()
+    if "alpha" in parts:
+        parts["alpha"] = parts["alpha"].float()
     elif alpha is not None:
-        found["alpha"] = torch.tensor(alpha)
-    if {"lokr_t2", "lokr_w2_a", "lokr_w2_b"} <= found.keys():  # ComfyUI cannot apply a LoKr's Tucker core
-        factors = [found.pop(f"lokr_{part}").float() for part in ("t2", "w2_b", "w2_a")]
+        parts["alpha"] = torch.tensor(alpha)
+    if {"lokr_t2", "lokr_w2_a", "lokr_w2_b"} <= parts.keys():  # ComfyUI cannot apply a LoKr's Tucker core
+        factors = [parts.pop(f"lokr_{part}").float() for part in ("t2", "w2_b", "w2_a")]
         whole = torch.einsum("i j k l, j r, i p -> p r k l", *factors)
-        scale = found.pop("alpha") / len(factors[1]) if "alpha" in found else 1.0
-        found["lokr_w2"] = (whole * scale).contiguous()
-    return found
+        scale = parts.pop("alpha") / len(factors[1]) if "alpha" in parts else 1.0
+        parts["lokr_w2"] = (whole * scale).contiguous()
+    return parts
 
 
 def _foreign(path: Path, key: str) -> LikenessError:
@@ -208,8 +208,10 @@ class Told:
             name: self._all.get(f"{part}.{name}", self._all.get(name))
             for name in ("lora_alpha", "alpha_pattern", "use_rslora")
         }
-        own = config["alpha_pattern"] or {}
-        alpha = next((own[name] for name in own if f".{written}".endswith(f".{name}")), config["lora_alpha"])
+        patterns = config["alpha_pattern"] or {}
+        alpha = next(
+            (patterns[name] for name in patterns if f".{written}".endswith(f".{name}")), config["lora_alpha"]
+        )
         if alpha is None:
             return rank
         alpha = float(alpha) * (math.sqrt(rank) if config["use_rslora"] else 1)
@@ -226,9 +228,9 @@ class Told:
 
 
 def family_of_lora(
-    lora: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str], told: str | None = None
+    lora: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str], family: str | None = None
 ) -> str:
-    """The family of bases it fits, a key of `FAMILIES`; `told`: what the user says it is.
+    """The family of bases it fits, a key of `FAMILIES`; `family`: what the user says it is.
 
     Where several would do, what the file says of itself decides, else it is taken for the first, and that is
     said.
@@ -240,10 +242,10 @@ def family_of_lora(
     unets = [row for row in FAMILIES.values() if row.denoiser == "unet"]
     fitting = [row for row in unets if all(_fits(row, *entry) for entry in layers.items())]
     keys = [row.key for row in fitting]
-    if told is not None:
-        if told in keys:
-            return told
-        raise LikenessError(f"{path} does not fit {FAMILIES[told].name}; it is for another base")
+    if family is not None:
+        if family in keys:
+            return family
+        raise LikenessError(f"{path} does not fit {FAMILIES[family].name}; it is for another base")
     if not fitting:
         raise LikenessError(
             f"{path} does not fit SD 1.x, SD 2.x, SDXL or the Miniature; it is for another base"
@@ -272,8 +274,8 @@ def _fits(row: Family, name: str, layer: "Mapping[str, Tensor]") -> bool:
         return False
     made = _writes(layer)
     if made is not None and _AS_WIDE_AS_ITS_BLOCK.search(name):
-        known = {**_SD_BLOCKS, **row.network}["block_out_channels"]
-        if (made in known) == row.own_world:
+        widths = {**_SD_BLOCKS, **row.network}["block_out_channels"]
+        if (made in widths) == row.own_world:
             return False
     if row.own_world:
         return True

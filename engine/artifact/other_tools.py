@@ -116,10 +116,10 @@ def _imported(path: Path, token: str | None, class_word: str, all_rows: bool, fa
         token = token or (word if TOKEN.fullmatch(word) else None)
         return read_embedding(path, content, token=token, class_words=class_word, all_rows=all_rows)
     if is_flux2_lora(content, metadata, family):
-        lora, found = to_peft(content, path, metadata)
-        if family not in (None, found):
-            raise LikenessError(f"{path} is a LoRA for {FAMILIES[found].name}; leave --family away")
-        artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family=found)
+        lora, lora_family = to_peft(content, path, metadata)
+        if family not in (None, lora_family):
+            raise LikenessError(f"{path} is a LoRA for {FAMILIES[lora_family].name}; leave --family away")
+        artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family=lora_family)
         check_tensors(artifact, path)
         return artifact
     lora = to_kohya(content, path, metadata)

@@ -38,9 +38,9 @@ def write_tensors(
 
 def _sorted_header(header: bytes) -> bytes:
     """safetensors writes metadata in an order that changes from process to process."""
-    told = json.loads(header)
-    metadata = dict(sorted(told.pop("__metadata__", {}).items()))
-    text = json.dumps({"__metadata__": metadata, **told} if metadata else told, separators=(",", ":"))
+    entries = json.loads(header)
+    metadata = dict(sorted(entries.pop("__metadata__", {}).items()))
+    text = json.dumps({"__metadata__": metadata, **entries} if metadata else entries, separators=(",", ":"))
     return text.encode() + b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
 
 

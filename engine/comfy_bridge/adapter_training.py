@@ -51,12 +51,12 @@ def files_for(
             "an identity adapter looks at faces through a CLIP image tower; connect CLIP ViT-L/14 with Load "
             "CLIP Vision"
         )
-    found = {"shards": str(shards_in(named, people, pack, miniature))}
+    files = {"shards": str(shards_in(named, people, pack, miniature))}
     if not miniature:
-        found["image_encoder"] = str(tower_folder(clip_vision))
+        files["image_encoder"] = str(tower_folder(clip_vision))
     if adapter is not None:
-        found["adapter"] = str(adapter_file(adapter))
-    return found
+        files["adapter"] = str(adapter_file(adapter))
+    return files
 
 
 def shards_in(named: str, people: int, pack: str, miniature: bool) -> Path:
@@ -110,9 +110,9 @@ def adapter_file(adapter: Artifact) -> Path:
     return path
 
 
-def _digest(tensors: Mapping[str, torch.Tensor], told: str = "") -> str:
+def _digest(tensors: Mapping[str, torch.Tensor], described: str = "") -> str:
     """A short name for all of these numbers, and what is told of them."""
-    total = hashlib.sha256(told.encode())
+    total = hashlib.sha256(described.encode())
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -122,15 +122,15 @@ def _digest(tensors: Mapping[str, torch.Tensor], told: str = "") -> str:
 def tower_folder(clip_vision: Any) -> Path:
     """A CLIP_VISION as a folder that transformers reads: config.json and weights."""
     state = {name: weight.detach().cpu() for name, weight in clip_vision.get_sd().items()}
-    told = json.dumps(_described(clip_vision, state), sort_keys=True)
-    place = temporary_folder("image towers", _digest(state, told))
+    described = json.dumps(_described(clip_vision, state), sort_keys=True)
+    place = temporary_folder("image towers", _digest(state, described))
     if not (place / "config.json").exists():
         place.mkdir(parents=True, exist_ok=True)
         with write_atomically(place / "model.safetensors") as unfinished:
             contiguous = {name: weight.contiguous() for name, weight in state.items()}
             safetensors.torch.save_file(contiguous, unfinished, {"format": "pt"})
         with write_atomically(place / "config.json") as unfinished:  # last: with it, the folder is whole
-            unfinished.write_text(told)
+            unfinished.write_text(described)
     return place
 
 
@@ -140,7 +140,7 @@ def _described(clip_vision: Any, state: dict[str, torch.Tensor]) -> dict[str, An
     if f"{stem}.class_embedding" not in state or "visual_projection.weight" not in state:
         raise LikenessError("this CLIP_VISION is no CLIP image tower; connect CLIP ViT-L/14")
     layer = clip_vision.model.vision_model.encoder.layers[0]
-    known = comfy.clip_model.ACTIVATIONS
+    kinds = comfy.clip_model.ACTIVATIONS
     width, _, patch, _ = state[f"{stem}.patch_embedding.weight"].shape
     return {
         "architectures": ["CLIPVisionModelWithProjection"],
@@ -152,6 +152,6 @@ def _described(clip_vision: Any, state: dict[str, torch.Tensor]) -> dict[str, An
         "num_attention_heads": layer.self_attn.heads,
         "image_size": clip_vision.image_size,
         "patch_size": patch,
-        "hidden_act": next(name for name, function in known.items() if layer.mlp.activation is function),
+        "hidden_act": next(name for name, function in kinds.items() if layer.mlp.activation is function),
         "layer_norm_eps": 1e-5,
     }

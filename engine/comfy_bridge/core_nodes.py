@@ -126,21 +126,21 @@ def _registry() -> dict[str, Any]:
 
 def _file(model: CoreModel) -> str:
     """The model's file as its folder lists it; else a sentence about the host, or about the file."""
-    known = _registry()
-    lacking = [name for name in model.nodes if name not in known]
+    registry = _registry()
+    lacking = [name for name in model.nodes if name not in registry]
     if lacking:
         raise LikenessError(
             f"this ComfyUI has no node {lacking[0]}, which runs {model.title}; update ComfyUI, or choose "
             f"{model.instead}"
         )
-    found = [name for name in folder_paths.get_filename_list(model.folder) if model.like in name.lower()]
-    if not found:
+    files = [name for name in folder_paths.get_filename_list(model.folder) if model.like in name.lower()]
+    if not files:
         raise LikenessError(
             f"{model.file} missing in models/{model.folder}; get it from {model.source} ({model.licence}) "
             f"and put it there, or choose {model.instead}"
         )
-    log.info("%s from %s", model.title, found[0])
-    return found[0]
+    log.info("%s from %s", model.title, files[0])
+    return files[0]
 
 
 def _run(node: str, **inputs: Any) -> tuple[Any, ...]:
@@ -169,13 +169,13 @@ class Sam3:
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
         image, masks, scores = image_of([pixels]), [], []
         for word in words:
-            found, sure = self._find(image, word, SURE)
+            each, sure = self._find(image, word, SURE)
             if not sure:  # what it would have been, for the sentence about it
                 scores.append(max(self._find(image, word, 0.0)[1], default=0.0))
-                found = np.zeros((1, *pixels.shape[:2]), np.float32)
+                each = np.zeros((1, *pixels.shape[:2]), np.float32)
             else:
                 scores.append(max(sure))
-            masks.append(union(found))
+            masks.append(union(each))
         return Found(np.stack(masks), tuple(scores))
 
     def _find(
@@ -244,11 +244,11 @@ class MediaPipe:
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Face]:
         faces = [
             Face(
-                np.asarray(found["bbox_xyxy"], np.float32),
-                np.asarray(found["landmarks_xy"], np.float32)[list(FIVE)],
-                float(found["score"]),
+                np.asarray(seen["bbox_xyxy"], np.float32),
+                np.asarray(seen["landmarks_xy"], np.float32)[list(FIVE)],
+                float(seen["score"]),
             )
-            for found in self.seen(pixels)["frames"][0]
+            for seen in self.seen(pixels)["frames"][0]
         ]
         return sorted(faces, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
 
@@ -260,10 +260,10 @@ class MediaPipeParts:
         self.eyes = eyes
 
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
-        wanted = [self._parts(word) for word in words]
+        by_word = [self._parts(word) for word in words]
         seen = self.eyes.seen(pixels)
         masks = []
-        for parts in wanted:
+        for parts in by_word:
             regions = {"regions": "custom", **{part: True for part in parts}}
             masks.append(_run("MediaPipeFaceMask", face_landmarks=seen, regions=regions)[0][0])
         sure = max((float(face["score"]) for face in seen["frames"][0]), default=0.0)

@@ -27,10 +27,10 @@ def register_folders() -> None:
 
 def _register_restorers() -> None:
     """Makes models/facerestore_models known; what another pack already said about it holds."""
-    known = RESTORERS in folder_paths.folder_names_and_paths
+    registered = RESTORERS in folder_paths.folder_names_and_paths
     folder_paths.add_model_folder_path(RESTORERS, str(Path(folder_paths.models_dir) / RESTORERS))
     paths, suffixes = folder_paths.folder_names_and_paths[RESTORERS]
-    if suffixes or not known:  # none at all lets every file through
+    if suffixes or not registered:  # none at all lets every file through
         folder_paths.folder_names_and_paths[RESTORERS] = (paths, set(suffixes) | _RESTORER_SUFFIXES)
 
 
@@ -52,10 +52,10 @@ def _passing(name: str) -> bool:
 
 def find(name: str, kind: str = FOLDER) -> Path:
     """The full path of a listed file."""
-    found = folder_paths.get_full_path(kind, name)
-    if found is None:
+    path = folder_paths.get_full_path(kind, name)
+    if path is None:
         raise LikenessError(f"there is no {name} in {folder(kind)}; press R in the editor and choose again")
-    return Path(found)
+    return Path(path)
 
 
 def inside(kind: str, name: str, suffix: str) -> Path:
@@ -124,5 +124,5 @@ def face_packs_there() -> list[str]:
 
 def restorer_files() -> list[str]:
     """The files of models/facerestore_models, and well-known ones, to say where these come from."""
-    known = [source.file for source in SOURCES if source.folder == RESTORERS]
-    return list(dict.fromkeys([*listed(RESTORERS), *known]))
+    well_known = [source.file for source in SOURCES if source.folder == RESTORERS]
+    return list(dict.fromkeys([*listed(RESTORERS), *well_known]))

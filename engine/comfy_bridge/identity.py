@@ -129,8 +129,8 @@ def apply_identity(
     if mask is not None and len(mask.reshape(-1, *mask.shape[-2:])) != 1:
         raise LikenessError("an identity has one region, but the mask is a batch; connect a single mask")
     sites = Sites.of(model)
-    found = sites.layers(model.model.diffusion_model)
-    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in found.items()}
+    attentions = sites.layers(model.model.diffusion_model)
+    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in attentions.items()}
     check_fit(identity.adapter, kind_of(model), shapes)
     region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
     shown = IdentityConditioning(
@@ -138,7 +138,7 @@ def apply_identity(
     )
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
-    heads = {name: layer.heads for name, layer in found.items()}
+    heads = {name: layer.heads for name, layer in attentions.items()}
     model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, _KEY, _Showing(shown, sites, heads))
     if region is not None and not model.wrappers.get(kinds.CALC_COND_BATCH, {}).get(_KEY):
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, _tell_areas)
@@ -153,8 +153,8 @@ def _tell_areas(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, mo
         for group in conds for entry in group or () if entry.get("area") is not None
     }  # fmt: skip
     if areas:
-        known = model_options.get("transformer_options", {})
-        model_options = {**model_options, "transformer_options": {**known, AREAS: (latents, areas)}}
+        inner = model_options.get("transformer_options", {})
+        model_options = {**model_options, "transformer_options": {**inner, AREAS: (latents, areas)}}
     return executor(model, conds, x, timestep, model_options)
 
 
@@ -172,8 +172,8 @@ class _Showing:
     ) -> Any:
         if not self.shown.in_pass(lambda: 1 - float(timesteps[0]) / LAST_TIMESTEP):
             return executor(x, timesteps, *rest, **options)
-        told = len(rest) > 3  # by place, as ComfyUI does, or by name
-        about = rest[3] if told else options.get("transformer_options") or {}
+        by_place = len(rest) > 3  # by place, as ComfyUI does, or by name
+        about = rest[3] if by_place else options.get("transformer_options") or {}
         prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt
         who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
         person = self.shown.person(who, self.heads, x)
@@ -183,7 +183,7 @@ class _Showing:
         people = [*others.people, person] if isinstance(others, IdentityAttention) else [person]
         network = executor.class_obj
         about = self.sites.with_user(about, network, "identity", IdentityAttention(people))
-        if told:
+        if by_place:
             rest = (*rest[:3], about, *rest[4:])
         else:
             options = {**options, "transformer_options": about}

@@ -39,8 +39,8 @@ def key_of(
 ) -> str:
     """Names a run by all that decides its outcome; base and people: names, look_every: stopping's, files: by
     setting, what the files hold that the job names."""
-    told = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
-    whole = json.dumps([told, digest(concepts), base, people, look_every, dict(files)], sort_keys=True)
+    settings = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
+    whole = json.dumps([settings, digest(concepts), base, people, look_every, dict(files)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
@@ -90,11 +90,11 @@ def said_of(path: Path) -> str:
 
 def save_as(learned: Artifact, name: str) -> Path:
     """Writes it to models/likeness under the name, or a number behind it; an equal file is found again."""
-    wanted = inside(FOLDER, name, ".safetensors")
-    for path in (wanted, *sorted(wanted.parent.glob(f"{wanted.stem}-*{wanted.suffix}"))):
+    place = inside(FOLDER, name, ".safetensors")
+    for path in (place, *sorted(place.parent.glob(f"{place.stem}-*{place.suffix}"))):
         if path.exists() and _equal(learned, path):
             return path
-    return learned.save(unused(wanted))
+    return learned.save(unused(place))
 
 
 def _equal(learned: Artifact, path: Path) -> bool:

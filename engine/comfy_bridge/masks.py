@@ -58,17 +58,17 @@ def faces_of(
     pictures = _some_pictures(images)
     find, lines = _finder(pack, pictures, masks)
     crops, boxes, overlays = [], [], []
-    told = _watched(len(pictures))
+    report = _watched(len(pictures))
     for position, (pixels, name) in enumerate(zip(pictures, _names(pictures))):
         faces = find(position)
         face = choose(faces, number, name)
         crops.append(upright(pixels, face, size))
         boxes.append(box_mask(face, pixels.shape[:2]))
         points = [other.landmarks for other in faces if other.landmarks is not None]
-        chosen = next(place for place, other in enumerate(faces) if other is face)
-        overlays.append(with_faces(pixels, [other.box for other in faces], points, chosen))
+        nearest = next(place for place, other in enumerate(faces) if other is face)
+        overlays.append(with_faces(pixels, [other.box for other in faces], points, nearest))
         lines.append(_line(name, face, len(faces)))
-        told(position + 1, len(pictures), name)
+        report(position + 1, len(pictures), name)
     return FoundFaces(
         image_of(crops), torch.from_numpy(np.stack(boxes)), image_of(overlays), "\n".join(lines)
     )

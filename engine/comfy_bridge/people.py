@@ -62,15 +62,15 @@ def people_in_regions(
     faces`, where their heads are seen while drawing.
     """
     names = names_in(prompt, [[token.token for token in one.tokens] for one in likenesses])
-    known = [one.renamed(words) for one, words in zip(likenesses, names)]
+    people = [one.renamed(words) for one, words in zip(likenesses, names)]
     spoken = [next((word for word in words if word in prompt), words[0]) for words in names]
-    regions = dict(zip(sorted(spoken, key=prompt.index), _regions(layout, len(known), masks)))
+    regions = dict(zip(sorted(spoken, key=prompt.index), _regions(layout, len(people), masks)))
     together, taught = model, clip
-    for one in known:
+    for one in people:
         together, taught = apply(together, taught, one, 1.0, 1.0)
     written: ComfyConditioning | None = None
     persons = []
-    for word, one in zip(spoken, known):
+    for word, one in zip(spoken, people):
         focus = Focus(token=word, region=regions[word])
         together, written = refocused_prompt(together, taught, prompt, focus, conditioning=written, vae=vae)
         persons.append(_alone(model, clip, prompt, focus, one))
@@ -93,9 +93,9 @@ def _regions(layout: str, count: int, masks: torch.Tensor | None) -> list[Region
 
 
 def _alone(model: Any, clip: Any, prompt: str, focus: Focus, likeness: Artifact) -> Alone:
-    own = own_prompt_of(prompt, focus) or prompt
+    own_text = own_prompt_of(prompt, focus) or prompt
     drawn, taught = apply(model, clip, likeness, 1.0, 1.0)
-    return Alone(focus, drawn, own, taught.encode_from_tokens_scheduled(taught.tokenize(own)))
+    return Alone(focus, drawn, own_text, taught.encode_from_tokens_scheduled(taught.tokenize(own_text)))
 
 
 # ------------------------------------------------------------------------------------- each drawn again
@@ -124,7 +124,7 @@ def each_drawn_again(
     images: torch.Tensor,
     people: Gathering,
     share: float,
-    found: Mapping[Aim, torch.Tensor],
+    by_aim: Mapping[Aim, torch.Tensor],
     *,
     seed: int,
     **sampling: Any,
@@ -132,11 +132,11 @@ def each_drawn_again(
     """IMAGE (B, H, W, 3) with every person drawn once more by themselves, for a share of the schedule.
 
     As `likeness generate --refocus "<v0>=left;redraw=0.6"` does: in a square of the size that the model draws
-    best, from the prompt that names that person alone. `found`: regions (B, h, w) that were found while
+    best, from the prompt that names that person alone. `by_aim`: regions (B, h, w) that were found while
     drawing; `sampling`: what `Redraw` takes of negative, VAE, steps, guidance, sampler and scheduler.
     """
     pictures = np.stack(pictures_of(images))
-    regions = {aim.focus: region for aim, region in found.items()}
+    regions = {aim.focus: region for aim, region in by_aim.items()}
     again, looked_for = [], []
     for person in people.persons:
         focus = replace(person.focus, redraw=share)
@@ -152,7 +152,7 @@ def each_drawn_again(
     )  # fmt: skip
     count = len(pictures)
     done = regions_redrawn(
-        pictures, [people.prompt] * count, [seed] * count, again, painter, found=looked_for,
+        pictures, [people.prompt] * count, [seed] * count, again, painter, sought=looked_for,
         heads=_heads(model) if looked_for else None,
     )  # fmt: skip
     return image_of(list(done))

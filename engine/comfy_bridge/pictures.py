@@ -91,10 +91,10 @@ def advice_on(concept: Concept, faces: str = AUTOMATIC) -> str:
     return "\n".join(line for line in (*concept.remarks, advice_in_words(reports), remark) if line)
 
 
-def face_model_for(pictures: Sequence[np.ndarray], wanted: str) -> str:
+def face_model_for(pictures: Sequence[np.ndarray], faces: str) -> str:
     """Who looks at the faces in pictures; automatic: the Miniature at its own, else a pack that is there."""
-    if wanted != AUTOMATIC:
-        return wanted
+    if faces != AUTOMATIC:
+        return faces
     if certainty(pictures) >= FOREIGN:
         return MINIATURE
     there = sorted(packs_in(packs_folder()), key=lambda name: (name not in PACKS, name))
@@ -105,12 +105,12 @@ def _masks_for(
     pixels: Sequence[np.ndarray], masks: torch.Tensor | Sequence[torch.Tensor]
 ) -> list[np.ndarray]:
     """One mask (H, W) in [0, 1] per picture, or a sentence that says what is wrong with them."""
-    found = masks_of_tensor(masks)
-    if len(found) != len(pixels):
+    arrays = masks_of_tensor(masks)
+    if len(arrays) != len(pixels):
         raise LikenessError(
-            f"there are {len(pixels)} pictures but {len(found)} masks; connect one mask per picture"
+            f"there are {len(pixels)} pictures but {len(arrays)} masks; connect one mask per picture"
         )
-    for number, (picture, mask) in enumerate(zip(pixels, found), start=1):
+    for number, (picture, mask) in enumerate(zip(pixels, arrays), start=1):
         if mask.shape != picture.shape[:2]:
             raise LikenessError(
                 f"mask {number} is {mask.shape[1]} x {mask.shape[0]} pixels, but its picture is "
@@ -120,4 +120,4 @@ def _masks_for(
             raise LikenessError(
                 f"mask {number} marks nothing; paint the subject white or leave masks unconnected"
             )
-    return found
+    return arrays

@@ -75,7 +75,7 @@ def refocused_prompt(
     focus: Focus,
     *,
     conditioning: ComfyConditioning | None = None,
-    own: ComfyConditioning | None = None,
+    alone: ComfyConditioning | None = None,
     vae: Any = None,
 ) -> tuple[Any, ComfyConditioning]:
     """A clone of MODEL that heeds regions, and the prompt as CONDITIONING with one region more."""
@@ -92,9 +92,9 @@ def refocused_prompt(
     if not all(stands):
         raise _missing(focus.token, text)
     own_text = own_prompt_of(text, focus)
-    if own is None and own_text is not None:
-        own = _own_prompt(clip, own_text, focus)
-    aim = Aim(focus, own if own and focus.scope == "apart" else [], _looking(model, vae))
+    if alone is None and own_text is not None:
+        alone = _own_prompt(clip, own_text, focus)
+    aim = Aim(focus, alone if alone and focus.scope == "apart" else [], _looking(model, vae))
     entries = [
         [context, {**about, AIMS: (*about.get(AIMS, ()), (aim, where))}]
         for (context, about), where in zip(written, stands)
@@ -105,8 +105,8 @@ def refocused_prompt(
 def _own_prompt(clip: Any, text: str, focus: Focus) -> ComfyConditioning:
     """What a region reads by itself, encoded."""
     token = focus.inside or focus.token
-    known = not TOKEN.fullmatch(token) or token in defined_in(clip)
-    places = _places(clip, text, token) if known else ()
+    defined = not TOKEN.fullmatch(token) or token in defined_in(clip)
+    places = _places(clip, text, token) if defined else ()
     if not places:
         raise LikenessError(
             f"this CLIP does not know {token} and cannot encode its own prompt; connect '{text}' from "
@@ -177,9 +177,9 @@ def with_refocus(model: Any, run: "Run | None" = None) -> Any:
 
 def _starter(run: "Run | None") -> Any:
     def start(executor: Any, guider: Any, sigmas: Any, extra_args: Any, *rest: Any, **options: Any) -> Any:
-        known = extra_args.get("model_options", {})
-        inner = {**known.get("transformer_options", {}), _KEY: run or Run()}
-        extra_args = {**extra_args, "model_options": {**known, "transformer_options": inner}}
+        model_options = extra_args.get("model_options", {})
+        inner = {**model_options.get("transformer_options", {}), _KEY: run or Run()}
+        extra_args = {**extra_args, "model_options": {**model_options, "transformer_options": inner}}
         inner[_KEY].sigmas = sigmas
         return executor(guider, sigmas, extra_args, *rest, **options)
 
@@ -202,10 +202,10 @@ class Run:
         spot = Spot(aim.focus, places)
         if aim.focus.region is None and aim in self.found:
             spot = spot.found(self.found[aim])
-        own = aim.own_at(progress)
-        if own is None:
+        own_prompt = aim.own_at(progress)
+        if own_prompt is None:
             return spot
-        states, about = own
+        states, about = own_prompt
         stands = about.get(PLACES, {}).get(aim.focus.token, ())
         return Spot(spot.focus, places, stands, states.keys.shape[1])
 
@@ -213,14 +213,14 @@ class Run:
         """A prompt of a step (an entry of ComfyUI's), at its noise level."""
         aims = [aim for aim, _ in entry[AIMS]]
         spots = [self.spot(aim, places, progress) for aim, places in entry[AIMS]]
-        own = [found[0] for aim in aims if (found := aim.own_at(progress)) is not None]
+        own_states = [at_level[0] for aim in aims if (at_level := aim.own_at(progress)) is not None]
         latents = (x.shape[-2], x.shape[-1])
         area = area_of(entry, latents)
         key = (entry["uuid"], tuple(spot.length for spot in spots), tuple(aim in self.found for aim in aims))
         if key not in self._masks:
             self._masks[key] = LogMasks(spots, [_region(spot, latents, area, x) for spot in spots])
         maps = [self.maps.setdefault(aim, Maps(latents)) for aim in aims]
-        return FocusedPrompt(self._masks[key], entry["cross_attn"].shape[1], own, maps, area)
+        return FocusedPrompt(self._masks[key], entry["cross_attn"].shape[1], own_states, maps, area)
 
     def looking(self, aim: Aim) -> bool:
         return aim.focus.region is None and aim not in self.found and self.sigmas is not None
@@ -243,8 +243,8 @@ def _step(
     ]
     if not bearing:
         return executor(model, conds, x, timestep, model_options)
-    known = model_options.get("transformer_options", {})
-    run: Run = known.get(_KEY) or Run()
+    options = model_options.get("transformer_options", {})
+    run: Run = options.get(_KEY) or Run()
     sigma = float(timestep[0])
     progress = _progress(model.model_sampling, sigma)
     aims = {entry["uuid"]: [aim for aim, _ in entry[AIMS]] for _, entry in bearing}
@@ -261,7 +261,7 @@ def _step(
         here = [(rows // len(uuids), prompts.get(uuid)) for uuid in uuids]
         return Regions(here, progress, run.biases, even=even, record=record)
 
-    users = sites.with_user(known, model.diffusion_model, "regions", regions)
+    users = sites.with_user(options, model.diffusion_model, "regions", regions)
     out = executor(model, conds, x, timestep, {**model_options, "transformer_options": users})
     for number, entry in bearing:
         _look(run, aims[entry["uuid"]], prompts[entry["uuid"]].masks.spots, sigma, out[number])
@@ -356,12 +356,12 @@ def refocused_sample(
 
 def _as_masks(run: Run, aims: Sequence[Aim], latents: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """The regions (B * K, H, W) in pixels, words innermost as among the heat maps."""
-    known = []
+    regions = []
     for aim in aims:
         region = run.found.get(aim) if aim.focus.region is None else aim.focus.region
         region = (0.0, 0.0, 1.0, 1.0) if region is None else region
         whole = (size[0], size[1])
         mask = box_region(region, whole) if isinstance(region, tuple) else region.float().cpu()
         sized = torch.nn.functional.interpolate(mask[:, None], size=tuple(size), mode="nearest")
-        known.append(sized[:, 0].expand(len(latents), -1, -1))
-    return torch.stack(known, 1).flatten(0, 1)
+        regions.append(sized[:, 0].expand(len(latents), -1, -1))
+    return torch.stack(regions, 1).flatten(0, 1)

@@ -73,8 +73,8 @@ def restorer_state(name: str) -> str:
 
 
 def _restorer_path(name: str) -> Path:
-    found = folder_paths.get_full_path(RESTORERS, name)
-    return folder(RESTORERS) / name if found is None else Path(found)
+    path = folder_paths.get_full_path(RESTORERS, name)
+    return folder(RESTORERS) / name if path is None else Path(path)
 
 
 # --- faces -------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def restored_faces(
         eyes=load_core_faces() if faces.found_by == MEDIAPIPE else None,
     )  # fmt: skip
     person = onlookers.person(_references(faces))
-    told, made, shown = _watched(len(images)), [], []
+    report, made, shown = _watched(len(images)), [], []
     for number, image in enumerate(images, start=1):
         pixels = image[..., :3].detach().cpu().float().numpy()
         canvas = None if background is None else _enlarged(pixels, background)
@@ -109,7 +109,7 @@ def restored_faces(
         )
         made.append(done)
         shown.append(before_and_after(pixels, done.pixels))
-        told(number)
+        report(number)
     remarks = [onlookers.remark] if onlookers.remark else []
     if person is None and options.gate != "off":
         remarks.append("the likeness was not checked: connect references or a concept")
@@ -137,7 +137,7 @@ def _masks_of_each(masks: torch.Tensor | None, pictures: int, number: int | None
             f"{each - 1}, or -1 for all"
         )
     drawn = masks.detach().cpu().float().numpy().reshape(pictures, each, *masks.shape[-2:])
-    return [list(own if number is None else own[number : number + 1]) for own in drawn]
+    return [list(part if number is None else part[number : number + 1]) for part in drawn]
 
 
 def _one(

@@ -41,10 +41,10 @@ def device() -> str:
     return "cpu" if comfy.model_management.get_torch_device().type == "cpu" else "auto"
 
 
-def precision(wanted: str) -> str:
+def precision(choice: str) -> str:
     """The job's precision: `automatic` is bf16 on GPUs that compute in it, and fp32 elsewhere."""
-    if wanted != "automatic":
-        return wanted
+    if choice != "automatic":
+        return choice
     device = comfy.model_management.get_torch_device()
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if able else "fp32"
@@ -54,15 +54,15 @@ def left_out(model: Any) -> list[str]:
     """What other nodes put around a MODEL's weights, by ComfyUI's names: learning knows nothing of it."""
     options = model.model_options.get("transformer_options", {})
     ours = __name__.rpartition(".")[0]
-    found = [
+    changes = [
         name
         for name, patches in options.get("patches", {}).items()
         if any(not str(getattr(patch, "__module__", "")).startswith(ours) for patch in patches)
     ]
-    found += [f"{name} replaced" for name in options.get("patches_replace", {})]
+    changes += [f"{name} replaced" for name in options.get("patches_replace", {})]
     wrappers = (key for kinds in model.wrappers.values() for key, there in kinds.items() if there)
-    found += [f"wrapper {key}" for key in wrappers if not str(key).startswith("likeness.")]
-    return sorted(set(found))
+    changes += [f"wrapper {key}" for key in wrappers if not str(key).startswith("likeness.")]
+    return sorted(set(changes))
 
 
 def warn_of_left_out(model: Any, observer: "GraphObserver") -> None:
@@ -148,11 +148,11 @@ class GraphObserver:
     @property
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """Step and value of each loss term by name."""
-        found: dict[str, list[tuple[int, float]]] = {}
+        by_name: dict[str, list[tuple[int, float]]] = {}
         for step, losses in self._losses:
             for name, value in losses.items():
-                found.setdefault(name, []).append((step, value))
-        return found
+                by_name.setdefault(name, []).append((step, value))
+        return by_name
 
     def on_note(self, text: str) -> None:
         """A sentence about the run, such as its plan or the memory it needs: it stays on the node."""

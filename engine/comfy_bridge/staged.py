@@ -130,19 +130,19 @@ def _dynamic(
     spoken = [words.at(timestep) for timestep in timesteps]
     for short, chunks in tokens.items():
         name = f"clip_{short}"
-        found = _marked(chunks, markers[name])
+        marked = _marked(chunks, markers[name])
         batch[short], places[name] = [], []
         for number, (vectors, bypass) in enumerate(spoken):
             written = [list(chunk) for chunk in chunks]
-            for chunk, position, word in found:
+            for chunk, position, word in marked:
                 written[chunk][position] = (vectors[name][word], *chunks[chunk][position][1:])
                 row = number * len(chunks) + chunk
                 places[name].append((row, position, vectors[name][word], bypass[name][word]))
             batch[short] += written
     keys = _by_stage(_encode(clip, batch)["cond"], len(timesteps))
-    if not any(place[3].any() for found in places.values() for place in found):
+    if not any(place[3].any() for entries in places.values() for place in entries):
         return keys, None
-    with bypassed(clip, {name: _as_places(found) for name, found in places.items()}):
+    with bypassed(clip, {name: _as_places(entries) for name, entries in places.items()}):
         return keys, _by_stage(_encode(clip, batch)["cond"], len(timesteps))
 
 
@@ -182,8 +182,8 @@ def _marked(chunks: Sequence[Sequence[tuple]], markers: torch.Tensor) -> list[tu
     ]
 
 
-def _as_places(found: Sequence[tuple[int, int, torch.Tensor, torch.Tensor]]) -> Places:
-    rows, positions, vectors, bypass = zip(*found)
+def _as_places(entries: Sequence[tuple[int, int, torch.Tensor, torch.Tensor]]) -> Places:
+    rows, positions, vectors, bypass = zip(*entries)
     return Places(torch.tensor(rows), torch.tensor(positions), torch.stack(vectors), torch.stack(bypass))
 
 
@@ -259,17 +259,17 @@ def _hand_over(
     sigma = float(timestep[0])
     conds = [group and [entry for entry in group if _due(entry, sigma)] for group in conds]
     entries = [entry for group in conds for entry in group or () if "cross_attn" in entry]
-    found = {e["uuid"]: staged_values(e["cross_attn"], e) for e in entries if VALUES in e}
-    if found:
-        known = model_options.get("transformer_options", {})
+    values_by_uuid = {e["uuid"]: staged_values(e["cross_attn"], e) for e in entries if VALUES in e}
+    if values_by_uuid:
+        options = model_options.get("transformer_options", {})
         lengths = {e["uuid"]: e["cross_attn"].shape[1] for e in entries}
 
         def values(uuids: Sequence[Any], rows: int) -> SplitValues:
             # ComfyUI evens out lengths by repeating; what is longer than that, another patch has appended
             even = math.lcm(*(lengths.get(uuid, 1) for uuid in uuids))
-            return SplitValues(*((rows // len(uuids), found.get(uuid)) for uuid in uuids), even=even)
+            return SplitValues(*((rows // len(uuids), values_by_uuid.get(uuid)) for uuid in uuids), even=even)
 
-        users = sites.with_user(known, model.diffusion_model, "values", values)
+        users = sites.with_user(options, model.diffusion_model, "values", values)
         model_options = {**model_options, "transformer_options": users}
     return executor(model, conds, x, timestep, model_options)
 
@@ -295,8 +295,8 @@ def features_file(clip_vision: Any, concept: Concept, size: int) -> str:
     side = getattr(clip_vision, "image_size", 224)
     comfy.model_management.load_model_gpu(clip_vision.patcher)
     ready = clip_pixels(pixels, side).to(clip_vision.load_device)
-    found = clip_vision.model(pixel_values=ready, intermediate_output=-2)[2]
-    data = safetensors.torch.save({"image_embeds": found.detach().float().cpu().contiguous()})
+    embeds = clip_vision.model(pixel_values=ready, intermediate_output=-2)[2]
+    data = safetensors.torch.save({"image_embeds": embeds.detach().float().cpu().contiguous()})
     path = temporary_folder("features") / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     if not path.exists():
         with write_atomically(path) as unfinished:

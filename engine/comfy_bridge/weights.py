@@ -86,10 +86,10 @@ def check_host(row: Family) -> None:
 def check_kind(model: Any, family: str, what: str) -> None:
     """Raises unless MODEL is of the family that `what` was learned on."""
     check_host(FAMILIES[family])
-    found = kind_of(model)
-    if found != family:
+    actual = kind_of(model)
+    if actual != family:
         raise LikenessError(
-            f"{what} was learned on {family}, but the MODEL is {found}; connect a model of its kind"
+            f"{what} was learned on {family}, but the MODEL is {actual}; connect a model of its kind"
         )
 
 
@@ -108,15 +108,15 @@ def name_of_model(model: Any) -> str:
     if family_of_model(model) == MINIATURE:
         return MINIATURE
     began = getattr(model, "cached_patcher_init", None)  # what loads it again, and with which arguments
-    told = began[1] if began and len(began) > 1 and isinstance(began[1], tuple | list) else ()
-    files = [os.path.basename(one) for one in told if isinstance(one, str) and one.endswith(MODEL_FILES)]
+    arguments = began[1] if began and len(began) > 1 and isinstance(began[1], tuple | list) else ()
+    files = [os.path.basename(one) for one in arguments if isinstance(one, str) and one.endswith(MODEL_FILES)]
     return files[0] if files else ""
 
 
 def text_towers_of(clip: Any) -> dict[str, Any]:
     """A CLIP's text encoders by the names that our files have for them."""
-    towers, known = clip.cond_stage_model, dict.fromkeys(n for row in FAMILIES.values() for n in row.encoders)
-    return {name: getattr(towers, name) for name in known if hasattr(towers, name)}
+    towers, names = clip.cond_stage_model, dict.fromkeys(n for row in FAMILIES.values() for n in row.encoders)
+    return {name: getattr(towers, name) for name in names if hasattr(towers, name)}
 
 
 def take_weights(
@@ -169,7 +169,7 @@ def _weights_in_use(
 
     `half`: those that are stored in less than fp32, in bf16.
     """
-    found = {}
+    weights = {}
     for name in patcher.model_state_dict(prefix):
         if not name.endswith((".weight", ".bias")):
             continue  # the scales of fp8 layers, which their weights are multiplied with below
@@ -179,8 +179,8 @@ def _weights_in_use(
                 weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name).float()
         if half and comfy.model_patcher.get_key_weight(patcher.model, name)[0].dtype != torch.float32:
             weight = weight.bfloat16()
-        found[renamed + name.removeprefix(prefix)] = weight
-    return found
+        weights[renamed + name.removeprefix(prefix)] = weight
+    return weights
 
 
 def _stored_weight(patcher: Any, name: str) -> torch.Tensor:
@@ -235,8 +235,8 @@ def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
         )
     if model.model.model_config.unet_config.get("guidance_embed"):
         raise LikenessError("this MODEL is FLUX.2 dev, which cannot be learned on yet; connect FLUX.2 Klein")
-    wanted = FAMILIES[family].encoders
-    missing = [name for name in wanted if getattr(clip.cond_stage_model, name, None) is None]
+    needed = FAMILIES[family].encoders
+    missing = [name for name in needed if getattr(clip.cond_stage_model, name, None) is None]
     if missing:
         raise LikenessError(
             f"this CLIP has no {missing[0]}, which the MODEL listens to; connect the CLIP of its checkpoint"
@@ -256,10 +256,10 @@ def _vae_weights(vae: Any, scale: float) -> dict[str, torch.Tensor]:
     """The autoencoder's, the checkpoint's own or TAESD's, which must be of latents of the MODEL's scale."""
     stored = _weights_in_use(vae.patcher, "")
     if is_tiny(stored):
-        own = float(vae.first_stage_model.vae_scale.detach())
-        if abs(own - scale) > 1e-4:
+        vae_scale = float(vae.first_stage_model.vae_scale.detach())
+        if abs(vae_scale - scale) > 1e-4:
             raise LikenessError(
-                f"this VAE is a TAESD of another kind of model: its latents are scaled by {own:g}, the "
+                f"this VAE is a TAESD of another kind of model: its latents are scaled by {vae_scale:g}, the "
                 f"MODEL's by {scale:g}; connect the MODEL's own (taesd for SD 1.x and 2.x, taesdxl for SDXL)"
             )
         return stored

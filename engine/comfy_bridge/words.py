@@ -65,10 +65,10 @@ def _check_clip(clip: Any, artifact: Artifact) -> None:
             "CLIP and connect it"
         )
     towers = text_towers_of(clip)
-    wanted = set(FAMILIES[artifact.base_family].encoders)
-    if set(towers) != wanted:
+    needed = set(FAMILIES[artifact.base_family].encoders)
+    if set(towers) != needed:
         raise LikenessError(
-            f"this likeness has words for {' and '.join(sorted(wanted))}, but the CLIP has "
+            f"this likeness has words for {' and '.join(sorted(needed))}, but the CLIP has "
             f"{' and '.join(sorted(towers)) or 'none of them'}; connect the CLIP of its kind of model"
         )
     for name, table in rows.items():
@@ -82,12 +82,12 @@ def _check_clip(clip: Any, artifact: Artifact) -> None:
 
 def _check_layers(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> None:
     """Raises where ComfyUI would leave a part of the LoRA out: it only says so in its log."""
-    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    layers = comfy.lora.model_lora_keys_unet(model.model, {})
     if clip is not None:
-        known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
+        layers = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, layers)
     names = {core_name(lora_layer(name)[0]) for name in lora}
     of_text = ("lora_te", "text_encoders.")
-    strange = sorted(n for n in names - known.keys() if clip is not None or not n.startswith(of_text))
+    strange = sorted(n for n in names - layers.keys() if clip is not None or not n.startswith(of_text))
     if strange:
         more = f" and {len(strange) - 1} more" if strange[1:] else ""
         raise LikenessError(
@@ -102,10 +102,10 @@ def _with_tables(clip: Any, artifact: Artifact, strength: float) -> Any:
     if not tables:
         return clip
     clip = clip.clone()
-    own = clip.cond_stage_model.state_dict()
+    weights = clip.cond_stage_model.state_dict()
     for encoder, table in tables.items():
         key = f"{encoder}.transformer.text_model.embeddings.token_embedding.weight"
-        clip.add_patches({key: diff_patch(table, own[key], encoder)}, strength)
+        clip.add_patches({key: diff_patch(table, weights[key], encoder)}, strength)
     return clip
 
 
@@ -172,17 +172,17 @@ def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
     for token in names:
         if earlier.get(token, names[token]) != names[token]:
             raise LikenessError(f"two likenesses use the placeholder {token}; give one another trigger word")
-    known = {**earlier, **names}
+    defined = {**earlier, **names}
     reader = copy.copy(tokenizer)
     folders = tokenizer.embedding_directory or []
-    own = str(temporary_folder("embeddings"))
-    reader.embedding_directory = [own, *([folders] if isinstance(folders, str) else folders)]
-    reader.likeness_names = known
+    folder = str(temporary_folder("embeddings"))
+    reader.embedding_directory = [folder, *([folders] if isinstance(folders, str) else folders)]
+    reader.likeness_names = defined
     stock = type(tokenizer).tokenize_with_weights
 
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> Any:
-        check_placeholders_differ(text, known, MARKS)
-        spelt = re.sub(r"(?<=\s) (?=embedding:)", "", spell_placeholders(text, known))
+        check_placeholders_differ(text, defined, MARKS)
+        spelt = re.sub(r"(?<=\s) (?=embedding:)", "", spell_placeholders(text, defined))
         return stock(reader, spelt, *arguments, **options)
 
     reader.tokenize_with_weights = tokenize_with_weights
@@ -191,19 +191,19 @@ def _tokenizer_with_words(tokenizer: Any, names: Mapping[str, str]) -> Any:
 
 def defined_in(clip: Any) -> dict[str, str]:
     """The placeholders that a CLIP's prompts may use, with the embeddings they stand for."""
-    found: dict[str, str] = {}
+    defined: dict[str, str] = {}
     for inner in vars(clip.tokenizer).values():
-        found |= getattr(inner, "likeness_names", {})
-    return found
+        defined |= getattr(inner, "likeness_names", {})
+    return defined
 
 
-def check_placeholders_differ(text: str, known: Collection[str], marks: Collection[str] = ()) -> None:
+def check_placeholders_differ(text: str, defined: Collection[str], marks: Collection[str] = ()) -> None:
     """Raises for a placeholder that nobody defined, which would be read as so many letters, and for a weight
     that is no number."""
     weighted(text)
     for name in TOKEN.findall(text):
-        if name not in known and name not in marks:
-            there = f"there are {', '.join(known)}" if known else "connect the CLIP of Apply Likeness"
+        if name not in defined and name not in marks:
+            there = f"there are {', '.join(defined)}" if defined else "connect the CLIP of Apply Likeness"
             raise LikenessError(f"the prompt '{text}' mentions {name}, which no likeness defines; {there}")
 
 
@@ -232,15 +232,15 @@ def export_likeness(artifact: Artifact, name: str) -> list[Path]:
 
 def _targets(files: Sequence[Path], name: str) -> list[Path]:
     """Where the files of an export go under this name."""
-    found = []
+    targets = []
     for file in files:
         lora = file.stem == "the LoRA"
         alone = lora or sum(other.stem != "the LoRA" for other in files) == 1
         stem = name if alone else f"{name}-{file.stem}"
         if not lora and stem != (stem := re.sub(r"[\s(),:]+", "_", stem)):
             log.warning("prompts reach the embedding as embedding:%s", stem)
-        found.append(inside("loras" if lora else "embeddings", stem, file.suffix))
-    return found
+        targets.append(inside("loras" if lora else "embeddings", stem, file.suffix))
+    return targets
 
 
 def spell_placeholders(text: str, names: Mapping[str, str]) -> str:

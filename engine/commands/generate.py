@@ -204,7 +204,7 @@ def _drawn(
             width=drawing.width,
             height=drawing.height,
             on_step=lambda done, total: show(done, total, ""),
-            told=told.append,
+            say=told.append,
         )
 
 

@@ -121,12 +121,12 @@ class MasterWeaverSettings:
     def preset(cls, name: str = "default") -> "MasterWeaverSettings":
         """`default`, `paper` (the README's launch line as it was meant: 64 pictures a step), `reference` (as
         it ran: every GPU by itself), `miniature`."""
-        told = {"ema_decay": 0.0, "mixing": "flip", "editing_form": "reference", "squash": True,
+        reference = {"ema_decay": 0.0, "mixing": "flip", "editing_form": "reference", "squash": True,
                 "gender_from_caption": False}  # fmt: skip
         presets = {
             "default": {},
-            "paper": told,
-            "reference": {**told, "batch_size": 4},
+            "paper": reference,
+            "reference": {**reference, "batch_size": 4},
             "miniature": {"identity_steps": 160, "editing_steps": 40, "identity_learning_rate": 5e-4,
                           "editing_learning_rate": 2e-4, "editing_attention": True, "schedule": "cosine",
                           "warmup_steps": 10, "batch_size": 8, "gradient_accumulation": 1,

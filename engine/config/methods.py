@@ -29,13 +29,13 @@ PRESETS = ("default", "paper", "reference", "miniature")  # where settings may s
 
 def presets_of(method: str) -> dict[str, Any]:
     """The method's settings by the names of its presets, `default` first."""
-    found = {}
+    presets = {}
     for name in PRESETS:
         try:
-            found[name] = METHODS[method].preset(name)
+            presets[name] = METHODS[method].preset(name)
         except LikenessError:
             continue  # a paper without code has no reference
-    return found
+    return presets
 
 
 def settings_for(method: str, base: BaseSpec | None = None) -> Any:

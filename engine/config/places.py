@@ -22,10 +22,10 @@ def check_place(what: str, text: str, web: bool = False) -> None:
 
     :raises LikenessError: where the text is neither a path nor an address that is allowed here.
     """
-    found = _SCHEME.match(text.strip())
-    if found is None:
+    match = _SCHEME.match(text.strip())
+    if match is None:
         return
-    scheme = found[1].lower()
+    scheme = match[1].lower()
     if scheme not in WEB:
         why = "that would run a command" if scheme == "pipe" else f"nothing is read over '{scheme}:'"
         raise LikenessError(

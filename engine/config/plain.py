@@ -66,7 +66,7 @@ def check_text(text: str, where: object) -> None:
         raise LikenessError(f"{where} holds a character that is none; type that text again")
 
 
-def _unfolded(value: Any, where: object, depth: int, known: dict[int, int]) -> int:
+def _unfolded(value: Any, where: object, depth: int, counts: dict[int, int]) -> int:
     """How many values this is, aliases unfolded; each container is looked through once."""
     if isinstance(value, str):
         check_text(value, where)
@@ -74,13 +74,13 @@ def _unfolded(value: Any, where: object, depth: int, known: dict[int, int]) -> i
         raise LikenessError(f"{where} holds a number of more than {_WIDEST} bits; write a smaller one")
     if not isinstance(value, Mapping | list | tuple | set | frozenset):
         return 1
-    if id(value) in known:
-        return known[id(value)]
+    if id(value) in counts:
+        return counts[id(value)]
     if depth >= _DEEPEST:  # what holds itself gets here too
         raise LikenessError(f"{where} is nested more than {_DEEPEST} levels deep; write it flatter")
     inner = [*value, *value.values()] if isinstance(value, Mapping) else value
-    known[id(value)] = 1 + sum(_unfolded(part, where, depth + 1, known) for part in inner)
-    return known[id(value)]
+    counts[id(value)] = 1 + sum(_unfolded(part, where, depth + 1, counts) for part in inner)
+    return counts[id(value)]
 
 
 def _is_utf8(text: str) -> bool:

@@ -46,7 +46,7 @@ class PriorSettings:
         with_gap("prior_templates", self.prior_templates)
 
 
-def behind(**own: tuple[str, ...]) -> Callable[[Kind], Kind]:
+def behind(**after: tuple[str, ...]) -> Callable[[Kind], Kind]:
     """Puts a settings class's own fields behind inherited ones, wherever fields are listed.
 
     Dataclasses list what is inherited first. In help and in files the learning rates stand beside the steps
@@ -54,10 +54,10 @@ def behind(**own: tuple[str, ...]) -> Callable[[Kind], Kind]:
     """
 
     def placed(kind: Kind) -> Kind:
-        found = kind.__dataclass_fields__
-        moved = {name for names in own.values() for name in names}
-        order = [name for first in found if first not in moved for name in (first, *own.get(first, ()))]
-        kind.__dataclass_fields__ = {name: found[name] for name in order}
+        fields = kind.__dataclass_fields__
+        moved = {name for names in after.values() for name in names}
+        order = [name for first in fields if first not in moved for name in (first, *after.get(first, ()))]
+        kind.__dataclass_fields__ = {name: fields[name] for name in order}
         return kind
 
     return placed

@@ -84,18 +84,18 @@ class MiniatureBackend:
 
     def check(self, pictures: Pictures, what: str) -> None:
         """Raises LikenessError where pictures are photographs: it would score them with confidence."""
-        own = all(picture.shape[:2] == (RESOLUTION, RESOLUTION) for picture in pictures)
-        if not own:  # what the Miniature draws may be as broken as it likes
+        right_size = all(picture.shape[:2] == (RESOLUTION, RESOLUTION) for picture in pictures)
+        if not right_size:  # what the Miniature draws may be as broken as it likes
             check_own_world(list(pictures), what, "choose another face model, such as auraface")
 
     def faces(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
         small = _small(pictures)
-        found = self.portraits.detect(small)
-        return self.portraits.judges.embed_reporting(small) * found[:, None], found
+        detected = self.portraits.detect(small)
+        return self.portraits.judges.embed_reporting(small) * detected[:, None], detected
 
     def everybody(self, pictures: Pictures) -> np.ndarray:
-        vectors, found = self.faces(pictures)
-        return vectors[found]
+        vectors, detected = self.faces(pictures)
+        return vectors[detected]
 
     def text(self, pictures: Pictures, prompts: Sequence[str]) -> np.ndarray:
         """Share of the attributes named in the prompt that the reader sees; 1 where none is named."""
@@ -124,16 +124,16 @@ class InsightFaces:
         self.name = name
 
     def faces(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
-        found = [self._finder(np.asarray(pixels)) for pixels in pictures]
-        vectors = [faces[0].embedding if faces else None for faces in found]
+        by_picture = [self._finder(np.asarray(pixels)) for pixels in pictures]
+        vectors = [faces[0].embedding if faces else None for faces in by_picture]
         width = next((len(vector) for vector in vectors if vector is not None), 1)
         filled = [np.zeros(width, np.float32) if vector is None else vector for vector in vectors]
         return np.stack(filled), np.array([vector is not None for vector in vectors])
 
     def everybody(self, pictures: Pictures) -> np.ndarray:
         faces = (face for pixels in pictures for face in self._finder(np.asarray(pixels)))
-        found = [face.embedding for face in faces if face.embedding is not None]
-        return np.stack(found) if found else np.zeros((0, 1), np.float32)
+        embeddings = [face.embedding for face in faces if face.embedding is not None]
+        return np.stack(embeddings) if embeddings else np.zeros((0, 1), np.float32)
 
 
 class Clip:

@@ -69,9 +69,9 @@ def names_of(methods: Sequence[str], placeholders: Sequence[Sequence[str]]) -> l
     LikenessError where they are not called by the same placeholders: a prompt would mean only some of them.
     """
     if any(set(those) != set(placeholders[0]) for those in placeholders):
-        told = "; ".join(", ".join(those) or "none" for those in placeholders)
+        lists = "; ".join(", ".join(those) or "none" for those in placeholders)
         raise LikenessError(
-            f"the likenesses have different placeholders ({told}); learn them under the same ones to compare"
+            f"the likenesses have different placeholders ({lists}); learn them under the same ones to compare"
         )
     if len(methods) < 2:
         return [""] * len(methods)
@@ -93,18 +93,20 @@ def sheet(grid: Grid) -> np.ndarray:
     rows = [
         SheetRow(
             label=grid.prompts[prompt], detail=grid.label(variant),
-            pictures=list(grid.pictures[own]),
-            notes=[_note(grid.measures, number) for number in range(own.start, own.stop)],
+            pictures=list(grid.pictures[cells]),
+            notes=[_note(grid.measures, number) for number in range(cells.start, cells.stop)],
             rule_above=prompt > 0 and variant == 0,
         )
-        for prompt, variant, own in grid.places()
+        for prompt, variant, cells in grid.places()
     ]  # fmt: skip
-    found = grid.measures
-    title = f"identity {found.mean_identity:.2f}"
-    if found.text is not None:
-        title += f", prompt {found.mean_text:.2f}"
+    measures = grid.measures
+    title = f"identity {measures.mean_identity:.2f}"
+    if measures.text is not None:
+        title += f", prompt {measures.mean_text:.2f}"
     seeds = [f"seed {seed}" for seed in grid.seeds]
-    return np.asarray(draw_sheet(title, f"{len(grid.pictures)} pictures, judge: {found.judge}", rows, seeds))
+    return np.asarray(
+        draw_sheet(title, f"{len(grid.pictures)} pictures, judge: {measures.judge}", rows, seeds)
+    )
 
 
 def write_grid_report(path: Path, grid: Grid, title: str) -> Path:
@@ -120,16 +122,16 @@ def write_grid_report(path: Path, grid: Grid, title: str) -> Path:
     columns = ("prompt", *named, "strength", "identity", "faces found", "prompt score")
     parts.append(table(columns, _lines(grid)))
     parts.append(heading("Pictures"))
-    for prompt, variant, own in grid.places():
-        strip = np.concatenate(list(grid.pictures[own]), axis=1)
-        scores = "   ".join(_note(grid.measures, number) for number in range(own.start, own.stop))
+    for prompt, variant, cells in grid.places():
+        strip = np.concatenate(list(grid.pictures[cells]), axis=1)
+        scores = "   ".join(_note(grid.measures, number) for number in range(cells.start, cells.stop))
         parts.append(page_picture(strip, f"{grid.prompts[prompt]} · {grid.label(variant)} · {scores}"))
     return write_page(path, title, parts)
 
 
-def _note(found: Measures, number: int) -> str:
-    who = f"{found.identity[number]:.2f}" if found.detected[number] else "no face"
-    return who if found.text is None else f"{who} | {found.text[number]:.2f}"
+def _note(measures: Measures, number: int) -> str:
+    who = f"{measures.identity[number]:.2f}" if measures.detected[number] else "no face"
+    return who if measures.text is None else f"{who} | {measures.text[number]:.2f}"
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -138,13 +140,13 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _lines(grid: Grid) -> list[tuple[object, ...]]:
     lines = []
-    for prompt, variant, own in grid.places():
+    for prompt, variant, cells in grid.places():
         name, strength = grid.variants[variant]
-        who = _mean(grid.measures.identity[own])
-        what = "" if grid.measures.text is None else float(grid.measures.text[own].mean())
+        who = _mean(grid.measures.identity[cells])
+        what = "" if grid.measures.text is None else float(grid.measures.text[cells].mean())
         lines.append(
             (grid.prompts[prompt], *([name] if name else []), f"{strength:g}", "" if who is None else who,
-             f"{int(grid.measures.detected[own].sum())} of {len(grid.seeds)}", what)
+             f"{int(grid.measures.detected[cells].sum())} of {len(grid.seeds)}", what)
         )  # fmt: skip
     return lines
 

@@ -106,11 +106,11 @@ def measure(
     if isinstance(faces, MiniatureBackend):
         faces.check(references, "the reference pictures")
         faces.check(pictures, "the pictures")
-    known = _faces_known(faces, references)
+    person = _faces_known(faces, references)
     vectors, detected = faces.faces(pictures)
     identity = np.full(len(vectors), np.nan)
     if detected.any():
-        identity[detected] = similarity_to_references(vectors[detected], known)
+        identity[detected] = similarity_to_references(vectors[detected], person)
     if not strangers and isinstance(faces, MiniatureBackend):
         strangers = faces.strangers()
     can_read = text is not None and bool(prompts)
@@ -119,8 +119,8 @@ def measure(
         judge=faces.name,
         identity=identity,
         detected=detected,
-        own=_own(known),
-        strangers=_strangers(faces, strangers, known),
+        own=_own(person),
+        strangers=_strangers(faces, strangers, person),
         memorisation=nearest_correlation(pictures, references),
         text=text.text(pictures, prompts) if text is not None and can_read else None,
         text_judge=text.name if text is not None and can_read else "",
@@ -135,38 +135,40 @@ def measure(
 
 def _faces_known(faces: FaceSimilarity, references: Pictures) -> np.ndarray:
     """Vectors (N, D) of the faces in the reference pictures."""
-    known, there = faces.faces(references)
+    vectors, there = faces.faces(references)
     if not there.any():
         raise LikenessError(
             f"no face was found in any of the {len(references)} reference pictures; crop closer, turn them "
             "upright, or choose another judge"
         )
-    return known[there]
+    return vectors[there]
 
 
-def likeness_in_words(found: Measures) -> str:
+def likeness_in_words(measures: Measures) -> str:
     """What the scores say, a line each, with the caveat at the end."""
-    return "\n".join([*_identity_in_words(found), *_rest_in_words(found), CAVEAT])
+    return "\n".join([*_identity_in_words(measures), *_rest_in_words(measures), CAVEAT])
 
 
-def _identity_in_words(found: Measures) -> list[str]:
-    count, seen = len(found.detected), int(found.detected.sum())
-    lines = [f"A face was found in {seen} of {count} pictures (judge: {found.judge})."]
+def _identity_in_words(measures: Measures) -> list[str]:
+    count, seen = len(measures.detected), int(measures.detected.sum())
+    lines = [f"A face was found in {seen} of {count} pictures (judge: {measures.judge})."]
     if not seen:
         return [*lines, "Identity cannot be told."]
-    low, high = np.nanmin(found.identity), np.nanmax(found.identity)
-    line = f"Identity {found.mean_identity:.2f} on average, {low:.2f} to {high:.2f}"
+    low, high = np.nanmin(measures.identity), np.nanmax(measures.identity)
+    line = f"Identity {measures.mean_identity:.2f} on average, {low:.2f} to {high:.2f}"
     if seen > 1:
-        line += f", median {found.median_identity:.2f}"
-    if found.own is not None:
-        line += f"; the person's own pictures reach {found.own:.2f} among each other"
-    elif found.ends is not None:
-        line += f"; a person's own pictures usually reach {found.ends[1]:.2f} (there is one reference alone)"
-    if found.strangers is not None:
-        line += f", strangers {found.strangers:.2f}"
-    elif found.ends is not None:
-        line += f", strangers usually {found.ends[0]:.2f}"
-    scale = found.on_the_scale
+        line += f", median {measures.median_identity:.2f}"
+    if measures.own is not None:
+        line += f"; the person's own pictures reach {measures.own:.2f} among each other"
+    elif measures.ends is not None:
+        line += (
+            f"; a person's own pictures usually reach {measures.ends[1]:.2f} (there is one reference alone)"
+        )
+    if measures.strangers is not None:
+        line += f", strangers {measures.strangers:.2f}"
+    elif measures.ends is not None:
+        line += f", strangers usually {measures.ends[0]:.2f}"
+    scale = measures.on_the_scale
     if scale is None:
         return [*lines, f"{line}."]
     return [*lines, f"{line}: {scale:.0%} of the way from a stranger to the person, {_verdict(scale)}."]
@@ -180,84 +182,86 @@ def _verdict(scale: float) -> str:
 # ---- picture by picture
 
 
-def rows(found: Measures) -> list[dict[str, Any]]:
+def rows(measures: Measures) -> list[dict[str, Any]]:
     """What was found in each picture, as plain values: its name, whether there is a face, whose it is."""
-    told = []
-    for number, seen in enumerate(found.detected.tolist()):
-        scale = found.scale_of(float(found.identity[number])) if seen else None
+    values_by_picture = []
+    for number, seen in enumerate(measures.detected.tolist()):
+        scale = measures.scale_of(float(measures.identity[number])) if seen else None
         row: dict[str, Any] = {
-            "picture": found.name(number),
+            "picture": measures.name(number),
             "face": seen,
-            "identity": _plain(found.identity[number]),
+            "identity": _plain(measures.identity[number]),
             "verdict": "no face" if not seen else "" if scale is None else _verdict(scale),
-            "copy": bool(found.memorisation[number] >= COPY),
+            "copy": bool(measures.memorisation[number] >= COPY),
         }
-        if found.text is not None:
-            row["prompt"] = _plain(found.text[number])
+        if measures.text is not None:
+            row["prompt"] = _plain(measures.text[number])
         for kind in ("look", "style", "diversity", "component"):
-            for name, values in (getattr(found, kind) or {}).items():
+            for name, values in (getattr(measures, kind) or {}).items():
                 row[f"{kind} ({name})"] = _plain(values[number])
-        told.append(row)
-    return told
+        values_by_picture.append(row)
+    return values_by_picture
 
 
-def rows_in_words(found: Measures) -> str:
+def rows_in_words(measures: Measures) -> str:
     """A line for each picture: what it is called, how like the person its face is, and what that means."""
-    width = max(len(found.name(number)) for number in range(len(found.detected)))
+    width = max(len(measures.name(number)) for number in range(len(measures.detected)))
     lines = []
-    for row in rows(found):
+    for row in rows(measures):
         score = "     " if row["identity"] is None else f"{row['identity']:5.2f}"
         copy = ", a copy of a reference" if row["copy"] else ""
         lines.append(f"{row['picture']:<{width}}  {score}  {row['verdict']}{copy}".rstrip())
     return "\n".join(lines)
 
 
-def report(found: Measures) -> str:
+def report(measures: Measures) -> str:
     """Picture by picture, then what the scores say together."""
-    return f"{rows_in_words(found)}\n\n{likeness_in_words(found)}"
+    return f"{rows_in_words(measures)}\n\n{likeness_in_words(measures)}"
 
 
-def in_numbers(found: Measures) -> dict[str, Any]:
+def in_numbers(measures: Measures) -> dict[str, Any]:
     """Everything as plain values, for programs; None where there is no number."""
     scores: dict[str, Any] = {
-        "judge": found.judge,
-        "faces_found": int(found.detected.sum()),
+        "judge": measures.judge,
+        "faces_found": int(measures.detected.sum()),
         "identity": {
-            "mean": _plain(found.mean_identity) if found.detected.any() else None,
-            "median": _plain(found.median_identity) if found.detected.any() else None,
-            "own": _plain(found.own),
-            "strangers": _plain(found.strangers),
-            "usual": None if found.usual is None else list(found.usual),
-            "scale": _plain(found.on_the_scale) if found.detected.any() else None,
+            "mean": _plain(measures.mean_identity) if measures.detected.any() else None,
+            "median": _plain(measures.median_identity) if measures.detected.any() else None,
+            "own": _plain(measures.own),
+            "strangers": _plain(measures.strangers),
+            "usual": None if measures.usual is None else list(measures.usual),
+            "scale": _plain(measures.on_the_scale) if measures.detected.any() else None,
         },
     }
-    if found.text is not None:
-        scores["prompt"] = {"judge": found.text_judge, "mean": _plain(found.mean_text)}
-    return {**scores, "pictures": rows(found)}
+    if measures.text is not None:
+        scores["prompt"] = {"judge": measures.text_judge, "mean": _plain(measures.mean_text)}
+    return {**scores, "pictures": rows(measures)}
 
 
 def _plain(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), 4)
 
 
-def _rest_in_words(found: Measures) -> list[str]:
+def _rest_in_words(measures: Measures) -> list[str]:
     lines = []
-    if found.text is not None:
+    if measures.text is not None:
         what = (
-            f"Of what the prompts ask for, {found.mean_text:.0%} is seen"
-            if found.text_judge == MiniatureBackend.name
-            else f"Picture and prompt agree at {found.mean_text:.3f} ({found.text_judge} cosine; compare "
-            "runs, not absolute numbers)"
+            f"Of what the prompts ask for, {measures.mean_text:.0%} is seen"
+            if measures.text_judge == MiniatureBackend.name
+            else f"Picture and prompt agree at {measures.mean_text:.3f} ({measures.text_judge} cosine; "
+            "compare runs, not absolute numbers)"
         )
-        lines.append(f"{what}; worst is {found.name(int(found.text.argmin()))} with {found.text.min():.2f}.")
-    for name, values in (found.look or {}).items():
+        lines.append(
+            f"{what}; worst is {measures.name(int(measures.text.argmin()))} with {measures.text.min():.2f}."
+        )
+    for name, values in (measures.look or {}).items():
         lines.append(f"As whole pictures they are {values.mean():.2f} like the references ({name}).")
-    for name, values in (found.style or {}).items():
+    for name, values in (measures.style or {}).items():
         lines.append(f"They are {values.mean():.2f} like the pictures of the style ({name}).")
-    lines += [_component_in_words(values, name) for name, values in (found.component or {}).items()]
-    for name, values in (found.diversity or {}).items():
+    lines += [_component_in_words(values, name) for name, values in (measures.component or {}).items()]
+    for name, values in (measures.diversity or {}).items():
         lines.append(f"Among each other they differ by {values.mean():.2f}; 0 is one picture ({name}).")
-    copies = [found.name(int(number)) for number in np.flatnonzero(found.memorisation >= COPY)]
+    copies = [measures.name(int(number)) for number in np.flatnonzero(measures.memorisation >= COPY)]
     if copies:
         look = "look like copies" if len(copies) > 1 else "looks like a copy"
         lines.append(f"{', '.join(copies)} {look} of a reference.")
@@ -272,20 +276,20 @@ def _component_in_words(values: np.ndarray, name: str) -> str:
     return f"The component was {where} and is {there.mean():.2f} like its own pictures there ({name})."
 
 
-def _own(known: np.ndarray) -> float | None:
+def _own(vectors: np.ndarray) -> float | None:
     """Mean cosine of each reference to the others' mean direction: what the same person scores at best."""
-    if len(known) < 2:
+    if len(vectors) < 2:
         return None
-    rest = [np.delete(known, number, axis=0) for number in range(len(known))]
-    each = [similarity_to_references(known[[n]], others)[0] for n, others in enumerate(rest)]
+    rest = [np.delete(vectors, number, axis=0) for number in range(len(vectors))]
+    each = [similarity_to_references(vectors[[n]], others)[0] for n, others in enumerate(rest)]
     return float(np.mean(each))
 
 
-def _strangers(faces: FaceSimilarity, strangers: Pictures, known: np.ndarray) -> float | None:
+def _strangers(faces: FaceSimilarity, strangers: Pictures, person: np.ndarray) -> float | None:
     if not len(strangers):
         return None
     vectors = faces.everybody(strangers)
-    return float(similarity_to_references(vectors, known).mean()) if len(vectors) else None
+    return float(similarity_to_references(vectors, person).mean()) if len(vectors) else None
 
 
 def _look(judge: LookJudge, pictures: Pictures, references: Pictures) -> np.ndarray:
@@ -341,29 +345,29 @@ def _component(
     looks: Sequence[LookJudge],
 ) -> dict[str, np.ndarray] | None:
     """Component fidelity (N,) by judge, None where no component was given."""
-    known = [(picture.pixels, picture.mask) for picture in component if picture.mask is not None]
-    if not known:
+    parts = [(picture.pixels, picture.mask) for picture in component if picture.mask is not None]
+    if not parts:
         return None
-    shown, marked = zip(*known)
+    shown, marked = zip(*parts)
     return {judge.name: part_similarity(judge, pictures, masks, shown, marked) for judge in looks}
 
 
 def part_similarity(
-    judge: LookJudge, pictures: Pictures, masks: Pictures, known: Pictures, known_masks: Pictures
+    judge: LookJudge, pictures: Pictures, masks: Pictures, others: Pictures, known_masks: Pictures
 ) -> np.ndarray:
     """Component fidelity (N,): mean cosine of a part cut out of each picture to the same part of others.
 
     Masks (H, W) in [0, 1] mark the part; NaN where one marks nothing. As in MagicTailor (arXiv 2410.13370).
     """
-    references = [cut for cut in map(cut_out_faces, known, known_masks) if cut is not None]
+    references = [cut for cut in map(cut_out_faces, others, known_masks) if cut is not None]
     if not references:
         raise LikenessError("no mask of the component's pictures marks anything; mark the part white")
     cuts = [cut_out_faces(pixels, mask) for pixels, mask in zip(pictures, masks)]
-    found = np.full(len(cuts), np.nan)
+    similarities = np.full(len(cuts), np.nan)
     there = [number for number, cut in enumerate(cuts) if cut is not None]
     if there:
-        found[there] = _look(judge, [cuts[number] for number in there], references)  # type: ignore[misc]
-    return found
+        similarities[there] = _look(judge, [cuts[number] for number in there], references)  # type: ignore[misc]
+    return similarities
 
 
 def cut_out_faces(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 def similarity_to_references(embeddings: "ArrayLike", references: "ArrayLike") -> np.ndarray:
     """Cosine (N,) of each embedding (N, D) to the mean direction of the references' (M, D)."""
-    drawn, known = unit(np.asarray(embeddings)), unit(np.asarray(references))
-    return drawn @ unit(known.mean(axis=0))
+    drawn, directions = unit(np.asarray(embeddings)), unit(np.asarray(references))
+    return drawn @ unit(directions.mean(axis=0))
 
 
 def attributes_kept(read: Mapping[str, Sequence[str]], asked: Sequence[Mapping[str, str]]) -> np.ndarray:
     """Share (N,) of the attributes asked for in each prompt that a judge read in its picture."""
     shares = [
-        np.mean([read[name][index] == value for name, value in wanted.items()])
-        for index, wanted in enumerate(asked)
+        np.mean([read[name][index] == value for name, value in attributes.items()])
+        for index, attributes in enumerate(asked)
     ]
     return np.asarray(shares, dtype=np.float64)
 
@@ -30,10 +30,10 @@ def accuracy_by_attribute(
 ) -> dict[str, float]:
     """For each attribute, the share of pictures that show what their prompt asked for."""
     hits: dict[str, list[bool]] = {}
-    for index, wanted in enumerate(asked):
-        for name, value in wanted.items():
+    for index, attributes in enumerate(asked):
+        for name, value in attributes.items():
             hits.setdefault(name, []).append(read[name][index] == value)
-    return {name: float(np.mean(found)) for name, found in hits.items()}
+    return {name: float(np.mean(kept)) for name, kept in hits.items()}
 
 
 def context_leakage(
@@ -45,8 +45,8 @@ def context_leakage(
     pictures agree by chance too: compare with the base's.
     """
     drawn = np.stack([np.asarray(read[name]) for name in attributes], 1)  # (N, A)
-    known = np.stack([np.asarray(training[name]) for name in attributes], 1)  # (M, A)
-    return (drawn[:, None] == known[None]).mean(2).max(1)
+    contexts = np.stack([np.asarray(training[name]) for name in attributes], 1)  # (M, A)
+    return (drawn[:, None] == contexts[None]).mean(2).max(1)
 
 
 def nearest_correlation(
@@ -58,10 +58,10 @@ def nearest_correlation(
 
 def distances_within(vectors: "ArrayLike") -> np.ndarray:
     """Mean distance (N,), 1 - cosine, of each vector (N, D) to the others; 0: all pictures are the same."""
-    known = unit(np.asarray(vectors))
-    if len(known) < 2:
-        return np.zeros(len(known))
-    return (1 - known @ known.T).sum(1) / (len(known) - 1)
+    directions = unit(np.asarray(vectors))
+    if len(directions) < 2:
+        return np.zeros(len(directions))
+    return (1 - directions @ directions.T).sum(1) / (len(directions) - 1)
 
 
 def _flat(pictures: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:

@@ -66,6 +66,6 @@ def page_picture(pixels: np.ndarray, caption: str = "") -> str:
     """Pixels (H, W, 3) uint8 inside the page."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=88)
-    told = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<figure><img alt="{html.escape(caption)}" src="data:image/jpeg;base64,{data}">{told}</figure>'
+    return f'<figure><img alt="{html.escape(caption)}" src="data:image/jpeg;base64,{data}">{below}</figure>'

@@ -59,15 +59,15 @@ def frontier(points: Sequence[Point], x_name: str, y_name: str, height: int = 42
     return _svg(height, parts, f"{y_name} against {x_name}")
 
 
-def spread_labels(wanted: Sequence[float], gap: float, most: float) -> list[float]:
+def spread_labels(heights: Sequence[float], gap: float, most: float) -> list[float]:
     """Places as near to the wanted ones as a gap between any two allows, none beyond `most`; same order."""
-    order = sorted(range(len(wanted)), key=lambda number: wanted[number])
-    places = dict(zip(order, sorted(wanted)))
+    order = sorted(range(len(heights)), key=lambda number: heights[number])
+    places = dict(zip(order, sorted(heights)))
     for before, after in zip(order, order[1:]):
         places[after] = max(places[after], places[before] + gap)
     for after, before in zip(reversed(order), [None, *reversed(order)]):
         places[after] = min(places[after], most if before is None else places[before] - gap)
-    return [places[number] for number in range(len(wanted))]
+    return [places[number] for number in range(len(heights))]
 
 
 def bars(entries: Sequence[Bar], name: str) -> str:

@@ -78,7 +78,7 @@ class PortraitJudges:
         """All metrics as lists of numbers, one per picture; see the head of this file."""
         references = as_many_as([picture.pixels for picture in concept.pictures], model.RESOLUTION)
         judges, asked = self.judges, [shot.asked for shot in shots]
-        own, open_read = judges.read(references), judges.read(unasked)
+        reference_read, open_read = judges.read(references), judges.read(unasked)
         spoken = [shot.prompt.replace(concept.token, f"a {concept.class_word}") for shot in shots]
         scores = {
             "identity": similarity_to_references(
@@ -89,7 +89,7 @@ class PortraitJudges:
             "text": (unit(self.look(pictures)) * unit(self.listen(spoken))).sum(1),
             "detected": self.detect(pictures).astype(float),
             "memorisation": nearest_correlation(pictures, references),
-            "leakage": context_leakage(open_read, own, LEAKING),
+            "leakage": context_leakage(open_read, reference_read, LEAKING),
             "diversity": distances_within(self.look(unasked)),
         }
         return {name: [round(float(value), 5) for value in values] for name, values in scores.items()}

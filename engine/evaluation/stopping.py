@@ -90,13 +90,13 @@ class LikenessCritic:
         self._faces, self._text = faces, text
         self._patience = patience or Patience()
         self._on_look = on_look
-        vectors, found = faces.faces([picture.pixels for picture in concept.pictures])
-        if not found.any():
+        vectors, detected = faces.faces([picture.pixels for picture in concept.pictures])
+        if not detected.any():
             raise LikenessError(
                 f"no face was found in the pictures of {concept.token}; learn without stopping by likeness, "
                 "or choose another judge"
             )
-        self._known = vectors[found]
+        self._known = vectors[detected]
 
     @property
     def best(self) -> LikenessLook:
@@ -122,8 +122,8 @@ class LikenessCritic:
 
     def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
         """Scores one picture per shot; whether this is the best state so far."""
-        vectors, found = self._faces.faces(pictures)
-        identity = np.where(found, similarity_to_references(vectors, self._known), 0.0).mean()
+        vectors, detected = self._faces.faces(pictures)
+        identity = np.where(detected, similarity_to_references(vectors, self._known), 0.0).mean()
         prompt = None if self._text is None else float(self._text.text(pictures, self._spoken).mean())
         look = LikenessLook(step=progress.step, identity=float(identity), prompt=prompt)
         self.looks.append(look)
@@ -188,6 +188,6 @@ def look_in_words(looks: Sequence[LikenessLook]) -> str:
 
 def curves(looks: Sequence[LikenessLook]) -> dict[str, list[tuple[int, float]]]:
     """Both scores over the steps, as the loss plot draws them."""
-    found = {"identity": [(look.step, look.identity) for look in looks]}
+    scores = {"identity": [(look.step, look.identity) for look in looks]}
     prompts = [(look.step, look.prompt) for look in looks if look.prompt is not None]
-    return {**found, "prompt": prompts} if prompts else found
+    return {**scores, "prompt": prompts} if prompts else scores

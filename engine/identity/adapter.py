@@ -109,13 +109,13 @@ def _released(path: str | Path) -> Artifact:
 
 
 def _released_parts(content: Any, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    found = []
+    parts = []
     for name in ("id_encoder", "adapter_modules"):
         part = content.get(name) if isinstance(content, dict) else None
         if not isinstance(part, Mapping) or not all(isinstance(value, Tensor) for value in part.values()):
             raise LikenessError(f"{path} holds no {name}; give MasterWeaver's adapter_*.pt")
-        found.append({str(key): value.detach().float() for key, value in part.items()})
-    return found[0], found[1]
+        parts.append({str(key): value.detach().float() for key, value in part.items()})
+    return parts[0], parts[1]
 
 
 # ------------------------------------------------------------------------------------------ from pictures
@@ -153,10 +153,10 @@ def encode_identity(adapter: IdAdapter, references: Sequence[Reference], tower: 
                             in_slots(seen, nothing.cpu(), adapter.slots)])  # fmt: skip
     faces = None
     if wide:
-        known = torch.stack([torch.as_tensor(reference.face) for reference in references]).float()
+        crops = torch.stack([torch.as_tensor(reference.face) for reference in references]).float()
         blank = torch.zeros(wide)
         faces = torch.stack(
-            [in_slots(known[:0], blank, adapter.slots), in_slots(known, blank, adapter.slots)]
+            [in_slots(crops[:0], blank, adapter.slots), in_slots(crops, blank, adapter.slots)]
         )
     nobody, tokens = adapter.encoder.slots(features, faces).chunk(2)
     return IdentityTokens(adapter=adapter, tokens=tokens, nobody=nobody)
@@ -164,16 +164,16 @@ def encode_identity(adapter: IdAdapter, references: Sequence[Reference], tower: 
 
 def factors_of(text: str) -> dict[str, float]:
     """`up_blocks.1=1.3, mid_block=0` as factors by the beginnings of layers' names."""
-    found = {}
+    factors = {}
     for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
         name, _, number = entry.partition("=")
         try:
-            found[name.strip()] = float(number)
+            factors[name.strip()] = float(number)
         except ValueError as error:
             raise LikenessError(
                 f"'{entry}' is no layer and its factor; write it like up_blocks.1=1.3"
             ) from error
-    return found
+    return factors
 
 
 def carried(

@@ -44,8 +44,8 @@ class IdAttention(nn.Module):
         weights = {}
         for name, beside in layers.items():
             for part in ("to_k", "to_v"):
-                own = getattr(beside.layer, part).weight
-                weights[f"{name}.{part}_img.weight"] = own.detach().float().clone()
+                weight = getattr(beside.layer, part).weight
+                weights[f"{name}.{part}_img.weight"] = weight.detach().float().clone()
         return cls.from_weights(weights)
 
     @classmethod

@@ -53,13 +53,13 @@ def check_fit(adapter: IdAdapter, family: str, shapes: Mapping[str, tuple[int, .
             f"this identity adapter was trained for {adapter.family}, but the model is {family}; "
             "use an adapter or a model of the same kind"
         )
-    own = {
+    needed = {
         key.removesuffix(".to_k_img.weight"): tuple(weight.shape)
         for key, weight in adapter.attention.layer_weights().items()
         if key.endswith("to_k_img.weight")
     }
-    wrong = [name for name in own if own[name] != tuple(shapes.get(name, ()))]
-    if wrong or not own:
+    wrong = [name for name in needed if needed[name] != tuple(shapes.get(name, ()))]
+    if wrong or not needed:
         raise LikenessError(
             f"this identity adapter was trained for another U-Net: its layer {(wrong or ['?'])[0]} does not "
             "fit this model; use the base it was trained on"
@@ -143,7 +143,7 @@ class IdentityConditioning:
     ) -> tuple[KeysValues, Tensor | None]:
         """The samples' keys, and values times the weight, split into heads, of layers that have a weight;
         and what `Person` calls counts."""
-        identity, found = self.identity, {}
+        identity, keys_values = self.identity, {}
         both = torch.cat([identity.nobody, identity.tokens])
         tokens, often = each_once(both, identity.adapter.encoder.queries)
         rows = torch.tensor([int(bool(state)) for state in who])
@@ -152,8 +152,8 @@ class IdentityConditioning:
             weight = self.weight * self._factor(name)
             if weight != 0:
                 pair = (keys[rows].to(like), (weight * there * values[rows]).to(like))
-                found[name] = tuple(split_heads(part, heads[name], like).contiguous() for part in pair)
-        return found, None if often is None else often[rows, None, None].to(like)
+                keys_values[name] = tuple(split_heads(part, heads[name], like).contiguous() for part in pair)
+        return keys_values, None if often is None else often[rows, None, None].to(like)
 
     def _factor(self, name: str) -> float:
         """The factor of the longest beginning that fits."""
@@ -247,7 +247,7 @@ def attach_identities(base: Any, shown: Sequence[IdentityConditioning]) -> Itera
 
 def _heads(base: Any, shown: Sequence[IdentityConditioning]) -> dict[str, int]:
     """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
-    layers = {name: found.layer for name, found in base.denoiser.cross_attention().items()}
+    layers = {name: attention.layer for name, attention in base.denoiser.cross_attention().items()}
     shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)
@@ -258,8 +258,8 @@ def digest_of(people: Sequence[IdentityConditioning]) -> str:
     """A name for these people as they are shown, the same in every session."""
     total = hashlib.sha256()
     for one in people:
-        told = [one.weight, one.start, one.end, sorted(one.layers.items())]
-        total.update(repr(told).encode())
+        settings = [one.weight, one.start, one.end, sorted(one.layers.items())]
+        total.update(repr(settings).encode())
         weights = one.identity.adapter.attention.layer_weights()
         for tensor in (one.identity.tokens, one.identity.nobody, *weights.values()):
             total.update(tensor.detach().cpu().float().numpy().tobytes())

@@ -28,10 +28,10 @@ class _Attention(nn.Module):
         self.to_kv = nn.Linear(width, 2 * heads * head_width, bias=False)
         self.to_out = nn.Linear(heads * head_width, width, bias=False)
 
-    def forward(self, rows: Tensor, latents: Tensor, *, own: bool) -> Tensor:
-        """(B, n, D) for rows (B, T, D), latents (B, n, D); `own`: the latents are among the rows."""
+    def forward(self, rows: Tensor, latents: Tensor, *, with_latents: bool) -> Tensor:
+        """(B, n, D) for rows (B, T, D), latents (B, n, D); `with_latents`: the latents are among the rows."""
         rows, latents = self.norm1(rows), self.norm2(latents)
-        looked_at = torch.cat([rows, latents], dim=1) if own else rows
+        looked_at = torch.cat([rows, latents], dim=1) if with_latents else rows
         queries, (keys, values) = self.to_q(latents), self.to_kv(looked_at).chunk(2, dim=-1)
         apart = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values))
         return self.to_out(F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2))
@@ -107,9 +107,9 @@ class IdEncoder(nn.Module):
         latents = self.latents.expand(len(features), -1, -1)
         for attend, feed in self.layers:  # pyright: ignore[reportGeneralTypeIssues] (ModuleLists)
             # one residual around both, where IP-Adapter's resampler has two
-            latents = latents + feed(attend(rows, latents, own=True))
+            latents = latents + feed(attend(rows, latents, with_latents=True))
         tokens = self.norm_out(self.proj_out(latents))
-        return tokens + self.final_attn(tokens, tokens, own=False)
+        return tokens + self.final_attn(tokens, tokens, with_latents=False)
 
     def slots(self, features: Tensor, face: Tensor | None = None) -> Tensor:
         """Tokens (B, S * queries, dim) of people with S references each: features (B, S, T, W), (B, S, F).

@@ -67,13 +67,13 @@ def people_of(texts: Sequence[str], look: IdentityOptions) -> list[IdentityCondi
         )
     adapter = _adapter(look)
     tower, prepare = _eyes(adapter, look)
-    found = []
+    people = []
     for number, text in enumerate(texts):
         files, weight = _with_weight(text)
         identity = _identity(adapter, _pictures(files), tower, prepare)
         region = _region(look.regions[number]) if look.regions else None
-        found.append(_shown(identity, weight, look, region))
-    return found
+        people.append(_shown(identity, weight, look, region))
+    return people
 
 
 def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[IdentityConditioning]:
@@ -82,20 +82,20 @@ def people_on(texts: Sequence[str], folders: Sequence[str]) -> list[IdentityCond
     ADAPTER, or ADAPTER=PICTURES as in `people_of`, then settings of `Look`, each after a semicolon. ADAPTER
     is a file or `miniature`. Without pictures it looks at the first in `folders`, which are learned from.
     """
-    found = []
+    people = []
     for text in texts:
-        told, *rest = (piece.strip() for piece in text.split(";"))
-        name, equals, files = (piece.strip() for piece in told.partition("="))
+        assignment, *rest = (piece.strip() for piece in text.split(";"))
+        name, equals, files = (piece.strip() for piece in assignment.partition("="))
         look = _look(rest, text, None if name == "miniature" else Path(name))
         if equals:
-            found += people_of([files], look)
+            people += people_of([files], look)
             continue
         adapter = _adapter(look)
         pictures, names, masks = _pictures([Path(folder) for folder in folders])
         first = pictures[: adapter.slots], names[: adapter.slots], masks[: adapter.slots]
         identity = _identity(adapter, first, *_eyes(adapter, look))
-        found.append(_shown(identity, 1.0, look, None))
-    return found
+        people.append(_shown(identity, 1.0, look, None))
+    return people
 
 
 def _look(pieces: Sequence[str], whole: str, adapter: Path | None) -> IdentityOptions:
@@ -166,8 +166,8 @@ def _pictures(files: Sequence[Path]) -> Seen:
             names.append(str(file))
             masks.append(None)
     if not pictures:
-        told = ", ".join(map(str, files)) or "nothing"
-        raise LikenessError(f"there are no pictures in {told}; give a picture of the person")
+        listed = ", ".join(map(str, files)) or "nothing"
+        raise LikenessError(f"there are no pictures in {listed}; give a picture of the person")
     return pictures, names, masks
 
 

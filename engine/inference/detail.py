@@ -115,12 +115,12 @@ def drawn_in_regions(
     refocus: Refocusing | None,
     artifacts: Sequence[tuple[Artifact, float]] = (),
     people: Sequence[IdentityConditioning] = (),
-    told: Callable[[str], None] = log.info,
+    say: Callable[[str], None] = log.info,
     **how: Any,
 ) -> NDArray[np.uint8]:
     """Pictures as `generate` draws them, then drawn again in the regions of which a focus asks for it.
 
-    A concept that a focus wants `only=redraw` is not there before. `told` hears how often a region was drawn;
+    A concept that a focus wants `only=redraw` is not there before. `say` hears how often a region was drawn;
     `how` is what `generate` takes besides.
     """
     focuses = [] if refocus is None else refocus.focuses
@@ -128,20 +128,20 @@ def drawn_in_regions(
         return generate(base, prompts, seed=seed, refocus=refocus, artifacts=artifacts, people=people, **how)
     _check_tries(refocus)
     early, late = ([focus for focus in focuses if bool(focus.only) == only] for only in (False, True))
-    found: dict[range, Sequence[Focus]] = {}
+    by_range: dict[range, Sequence[Focus]] = {}
     pictures = generate(
         base, prompts, seed=seed, people=people, artifacts=_present(artifacts, late, prompts),
-        refocus=replace(refocus, focuses=early, on_regions=found.__setitem__) if early else None, **how,
+        refocus=replace(refocus, focuses=early, on_regions=by_range.__setitem__) if early else None, **how,
     )  # fmt: skip
-    placed = [with_region(focus, [group[n] for group in found.values()], pictures.shape[1:3])
+    placed = [with_region(focus, [group[n] for group in by_range.values()], pictures.shape[1:3])
               for n, focus in enumerate(early)]  # fmt: skip
     again = Detailer(
         base=base, prompt=prompts[0], artifacts=artifacts, people=people,
         **{part.name: how[part.name] for part in fields(Detailer) if part.name in how},
     )  # fmt: skip
     return regions_redrawn(
-        pictures, prompts, seed, [*placed, *late], again, heads=refocus.heads, known=refocus.known, told=told,
-        found=[new for old, new in zip(early, placed) if old.region is None],
+        pictures, prompts, seed, [*placed, *late], again, heads=refocus.heads, people=refocus.known, say=say,
+        sought=[new for old, new in zip(early, placed) if old.region is None],
     )  # fmt: skip
 
 
@@ -167,12 +167,12 @@ def _present(
     ]
 
 
-def with_region(focus: Focus, found: Sequence[Focus], size: tuple[int, int]) -> Focus:
+def with_region(focus: Focus, groups: Sequence[Focus], size: tuple[int, int]) -> Focus:
     """The focus with the regions (N, H, W) that were found while drawing; empty where none was."""
     if focus.region is not None or not focus.redraw:
         return focus
     regions = []
-    for group in found:
+    for group in groups:
         region = group.region
         assert region is not None and not isinstance(region, tuple)  # a drawing ends with all known
         somewhere = ~region.flatten(1).all(1)
@@ -201,10 +201,10 @@ def regions_redrawn(
     focuses: Sequence[Focus],
     detailer: Painter,
     *,
-    found: Collection[Focus] = (),
+    sought: Collection[Focus] = (),
     heads: Heads | None = None,
-    known: Mapping[str, Known] | None = None,
-    told: Callable[[str], None] = log.info,
+    people: Mapping[str, Known] | None = None,
+    say: Callable[[str], None] = log.info,
 ) -> NDArray[np.uint8]:
     """Pictures (N, H, W, 3) whose regions are drawn again one by one, where a focus asks for `redraw`.
 
@@ -212,43 +212,43 @@ def regions_redrawn(
     then, by the concepts that are in it: on a canvas larger than that, two people keep each other's faces
     from being finished. Outside the regions nothing changes, and towards their rims less and less, but for
     those on the picture's own border. Styles that frame pictures frame a region too: there the rim keeps the
-    one picture that was drawn. Around regions that were `found` more is seen. `heads` finds those that have
-    no region; `known`: who a word is to be like, of which the most similar of a focus's `tries` is kept.
+    one picture that was drawn. Around regions that were `sought` more is seen. `heads` finds those that have
+    no region; `people`: who a word is to be like, of which the most similar of a focus's `tries` is kept.
     """
     made, wished = pictures.copy(), [focus for focus in focuses if focus.redraw]
     if not wished:
         return made
-    places = _places(pictures, wished, found, heads)
+    places = _places(pictures, wished, sought, heads)
     inside = {focus.inside for focus in wished if focus.inside}
     size = (made.shape[1], made.shape[2])
     for focus in wished:
         for number, place in places[focus].items():
             prompt, seed = prompts[number], seeds[number]
-            own = own_prompt_of(prompt, replace(focus, scope="apart")) or prompt
+            own_prompt = own_prompt_of(prompt, replace(focus, scope="apart")) or prompt
             draw = replace(
-                detailer, prompt=own, seed=seed, denoise=focus.redraw,
-                artifacts=_of_prompt(detailer.artifacts, own, {*TOKEN.findall(prompt), *inside}),
+                detailer, prompt=own_prompt, seed=seed, denoise=focus.redraw,
+                artifacts=_of_prompt(detailer.artifacts, own_prompt, {*TOKEN.findall(prompt), *inside}),
                 people=_people_at(detailer.people, number, place.square(size), size),
             )  # fmt: skip
-            who = (known or {}).get(focus.token)
-            made[number] = _tried(made[number], place, draw, focus, who, heads, told)
+            who = (people or {}).get(focus.token)
+            made[number] = _tried(made[number], place, draw, focus, who, heads, say)
     return made
 
 
 def _places(
-    pictures: NDArray[np.uint8], focuses: Sequence[Focus], found: Collection[Focus], heads: Heads | None
+    pictures: NDArray[np.uint8], focuses: Sequence[Focus], sought: Collection[Focus], heads: Heads | None
 ) -> dict[Focus, dict[int, _Place]]:
     """Where, by the pictures' numbers, each focus is drawn again; nowhere in a picture without a region."""
     places: dict[Focus, dict[int, _Place]] = {focus: {} for focus in focuses}
     wanting = [focus for focus in focuses if focus.region is None]
     for focus in focuses:
-        if focus.region is None or (focus in found and not _somewhere(focus.region)):
+        if focus.region is None or (focus in sought and not _somewhere(focus.region)):
             continue
         regions = fitted(focus.region, pictures.shape[1:3], len(pictures), focus.token).cpu().numpy()
-        around = AROUND_FOUND if focus in found else 1 / AROUND  # else just the square around it
+        around = AROUND_FOUND if focus in sought else 1 / AROUND  # else just the square around it
         for number in range(len(pictures)):
             region = regions[number % len(regions)]
-            if focus in found and not _holds_a_head(region, pictures[number], heads):
+            if focus in sought and not _holds_a_head(region, pictures[number], heads):
                 log.warning("%s stays as it was drawn in a picture: no head lies in the region found for it",
                             focus.token)  # fmt: skip
             elif (region >= HALF).any():
@@ -290,10 +290,10 @@ def _heads_apart(mask: Mask, most: int) -> list[Mask]:
 
 
 def _of_prompt(
-    artifacts: Sequence[tuple[Artifact, float]], own: str, elsewhere: set[str]
+    artifacts: Sequence[tuple[Artifact, float]], own_prompt: str, elsewhere: set[str]
 ) -> list[tuple[Artifact, float]]:
     """The concepts without those whose placeholders are `elsewhere` in a picture and not in a prompt."""
-    absent = elsewhere - set(TOKEN.findall(own))
+    absent = elsewhere - set(TOKEN.findall(own_prompt))
     kept = []
     for artifact, strength in artifacts:
         names = {token.token for token in artifact.tokens}
@@ -323,7 +323,7 @@ def _people_at(
 
 def _tried(
     shades: NDArray[np.uint8], place: _Place, draw: Painter, focus: Focus, who: Known | None,
-    heads: Heads | None, told: Callable[[str], None],
+    heads: Heads | None, say: Callable[[str], None],
 ) -> NDArray[np.uint8]:  # fmt: skip
     """A picture (H, W, 3) with a place drawn again, until it is like who is wanted or the tries are over."""
     if who is None or focus.tries == 1:
@@ -334,7 +334,7 @@ def _tried(
         alike, count = who.likeness(one, place.face), count + 1
         if alike > likeness:
             best, likeness = one, alike
-    told(f"region of {focus.inside or focus.token} drawn again {count} times; likeness {likeness:.3f}")
+    say(f"region of {focus.inside or focus.token} drawn again {count} times; likeness {likeness:.3f}")
     return best
 
 

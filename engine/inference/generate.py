@@ -71,8 +71,8 @@ def generate(
     groups = [range(start, min(start + _AT_ONCE, len(prompts))) for start in range(0, len(prompts), _AT_ONCE)]
     carriers = [one for one in artifacts if one[0].kind == ID_ADAPTER]
     artifacts = [one for one in artifacts if one[0].kind != ID_ADAPTER]
-    known = [token.token for artifact, _ in artifacts for token in artifact.tokens]
-    prompts, negative = [spelled(prompt, known) for prompt in prompts], spelled(negative, known)
+    placeholders = [token.token for artifact, _ in artifacts for token in artifact.tokens]
+    prompts, negative = [spelled(prompt, placeholders) for prompt in prompts], spelled(negative, placeholders)
     remembered, prompts = carried(carriers, prompts)
     people = [*people, *remembered]
     staged = _staged(base, artifacts, prompts)
@@ -168,15 +168,15 @@ def _staged(
     base: BaseModel, artifacts: Sequence[tuple[Artifact, float]], prompts: Sequence[str]
 ) -> list[StagedWords]:
     """The placeholders whose words change with the noise level; each must be in some prompt."""
-    found = []
+    staged = []
     for artifact, strength in artifacts:
         if artifact.kind == STAGED_KIND and artifact.base_family == base.family:
             words = adjusted(staged_words(artifact), bypass=strength)
             check_width(words, _widths(base))
             check_used(prompts, words)
             words.mapper.to(base.device)
-            found.append(words)
-    return found
+            staged.append(words)
+    return staged
 
 
 def _painter(
@@ -244,8 +244,8 @@ def _check_placeholders(prompts: Sequence[str], rows: Rows) -> None:
     for prompt in prompts:
         for name in TOKEN.findall(prompt):
             if name not in rows:
-                known = f"; there are {', '.join(rows)}" if rows else "; load the concept that defines it"
-                raise LikenessError(f"the prompt '{prompt}' mentions {name}, which no concept defines{known}")
+                hint = f"; there are {', '.join(rows)}" if rows else "; load the concept that defines it"
+                raise LikenessError(f"the prompt '{prompt}' mentions {name}, which no concept defines{hint}")
 
 
 def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:

@@ -77,11 +77,11 @@ def load_face_tools(
     models: the folder of helper models, with face_parsing in it; packs: the folder with models/<pack> in it.
     """
     one_of("part", part, OUTLINED_PARTS)
-    own = packs_in(packs or default_root())
+    pack_names = packs_in(packs or default_root())
     if eyes is None:
-        one_of("way to find faces", found_by, dict.fromkeys((*FINDERS, *own)))
+        one_of("way to find faces", found_by, dict.fromkeys((*FINDERS, *pack_names)))
     judged_by = judged_by or (NOBODY if found_by == MASK or eyes is not None else found_by)
-    one_of("judge", judged_by, dict.fromkeys((*JUDGES, *own)))
+    one_of("judge", judged_by, dict.fromkeys((*JUDGES, *pack_names)))
     if eyes is None and found_by != MASK:
         eyes = load_face_detector(found_by, device, packs)
     judge = None

@@ -113,13 +113,13 @@ class Spot:
         return replace(self, focus=replace(self.focus, region=region))
 
 
-def find_sequence(pieces: Sequence[object], wanted: Sequence[object]) -> tuple[int, ...]:
+def find_sequence(pieces: Sequence[object], run: Sequence[object]) -> tuple[int, ...]:
     """All places in `pieces` that lie in a run equal to `wanted`; none where it does not occur."""
-    size = len(wanted)
+    size = len(run)
     return tuple(
         start + step
         for start in range(len(pieces) - size + 1)
-        if size and all(_same(pieces[start + i], wanted[i]) for i in range(size))
+        if size and all(_same(pieces[start + i], run[i]) for i in range(size))
         for step in range(size)
     )
 
@@ -139,15 +139,15 @@ def own_prompt_of(prompt: str, focus: Focus) -> str | None:
     """
     if focus.scope != "apart":
         return None
-    own = prompt if focus.own_prompt is None else focus.own_prompt
+    text = prompt if focus.own_prompt is None else focus.own_prompt
     if focus.own_prompt is None:
-        own = own.replace(focus.token, focus.inside) if focus.inside else own
+        text = text.replace(focus.token, focus.inside) if focus.inside else text
         for name in set(TOKEN.findall(prompt)) - {focus.token, focus.inside}:
             other = rf"(?:\(\s*{name}\s*(?::[^()]*)?\)|{name})"  # with its weight, where it has one
-            own = re.sub(rf"\s*{_JOINT}\s+{other}", "", own)
-            own = re.sub(other, "", re.sub(rf"{other}\s*{_JOINT}\s+", "", own))
-    own = " ".join(own.split())
-    return None if own == " ".join(prompt.split()) else own
+            text = re.sub(rf"\s*{_JOINT}\s+{other}", "", text)
+            text = re.sub(other, "", re.sub(rf"{other}\s*{_JOINT}\s+", "", text))
+    text = " ".join(text.split())
+    return None if text == " ".join(prompt.split()) else text
 
 
 def absent(token: str, prompt: str) -> LikenessError:
@@ -263,10 +263,10 @@ def log_mask(
     whole, end = bias[..., :tokens], tokens
     for number, spot in enumerate(spots):
         if spot.length:
-            own, end = bias[..., end : end + spot.length], end + spot.length
+            columns, end = bias[..., end : end + spot.length], end + spot.length
             strength, share = acting.get(number, (0.0, torch.zeros_like(bias[..., 0])))
             share = (share * strength).clamp(0, 1)[..., None]
-            own += share.log()  # nothing at all where it does not act
+            columns += share.log()  # nothing at all where it does not act
             whole[:] = torch.minimum(whole, (1 - share).clamp(min=FLOOR).log())
     for number, (strength, share) in acting.items():
         whole[:, :, list(spots[number].positions)] += (share.log() * strength)[..., None]
@@ -317,8 +317,8 @@ class LogMasks:
 
     def _weigh(self, number: int, grid: tuple[int, int]) -> Tensor:
         if (number, grid) not in self._weights:
-            found = weights(self._regions[number], grid, self.spots[number].focus.mode)
-            self._weights[number, grid] = found.flatten(1)
+            shares = weights(self._regions[number], grid, self.spots[number].focus.mode)
+            self._weights[number, grid] = shares.flatten(1)
         return self._weights[number, grid]
 
 
@@ -366,9 +366,9 @@ class Maps:
 
 def mean_maps(maps: Sequence[Sequence[Maps]]) -> Tensor | None:
     """Those of each picture's words together, (B, K, h, w); None before the first."""
-    means = [[mean for own in words if (mean := own.mean()) is not None] for words in maps]
-    known = [torch.cat(words, 1) for words in means if words]
-    return torch.cat(known) if known else None
+    means = [[mean for map_ in words if (mean := map_.mean()) is not None] for words in maps]
+    joined = [torch.cat(words, 1) for words in means if words]
+    return torch.cat(joined) if joined else None
 
 
 def regions_from_attention(maps: Tensor) -> Tensor:
@@ -391,19 +391,19 @@ def regions_from_picture(masks: Tensor, maps: Tensor) -> Tensor:
     within what was marked. Beside other heads a word gets all that is nearer to its own, for it is a body and
     a place too that make two people two; a head by itself gets its rim, for hair that the class has not.
     """
-    found, (height, width) = [], maps.shape[-2:]
-    for mask, own in zip(F.adaptive_avg_pool2d(masks[:, None].float(), (height, width))[:, 0], maps):
+    regions, (height, width) = [], maps.shape[-2:]
+    for mask, word_maps in zip(F.adaptive_avg_pool2d(masks[:, None].float(), (height, width))[:, 0], maps):
         marked = mask >= CLEAR
         parts = sorted(mask_components(marked), key=lambda part: -int(part.sum()))
-        heads = parts[: len(own)]
-        if len(heads) < len(own):
-            found.append(regions_from_attention(own[None])[0] * marked)
+        heads = parts[: len(word_maps)]
+        if len(heads) < len(word_maps):
+            regions.append(regions_from_attention(word_maps[None])[0] * marked)
             continue
-        shares = own / own.mean((1, 2), keepdim=True).clamp(min=1e-12)
+        shares = word_maps / word_maps.mean((1, 2), keepdim=True).clamp(min=1e-12)
         mine = _handed_out(sorted(heads, key=_across), shares)
-        others = [part for part in parts[len(own) :] if part.sum() >= HEADLIKE * heads[-1].sum()]
-        found.append(torch.stack(_around(mine, others)).float())
-    return torch.stack(found)
+        others = [part for part in parts[len(word_maps) :] if part.sum() >= HEADLIKE * heads[-1].sum()]
+        regions.append(torch.stack(_around(mine, others)).float())
+    return torch.stack(regions)
 
 
 def _around(heads: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
@@ -463,9 +463,9 @@ def look_for(spots: Sequence[Spot], maps: Tensor, clean: Tensor, look: Attention
     for number, region in regions.items():
         without = int((~region.flatten(1).any(1)).sum())
         if without:
-            told = (spots[number].focus.token, without, len(region))
+            numbers = (spots[number].focus.token, without, len(region))
             log.warning(
-                "no region was found for %s by face in %d of %d pictures: it may be anywhere there", *told
+                "no region was found for %s by face in %d of %d pictures: it may be anywhere there", *numbers
             )
     return [
         spot.found(_or_all(regions[number])) if number in regions else spot

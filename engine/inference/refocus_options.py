@@ -41,8 +41,8 @@ SETTINGS = {
 
 def focus_of(text: str) -> Focus:
     """One word's region: WORD=REGION, then settings of `Focus`, each after a semicolon."""
-    told, *rest = (piece.strip() for piece in text.split(";"))
-    token, equals, where = (piece.strip() for piece in told.partition("="))
+    assignment, *rest = (piece.strip() for piece in text.split(";"))
+    token, equals, where = (piece.strip() for piece in assignment.partition("="))
     if not (token and equals and where):
         raise LikenessError(f"'{text}' gives no word a region; write it as <v0>=left or <v0>=mask.png")
     settings = typed(rest, SETTINGS, text)

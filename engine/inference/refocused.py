@@ -63,15 +63,15 @@ class RefocusedModel:
         self.focuses = list(focuses)
         self._latents, self._look, self._restart, self._record = latents, look, restart, record
         self._look_after = _steps_before_looking(focuses, steps)
-        own = {
+        own_texts = {
             number: [own_prompt_of(text, focus) for text in prompts] for number, focus in enumerate(focuses)
         }
         self._apart = {
             number: [text or prompt for text, prompt in zip(texts, prompts)]
-            for number, texts in own.items()
+            for number, texts in own_texts.items()
             if any(texts)
         }
-        self._painted = {number: painter(own) for number, own in self._apart.items()}
+        self._painted = {number: painter(own_texts) for number, own_texts in self._apart.items()}
         self._forget()
         for focus in focuses:
             if focus.region is not None:
@@ -113,8 +113,8 @@ class RefocusedModel:
         count, maps = len(self._prompts), self.maps()
         assert maps is not None  # looked for after a pass only
         clean = self.process.predict_x0(noisy[-count:], output[-count:].float(), t[-count:])
-        found = look_for(spots[0], maps, clean, self._look)
-        self.focuses = [spot.focus for spot in found]
+        located = look_for(spots[0], maps, clean, self._look)
+        self.focuses = [spot.focus for spot in located]
         self._look_after = None
         done, before = self._done, self._maps
         self._forget()
@@ -130,8 +130,8 @@ class RefocusedModel:
         ]
         spots = self._spots(timestep)
         key = [spots, *(side for states in stages for side in (states.states, states.values))]
-        known, prompts = self._focused
-        if known is None or len(known) != len(key) or any(a is not b for a, b in zip(known, key)):
+        before, prompts = self._focused
+        if before is None or len(before) != len(key) or any(a is not b for a, b in zip(before, key)):
             masks, length = self._masks_at(spots), self.context.length
             prompts = [
                 FocusedPrompt(masks[row], length, self._own(stages, row), self._maps[row])
@@ -157,14 +157,16 @@ class RefocusedModel:
         regions = []
         for spot in line:
             whole = torch.ones(1, *self._latents) if spot.focus.region is None else spot.focus.region
-            own = fitted(whole, self._latents, len(self._prompts), spot.focus.token)
-            regions.append(own[number % len(own)][None].to(self._base.device))
+            fields = fitted(whole, self._latents, len(self._prompts), spot.focus.token)
+            regions.append(fields[number % len(fields)][None].to(self._base.device))
         return LogMasks(line, regions)
 
     def _spots(self, timestep: int) -> list[list[Spot]]:
         """Where each prompt's words stand at a timestep; looked up once for each stage."""
         staged = self._inner.places_taken(timestep) if isinstance(self._inner, StagedModel) else {}
-        taken = tuple((token, name, len(rows)) for token, own in staged.items() for name, rows in own.items())
+        taken = tuple(
+            (token, name, len(rows)) for token, words in staged.items() for name, rows in words.items()
+        )
         if taken not in self._standing:
             laid = {**self._rows, **staged}
             self._standing[taken] = [self._line(index, laid) for index in range(len(self._prompts))]
@@ -178,8 +180,8 @@ class RefocusedModel:
             if number in self._apart:
                 name = focus.inside or focus.token
                 length = self._painted[number][1].length
-                own = word_places(self._base, self._apart[number][index], name, rows, length)
-                spot = replace(spot, alone=own, length=length)
+                places = word_places(self._base, self._apart[number][index], name, rows, length)
+                spot = replace(spot, alone=places, length=length)
             line.append(spot)
         return line
 
@@ -202,14 +204,14 @@ def word_places(
     if token in rows:
         places = tuple(position for _, position, name, _ in tokens.places if name == token)
     else:
-        wanted = base.tokenizers[encoder](token, add_special_tokens=False)["input_ids"]
+        pieces = base.tokenizers[encoder](token, add_special_tokens=False)["input_ids"]
         taken = {position for _, position, _, _ in tokens.places}
         ids = [None if at in taken else int(piece) for at, piece in enumerate(tokens.ids[0])]
-        places = find_sequence(ids, wanted)
+        places = find_sequence(ids, pieces)
     if not places:
         raise absent(token, prompt)
-    own = tokens.ids.shape[1]
-    return tuple(start + place for start in range(0, max(own, length), own) for place in places)
+    read = tokens.ids.shape[1]
+    return tuple(start + place for start in range(0, max(read, length), read) for place in places)
 
 
 RegionDenoiser = Callable[

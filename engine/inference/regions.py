@@ -51,14 +51,14 @@ class FocusedPrompt:
     ) -> Tensor | None:
         """(1 or n, Q, total) for a site whose keys are the prompt, repeated up to `even`, what others put
         behind it up to `front`, and what regions read; None where nothing is added."""
-        found = self.masks.at(grid, self.length, progress)
-        if found is None or (found.shape[-1] == total and even == self.length):
-            return found
-        whole = found.new_zeros(*found.shape[:2], total)
-        times, own = max(1, even // self.length), found[..., self.length :]
-        whole[..., : times * self.length] = found[..., : self.length].repeat(1, 1, times)
+        mask = self.masks.at(grid, self.length, progress)
+        if mask is None or (mask.shape[-1] == total and even == self.length):
+            return mask
+        whole = mask.new_zeros(*mask.shape[:2], total)
+        times, behind = max(1, even // self.length), mask[..., self.length :]
+        whole[..., : times * self.length] = mask[..., : self.length].repeat(1, 1, times)
         whole[..., front:] = float("-inf")
-        whole[..., front : front + own.shape[-1]] = own
+        whole[..., front : front + behind.shape[-1]] = behind
         return whole
 
 
@@ -109,11 +109,11 @@ class Regions(AttentionUser):
             if len(self._biases) > 256:
                 self._biases.clear()
             even = front if self._even is None else min(self._even, front)
-            found = [
+            biases = [
                 prompt and prompt.bias(grid, front, even, front + self._behind, self._progress)
                 for prompt in self._acting
             ]
-            self._biases[key] = [None if part is None else part.to(like.dtype) for part in found]
+            self._biases[key] = [None if part is None else part.to(like.dtype) for part in biases]
         return self._biases[key]
 
     def _lengthened(self, site: AttentionSite, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,8 +125,8 @@ class Regions(AttentionUser):
         start = 0
         for (count, _), prompt in zip(self._prompts, self._acting):
             if prompt is not None and prompt.own:
-                for whole, own in zip(longer, prompt.projected(site, k)):
-                    whole[start : start + count, front : front + own.shape[1]] = own
+                for whole, projected in zip(longer, prompt.projected(site, k)):
+                    whole[start : start + count, front : front + projected.shape[1]] = projected
             start += count
         return longer[0], longer[1]
 

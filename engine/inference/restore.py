@@ -182,13 +182,13 @@ def restore_picture(
     """
     target = (pixels if canvas is None else canvas).copy()
     changed = np.zeros(target.shape[:2], np.float32)
-    chosen = faces if options.number is None else faces[options.number : options.number + 1]
-    if not chosen:
+    selected = faces if options.number is None else faces[options.number : options.number + 1]
+    if not selected:
         number = "" if options.number is None or not faces else f" number {options.number} of {len(faces)}"
         return Restored(target, changed, (), f"{name}: no face{number} found; it stays as it is")
     shades = to_shades(pixels)
     outcomes = []
-    for face in chosen:
+    for face in selected:
         patch = _patch(shades, face, restore, options, parse, drawn, target.shape[:2])
         outcomes.append(_put_back(target, changed, patch, face, options, person))
     return Restored(target, changed, tuple(outcomes), "\n".join(made.line(name) for made in outcomes))
@@ -290,9 +290,9 @@ def _where(crop: NDArray[np.uint8], parse: Parse | None, drawn: Mask | None, qua
         painted = np.repeat(np.round(drawn * 255).astype(np.uint8)[..., None], 3, -1)
         return (cut_plainly(painted, quad, len(crop))[..., 0] >= HALF * 255).astype(np.float32)
     if parse is not None:
-        found = parse(crop)
-        if (found >= HALF).mean() >= LEAST_FACE:
-            return (found >= HALF).astype(np.float32)
+        parsed = parse(crop)
+        if (parsed >= HALF).mean() >= LEAST_FACE:
+            return (parsed >= HALF).astype(np.float32)
     return _oval(len(crop))
 
 
@@ -372,15 +372,15 @@ def _placed(
     across, down = corners[3] - corners[0], corners[1] - corners[0]
     away = np.stack([x, y], -1) - corners[0]
     grid = np.stack([away @ across, away @ down], -1) / side**2 * 2 - 1
-    found = F.grid_sample(
+    sampled = F.grid_sample(
         torch.from_numpy(np.ascontiguousarray(layers)).permute(2, 0, 1)[None],
         torch.from_numpy(grid.astype(np.float32))[None],
         mode="bicubic" if side > len(restored) else "bilinear", padding_mode="border", align_corners=False,
     )[0].permute(1, 2, 0).clamp(0, 1).numpy()  # fmt: skip
-    share = found[..., 3] * (np.abs(grid) < 1).all(-1)
+    share = sampled[..., 3] * (np.abs(grid) < 1).all(-1)
     if drawn is not None:
         share = share * _allowed(drawn, scale, low, (height, width))
-    return _Patch(int(low[1]), int(low[0]), found[..., :3], share.astype(np.float32), scale, quad)
+    return _Patch(int(low[1]), int(low[0]), sampled[..., :3], share.astype(np.float32), scale, quad)
 
 
 def _allowed(drawn: Mask, scale: float, low: NDArray, size: tuple[int, int]) -> NDArray[np.bool_]:

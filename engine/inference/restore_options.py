@@ -110,8 +110,8 @@ class Finisher:
             if self.drawing is None:
                 raise LikenessError("faces are drawn again by a base model; name one")
             restore = replace(self.drawing, prompt=self.wish.get("prompt", prompt) or self.drawing.prompt)
-            own = {"side": restore.side, **_REDRAWN, **self.wish.among(_BLENDING)}
-            options = Restoration(**own)
+            settings = {"side": restore.side, **_REDRAWN, **self.wish.among(_BLENDING)}
+            options = Restoration(**settings)
         pixels = to_pixels(shades)
         canvas = None if self.upscaler is None else upscaled(pixels, self.upscaler)
         done = restore_picture(

@@ -42,8 +42,8 @@ def found_file(path: Path) -> Path:
     """The path itself if the file is there; else a sentence with where such files come from."""
     if path.is_file():
         return path
-    known = {source.file.lower(): source for source in SOURCES}
-    source = known.get(path.name.lower())
+    sources = {source.file.lower(): source for source in SOURCES}
+    source = sources.get(path.name.lower())
     if source is not None:
         raise LikenessError(
             f"{path} is missing; get {source.file} from {source.address} ({source.licence}) and put it into "

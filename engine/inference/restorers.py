@@ -163,14 +163,14 @@ def load_restorer(
             f"{path} is CodeFormer, under {NON_COMMERCIAL['CodeFormer']}; allow non-commercial restorers, or "
             "choose GFPGAN or RestoreFormer"
         )
-    found = _recognised(path, weights)
-    kind = str(found.architecture.id)
-    if getattr(found, "purpose", "") != "FaceSR":
+    descriptor = _recognised(path, weights)
+    kind = str(descriptor.architecture.id)
+    if getattr(descriptor, "purpose", "") != "FaceSR":
         raise LikenessError(
             f"{path} is {kind}, which does not restore faces; choose GFPGAN, RestoreFormer or CodeFormer; an "
             "upscaler belongs where pictures are enlarged"
         )
-    return Restorer(found.model, kind, device, fidelity)
+    return Restorer(descriptor.model, kind, device, fidelity)
 
 
 def load_upscaler(path: Path, device: str = "cpu") -> Any:

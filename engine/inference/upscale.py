@@ -79,10 +79,10 @@ def _run(network: Any, seen: _Pixels, scale: int, device: str | torch.device) ->
     """The network's answer (1, 3, h s, w s) to a part (h, w, 3) of the picture."""
     x = torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1)[None].to(device)
     large = network(x).float().clamp(0, 1)
-    wanted = (1, 3, seen.shape[0] * scale, seen.shape[1] * scale)
-    if tuple(large.shape) != wanted:
+    expected = (1, 3, seen.shape[0] * scale, seen.shape[1] * scale)
+    if tuple(large.shape) != expected:
         raise LikenessError(
-            f"the network made {tuple(large.shape)} of a part of {tuple(x.shape)}, not {wanted}; "
+            f"the network made {tuple(large.shape)} of a part of {tuple(x.shape)}, not {expected}; "
             "choose another upscaler"
         )
     return large

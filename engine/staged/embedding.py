@@ -96,9 +96,9 @@ def check_width(words: StagedWords, widths: Mapping[str, int]) -> None:
 def check_widths(token: str, made_for: Mapping[str, int], widths: Mapping[str, int]) -> None:
     """Raises unless a placeholder's vectors, by text encoder so wide, are for encoders of these widths."""
     if dict(made_for) != dict(widths):
-        told, here = (" and ".join(map(str, w.values())) or "none" for w in (made_for, widths))
+        learned, here = (" and ".join(map(str, w.values())) or "none" for w in (made_for, widths))
         raise LikenessError(
-            f"{token} was learned for a text encoder {told} wide, this model's is {here}; "
+            f"{token} was learned for a text encoder {learned} wide, this model's is {here}; "
             "connect the kind of model it was learned on, or learn it on this one"
         )
 
@@ -168,13 +168,13 @@ def is_reference_mapper(path: Path) -> bool:
 
 def _weights_of(content: Any, path: Path) -> dict[str, Tensor]:
     weights = content.get("state_dict") if isinstance(content, dict) else None
-    known = Mapper(text_widths={"clip_l": 8}, image_width=8).state_dict()
-    if not isinstance(weights, dict) or not known.keys() <= weights.keys():
+    names = Mapper(text_widths={"clip_l": 8}, image_width=8).state_dict()
+    if not isinstance(weights, dict) or not names.keys() <= weights.keys():
         raise LikenessError(f"{path} is not a mapper of PersonaMagic; give its mapper-*.pt")
-    found = {name: weights[name] for name in known}  # `encoder.w`, where it is, was never used
-    if not all(isinstance(weight, Tensor) for weight in found.values()):
+    by_name = {name: weights[name] for name in names}  # `encoder.w`, where it is, was never used
+    if not all(isinstance(weight, Tensor) for weight in by_name.values()):
         raise LikenessError(f"{path} holds no plain tensors; choose another file")
-    return {name: weight.detach().float() for name, weight in found.items()}
+    return {name: weight.detach().float() for name, weight in by_name.items()}
 
 
 def _class_row(content: Any, path: Path) -> Tensor:

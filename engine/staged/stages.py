@@ -44,17 +44,17 @@ class StagePlan:
     def _stages(self) -> tuple[Stage, ...]:
         low, high = self.interval
         edges = [low + round((high - low) * i / self.stages) for i in range(self.stages + 1)]
-        found = []
+        stages = []
         if high < LAST_TIMESTEP:
-            found.append(Stage(LAST_TIMESTEP, high + 1, None))
+            stages.append(Stage(LAST_TIMESTEP, high + 1, None))
         for i in reversed(range(self.stages)):
             # the reference draws with pseudo-words at the upper end too, although it never trains there
             top = edges[i + 1] if i == self.stages - 1 else edges[i + 1] - 1
-            found.append(Stage(min(top, LAST_TIMESTEP), edges[i], (edges[i] + edges[i + 1] - 1) / 2))
+            stages.append(Stage(min(top, LAST_TIMESTEP), edges[i], (edges[i] + edges[i + 1] - 1) / 2))
         if low > 0:
-            held = found[-1].timestep if self.late == "hold" else None
-            found.append(Stage(low - 1, 0, held))
-        return tuple(found)
+            held = stages[-1].timestep if self.late == "hold" else None
+            stages.append(Stage(low - 1, 0, held))
+        return tuple(stages)
 
     def all(self) -> tuple[Stage, ...]:
         """Every stage, from the highest timesteps down, without gap or overlap."""

@@ -56,12 +56,12 @@ def encode_staged(
     longest, layers = encoder.config.max_position_embeddings, encoder.config.num_hidden_layers
     if ids.shape[1] > longest:
         count = ids.shape[1] // longest
-        told = encode_staged(
+        chunked = encode_staged(
             encoder, ids.view(-1, longest), places.in_chunks(count, longest), penultimate=penultimate,
             attention=attention,
         )  # fmt: skip
-        keys, values = (part.reshape(*ids.shape, -1) for part in (told.keys, told.values))
-        return TextStates(keys, keys if told.values is told.keys else values, told.attention)
+        keys, values = (part.reshape(*ids.shape, -1) for part in (chunked.keys, chunked.values))
+        return TextStates(keys, keys if chunked.values is chunked.keys else values, chunked.attention)
     final_norm = _part(encoder, "final_layer_norm")
     last = _part(encoder, f"layers.{layers - 1}")
     heard = _part(encoder, f"layers.{layers - 2}") if penultimate else last  # whose output is listened to
@@ -92,12 +92,12 @@ def encode_staged(
 def with_bypass(states: Tensor, places: Places) -> Tensor:
     """The states (B, T, D) with each pseudo-word's moved by its bypass and brought back to its length."""
     where = (places.prompts, places.positions)
-    own = states[where]
-    moved = own + places.bypass.to(own.dtype)
-    length = own.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    words = states[where]
+    moved = words + places.bypass.to(words.dtype)
+    length = words.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     # without a bypass exactly the states themselves: values then equal keys to the last bit
     still = (places.bypass == 0).all(-1, keepdim=True)
-    return states.index_put(where, torch.where(still, own, (moved * length).to(own.dtype)))
+    return states.index_put(where, torch.where(still, words, (moved * length).to(words.dtype)))
 
 
 def _written(embedded: Tensor, places: Places) -> Tensor:
@@ -144,15 +144,15 @@ class SplitValues(AttentionUser):
         made, start = [], 0
         for count, context in self._parts:
             given, start = v[start : start + count], start + count
-            own = None if context is None else site.to_v(context.to(v))
-            made.append(given if own is None else _instead(given, own, self._even))
+            values = None if context is None else site.to_v(context.to(v))
+            made.append(given if values is None else _instead(given, values, self._even))
         return q, k, made[0] if len(made) == 1 else torch.cat(made), bias
 
 
-def _instead(given: Tensor, own: Tensor, even: int | None) -> Tensor:
-    """`own` (1 or B, t, heads, d) over the front of values (B, T, heads, d), again and again up to `even`."""
+def _instead(given: Tensor, new: Tensor, even: int | None) -> Tensor:
+    """`new` (1 or B, t, heads, d) over the front of values (B, T, heads, d), again and again up to `even`."""
     length = given.shape[1]
-    times = max(1, min(even or length, length) // own.shape[1])
-    if times > 1 or len(own) != len(given):
-        own = own.expand(len(given), -1, -1, -1).repeat(1, times, 1, 1)
-    return own if own.shape[1] == given.shape[1] else torch.cat([own, given[:, own.shape[1] :]], 1)
+    times = max(1, min(even or length, length) // new.shape[1])
+    if times > 1 or len(new) != len(given):
+        new = new.expand(len(given), -1, -1, -1).repeat(1, times, 1, 1)
+    return new if new.shape[1] == given.shape[1] else torch.cat([new, given[:, new.shape[1] :]], 1)

@@ -74,8 +74,8 @@ class StagedModel:
         states = self.states(int(self.process.published_timestep(t[:1])))
         others = conditioning.rows(slice(len(conditioning) - len(self._prompts)))
         # its length is a multiple of our own, where another prompt is longer
-        own = states.lengthened(conditioning.length).to(conditioning.states.dtype)
-        return self._base.predict(noisy, t, Conditioning.cat([others, own]))
+        staged = states.lengthened(conditioning.length).to(conditioning.states.dtype)
+        return self._base.predict(noisy, t, Conditioning.cat([others, staged]))
 
     def _common_length(self) -> int:
         """How many text states all stages have: a multiple of what each needs."""
@@ -95,8 +95,8 @@ class StagedModel:
         taken = {}
         for words in self._concepts:
             spoken = words.plan.at(timestep).timestep is not None
-            own = self._base.word_rows(words.class_word)
-            counts = {name: words.mapper.words if spoken else len(rows) for name, rows in own.items()}
+            class_rows = self._base.word_rows(words.class_word)
+            counts = {name: words.mapper.words if spoken else len(rows) for name, rows in class_rows.items()}
             taken[words.token] = {name: torch.zeros(count, 1) for name, count in counts.items()}
         return taken
 
@@ -124,10 +124,10 @@ class StagedModel:
             added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
             here = {token: row[name] for token, row in rows.items()}
             places = places_of(tokens, here, added, self._base.device)
-            told = encode_staged(
+            states = encode_staged(
                 encoder, tokens.ids.to(self._base.device), places, penultimate=self._base.text.pooled
             )
-            parts.append(told if tokens.weights is None else self._weighed(told, name, tokens.weights))
+            parts.append(states if tokens.weights is None else self._weighed(states, name, tokens.weights))
         keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
         pooled = None
         if self._base.text.pooled:
@@ -137,23 +137,23 @@ class StagedModel:
             pooled = self._base.encode_text(prompts, weights=True).pooled
         return Conditioning(states=keys, values=values, pooled=pooled)
 
-    def _weighed(self, told: TextStates, name: str, weights: Tensor) -> TextStates:
+    def _weighed(self, states: TextStates, name: str, weights: Tensor) -> TextStates:
         """The states with each word counting as the prompts' brackets say."""
         text = self._base.text
         ids = text.empty_chunk(name)[None].to(self._base.device)
         (nothing,) = encode_staged(text.encoders[name], ids, nowhere(ids), penultimate=text.pooled).keys
-        nothing = nothing.repeat(told.keys.shape[1] // len(nothing), 1)
-        keys, values = (weighed(part, weights, nothing) for part in (told.keys, told.values))
-        return TextStates(keys, keys if told.values is told.keys else values)
+        nothing = nothing.repeat(states.keys.shape[1] // len(nothing), 1)
+        keys, values = (weighed(part, weights, nothing) for part in (states.keys, states.values))
+        return TextStates(keys, keys if states.values is states.keys else values)
 
 
 def places_of(
     tokens: Any, vectors: Mapping[str, Tensor], bypass: Mapping[str, Tensor], device: torch.device
 ) -> Places:
     """Where tokenised prompts hold placeholders, and each one's vector (n, D) and bypass, if it has any."""
-    found = [vectors[name][number].to(device) for _, _, name, number in tokens.places]
+    rows = [vectors[name][number].to(device) for _, _, name, number in tokens.places]
     added = [
-        bypass[name][number].to(device) if name in bypass else torch.zeros_like(found[index])
+        bypass[name][number].to(device) if name in bypass else torch.zeros_like(rows[index])
         for index, (_, _, name, number) in enumerate(tokens.places)
     ]
     width = next(iter(vectors.values())).shape[-1]
@@ -161,6 +161,6 @@ def places_of(
     return Places(
         torch.tensor([place[0] for place in tokens.places], device=device, dtype=torch.long),
         torch.tensor([place[1] for place in tokens.places], device=device, dtype=torch.long),
-        torch.stack(found) if found else none,
+        torch.stack(rows) if rows else none,
         torch.stack(added) if added else none,
     )

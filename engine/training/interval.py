@@ -95,10 +95,10 @@ def _places_of(base: BaseModel, prompt: str, word: str, encoder: str) -> list[in
     """Where a word's tokens stand in a prompt that it ends."""
     ids = base.tokenize([prompt], encoder=encoder).ids[0].tolist()
     for spelled in (word, f" {word}"):  # to language models, a word within a text begins with its space
-        wanted = base.tokenizers[encoder](spelled, add_special_tokens=False)["input_ids"]
-        starts = [start for start in range(len(ids)) if ids[start : start + len(wanted)] == wanted]
+        pieces = base.tokenizers[encoder](spelled, add_special_tokens=False)["input_ids"]
+        starts = [start for start in range(len(ids)) if ids[start : start + len(pieces)] == pieces]
         if starts:
-            return list(range(starts[-1], starts[-1] + len(wanted)))
+            return list(range(starts[-1], starts[-1] + len(pieces)))
     raise LikenessError(f"'{word}' is not found in '{prompt}'; choose a common word for it")
 
 

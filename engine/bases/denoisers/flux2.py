@@ -39,9 +39,9 @@ class Flux2Sites:
 def _grid(ids: Tensor) -> tuple[int, int] | None:
     """(h, w) of picture tokens by their places (N, 4) or (B, N, 4), time, row, column and layer in each; None
     where they are not one picture's."""
-    told: tuple[int, int] | None = getattr(ids, "grid", None)
-    if told is not None:
-        return told
+    grid: tuple[int, int] | None = getattr(ids, "grid", None)
+    if grid is not None:
+        return grid
     rows, columns = (int(ids[..., axis].max()) + 1 for axis in (1, 2))
     return (rows, columns) if rows * columns == ids.shape[-2] else None
 

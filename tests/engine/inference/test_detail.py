@@ -268,7 +268,7 @@ def test_a_scrap_of_a_head_that_was_found_as_a_region_is_not_drawn_again(
     for region, drawn in ((marks, 2), (scrap, 0)):
         ASKED.clear()
         focus = Focus(token="<v0>", region=region, redraw=0.5)
-        regions_redrawn(before, PROMPTS, SEEDS, [focus], scribe, found=[focus], heads=head_on_the_right)
+        regions_redrawn(before, PROMPTS, SEEDS, [focus], scribe, sought=[focus], heads=head_on_the_right)
         assert len(ASKED) == drawn
     assert "<v0> stays as it was drawn in a picture: no head lies in the region found for it" in caplog.text
 
@@ -319,8 +319,8 @@ def test_of_several_tries_the_one_most_like_the_person_is_kept(scribe: Scribe):
         [2],
         [focus],
         shader,
-        known={"<v0>": known_person()},
-        told=said.append,
+        people={"<v0>": known_person()},
+        say=said.append,
     )
     assert [seed for _, seed, _ in ASKED] == [2, 3, 4, 5]
     assert after[0, shader.side // 2, shader.side // 4, 0] == 102  # of seed 4
@@ -330,7 +330,7 @@ def test_of_several_tries_the_one_most_like_the_person_is_kept(scribe: Scribe):
 def test_tries_end_where_the_likeness_is_that_of_the_persons_pictures(scribe: Scribe):
     shader = Shader(base=scribe.base, prompt="-")
     focus = Focus(token="<v0>", region=(0.0, 0.0, 0.5, 1.0), redraw=0.6, tries=4)
-    regions_redrawn(pictures(scribe)[:1], PROMPTS[:1], [3], [focus], shader, known={"<v0>": known_person(2)})
+    regions_redrawn(pictures(scribe)[:1], PROMPTS[:1], [3], [focus], shader, people={"<v0>": known_person(2)})
     assert [seed for _, seed, _ in ASKED] == [3]  # 0.993 is more than 1 - 0.05
 
 
