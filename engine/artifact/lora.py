@@ -21,6 +21,7 @@ from .concept_file import lora_layer
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 PEFT_DOWN, PEFT_UP = ".lora_A.weight", ".lora_B.weight"
+RANK_BY_NOISE = "rank_by_noise"  # in an artifact's `extra`: the ranks there are, and how few count at least
 _LDM_TOPS = {  # diffusers' names of a U-Net's parts, and LDM's
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",

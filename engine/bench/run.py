@@ -75,8 +75,10 @@ def measure_claims(
     return as_text(rows, whole)
 
 
-def measure_sweep(out: Path, method: str, values: Sequence[str], quick: bool, **plan: Any) -> dict[str, Any]:
+def measure_sweep(
+    out: Path, method: str, values: Sequence[str], quick: bool, pictures: int | None = None, **plan: Any
+) -> dict[str, Any]:
     """Runs a sweep over `name=value,value` settings and gives what it recorded."""
-    sweep = Sweep(method, dict(sweep_values(text) for text in values))
+    sweep = Sweep(method, dict(sweep_values(text) for text in values), pictures)
     with meter("measuring") as show:
         return run_sweep(sweep, Bench(out, quick=quick), on_cell=show, **plan)

@@ -22,6 +22,7 @@ import torch
 from ..artifact import Artifact, export_stock
 from ..artifact.concept_file import lora_layer
 from ..artifact.flux2_lora import core_name, for_core
+from ..artifact.lora import RANK_BY_NOISE
 from ..bases.families import FAMILIES
 from ..bases.text.prompt_weights import weighted
 from ..bases.text.qwen import MARKS
@@ -33,6 +34,11 @@ from .folders import inside, temporary_folder
 from .weights import check_kind, text_towers_of
 
 log = logging.getLogger(__name__)
+
+_WHOLE_RANK = (
+    "%s was learned with fewer ranks where there is more noise; here all of them count at every step: lower "
+    "the strength where pictures look overdone"
+)
 
 
 def apply(
@@ -49,6 +55,8 @@ def apply(
     lora = artifact.lora()
     if lora:
         _check_layers(model, clip, lora)
+        if RANK_BY_NOISE in artifact.extra:
+            log.warning(_WHOLE_RANK, ", ".join(token.token for token in artifact.tokens))
         lora = for_core(lora)
         model, clip = comfy.sd.load_lora_for_models(model, clip, lora, strength_model, strength_clip)
     return model, _with_words(_with_tables(clip, artifact, strength_clip), artifact)

@@ -128,6 +128,7 @@ def bench_sweep(
     ),
     people: Annotated[int, Option(min=1, help="How many tuning people.")] = 3,
     seeds: Annotated[int, Option(min=1, help="Trainings per person and combination.")] = 1,
+    pictures: Annotated[int, Option(min=0, max=4, help="Learn from so many of each person's; 0: all.")] = 0,
     quick: Annotated[bool, Option("--quick", help="One seed per test prompt instead of two.")] = False,
     minutes: Annotated[float, Option(min=0, help="Begin nothing new after so long; 0: no limit.")] = 0,
 ) -> int:
@@ -135,6 +136,8 @@ def bench_sweep(
     check_room(out / "sweep.json")
     from ..bench.run import measure_sweep
 
-    record = measure_sweep(out, method, values, quick, people=people, seeds=seeds, minutes=minutes or None)
+    record = measure_sweep(
+        out, method, values, quick, pictures or None, people=people, seeds=seeds, minutes=minutes or None
+    )
     say(json.dumps(record, indent=1))
     return 0

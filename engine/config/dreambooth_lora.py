@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+from ..errors import LikenessError
 from .checks import RANKS, above_zero, at_least, at_most, chosen_preset
 from .prior import PriorSettings, behind
 
 
 @behind(
     steps=("unet_learning_rate", "text_encoder_learning_rate"),
-    weight_decay=("rank", "alpha", "text_encoder", "train_token"),
+    weight_decay=("rank", "alpha", "min_rank", "orthogonal", "text_encoder", "train_token"),
     vectors=("identifier",),
 )
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class DreamBoothLoraSettings(PriorSettings):
     weight_decay: float = 1e-2  # as the diffusers example has it
     rank: int = 16  # of the updates; 4 to 32, larger files and likeness with it
     alpha: float = 16.0  # updates are scaled by alpha / rank
+    min_rank: int | None = None  # of the U-Net's ranks at pure noise; more as it falls (T-LoRA); None: all
+    orthogonal: bool = False  # the U-Net's LoRA begins with orthogonal halves; files have twice the rank
     text_encoder: bool = False  # give the text encoder a LoRA too: closer likeness, looser prompts
     train_token: bool = True  # the placeholder has rows of its own, begun from the class word
     identifier: str = "sks"  # without train_token the placeholder reads "<identifier> <class word>"
@@ -29,9 +32,11 @@ class DreamBoothLoraSettings(PriorSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "unet_learning_rate", "text_encoder_learning_rate")
-        at_least(self, 1, "rank")
+        at_least(self, 1, "rank", "min_rank")
         at_most(self, RANKS, "rank")
         above_zero(self, "alpha")
+        if self.min_rank is not None and self.min_rank > self.rank:
+            raise LikenessError(f"'min_rank' is {self.min_rank}, but the rank is {self.rank}; give no more")
 
     @classmethod
     def preset(cls, name: str = "default") -> "DreamBoothLoraSettings":

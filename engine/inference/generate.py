@@ -2,19 +2,21 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..artifact import Artifact
-from ..artifact.lora import merged
+from ..artifact.concept_file import lora_layer
+from ..artifact.lora import RANK_BY_NOISE, by_module, merged
 from ..bases.base import BaseModel
 from ..bases.conditioning import Conditioning
+from ..bases.lora_ranks import RankByNoise, with_lora
 from ..bases.numbers import check_latents
 from ..bases.sampling import DiffusionModel, ModelWrapper, OnStep, sample, seeded_noise, to_bytes
 from ..bases.text.prompt_weights import spelled
@@ -32,6 +34,7 @@ from .refocused import Refocusing
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # pictures in one pass; more needs memory and is no faster
+_NO_RANKS = "what {} says of its rank at each noise level is damaged; get or learn the file again"
 _MOST_STEPS, _LAST_SEED = 10_000, 2**64 - 1  # as KSampler has them
 
 
@@ -198,7 +201,8 @@ def applied(base: BaseModel, artifacts: Sequence[tuple[Artifact, float]]) -> Ite
         modules = base.lora_layers() if artifacts else {}
         for artifact, strength in artifacts:
             _check_fit(base, artifact)
-            stack.enter_context(merged(modules, artifact.lora(), strength))
+            for one in _with_lora(base, modules, artifact, strength):
+                stack.enter_context(one)
             stack.enter_context(with_table_rows(base.text_encoders, artifact.tables(), strength))
             for token in artifact.tokens:
                 if token.token in seen:
@@ -209,6 +213,30 @@ def applied(base: BaseModel, artifacts: Sequence[tuple[Artifact, float]]) -> Ite
                 if artifact.rows(token.token):
                     rows[token.token] = artifact.rows(token.token)
         yield rows
+
+
+def _with_lora(
+    base: BaseModel, modules: Mapping[str, nn.Module], artifact: Artifact, strength: float
+) -> list[AbstractContextManager[None]]:
+    """What puts the artifact's LoRA into the base, for a while: folded into the weights, or beside them where
+    its rank follows the noise."""
+    tensors, told = artifact.lora(), artifact.extra.get(RANK_BY_NOISE)
+    if told is None:
+        return [merged(modules, tensors, strength)]
+    network = set(base.network.modules())
+    listening = {name: parts for name, parts in by_module(tensors).items() if modules.get(name) in network}
+    try:
+        ranks = RankByNoise(base.process, int(told["rank"]), int(told["least"]))
+        fitting = all(len(parts["lora_down.weight"]) % ranks.rank == 0 for parts in listening.values())
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise LikenessError(_NO_RANKS.format(_named(artifact))) from error
+    if not fitting:
+        raise LikenessError(_NO_RANKS.format(_named(artifact)))
+    others = {key: tensor for key, tensor in tensors.items() if lora_layer(key)[0] not in listening}
+    return [
+        merged(modules, others, strength),
+        with_lora(base.network, modules, listening, strength, ranks),
+    ]
 
 
 def _check_fit(base: BaseModel, artifact: Artifact) -> None:

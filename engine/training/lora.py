@@ -10,17 +10,27 @@ from torch import Tensor, nn
 
 from ..artifact import lora as kohya
 from ..bases.base import BaseModel
+from ..bases.lora_ranks import RankByNoise
+from ..errors import LikenessError
+from .orthogonal_lora import OrthogonalDown, halves, merged_halves
 
 ADAPTER = "likeness"
 
 
 def inject(
-    module: nn.Module, targets: Sequence[str], rank: int, alpha: float, gaussian: bool = False
+    module: nn.Module,
+    targets: Sequence[str],
+    rank: int,
+    alpha: float,
+    *,
+    gaussian: bool = False,
+    orthogonal: bool = False,
+    ranks: RankByNoise | None = None,
 ) -> list[nn.Parameter]:
     """Adds LoRA to every layer whose path ends in one of the targets; returns the new parameters in order.
 
     The first update is zero; the random half comes from torch's global generator, evenly within bounds or
-    normal with a deviation of 1 / rank.
+    normal with a deviation of 1 / rank; or both halves are `orthogonal`. `ranks`: how many count in a pass.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -34,9 +44,36 @@ def inject(
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     added = []
     for _, layer in _layers(module):
+        if orthogonal:
+            _begin_orthogonal(layer, rank)
+        if ranks is not None:
+            layer.lora_A[ADAPTER].register_forward_hook(lambda _half, _inputs, low: ranks.masked(low))
         # what is trained stays in fp32 where the frozen layer is kept in half precision
-        added += [half[ADAPTER].float().weight for half in (layer.lora_A, layer.lora_B)]
+        for half in (layer.lora_A, layer.lora_B):
+            added += list(half[ADAPTER].float().parameters())
     return added
+
+
+def _begin_orthogonal(layer: Any, rank: int) -> None:
+    own = layer.get_base_layer()
+    if rank > min(own.in_features, own.out_features):
+        raise LikenessError(
+            f"the rank is {rank}, but a layer has {min(own.in_features, own.out_features)} directions; an "
+            "orthogonal start needs a smaller rank"
+        )
+    device = layer.lora_A[ADAPTER].weight.device
+    down, up = halves(own.in_features, own.out_features, rank)
+    layer.lora_A[ADAPTER], layer.lora_B[ADAPTER] = down.to(device), up.to(device)
+
+
+def starts(module: nn.Module) -> dict[str, Tensor]:
+    """Where orthogonal LoRA layers began, as they are held: what resuming needs beside their parameters."""
+    return {
+        f"{path}.{side}.{name}": start
+        for path, layer in _layers(module)
+        for side, half in (("down", layer.lora_A), ("up", layer.lora_B))
+        for name, start in half[ADAPTER].named_buffers()
+    }
 
 
 def remove(module: nn.Module) -> None:
@@ -67,11 +104,19 @@ def tensors(base: BaseModel) -> dict[str, Tensor]:
     down_name, up_name = (kohya.PEFT_DOWN, kohya.PEFT_UP) if peft else (kohya.DOWN, kohya.UP)
     weights: dict[str, Tensor] = {}
     for name, layer in _named(base, peft):
-        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        down, up = _halves(layer)
         weights[name + down_name] = down.detach().float().cpu().clone()
         weights[name + up_name] = up.detach().float().cpu().clone()
         weights[name + kohya.ALPHA] = torch.tensor(layer.scaling[ADAPTER] * down.shape[0])
     return weights
+
+
+def _halves(layer: Any) -> tuple[Tensor, Tensor]:
+    """(r, in) and (out, r) of what a layer has learned."""
+    first, second = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+    return (
+        merged_halves(first, second) if isinstance(first, OrthogonalDown) else (first.weight, second.weight)
+    )
 
 
 def _named(base: BaseModel, peft: bool) -> list[tuple[str, Any]]:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -259,15 +259,17 @@ class Bench:
         """`draw` with the prompts and seeds of the shots."""
         return self.draw([shot.prompt for shot in shots], [shot.seed for shot in shots], artifacts, **options)
 
-    def portrait(self, arm: Arm, person: int, seed: int) -> dict[str, Values]:
+    def portrait(self, arm: Arm, person: int, seed: int, pictures: int | None = None) -> dict[str, Values]:
         """The cell of an arm that learns one person: identity, prompt, leakage, diversity, memorisation …
 
-        `evaluation.portraits` says what each metric is.
+        `evaluation.portraits` says what each metric is. `pictures`: how many of the person's are learned
+        from, while all are compared with; None: all.
         """
         concept = self.person(person)
         if arm.method is None:
             return self.portrait_of(f"a {concept.class_word}", [], concept)
-        learned = self.learn(arm.method, arm.settings, [concept], seed)
+        seen = replace(concept, pictures=concept.pictures[:pictures])
+        learned = self.learn(arm.method, arm.settings, [seen], seed)
         return self.portrait_of(concept.token, [(learned, 1.0)], concept)
 
     def portrait_of(

@@ -33,15 +33,20 @@ class Sweep:
     paper = "a sweep on the tuning people"
     claims: Sequence[Claim] = ()
 
-    def __init__(self, method: str, values: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(self, method: str, values: Mapping[str, Sequence[Any]], pictures: int | None = None) -> None:
+        """`pictures`: of each person that are learned from, for a method that learns a person alone; None:
+        all four."""
         one_of("method", method, METHODS)
+        if pictures is not None and method in _OWN:
+            raise LikenessError(f"{method} is measured on pictures of its own; leave their number away")
         known_keys(METHODS[method], values, "the sweep")
         combinations = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
         if not values or len(combinations) > _MOST:
             raise LikenessError(
                 f"a sweep has 1 to {_MOST} combinations, this one {len(combinations)}; change it"
             )
-        self.name = f"sweep-{method}"
+        self.pictures = pictures
+        self.name = f"sweep-{method}" + ("" if pictures is None else f"-from-{pictures}")
         self._own = experiment(method) if method in _OWN else None
         self.alike: Mapping[str, Any] = getattr(self._own, "alike", {})
         self.swept = tuple(values)
@@ -54,7 +59,7 @@ class Sweep:
     def measure(self, arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
         if self._own is not None:
             return self._own.measure(arm, person, seed, bench)
-        return bench.portrait(arm, person, seed)
+        return bench.portrait(arm, person, seed, self.pictures)
 
 
 def run_sweep(
@@ -80,6 +85,7 @@ def run_sweep(
         _best(lines)["chosen"] = True
     record = {
         "method": sweep.arms[0].method, "alike": dict(sweep.alike),
+        **({} if sweep.pictures is None else {"pictures": sweep.pictures}),
         "people": [plan.person(n) for n in range(people)], "seeds": seeds,
         "miniature": bench.instrument, "columns": "mean, low, high of the 95 % interval", "lines": lines,
     }  # fmt: skip

@@ -1,13 +1,15 @@
 """Methods that others are compared with: Textual Inversion and DreamBooth-LoRA."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from ...artifact import Artifact
+from ...artifact.lora import RANK_BY_NOISE
 from ...bases.base import BaseModel
+from ...bases.lora_ranks import RankByNoise
 from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
 from ...data.concepts import Concept
 from ...data.examples import Batch
@@ -53,11 +55,13 @@ class DreamBoothLora(BesidePrior):
         self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
+        self._deafen: Callable[[], None] | None = None  # ends listening to the network's noise
 
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
         trained_text = job.settings.train_token or job.settings.text_encoder
-        return replace(super().capabilities_for(job), trained_text=trained_text)
+        by_noise = job.settings.min_rank is not None
+        return replace(super().capabilities_for(job), trained_text=trained_text, hooked_layers=by_noise)
 
     def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
         if self.settings.train_token:
@@ -65,10 +69,14 @@ class DreamBoothLora(BesidePrior):
         return initial_rows(self.base, f"{self.settings.identifier} {concept.class_word}")
 
     def attach(self) -> None:
-        settings = self.settings
+        settings, ranks = self.settings, None
+        if settings.min_rank is not None:
+            ranks = RankByNoise(self.base.process, settings.rank, settings.min_rank)
+            self._deafen = ranks.listen(self.base.network)
         self._unet_lora = lora.inject(
-            self.base.network, self.base.denoiser.lora_targets["attention"], settings.rank, settings.alpha
-        )
+            self.base.network, self.base.denoiser.lora_targets["attention"], settings.rank, settings.alpha,
+            orthogonal=settings.orthogonal, ranks=ranks,
+        )  # fmt: skip
         if settings.text_encoder:
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(
@@ -93,7 +101,19 @@ class DreamBoothLora(BesidePrior):
         return groups
 
     def artifact(self) -> Artifact:
-        return self.learned("lora", {**lora.tensors(self.base), **self.tokens.tensors()}, self.rows_each())
+        tensors = {**lora.tensors(self.base), **self.tokens.tensors()}
+        artifact = self.learned("lora", tensors, self.rows_each())
+        if self.settings.min_rank is None:
+            return artifact
+        by_noise = {"rank": self.settings.rank, "least": self.settings.min_rank}
+        return replace(artifact, extra={RANK_BY_NOISE: by_noise})
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return lora.starts(self.base.network)
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, start in lora.starts(self.base.network).items():
+            start.copy_(state[name])
 
     def untouched(self) -> AbstractContextManager[None]:
         return lora.switched_off(self.base.network, *self.base.text_encoders.values())
@@ -101,3 +121,5 @@ class DreamBoothLora(BesidePrior):
     def close(self) -> None:
         for module in (self.base.network, *self.base.text_encoders.values()):
             lora.remove(module)
+        if self._deafen is not None:
+            self._deafen()

@@ -12,7 +12,7 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import CLASSES, method_class
 from likeness_portraits.tests.engine.bases.toy_joint import TOY, toy_joint
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import PARTICULAR, tiny_base, tiny_job, write_person
 from likeness_portraits.tests.engine.training import test_methods, toy_method
 
 CONTRACT = (  # whatever base it is
@@ -50,6 +50,14 @@ def test_a_registered_method_keeps_the_contract(check, folder, monkeypatch):
 def test_a_registered_base_is_learned_on(check, method, joint, folder):
     """Joint attention, rectified flow, a causal text model."""
     check(method, joint, folder)
+
+
+@every_check
+def test_a_lora_whose_rank_follows_the_noise_keeps_the_contract(check, joint, folder, monkeypatch):
+    """Drawn with as many ranks as were learned; resumed where its orthogonal halves began."""
+    by_noise = {"min_rank": 2, "orthogonal": True}
+    monkeypatch.setitem(PARTICULAR, "dreambooth-lora", {**PARTICULAR["dreambooth-lora"], **by_noise})
+    check("dreambooth-lora", joint, folder)
 
 
 REFUSED = {
