@@ -6,7 +6,13 @@ from comfy_api.latest import io, ui
 
 from ..engine.config import ConceptSpec
 from ..engine.config.choices import AUTOMATIC
-from .types import Concept, Likeness, face_packs, schema, single, told
+from .types import Concept, Likeness, face_packs, schema, side_inputs, side_of, single, told
+
+_EXACT_SIZE, _SIZE = side_inputs(
+    "size", "size",
+    "Pixels a side. automatic takes the model's own: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL. "
+    "Lower it for a quick look.",
+)  # fmt: skip
 
 
 def _judge() -> io.Input:
@@ -61,10 +67,7 @@ def _manner() -> list[io.Input]:
             "cfg", display_name="cfg", default=5.0, min=0.0, max=30.0, step=0.1, optional=True,
             tooltip="How strictly prompts are followed. Take what you will draw with later.",
         ),
-        io.Int.Input(
-            "size", display_name="size", default=512, min=64, max=2048, step=8, optional=True,
-            tooltip="Pixels a side: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
-        ),
+        _EXACT_SIZE,
     ]  # fmt: skip
 
 
@@ -210,6 +213,7 @@ class LikenessGrid(io.ComfyNode):
                 ),
                 *_manner(),
                 *_others(),
+                _SIZE,
             ],
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="All pictures with their scores."),
@@ -227,11 +231,12 @@ class LikenessGrid(io.ComfyNode):
     def execute(
         cls, model, clip, vae, concept: ConceptSpec, prompts: str, strengths: str, seed: int, seeds: int,
         faces: str, name: str, likeness=None, negative: str = "", steps: int = 25, cfg: float = 5.0,
-        size: int = 512, likeness_2=None, likeness_3=None,
+        size: int = 0, likeness_2=None, likeness_3=None, picture_size: str = AUTOMATIC,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.artifact import grid_card
         from ..engine.comfy_bridge import grid as drawing
         from ..engine.comfy_bridge.pictures import image_of
+        from ..engine.comfy_bridge.weights import own_side
         from ..engine.evaluation import grid as judged
         from ..engine.evaluation.measure import likeness_in_words
 
@@ -243,8 +248,9 @@ class LikenessGrid(io.ComfyNode):
         variants = max(1, len(learned)) * len(levels)
         judged.check_size(len(lines), variants, seeds)
         target, columns = drawing.report_file(name), range(seed, seed + seeds)
+        side = side_of(size, picture_size) or own_side(model)
         how = drawing.GridDrawing(
-            steps=steps, cfg=cfg, sampler="euler", scheduler="simple", width=size, height=size,
+            steps=steps, cfg=cfg, sampler="euler", scheduler="simple", width=side, height=side,
             negative=negative,
         )  # fmt: skip
         pictures = drawing.draw_grid((model, clip, vae), learned or [None], lines, columns, levels, how)

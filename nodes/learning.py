@@ -11,7 +11,7 @@ from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, fro
 from ..engine.config.choices import AUTOMATIC
 from ..engine.config.specs import PREDICTIONS
 from ..engine.errors import LikenessError
-from .types import Concept, Likeness
+from .types import Concept, Likeness, side_inputs, side_of
 
 SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
@@ -127,12 +127,13 @@ def _course() -> list[io.Input]:
 
 def _further() -> list[io.Input]:
     """What may stay as it is."""
+    exact, resolution = side_inputs(
+        "resolution", "resolution",
+        "Pixels a side of a square picture; others are cut to it, or keep their proportions at its area "
+        "where model and method can. automatic takes the model's own. Lower it when memory runs out.",
+    )  # fmt: skip
     return [
-        io.Int.Input(
-            "resolution", display_name="resolution", default=0, min=0, max=2048, step=8, optional=True,
-            tooltip="Pixels a side of a square picture; others are cut to it, or keep their proportions at "
-            "its area where model and method can. 0 takes the model's own. Lower it when memory runs out.",
-        ),
+        exact,
         io.Combo.Input(
             "precision", options=[AUTOMATIC, *PRECISIONS], display_name="precision", default=AUTOMATIC,
             optional=True,
@@ -169,6 +170,7 @@ def _further() -> list[io.Input]:
             "not say so, whose previews are grey or burnt; ModelSamplingDiscrete before this node says it to "
             "samplers too.",
         ),
+        resolution,
     ]  # fmt: skip
 
 
@@ -293,6 +295,11 @@ def _saved(artifact: Any, name: str) -> list[str]:
     return [f"saved as {save_as(artifact, name)}"] if name and name.strip() else []
 
 
+def side_of_run(run: Mapping[str, Any]) -> int | None:
+    """Pixels a side to learn at; None: the model's own."""
+    return side_of(run.get("resolution", 0), run.get("picture_size", AUTOMATIC))
+
+
 def _has_masks(spec: ConceptSpec) -> bool:
     from ..engine.data.at_hand import keep_at_hand, read_at_hand
 
@@ -360,7 +367,7 @@ def _train(
     job = Job(
         method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
         preview_every=run["preview_every"], preview_prompt=run.get("preview_prompt") or None,
-        resolution=run.get("resolution") or None, precision=graph.precision(run.get("precision", "fp32")),
+        resolution=side_of_run(run), precision=graph.precision(run.get("precision", "fp32")),
         checkpoint_minutes=run.get("checkpoint_minutes", 5.0), device=graph.device(), cache=str(cache),
         resume=True, output=str(graph.run_file()),
     )  # fmt: skip

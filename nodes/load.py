@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .types import Likeness, schema, told
+from .types import Likeness, noted, schema, told
 
 
 def _trigger_word() -> io.Input:
@@ -138,17 +138,20 @@ class LikenessLoad(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..engine.comfy_bridge.folders import listed
+        from ..engine.comfy_bridge.folders import lines_of_listed, listed
 
         return schema(
             node_id="LikenessLoad",
             display_name="Load Likeness",
             description="Reads a likeness from models/likeness.",
             inputs=[
-                io.Combo.Input(
-                    "name", options=listed("likeness"), display_name="file",
-                    tooltip="A file in models/likeness; MasterWeaver's adapter_*.pt may be there too. Press "
-                    "R to refresh the list after adding one.",
+                noted(
+                    io.Combo.Input(
+                        "name", options=listed("likeness"), display_name="file",
+                        tooltip="A file in models/likeness; MasterWeaver's adapter_*.pt may be there too. "
+                        "Press R to refresh the list after adding one.",
+                    ),
+                    about=lines_of_listed(),
                 ),
                 _trigger_word(),
             ],

@@ -64,8 +64,9 @@ MENU: dict[str, tuple[str, tuple[str, ...]]] = {
                                   "draw a grid with scores")),
 }  # fmt: skip
 
-_LEARNING = ("text_encoder", "prior", "masked", "preview_every", "resolution", "precision", "more_settings",
-             "stop_by_likeness", "checkpoint_minutes", "rank", "vectors", "prediction")  # fmt: skip
+_LEARNING = ("text_encoder", "prior", "masked", "preview_every", "resolution", "picture_size", "precision",
+             "more_settings", "stop_by_likeness", "checkpoint_minutes", "rank", "vectors",
+             "prediction")  # fmt: skip
 _EDGES = ("soft", "level", "fill_holes", "keep_largest", "invert")
 _GATED = ("number", "strength", "feather", "match_colours", "gate", "allowed_drop", "judged_by")
 
@@ -89,8 +90,8 @@ ADVANCED: dict[str, tuple[str, ...]] = {
     "LikenessRefocus": ("mode", "scope", "strength", "schedule", "start", "end", "find_at", "inside"),
     "LikenessRefocusedSampler": ("restart",),
     "LikenessRestoreFace": _GATED,
-    "LikenessDetailFace": (*_GATED, "cfg", "sampler_name", "scheduler", "around"),
+    "LikenessDetailFace": (*_GATED, "cfg", "sampler_name", "scheduler", "size", "picture_size", "around"),
     "LikenessUpscale": ("tile", "margin"),
-    "LikenessGrid": ("negative", "seed"),
+    "LikenessGrid": ("negative", "seed", "size", "picture_size"),
     "LikenessApply": ("trigger_word",),
 }

@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..engine.config.choices import AUTOMATIC, MEDIAPIPE, NOBODY
-from .types import NO_MODEL, Concept, face_packs, schema, told
+from .types import NO_MODEL, Concept, face_packs, schema, side_inputs, side_of, told
 
 ALL_FACES = -1
 _MINIATURE, SAME = "the Miniature", "whoever finds them"
@@ -81,12 +81,14 @@ OPTIONAL = [
         tooltip="A model that enlarges the picture first, so that faces are put back larger and finer.",
     ),
 ]
+_EXACT_SIZE, _CROP_SIZE = side_inputs(
+    "size", "crop size",
+    "Pixels a side at which faces are drawn. automatic takes the size the model draws best: 128 for the "
+    "Miniature, 512 for SD 1.x, 1024 for SDXL. Lower it when memory runs out.",
+    optional=False,
+)
 CROP = [
-    io.Int.Input(
-        "size", display_name="crop size", default=512, min=64, max=2048, step=8,
-        tooltip="Pixels a side at which faces are drawn. Take the size the model draws best: 128 "
-        "for the Miniature, 512 for SD 1.x, 1024 for SDXL.",
-    ),
+    _EXACT_SIZE,
     io.Float.Input(
         "around", display_name="around", default=1.5, min=0.5, max=4.0, step=0.1,
         tooltip="How much around the face the model sees; 1 is the face alone. Raise it when the "
@@ -216,7 +218,7 @@ class LikenessDetailFace(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 *FACES,
                 *_drawing(SAMPLERS, SCHEDULERS), *CROP,
-                *BLENDING, REDRAWN, *GATE, *OPTIONAL,
+                *BLENDING, REDRAWN, *GATE, *OPTIONAL, _CROP_SIZE,
             ],
             outputs=FINISHED,
         )  # fmt: skip
@@ -224,15 +226,18 @@ class LikenessDetailFace(io.ComfyNode):
     @classmethod
     def execute(
         cls, images, model, positive, negative, vae, found_by: str, number: int, denoise: float, steps: int,
-        cfg: float, sampler_name: str, scheduler: str, seed: int, size: int, around: float, **more,
+        cfg: float, sampler_name: str, scheduler: str, seed: int, size: int, around: float,
+        picture_size: str = AUTOMATIC, **more,
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.restore import Redraw
+        from ..engine.comfy_bridge.weights import own_side
 
+        side = side_of(size, picture_size) or own_side(model)
         redraw = Redraw(
             model=model, positive=positive, negative=negative, vae=vae, denoise=denoise, steps=steps,
             guidance=cfg, seed=seed, sampler=sampler_name, scheduler=scheduler,
         )  # fmt: skip
-        return _finish(cls, images, redraw, found_by, number, side=size, around=around, both=True, **more)
+        return _finish(cls, images, redraw, found_by, number, side=side, around=around, both=True, **more)
 
 
 class LikenessUpscale(io.ComfyNode):

@@ -12,6 +12,7 @@ from .learning import (
     learning_rate,
     prior,
     rank,
+    side_of_run,
     touched,
     training,
     unless_preset,
@@ -150,7 +151,7 @@ class LikenessTrainPersonaMagic(io.ComfyNode):
 
         changes = touched(steps=steps, learning_rate=learning_rate, vectors=vectors, masked_loss=masked)
         if clip_vision is not None:
-            size = run.get("resolution") or FEATURE_SIZE
+            size = side_of_run(run) or FEATURE_SIZE
             keep_at_hand(concept, seen := read_at_hand(concept))
             changes["image_encoder"] = features_file(clip_vision, seen, size)
         return learn(cls, "personamagic", (model, clip, vae), (concept,), preset, changes, run)

@@ -19,6 +19,7 @@ Identity = io.Custom("LIKENESS_IDENTITY")  # engine.identity.conditioning.Identi
 
 FACE_PACKS = ("auraface", "antelopev2", "buffalo_l")  # insightface's, as engine.data.packs knows them
 NO_MODEL = "my mask"  # instead of a pack: somebody marked the face
+SIDES = range(128, 2049, 64)  # pixels that a picture's side may have
 
 
 def schema(*, node_id: str, inputs: Sequence[io.Input], **what: Any) -> io.Schema:
@@ -29,7 +30,7 @@ def schema(*, node_id: str, inputs: Sequence[io.Input], **what: Any) -> io.Schem
     where, words = MENU[node_id]
     field_names = {field.name for field in dataclasses.fields(io.Schema)}
     found_by = {"search_aliases": list(words)} if "search_aliases" in field_names else {}
-    inputs = [_advanced(one) if one.id in ADVANCED.get(node_id, ()) else one for one in inputs]
+    inputs = [noted(one, advanced=True) if one.id in ADVANCED.get(node_id, ()) else one for one in inputs]
     return io.Schema(
         node_id=node_id,
         inputs=inputs,
@@ -40,10 +41,13 @@ def schema(*, node_id: str, inputs: Sequence[io.Input], **what: Any) -> io.Schem
     )
 
 
-def _advanced(one: io.Input) -> io.Input:
-    """The input, marked as one that newer editors hide at first; older ones pass the mark on to web/."""
+def noted(one: io.Input, **options: Any) -> io.Input:
+    """The input with options more, which the host passes on to the editor and web/.
+
+    `advanced`: newer editors hide it at first.
+    """
     marked = copy.copy(one)  # some inputs stand in several nodes
-    marked.extra_dict = {**(one.extra_dict or {}), "advanced": True}
+    marked.extra_dict = {**(one.extra_dict or {}), **options}
     return marked
 
 
@@ -69,6 +73,32 @@ def face_packs() -> list[str]:
     from ..engine.comfy_bridge.folders import face_packs_there
 
     return list(dict.fromkeys((*FACE_PACKS, *face_packs_there())))
+
+
+def side_inputs(
+    older: str, shown: str, tooltip: str, *, optional: bool = True
+) -> tuple[io.Input, io.Input]:  # fmt: skip
+    """The number of an older workflow, under its id, and the choice that nodes have at their end now.
+
+    Where the number is not 0 it goes first; web/ shows the one of the two that counts. `optional` is the
+    number's: required inputs stand before the others.
+    """
+    return (
+        io.Int.Input(
+            older, display_name=f"exact {shown}", default=0, min=0, max=2048, step=8,
+            optional=optional,
+            tooltip=f"Pixels a side, from an older workflow. Set it to 0 to choose the {shown} instead.",
+        ),
+        io.Combo.Input(
+            "picture_size", options=[AUTOMATIC, *map(str, SIDES)], display_name=shown, default=AUTOMATIC,
+            optional=True, tooltip=tooltip,
+        ),
+    )  # fmt: skip
+
+
+def side_of(older: int, chosen: str) -> int | None:
+    """Pixels a side by the two inputs of `side_inputs`; None: the model's own."""
+    return older or (None if chosen == AUTOMATIC else int(chosen))
 
 
 def who_looks() -> io.Input:

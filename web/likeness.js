@@ -2,7 +2,9 @@
 
    - When one is done, what it shows takes the live preview's place.
    - The classic canvas hides advanced inputs until somebody asks for them, as Nodes 2.0 does.
-   - A training node's numbers are those of its preset, also when another is chosen or connected. */
+   - A training node's numbers are those of its preset, also when another is chosen or connected.
+   - Of a size that is chosen and the number that older workflows have for it, the one that counts is shown.
+   - A saved likeness is chosen by its name, base, method and day, where the editor can show more than names. */
 
 import { app } from "../../scripts/app.js";
 
@@ -83,6 +85,27 @@ function hide(widget, hidden) {
   else if (widget.computeSize === NOTHING) delete widget.computeSize;
 }
 
+const CHOSEN = "picture_size";
+const OLDER = ["resolution", "size"]; // numbers that go before the choice where they are not 0
+
+/** The widget that does not count: the choice where an older workflow has its number, else that number. */
+function idleOf(node) {
+  const choice = widgetOf(node, CHOSEN);
+  const number = choice && node.widgets.find((widget) => OLDER.includes(widget.name));
+  if (!number) return null;
+  return number.value || isLinked(node, number) ? choice : number;
+}
+
+/** For Nodes 2.0, which goes by the options; the classic canvas goes by `hidden`. */
+function showWhatCounts(node) {
+  const idle = idleOf(node);
+  if (!idle || idle.options.hidden) return;
+  for (const widget of node.widgets) {
+    if (widget.name === CHOSEN || OLDER.includes(widget.name)) widget.options.hidden = widget === idle;
+  }
+  settle(node);
+}
+
 /** In the classic canvas: a button for the advanced inputs, at the end, where it is in no workflow's values. */
 function offerAdvanced(node) {
   if (!advancedOf(node).length || widgetOf(node, MORE)) return;
@@ -100,7 +123,10 @@ function settle(node) {
   const button = widgetOf(node, MORE);
   if (!button) return;
   const shown = Boolean(node.properties?.["advanced inputs"]);
-  for (const widget of advancedOf(node)) hide(widget, !shown && !isLinked(node, widget));
+  const idle = idleOf(node);
+  for (const widget of advancedOf(node)) {
+    hide(widget, widget === idle || (!shown && !isLinked(node, widget)));
+  }
   button.label = shown ? "hide advanced inputs" : MORE;
   node.setSize?.([node.size[0], node.computeSize()[1]]);
   node.setDirtyCanvas?.(true, true);
@@ -112,6 +138,16 @@ function leaveToEditor(node) {
   if (place < 0) return;
   node.widgets.splice(place, 1);
   for (const widget of advancedOf(node)) hide(widget, false);
+}
+
+const LOAD = "LikenessLoad";
+let files = {}; // what is known of them, by their listed names; news come when the lists are refreshed
+
+function tellFiles(node) {
+  const widget = widgetOf(node, "name");
+  if (!widget?.options) return;
+  widget.options.getOptionLabel = (file) =>
+    files[file] ? `${file.replace(/\.safetensors$/, "")} · ${files[file]}` : String(file ?? "");
 }
 
 const everyNode = (graph) =>
@@ -141,18 +177,27 @@ app.registerExtension({
   },
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!OURS.test(nodeData.name)) return;
+    if (nodeData.name === LOAD) files = nodeData.input?.required?.name?.[1]?.about ?? files;
     after(nodeType.prototype, "onNodeCreated", function () {
       const preset = widgetOf(this, "preset");
       if (preset && numbersOf(this)) {
         after(preset, "callback", () => fillIn(this, preset.value !== AUTOMATIC));
       }
+      for (const name of OLDER) {
+        const number = widgetOf(this, CHOSEN) && widgetOf(this, name);
+        if (number) after(number, "callback", () => showWhatCounts(this));
+      }
+      showWhatCounts(this);
+      if (nodeData.name === LOAD) tellFiles(this);
       if (!window.LiteGraph?.vueNodesMode) offerAdvanced(this);
     });
     after(nodeType.prototype, "onConfigure", function () {
+      showWhatCounts(this);
       settle(this);
     });
     after(nodeType.prototype, "onConnectionsChange", function (side, slot, connected) {
       // without a graph it is being copied, into a subgraph for one
+      showWhatCounts(this);
       const opening = app.configuringGraph || !this.graph || this.graph._configuring;
       if (connected && !opening && this.inputs?.[slot]?.name === "model" && side === 1) fillIn(this, false);
     });

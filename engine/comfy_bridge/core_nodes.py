@@ -71,7 +71,7 @@ CORE: dict[str, CoreModel] = {
         file="mediapipe_face_fp32.safetensors",
         source="https://huggingface.co/Comfy-Org/mediapipe",
         licence="Apache-2.0",
-        instead="another face model, or mask the face yourself",
+        instead="another face model",
     ),
 }
 

@@ -2,11 +2,14 @@
 
 import os
 import re
+import time
+from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
 
-from ..config import typed_path
+from ..bases.families import FAMILIES
+from ..config import METHODS, typed_path
 from ..errors import LikenessError
 from ..files import check_name
 from ..inference.restorer_files import SOURCES
@@ -42,6 +45,34 @@ def folder(kind: str) -> Path:
 def listed(kind: str = FOLDER) -> list[str]:
     """The files of a kind, as ComfyUI's own loaders would list them."""
     return [name for name in folder_paths.get_filename_list(kind) if not _passing(name)]
+
+
+def lines_of_listed() -> dict[str, str]:
+    """What each listed likeness is, for choosing: its base, method and day; a file of others has its day."""
+    found = {}
+    for name in listed():
+        path = folder_paths.get_full_path(FOLDER, name)
+        if path is not None and os.path.isfile(path):
+            state = os.stat(path)
+            day = time.strftime("%Y-%m-%d", time.localtime(state.st_mtime))
+            known = _kind_of_file(path, state.st_mtime_ns, state.st_size)
+            found[name] = " · ".join((*known, day))
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _kind_of_file(path: str, changed: int, size: int) -> tuple[str, ...]:
+    """The base and the method of a concept file in words of ours, whatever it says; nothing of others."""
+    from ..artifact import read_metadata
+
+    try:
+        facts = read_metadata(path) if path.endswith(".safetensors") else None
+    except LikenessError:
+        facts = None
+    if facts is None:
+        return ()
+    method = (facts["method"],) if facts["method"] in METHODS else ()
+    return (FAMILIES[facts["base_family"]].name.removeprefix("the "), *method)
 
 
 def _passing(name: str) -> bool:

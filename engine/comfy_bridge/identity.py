@@ -16,6 +16,7 @@ import torch
 
 from ..artifact import Artifact
 from ..data.faces import load_faces
+from ..data.packs import OR_MASK
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
 from ..identity.adapter import check_count, encode_identity, factors_of, id_adapter, miniature_adapter
@@ -89,7 +90,7 @@ def _eyes(
         raise LikenessError("no face model is chosen; connect a mask per picture that marks its face")
     device, packs = str(comfy.model_management.get_torch_device()), Path(folder_paths.models_dir)
     prepare = OfPhotographs(
-        lambda: load_faces(str(pack), packs / "insightface", device),
+        lambda: load_faces(str(pack), packs / "insightface", device, otherwise=OR_MASK),
         lambda: load_parser(folder("likeness"), device).labels,
         keep,
     )

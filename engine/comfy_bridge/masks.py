@@ -14,6 +14,7 @@ from ..config.choices import MEDIAPIPE
 from ..data.faces import Face, box_mask, choose, face_of_mask, load_faces, provider_line, upright
 from ..data.masks import Mask
 from ..data.overlays import veiled, with_faces
+from ..data.packs import OR_MASK
 from ..data.pictures import open_image
 from ..data.segment import Request, find_masks, load_segmenter
 from ..data.segmenters.base import Segmenter
@@ -148,7 +149,7 @@ def _finder(
         eyes = load_core_faces()
         return lambda position: eyes(pictures[position]), [provider_line(pack, eyes.provider, _device())]
     if pack is not None:
-        finder = load_faces(pack, Path(folder_paths.models_dir) / "insightface", _device())
+        finder = load_faces(pack, Path(folder_paths.models_dir) / "insightface", _device(), otherwise=OR_MASK)
         return lambda position: finder(pictures[position]), [provider_line(pack, finder.provider, _device())]
     if masks is None or len(masks) != len(pictures):
         raise LikenessError("no face model is chosen; connect a mask per picture that marks its face")

@@ -19,7 +19,7 @@ from ..inference.restore import Pixels
 from .pictures import image_of, pictures_of
 from .refocus import Aim, ComfyConditioning, refocused_prompt
 from .restore import Redraw
-from .weights import kind_of
+from .weights import kind_of, own_side
 from .words import apply
 
 
@@ -148,7 +148,7 @@ def each_drawn_again(
     model = people.persons[0].model
     painter = _PaintsAlone(
         prompt="", persons={person.prompt: person for person in people.persons}, sampling=sampling,
-        pixels=_side_of(model),
+        pixels=own_side(model),
     )  # fmt: skip
     count = len(pictures)
     done = regions_redrawn(
@@ -156,10 +156,6 @@ def each_drawn_again(
         heads=_heads(model) if looked_for else None,
     )  # fmt: skip
     return image_of(list(done))
-
-
-def _side_of(model: Any) -> int:
-    return FAMILIES.get(kind_of(model), FAMILIES["sd1"]).sample_size * 8  # pixels to each latent one
 
 
 def _heads(model: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.lora
+import comfy.model_base
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.supported_models
@@ -24,6 +25,7 @@ WEIGHT_KINDS: dict[type, str] = {  # ComfyUI's kinds of model that can be learne
     **{getattr(comfy.supported_models, row.comfy_class or ""): row.key
        for row in reversed(FAMILIES.values()) if hasattr(comfy.supported_models, row.comfy_class or "")},
 }  # fmt: skip
+OTHERS_SIDE = 1024  # pixels: what today's models are trained with
 STATES = 3  # of its text encoder that FLUX.2 reads side by side
 _OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
     "SDXLRefiner": ("the SDXL refiner", "it only finishes what the SDXL base began; connect the SDXL base"),
@@ -64,6 +66,16 @@ def kind_of(model: Any) -> str:
     kind = type(model.model.model_config)
     near = next((near for near in kind.__mro__ if near in WEIGHT_KINDS), None)
     return kind.__name__ if near is None else _row_of(model, WEIGHT_KINDS[near])
+
+
+def own_side(model: Any) -> int:
+    """Pixels a side at which a MODEL draws best: its family's; 1024 for kinds that are none of ours."""
+    row = FAMILIES.get(kind_of(model))
+    if row is None:
+        return OTHERS_SIDE
+    velocity = model.model.model_type == comfy.model_base.ModelType.V_PREDICTION
+    latents = (row.velocity_sample_size if velocity else None) or row.sample_size
+    return latents * (16 if row.denoiser == "flux2" else 8)
 
 
 def _row_of(model: Any, key: str) -> str:

@@ -106,9 +106,13 @@ def load_faces(
     root: Path | None = None,
     device: str = "cpu",
     detector_size: int = DETECTOR_SIZE,
+    otherwise: str = "",
 ) -> FaceFinder:
-    """The finder of a pack under root/models; every reason why it cannot be is said, and names the file."""
-    paths = models_of(pack, root or default_root())
+    """The finder of a pack under root/models; every reason why it cannot be is said, and names the file.
+
+    otherwise: what else whoever asks can do, such as `OR_MASK`.
+    """
+    paths = models_of(pack, root or default_root(), otherwise)
     silence_onnxruntime()
     try:
         import onnxruntime
@@ -116,7 +120,7 @@ def load_faces(
     except ImportError as error:
         raise LikenessError(
             f"faces are found with insightface, which does not load ({error}); "
-            'run `pip install ".[faces]"`, or mask the face yourself'
+            f'run `pip install ".[faces]"`{otherwise}'
         ) from error
     onnxruntime.set_default_logger_severity(3)  # errors; warnings on initialisers help nobody
     providers = [*(["CUDAExecutionProvider"] if device.startswith("cuda") else []), "CPUExecutionProvider"]

@@ -28,6 +28,7 @@ class Pack:
     licence: str
 
 
+OR_MASK = ", or mask the face yourself"  # where masks are taken
 _RELEASES = "https://github.com/deepinsight/insightface/releases/tag/v0.7"
 PACKS = {
     "auraface": Pack(
@@ -85,8 +86,11 @@ def terms_of(folder: Path) -> list[str]:
     return told
 
 
-def find_pack(name: str, root: Path) -> Path:
-    """root/models/<name> with models in it; an archive or a folder in a folder is put right first."""
+def find_pack(name: str, root: Path, otherwise: str = "") -> Path:
+    """root/models/<name> with models in it; an archive or a folder in a folder is put right first.
+
+    otherwise: what else whoever asks can do without it, such as `OR_MASK`, for the end of the sentence.
+    """
     if not name or Path(name).name != name:
         raise LikenessError(f"'{name}' is no face pack's name; give that of a folder under {root / 'models'}")
     folder = root / "models" / name
@@ -99,7 +103,7 @@ def find_pack(name: str, root: Path) -> Path:
         if missing:
             raise LikenessError(
                 f"{' and '.join(missing)} missing in {folder}; get the files from {PACKS[name].source} "
-                f"({PACKS[name].licence}) and put them there, or mask the face yourself"
+                f"({PACKS[name].licence}) and put them there{otherwise}"
             )
     elif not any(folder.glob("*.onnx")):
         known = [*dict.fromkeys((*packs_in(root), *PACKS))]
@@ -108,9 +112,9 @@ def find_pack(name: str, root: Path) -> Path:
     return folder
 
 
-def models_of(name: str, root: Path) -> Sequence[Path]:
+def models_of(name: str, root: Path, otherwise: str = "") -> Sequence[Path]:
     """The files of a pack that may find or recognise faces: the two that we know, else all of them."""
-    folder = find_pack(name, root)
+    folder = find_pack(name, root, otherwise)
     known = (
         [folder / file for file in (PACKS[name].detector, PACKS[name].recogniser)] if name in PACKS else []
     )

@@ -15,6 +15,7 @@ from ..data.concepts import load_concept
 from ..data.faces import load_faces
 from ..data.helpers import default_models
 from ..data.masks import Mask
+from ..data.packs import OR_MASK
 from ..data.pictures import read_picture
 from ..data.segmenters.face_parts import load as load_parser
 from ..errors import LikenessError
@@ -133,7 +134,7 @@ def _eyes(adapter: IdAdapter, look: IdentityOptions) -> tuple[ImageTower, Prepar
         )
     models = look.models or default_models()
     prepare = OfPhotographs(
-        lambda: load_faces(look.faces, models.with_name("insightface")),
+        lambda: load_faces(look.faces, models.with_name("insightface"), otherwise=OR_MASK),
         lambda: load_parser(models).labels,
         keep,
     )

@@ -14,7 +14,7 @@ from ..config.choices import NOBODY
 from ..data.faces import Face, face_of_mask, load_faces
 from ..data.helpers import BISENET, FACE_PARSING, default_models
 from ..data.masks import Mask
-from ..data.packs import PACKS, default_root, packs_in
+from ..data.packs import OR_MASK, PACKS, default_root, packs_in
 from ..data.segment import load_segmenter
 from ..errors import LikenessError
 from .restore import Parse, PersonReference, person_references
@@ -83,7 +83,7 @@ def load_face_tools(
     judged_by = judged_by or (NOBODY if found_by == MASK or eyes is not None else found_by)
     one_of("judge", judged_by, dict.fromkeys((*JUDGES, *pack_names)))
     if eyes is None and found_by != MASK:
-        eyes = load_face_detector(found_by, device, packs)
+        eyes = load_face_detector(found_by, device, packs, OR_MASK)
     judge = None
     if judged_by != NOBODY:
         judge = eyes if judged_by == found_by else load_face_detector(judged_by, device, packs)
@@ -100,13 +100,15 @@ def load_face_tools(
     return FaceTools(eyes=eyes, judge=judge, parse=None, remark=remark)
 
 
-def load_face_detector(name: str, device: str = "cpu", packs: Path | None = None) -> Any:
+def load_face_detector(
+    name: str, device: str = "cpu", packs: Path | None = None, otherwise: str = ""
+) -> Any:  # fmt: skip
     """What finds and recognises faces: the Miniature's own, or a pack under `packs`/models."""
     if name == MINIATURE:
         from ..data.miniature_faces import MiniatureFaces
 
         return MiniatureFaces()
-    return load_faces(name, packs or default_root(), device)
+    return load_faces(name, packs or default_root(), device, otherwise=otherwise)
 
 
 def _has_parser(folder: Path) -> bool:

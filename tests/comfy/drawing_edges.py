@@ -31,6 +31,7 @@ import torch  # noqa: E402
 import utils.install_util  # noqa: E402, F401 (as main.py does: the server would find another `utils` later)
 from comfy import sd1_clip  # noqa: E402
 from comfy.ldm.flux.model import FluxParams  # noqa: E402
+from comfy.model_base import ModelType  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.bases.base import load_base  # noqa: E402
@@ -41,11 +42,13 @@ from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, mi
 from likeness_portraits.engine.comfy_bridge.refocus import refocused_prompt  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.staged import staged_prompt  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.weights import own_side  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply, export_likeness  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.inference.generate import generate  # noqa: E402
 from likeness_portraits.engine.inference.refocus import Focus  # noqa: E402
+from likeness_portraits.tests.comfy.tiny_models import tiny_model  # noqa: E402
 from likeness_portraits.tests.engine.tiny import staged_person  # noqa: E402
 
 NAN = float("nan")
@@ -80,6 +83,16 @@ def tiny_flux() -> Any:
     model = config.get_model({}, "", device="cpu")
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def sides(miniature: Any) -> dict[str, int]:
+    """Pixels a side at which models draw best, by their kind."""
+    kinds = comfy.supported_models
+    unets = {kind.__name__: tiny_model(kind, num_heads=4) for kind in (kinds.SD15, kinds.SD20, kinds.SDXL)}
+    velocity = tiny_model(kinds.SD20, num_heads=4)
+    velocity.model.model_type = ModelType.V_PREDICTION
+    models = {**unets, "SD20-v": velocity, "Flux": tiny_flux(), "Miniature": miniature}
+    return {name: own_side(model) for name, model in models.items()}
 
 
 def said(act: Callable[[], Any]) -> str:
@@ -269,6 +282,7 @@ def main() -> None:
         model, clip, vae = build_miniature()
         facts: dict[str, Any] = {
             "said": mistakes(model, clip),
+            "sides": sides(model),
             "learned": learned_with_stock_nodes(model, clip),
             "exported": exported(tempfile.mkdtemp()),
             "weights": weighted_pictures(model, clip, vae),

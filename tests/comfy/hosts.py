@@ -88,7 +88,7 @@ class Server:
             process = subprocess.Popen(
                 [str(part) for part in command], cwd=self.base, stdout=log, stderr=log, env=self._environment
             )
-        for _ in range(480):
+        for _ in range(1200):
             time.sleep(0.25)
             assert process.poll() is None, f"ComfyUI ended at once:\n{self.log.read_text()[-3000:]}"
             try:
@@ -97,7 +97,7 @@ class Server:
             except OSError:
                 continue
         process.kill()
-        raise AssertionError(f"no answer from ComfyUI in two minutes:\n{self.log.read_text()[-3000:]}")
+        raise AssertionError(f"no answer from ComfyUI in five minutes:\n{self.log.read_text()[-3000:]}")
 
     def seconds_worked(self) -> float:
         """Processor time the server used so far."""

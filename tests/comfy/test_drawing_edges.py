@@ -45,6 +45,12 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(facts: dict, mistake: s
     assert message in facts["said"][mistake] and "\n" not in facts["said"][mistake]
 
 
+def test_the_size_that_is_the_models_own_is_that_of_its_kind(facts: dict):
+    assert facts["sides"] == {
+        "SD15": 512, "SD20": 512, "SD20-v": 768, "SDXL": 1024, "Flux": 1024, "Miniature": 128,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("fine", ["no CLIP, LoRA alone", "<v0>"])
 def test_what_fits_is_not_refused(facts: dict, fine: str):
     assert facts["said"][fine] == "nothing"

@@ -114,7 +114,7 @@ def test_a_grid_draws_what_ksampler_draws_and_saves_its_report(server: Server):
             "model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2], "concept": ["concept", 0],
             "prompts": "\n".join(PROMPTS), "strengths": "0.5, 1", "seed": 3, "seeds": 2,
             "faces": "miniature", "name": "reports/people", "likeness": ["learn", 0], "steps": 6,
-            "size": 128,
+            "picture_size": "automatic",
         },
     }  # fmt: skip
     keep = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 1]}}

@@ -126,9 +126,10 @@ def test_ten_photographs_need_four_edits_at_most(server: Server, nodes: dict[str
     # nothing of the demo is left; the sizes are the model's; what is learned is kept where template 4 looks
     assert not {"LikenessMiniature", "LikenessMiniatureStyle"} & kinds.keys()
     assert kinds["EmptyLatentImage"]["width"] == kinds["EmptyLatentImage"]["height"] == 1024
-    assert kinds["LikenessTrainDreamBoothLora"]["resolution"] == 0  # the model's own
+    learn = kinds["LikenessTrainDreamBoothLora"]
+    assert (learn["resolution"], learn["picture_size"]) == (0, "automatic")  # the model's own
     later = {node["class_type"]: node["inputs"] for node in in_api("draw_trained", nodes).values()}
-    assert later["LikenessLoad"]["name"] == kinds["LikenessTrainDreamBoothLora"]["save_as"] + ".safetensors"
+    assert later["LikenessLoad"]["name"] == learn["save_as"] + ".safetensors"
 
 
 def taken_by_the_server(server: Server, prompt: dict[str, Any], files: dict[str, list[str]]) -> None:

@@ -93,7 +93,7 @@ def test_faces_are_drawn_again_with_the_command_lines_numbers(server: Server):
     finish = node(
         "LikenessDetailFace", images=["base", 3], model=["base", 0], positive=["words", 0],
         negative=["nothing", 0], vae=["base", 2], denoise=0.5, steps=8, cfg=5.0, sampler_name="euler",
-        scheduler="simple", seed=7, size=128, around=1.5, part="head", **FACES,
+        scheduler="simple", seed=7, size=0, around=1.5, part="head", **FACES,  # the Miniature's size: 128
     )  # fmt: skip
     shown = server.run(
         graph(

@@ -8,6 +8,7 @@ widgets.json is what there is now: after adding one at the end, write it again w
 
 import json
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 import pytest
 
 if __package__:
+    import torch
+
+    from likeness_portraits.engine.artifact import Artifact
     from likeness_portraits.tests.comfy.draw_workflows import CHROMIUM, editor
     from likeness_portraits.tests.comfy.hosts import Server
 else:
@@ -78,6 +82,46 @@ READ = """
   return read;
 }
 """
+FRESH = """
+(type) => {
+  const node = LiteGraph.createNode(type);
+  window.app.graph.add(node);
+  const shown = node.widgets.filter(w => !w.hidden && w.type !== 'button').map(w => w.name);
+  window.app.graph.remove(node);
+  return shown;
+}
+"""
+PAIR = """
+([type, older, value]) => {
+  const node = LiteGraph.createNode(type), graph = window.app.graph;
+  graph.add(node);
+  const widget = name => node.widgets.find(one => one.name === name);
+  const pair = () => [older, 'picture_size'].filter(name => !widget(name).options.hidden);
+  const drawn = () => [older, 'picture_size'].filter(name => !widget(name).hidden);
+  const found = {fresh: [pair(), widget(older).value, widget('picture_size').value]};
+  const saved = node.serialize();
+  saved.widgets_values[node.widgets.indexOf(widget(older))] = value;
+  saved.widgets_values = saved.widgets_values.slice(0, -1);  // as before there was a choice
+  node.configure(saved);
+  found.older = [pair(), widget(older).value, widget('picture_size').value];
+  node.widgets.find(one => one.name === 'show advanced inputs')?.callback();
+  found.drawn = drawn();
+  widget(older).value = 0; widget(older).callback?.(0);
+  found.emptied = [pair(), drawn()];
+  graph.remove(node);
+  return found;
+}
+"""
+CHOICE = """
+() => {
+  const node = LiteGraph.createNode('LikenessLoad');
+  window.app.graph.add(node);
+  const {options} = node.widgets.find(one => one.name === 'name');
+  const told = [...options.values].map(name => [name, options.getOptionLabel(name)]);
+  window.app.graph.remove(node);
+  return Object.fromEntries(told);
+}
+"""
 LOOK = """
 () => {
   const graph = window.app.graph;
@@ -134,6 +178,55 @@ def test_six_widgets_are_shown_the_rest_on_asking_and_numbers_are_those_of_the_p
     assert found["demo"] == [150, 5e-3, 8]
     assert found["typed"] == [77, 5e-3, 8]  # what somebody typed stays
     assert found["reference"][0] != 77
+
+
+@needs_editor
+@pytest.mark.parametrize(
+    ("kind", "older"),
+    [("LikenessTrainDreamBoothLora", "resolution"), ("LikenessDetailFace", "size"), ("LikenessGrid", "size")],
+)
+def test_a_size_is_chosen_and_an_older_workflows_number_is_shown_instead(page: Any, kind: str, older: str):
+    found = page.evaluate(PAIR, [kind, older, 600])
+    assert found["fresh"] == [["picture_size"], 0, "automatic"]
+    assert found["older"] == [[older], 600, "automatic"] and found["drawn"] == [older]
+    assert found["emptied"] == [["picture_size"], ["picture_size"]]
+
+
+@needs_editor
+def test_every_training_node_shows_few_widgets_and_no_number_that_means_something_else(
+    page: Any, nodes: dict[str, Any]
+):
+    """Zeros are seeds and switches that are off; what a preset or the model has stands as its number."""
+    for name in (name for name in nodes if name.startswith("LikenessTrain")):
+        told = nodes[name]["input"]
+        fields = {**told["required"], **told.get("optional", {})}
+        shown = page.evaluate(FRESH, name)
+        advanced = {field for field, entry in fields.items() if (entry[1:] or [{}])[0].get("advanced")}
+        assert 4 <= len(shown) <= 7 and not advanced & set(shown), (name, shown)
+        zeros = {field for field, (kind, *more) in fields.items() if kind in ("INT", "FLOAT")
+                 for options in more if options["default"] == 0}  # fmt: skip
+        assert zeros <= {"seed", "stop_by_likeness", "resolution"}, (name, zeros)
+        assert "resolution" in advanced and "resolution" not in shown
+
+
+@needs_editor
+def test_likenesses_are_chosen_by_name_base_method_and_day(server: "Server", page: Any):
+    folder = server.base / "models" / "likeness"
+    folder.mkdir(exist_ok=True)
+    up, down = torch.zeros(4, 1), torch.zeros(1, 4)
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{layer}.lora_up.weight": up, f"{layer}.lora_down.weight": down,
+               f"{layer}.alpha": torch.tensor(1.0)}  # fmt: skip
+    for name, method in (("chosen", "dreambooth-lora"), ("chosen-2", "<b>bad</b>")):  # it may say anything
+        learned = Artifact(kind="lora", method=method, tensors=tensors, base_family="miniature")
+        learned.save(folder / f"{name}.safetensors")
+    (folder / "chosen-3.safetensors").write_bytes(b"no tensors")
+    page.evaluate("async () => await window.app.refreshComboInNodes()")
+    told = page.evaluate(CHOICE)
+    day = time.strftime("%Y-%m-%d")
+    assert told["chosen.safetensors"] == f"chosen · Miniature · dreambooth-lora · {day}"
+    assert told["chosen-2.safetensors"] == f"chosen-2 · Miniature · {day}"
+    assert told["chosen-3.safetensors"] == f"chosen-3 · {day}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ INSIDE: Nodes = {
     "prompt": ("CLIPTextEncode", (360, 0), (320, 110), "Prompt", {"text": "a photo of <v0>"}),
     "nothing": ("CLIPTextEncode", (360, 190), (320, 110), "Negative", {"text": "blurry, deformed"}),
     "redraw": ("LikenessDetailFace", (740, 0), (340, 480), "",
-               {"denoise": 0.5, "size": 1024, "seed": 7, "control_after_generate": "fixed", "gate": "off"}),
+               {"denoise": 0.5, "seed": 7, "control_after_generate": "fixed", "gate": "off"}),
 }
 NODES: Nodes = {
     "base": ("CheckpointLoaderSimple", (-500, 0), (300, 98), "", {"ckpt_name": SDXL.name}),
@@ -30,4 +30,5 @@ redraw.images>keep.images redraw.before_and_after>both.images
 DROPPED = ("base", "photo", "keep", "both")
 SUBGRAPHS = {"whole": Subgraph(TITLE, list(INSIDE), (0, 0), (360, 400))}
 FIELDS = [("load", "name"), ("load", "trigger_word"), ("prompt", "text"), ("redraw", "found_by"),
-          ("redraw", "denoise"), ("redraw", "seed"), ("redraw", "size"), ("redraw", "part")]  # fmt: skip
+          ("redraw", "denoise"), ("redraw", "seed"), ("redraw", "picture_size"),
+          ("redraw", "part")]  # fmt: skip

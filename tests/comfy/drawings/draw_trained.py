@@ -30,7 +30,7 @@ NODES: Nodes = {
     "sample": ("KSampler", (1300, 390), (300, 262), "", SAMPLING),
     "picture": ("VAEDecode", (1520, 20), (220, 46), "", {}),
     "detail": ("LikenessDetailFace", (1660, 140), (320, 386), "", {
-        "denoise": 0.4, "size": 1024, "seed": 7, "control_after_generate": "fixed", "gate": "off"}),
+        "denoise": 0.4, "seed": 7, "control_after_generate": "fixed", "gate": "off"}),
     "keep": ("SaveImage", (1950, -340), (320, 400), "", {"filename_prefix": "likeness/friend"}),
 }
 # fmt: on

@@ -11,8 +11,8 @@ NOTE = """### Press Run. Then raise *denoise* in *Face Detailer* for more of the
 3. *Face Detailer* cuts the head out, draws it again with the likeness applied, and puts it back; outside its mask
    nothing changes. The report says how like the person the face is, before and after.
 
-**Your own pictures:** the blueprint *Fix faces as this person* on *Load Image*, with *Load Likeness*; set *crop size*
-to 512 (SD 1.5) or 1024 (SDXL). *Restore Faces* mends blur with GFPGAN or CodeFormer instead."""  # noqa: E501
+**Your own pictures:** the blueprint *Fix faces as this person* on *Load Image*, with *Load Likeness*.
+*Restore Faces* mends blur with GFPGAN or CodeFormer instead."""  # noqa: E501
 # fmt: off
 LEARNING: Nodes = {
     "base": ("LikenessMiniature", (0, 0), (300, 182), "", {"person": 5, "pictures": 4}),
@@ -34,8 +34,7 @@ NODES: Nodes = {
     "face_prompt": ("CLIPTextEncode", (700, 0), (340, 110), "Prompt", {"text": PROMPT}),
     "nothing": ("CLIPTextEncode", (720, 420), (340, 90), "Negative", {"text": ""}),
     "redraw": ("LikenessDetailFace", (1120, 160), (340, 480), "",
-               {"denoise": 0.7, "steps": 20, "cfg": 5.0, "seed": 7, "control_after_generate": "fixed",
-                "size": 128}),
+               {"denoise": 0.7, "steps": 20, "cfg": 5.0, "seed": 7, "control_after_generate": "fixed"}),
     "large": ("ImageScaleBy", (1480, -240), (280, 82), "", {"upscale_method": "lanczos", "scale_by": 3.0}),
     "show": ("PreviewImage", (1800, -420), (560, 340), "Before and after", {}),
     "keep": ("SaveImage", (1540, 300), (280, 330), "", {"filename_prefix": "likeness/fixed"}),

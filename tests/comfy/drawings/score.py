@@ -12,8 +12,8 @@ NOTE = """### Press Run. Then change the grid's *prompts*, one a line, and its *
    folder. Take the strength at its upper right.
 3. *Face Similarity Score* says the same of any pictures, in words.
 
-**Your own pictures:** a checkpoint loader in the demo model's place, your photographs in *Training Subject*, the
-grid's *size*, and a face pack in models/insightface; with CLIP and DINOv2 prompts and whole pictures are judged too."""  # noqa: E501
+**Your own pictures:** a checkpoint loader in the demo model's place, your photographs in *Training Subject*, and
+a face pack in models/insightface; with CLIP and DINOv2 prompts and whole pictures are judged too."""  # noqa: E501
 
 # fmt: off
 NODES: Nodes = {
@@ -25,7 +25,7 @@ NODES: Nodes = {
               {"steps": 160, "preview_every": 0, "seed": 0, "stop_by_likeness": 40}),
     "grid": ("LikenessGrid", (1060, 190), (400, 620), "",
              {"prompts": PROMPTS, "strengths": "0.4, 0.7, 1", "seed": 1, "seeds": 2, "faces": "miniature",
-              "name": "likeness/grid", "size": 128}),
+              "name": "likeness/grid"}),
     "judge": ("LikenessMeasure", (1500, 70), (380, 212), "", {"faces": "miniature", "prompt": ""}),
     "show": ("PreviewImage", (1500, 360), (620, 420), "The grid with its scores", {}),
 }

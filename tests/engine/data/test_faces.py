@@ -18,6 +18,8 @@ from likeness_portraits.engine.data.faces import (
 )
 from likeness_portraits.engine.data.packs import PACKS, find_pack
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.evaluation.backends import load_face_judge
+from likeness_portraits.engine.inference.onlookers import load_face_tools
 from likeness_portraits.tests.engine.data.packs_made import SIDE, bright_detector_pack
 
 
@@ -31,6 +33,16 @@ def test_missing_files_are_named_before_anything_is_loaded_or_fetched(tmp_path: 
     with pytest.raises(LikenessError, match="unknown face pack 'antelope'; did you mean 'antelopev2'"):
         find_pack("antelope", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_who_takes_masks_offers_to_mask_the_face(tmp_path: Path):
+    """Rather than a face model: the score and *stop by likeness* take no masks, the face detailer does."""
+    with pytest.raises(LikenessError, match=r"and put them there$"):
+        load_face_judge("auraface", tmp_path)
+    with pytest.raises(LikenessError, match=r"and put them there$"):
+        load_face_tools("mask", "auraface", packs=tmp_path)  # as the judge of faces that are masked
+    with pytest.raises(LikenessError, match=r"and put them there, or mask the face yourself$"):
+        load_face_tools("auraface", packs=tmp_path)
 
 
 def test_a_folder_in_a_folder_is_flattened(tmp_path: Path):
