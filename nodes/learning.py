@@ -7,7 +7,18 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..engine.config import METHODS, PRECISIONS, BaseSpec, ConceptSpec, Job, from_yaml, read
+from ..engine.config import (
+    METHODS,
+    PRECISIONS,
+    BaseSpec,
+    ConceptSpec,
+    Job,
+    Recipe,
+    convert,
+    from_yaml,
+    gathered,
+    read,
+)
 from ..engine.config.choices import AUTOMATIC
 from ..engine.config.specs import PREDICTIONS
 from ..engine.errors import LikenessError
@@ -324,9 +335,17 @@ def _settings(method: str, preset: str, model: Any, changes: Mapping[str, Any], 
     typed = from_yaml(more, "'more settings'") or {}
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
+    typed = gathered(typed)
+    typed.pop("recipe", None)
     kind = METHODS[method]
     _check_no_files(kind, typed)
     return read(kind, {**asdict(kind.preset(preset)), **changes, **typed}, "more settings")
+
+
+def _recipe(more: str) -> Recipe:
+    """What the text field says of how to step: `optimizer: lion`."""
+    typed = from_yaml(more, "'more settings'") or {}
+    return convert(gathered(typed).get("recipe", {}), Recipe, "more settings")
 
 
 def _check_no_files(kind: type, typed: Mapping[Any, Any]) -> None:
@@ -366,6 +385,7 @@ def _train(
         sweep_runs(folder)
     job = Job(
         method=method, base=BaseSpec(kind="graph"), concepts=concepts, settings=settings, seed=run["seed"],
+        recipe=_recipe(run.get("more_settings", "")),
         preview_every=run["preview_every"], preview_prompt=run.get("preview_prompt") or None,
         resolution=side_of_run(run), precision=graph.precision(run.get("precision", "fp32")),
         checkpoint_minutes=run.get("checkpoint_minutes", 5.0), device=graph.device(), cache=str(cache),

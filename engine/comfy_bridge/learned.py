@@ -40,6 +40,8 @@ def key_of(
     """Names a run by all that decides its outcome; base and people: names, look_every: stopping's, files: by
     setting, what the files hold that the job names."""
     settings = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
+    if not job.recipe.unusual():  # what earlier versions learned is found too
+        del settings["recipe"]
     whole = json.dumps([settings, digest(concepts), base, people, look_every, dict(files)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..config import METHODS, PRESETS, Job
+from ..config import METHODS, OPTIMIZERS, PRESETS, Job, Recipe
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import ELSEWHERE, INTERRUPTED, train_app
 from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE_OPTION
@@ -123,6 +123,21 @@ _COMMON: dict[str, dict[str, Any]] = {
             bool, Option("--mirror", help="Learn each picture mirrored too; not for faces, which are uneven.")
         ],
         "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
+    },
+    "Learning": {
+        "optimizer": Annotated[
+            str | None,
+            Option(
+                help=f"{', '.join(OPTIMIZERS)}; beyond adamw and adafactor: pip install "
+                "'likeness-portraits[optimizers]'."
+            ),
+        ],
+        "ema": Annotated[
+            float | None, Option(help="Keep a moving average of what is learned, with this decay: 0.99.")
+        ],
+        "cycles": Annotated[
+            int | None, Option(help="Times that --schedule cosine_with_restarts falls to 0.")
+        ],
     },
     "Base": {
         "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
@@ -251,7 +266,7 @@ def _short(method: str) -> str:
 
 def _default_of(name: str) -> str | None:
     """What a job has where an option is not typed."""
-    known = {entry.name: entry.default for entry in fields(Job)}
+    known = {entry.name: entry.default for kind in (Recipe, Job) for entry in fields(kind)}
     value = known.get(name)
     return f"{value:g}" if type(value) in (int, float) else value if isinstance(value, str) else None
 

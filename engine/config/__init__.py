@@ -27,17 +27,19 @@ from .phase import LR_SCHEDULES, Phase, divided
 from .places import check_place, is_address
 from .plain import check_plain, check_text, from_json, from_yaml
 from .reading import convert, known_keys, read
+from .recipe import OPTIMIZERS, Recipe, gathered
 from .specs import BASE_KINDS, HUB_NAME, MODEL_FILES, ROLES, TOKEN, BaseSpec, ConceptSpec
 from .textual_inversion import TextualInversionSettings
 
 __all__ = [
     "BASE_KINDS", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME", "METHODS",
-    "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "PRECISIONS",
-    "PRESETS",
+    "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "OPTIMIZERS",
+    "PRECISIONS", "PRESETS",
     "ROLES", "LR_SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
-    "PersonaMagicSettings", "Phase", "TextualInversionSettings", "above_zero", "at_least", "at_most",
+    "PersonaMagicSettings", "Phase", "Recipe", "TextualInversionSettings", "above_zero", "at_least",
+    "at_most",
     "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",
-    "from_json", "from_yaml", "is_address", "known_keys", "one_of", "presets_of", "read", "settings_for",
-    "spoken", "typed_path", "with_gap",
+    "from_json", "from_yaml", "gathered", "is_address", "known_keys", "one_of", "presets_of", "read",
+    "settings_for", "spoken", "typed_path", "with_gap",
 ]  # fmt: skip

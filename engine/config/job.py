@@ -14,6 +14,7 @@ from .paths import typed_path
 from .places import check_place
 from .plain import check_plain, from_json
 from .reading import convert, known_keys, read
+from .recipe import Recipe, gathered
 from .specs import TOKEN, BaseSpec, ConceptSpec
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -32,6 +33,7 @@ class Job:
     base: BaseSpec = field(default_factory=BaseSpec)
     on: tuple[str, ...] = ()  # concept files whose LoRAs stay applied while this is learned
     settings: Any = None  # an instance of METHODS[method]; None: settings_for(method, base)
+    recipe: Recipe = field(default_factory=Recipe)  # how it steps: optimiser, moving average
     seed: int = 0  # of everything random in the run
     resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
     buckets: bool | None = None  # pictures keep their proportions; None: on real bases, where the method can
@@ -116,7 +118,7 @@ class Job:
         if not isinstance(source, Mapping):
             raise LikenessError('a job must be a mapping of keys to values, such as {"method": ...}')
         check_plain(source, "the job")
-        plain = dict(source)
+        plain = gathered(source)
         if "shards_from_web" in plain:
             raise LikenessError("'shards_from_web' is not for files; leave it out, type --shards-from-web")
         method = plain.get("method")

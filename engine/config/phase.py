@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .checks import above_zero, at_least, one_of
 
-LR_SCHEDULES = ("constant", "cosine", "linear")
+LR_SCHEDULES = ("constant", "cosine", "cosine_with_restarts", "linear")  # as diffusers calls them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Phase:
     name: str
     steps: int  # optimiser steps
     learning_rates: Mapping[str, float]  # by parameter group; groups not named stay still
-    schedule: str = "constant"  # of all learning rates, after the warm-up; cosine and linear end at 0
+    schedule: str = "constant"  # of all learning rates, after the warm-up; all but constant end at 0
     ahead: bool = False  # each step has the rate of the next, so that the last is wasted (MagiCapture's code)
     warmup_steps: int = 0  # the rate climbs from 0 linearly
     batch_size: int = 1  # examples per pass, over all processes together: any number of GPUs, one result

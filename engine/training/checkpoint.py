@@ -24,11 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..artifact import Artifact
-from ..config import BaseSpec, Job
+from ..config import BaseSpec, Job, Recipe
 from ..data.shards import outline_of
 from ..errors import LikenessError
 from ..files import content_of, make_folder, reading, sweep, write_atomically
 from .host import content_of_host
+from .optimiser_state import numbers_of, recall, remembered
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ _PLAIN = {
     for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 }
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+_NO_NUMBERS = '{"parameters": {}, "groups": []}'  # of checkpoints from before there were any
 KEPT_DAYS = 14  # that an unfinished run of the graph waits for somebody to go on with it
 
 
@@ -118,6 +120,8 @@ class Checkpoints:
     def _own_folder(self, runs: Path) -> Path:
         """The run's folder in `runs`; an unfinished run of fewer steps becomes it, and is prolonged."""
         plan = {**self._plan, "settings": dict(self._plan["settings"])}
+        if not self.job.recipe.unusual():  # an earlier version's run of this kind is found too
+            del plan["recipe"]
         lengths = [plan["settings"].pop(name) for name in LENGTHS if name in plan["settings"]]
         name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
         folder = runs / f"{name}-{'-'.join(map(str, lengths))}.checkpoint"
@@ -202,12 +206,12 @@ class Checkpoints:
         """Writes the run's state, replacing the earlier checkpoint. `lengths`: the steps of each phase."""
         tensors = {"rng": torch.get_rng_state()}
         tensors |= {f"extra.{name}": tensor for name, tensor in extra.items()}
-        for name, parameter in _named(groups):
-            tensors[f"parameter.{name}"] = parameter
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value
+        tensors |= {f"parameter.{name}": parameter for name, parameter in _named(groups)}
+        moments, numbers = remembered(optimizer, _named(groups))
+        tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
         where = {"phase": position.phase, "phase_step": position.phase_step}
-        metadata: dict[str, Any] = {"position": where, "plan": self._plan, "lengths": list(lengths)}
+        metadata: dict[str, Any] = {"position": where, "plan": self._plan, "lengths": list(lengths),
+                                    "optimizer": numbers}  # fmt: skip
         if judged is not None:
             best = judged.best
             metadata["judged"] = {"step": judged.step, "memory": dict(judged.memory),
@@ -264,7 +268,7 @@ class Checkpoints:
                 f"delete {self.folder} and begin again"
             )
         judged = _judged(path, json.loads(metadata.get("judged", "null")), _under("best.", tensors))
-        return Saved(position, tensors, path, self._damaged, judged)
+        return Saved(position, tensors, path, self._damaged, judged, metadata.get("optimizer", _NO_NUMBERS))
 
     def _with_defaults(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """A plan that an earlier version wrote, with what it did not know yet: runs were as defaults say."""
@@ -273,6 +277,7 @@ class Checkpoints:
         settings = {**_defaults(type(self.job.settings)), **plan.get("settings", {})}
         filled["settings"] = _relevant(settings, files)
         filled["base"] = {**_defaults(BaseSpec), **plan.get("base", {})}
+        filled["recipe"] = {**_defaults(Recipe), **plan.get("recipe", {})}
         contents = {entry.name for entry in fields(Origin)}
         return {key: self._plan[key] for key in contents & self._plan.keys()} | filled
 
@@ -294,6 +299,7 @@ class Saved:
     path: Path  # and what is said of it where it does not fit the run
     damaged: str
     judged: Judged | None = None
+    numbers: str = _NO_NUMBERS  # what the optimiser remembers beside tensors, as JSON
 
     def restore(
         self,
@@ -319,8 +325,14 @@ class Saved:
     def _restore_optimizer(
         self, groups: Mapping[str, list[nn.Parameter]], optimizer: torch.optim.Optimizer
     ) -> None:
+        states = {name: _under(f"optimizer.{name}.", self.tensors) for name, _ in _named(groups)}
+        if not isinstance(optimizer, torch.optim.AdamW):
+            if _is_small(optimizer) and not all(_same_kind(state, optimizer) for state in states.values()):
+                return
+            recall(optimizer, _named(groups), states, numbers_of(self.numbers))
+            return
         for name, parameter in _named(groups):
-            state = _under(f"optimizer.{name}.", self.tensors)
+            state = states[name]
             if not state or not _same_kind(state, optimizer):
                 continue
             # PyTorch keeps the step count on the CPU unless it is fused into a GPU kernel
@@ -328,11 +340,10 @@ class Saved:
                 key: value.clone() if key == "step" and not _fused(optimizer) else value.to(parameter.device)
                 for key, value in state.items()
             }
-            if isinstance(optimizer, torch.optim.AdamW):
-                for key in MOMENTS:
-                    _fitting(state[key], state["step"] if key == "step" else parameter)
-                if set(state) != set(MOMENTS) or state["step"].numel() != 1:
-                    raise ValueError(f"moments {sorted(state)}")
+            for key in MOMENTS:
+                _fitting(state[key], state["step"] if key == "step" else parameter)
+            if set(state) != set(MOMENTS) or state["step"].numel() != 1:
+                raise ValueError(f"moments {sorted(state)}")
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -360,9 +371,13 @@ def _fitting(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor
 
 
+def _is_small(optimizer: torch.optim.Optimizer) -> bool:
+    return type(optimizer).__name__ == "AdamW8bit"
+
+
 def _same_kind(state: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> bool:
     """Whether moments are of this optimiser's kind: in full, or in 8 bits where memory was short."""
-    same = ("state1" in state) != isinstance(optimizer, torch.optim.AdamW)
+    same = not state or ("state1" in state) != isinstance(optimizer, torch.optim.AdamW)
     if not same:
         log.warning("the checkpoint's moments are of another precision than this run's; they begin anew")
     return same

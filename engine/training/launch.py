@@ -38,6 +38,7 @@ from .memory import MemoryPlan, bytes_of
 from .methods import method_class
 from .methods.base import Method
 from .observer import Critic, Logged, Observer, Progress, Silent, Stopped, mention, tell
+from .optimiser import check_optimizer, optimizer_remarks
 from .output import Output
 from .plan import plan_in_words, remarks
 from .sharding import check_shardable, said, shard_base, sharding_asked, unsaid
@@ -95,6 +96,7 @@ def _train(
         Checkpoints(job, Origin()).check()
     if job.compile:
         check_backend(job.compile)
+    check_optimizer(job.recipe.optimizer, _device_kind(job))
     concepts = list(map(load_concept, job.concepts) if concepts is None else concepts)
     for remark in (remark for concept in concepts for remark in concept.remarks):
         tell(observer, remark)
@@ -144,7 +146,7 @@ def _learn(
     for remark in [remark for concept in method.concepts for remark in concept.remarks]:
         if remark not in concept_remarks:  # what the method found out by itself
             tell(observer, remark)
-    for remark in remarks(job, base, concepts):
+    for remark in [*optimizer_remarks(job.recipe, method.phases()), *remarks(job, base, concepts)]:
         tell(observer, remark)
     if len(buckets_of(method.examples.pixels).unique()) > 1:
         tell(observer, f"pictures in buckets: {bucket_summary(method.examples.pixels)} pixels")
@@ -204,6 +206,10 @@ def worth_estimating(method: Method, job: Job, observer: Observer) -> bool:
 def _trainable(base: BaseModel) -> BaseModel:
     """The base itself, or a copy where its weights were made under inference mode and bar gradients."""
     return copy.deepcopy(base) if any(weight.is_inference() for weight in base.parameters()) else base
+
+
+def _device_kind(job: Job) -> str:
+    return "cuda" if job.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _accelerator(job: Job) -> Accelerator:

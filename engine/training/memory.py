@@ -25,7 +25,9 @@ from .probe import META, meta_copy, peak_of
 _HALF = torch.bfloat16
 _MARGIN = 1.05  # the allocator's rounding and gaps
 HOPELESS = 1.2  # times what is free: not even worth a try
-STATE_BYTES = {False: 8, True: 2}  # of Adam's two moments per trained number, and in 8 bits
+STATE_BYTES = {  # that an optimiser remembers per trained number
+    "adamw": 8, "adamw8bit": 2, "prodigy": 16, "schedulefree": 8, "adafactor": 0, "lion": 4, "muon": 8,
+}  # fmt: skip
 GB = 1e9
 
 
@@ -93,7 +95,8 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings
     add(elsewhere and not can.trained_text, text_away=True)
     add(elsewhere and can.half and torch.cuda.is_bf16_supported(), half=True)
     add(can.checkpointing, checkpointing=True)
-    add(elsewhere and importlib.util.find_spec("bitsandbytes") is not None, small_moments=True)
+    can_shrink = job.recipe.optimizer == "adamw" and importlib.util.find_spec("bitsandbytes") is not None
+    add(elsewhere and can_shrink, small_moments=True)
     rows = max(method.load(phase).pictures for phase in method.phases())
     while can.splitting and rows > 1:
         rows = (rows + 1) // 2
@@ -122,7 +125,10 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
     twin.attach()
     trained = {id(weight): weight for group in twin.parameter_groups().values() for weight in group}
     numbers = sum(weight.numel() for weight in trained.values())
-    learned = numbers * (4 * (1 + method.capabilities.copies) + STATE_BYTES[measures.small_moments])
+    recipe = method.job.recipe
+    copies = 1 + method.capabilities.copies + (recipe.ema is not None)
+    kind = "adamw8bit" if measures.small_moments else recipe.optimizer
+    learned = numbers * (4 * copies + STATE_BYTES[kind])
     base.pass_size = measures.pass_size
     if measures.checkpointing:
         base.recompute(True)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bases.base import BaseModel
-from ..config import Job, Phase
+from ..config import Job, Phase, Recipe
 from ..data.concepts import Concept
 from ..data.segmenters.miniature import FOREIGN, certainty
 
 
 def plan_in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
     """The method, its steps, rates and sizes, and the pictures; `size` is pixels a side of a square."""
-    said = [job.method, _steps(phases), _rates(phases), *_own(job.settings), job.precision, f"{size} px"]
+    said = [job.method, _steps(phases), _rates(phases), *_own(job.settings), *_recipe(job.recipe)]
+    said += [job.precision, f"{size} px"]
     pictures = [picture for concept in concepts for picture in concept.pictures]
     masked = sum(picture.mask is not None for picture in pictures)
     if masked and getattr(job.settings, "masked_loss", False):
@@ -61,6 +62,11 @@ def _in_phase(phase: Phase) -> str:
     if len(set(rates.values())) == 1:
         return next(iter(rates.values()))
     return ", ".join(f"{name.replace('_', ' ')} {rate}" for name, rate in rates.items()) or "0"
+
+
+def _recipe(recipe: Recipe) -> list[str]:
+    """What of the steps is not as by default."""
+    return [f"{name.replace('_', ' ')} {value}" for name, value in recipe.unusual().items()]
 
 
 def _own(settings: Any) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,10 +22,11 @@ from ..config import Job, Phase
 from ..errors import LikenessError
 from ..files import reading
 from .checkpoint import Checkpoints, Judged, Position, Saved
+from .kept_weights import PREFIX, KeptWeights
 from .memory import MemoryPlan, ran_out_of_memory
 from .methods.base import Method
 from .observer import Critic, Losses, Observer, Progress, Stopped, tell
-from .optimiser import adamw, clipped, go_on, set_learning_rates
+from .optimiser import BY_THEMSELVES, clipped, go_on, optimizer_for, set_learning_rates
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Trainer:
         self.phases = list(method.phases())
         self.total = sum(phase.steps for phase in self.phases)
         self._moments: Mapping[Tensor, Any] = {}  # the optimiser's, of the phase before
+        self._kept: KeptWeights | None = None  # what is shown and saved, of the phase that runs
         self._unread: list[tuple[int, Losses]] = []  # of steps whose losses nobody has looked at yet
         self._saved_at = time.monotonic()
         self._began = 0  # the step that the run goes on from
@@ -83,14 +85,11 @@ class Trainer:
 
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> Progress:
         groups = self.method.parameter_groups()
-        small = self.ladder is not None and self.ladder.measures.small_moments
-        optimizer = adamw(groups, phase, small)
-        if phase.keeps_moments:
-            go_on(optimizer, self._moments)
+        optimizer = self._optimizer(groups, phase)
         first = 0
         if saved is not None:
             first = saved.position.phase_step
-            saved.restore(groups, optimizer, self.method.load_extra_state)
+            saved.restore(groups, optimizer, self._load_extra_state)
             self._recall(saved)
         model, prepared = self.accelerator.prepare(self.method, optimizer)
         progress = self._progress(number, first)
@@ -98,7 +97,7 @@ class Trainer:
             if first and self._looked < progress.step and self._seen_enough(progress):
                 return progress  # a stop had broken into that look
             for step in range(first, phase.steps):
-                set_learning_rates(optimizer, phase, step)
+                set_learning_rates(optimizer, phase, step, self.job.recipe)
                 try:
                     losses = self._fitting_step(model, prepared, phase, step, progress)
                 except Stopped:  # while something was fetched for the step
@@ -121,11 +120,39 @@ class Trainer:
                 if stop and progress.step < self.total:
                     return self._progress(number, step + 1, stopped=True)
         finally:
+            self._settle()
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             if self.accelerator.num_processes > 1:  # DDP's hooks would average gradients in later phases too
                 self.accelerator.free_memory()
         self._moments = optimizer.state
         return progress
+
+    def _optimizer(self, groups: Mapping[str, list[nn.Parameter]], phase: Phase) -> torch.optim.Optimizer:
+        """The phase's, and what is kept of what it trains."""
+        recipe = self.job.recipe
+        small = self.ladder is not None and self.ladder.measures.small_moments
+        kind = "adamw8bit" if small and recipe.optimizer == "adamw" else recipe.optimizer
+        optimizer = optimizer_for(dict(groups), phase, kind)
+        if phase.keeps_moments and recipe.optimizer not in BY_THEMSELVES:
+            go_on(optimizer, self._moments)
+        self._kept = KeptWeights(optimizer, recipe.ema)
+        return optimizer
+
+    def _load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        if self._kept is not None:
+            self._kept.load_state(state)
+        own = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        self.method.load_extra_state(own)
+
+    def _settle(self) -> None:
+        """The phase is over, or the run: what is kept takes the place of what was trained."""
+        if self._kept is not None:
+            self._kept.settle()
+            self._kept = None
+
+    @property
+    def _as_kept(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._kept is None else self._kept.in_place()
 
     def _checkpoint(
         self, position: Position, groups: Mapping[str, list[nn.Parameter]], optimizer: torch.optim.Optimizer
@@ -134,7 +161,8 @@ class Trainer:
             return
         lengths = [phase.steps for phase in self.phases]
         try:
-            extra, judged = self.method.extra_state(), self._judged()
+            extra, judged = dict(self.method.extra_state()), self._judged()
+            extra |= {} if self._kept is None else self._kept.state()
             self.checkpoints.save(position, groups, optimizer, extra, lengths, judged)
         except LikenessError as error:  # a full disk: what is learned is worth more than the checkpoint
             log.warning("%s; training goes on without a checkpoint", error)
@@ -191,6 +219,8 @@ class Trainer:
             accelerator.clip_grad_norm_(clipped(optimizer, phase), phase.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if self._kept is not None:
+            self._kept.update()
         return losses
 
     def _mean_over_processes(self, losses: Mapping[str, Tensor]) -> Losses:
@@ -252,7 +282,7 @@ class Trainer:
     def _preview(self, progress: Progress) -> None:
         subject = self.job.concepts[0].token if self.job.concepts else "a person"
         prompt = self.job.preview_prompt or f"a photo of {subject}"
-        with torch.random.fork_rng(), self.accelerator.autocast():
+        with torch.random.fork_rng(), self.accelerator.autocast(), self._as_kept:
             try:
                 image = self.method.preview(prompt, self.job.seed, self._check_drawing)
             except Stopped:
@@ -268,7 +298,7 @@ class Trainer:
             return False
         if not due(critic.every, progress.step) and progress.step < self.total:
             return False
-        with suppress(Stopped):
+        with suppress(Stopped), self._as_kept:
             if self._draws:
                 with torch.random.fork_rng(), self.accelerator.autocast():
                     pictures = [self.method.preview(*shot, self._check_drawing) for shot in critic.shots]

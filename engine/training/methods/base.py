@@ -284,7 +284,7 @@ class Method(nn.Module, ABC):
             ),
             base_family=self.base.family,
             base_fingerprint=self.base.fingerprint,
-            settings=_plain(asdict(self.job.settings)),
+            settings=_plain(asdict(self.job.settings)) | self.job.recipe.unusual(),
             seed=self.job.seed,
         )
 

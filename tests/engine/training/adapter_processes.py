@@ -21,7 +21,7 @@ from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods.masterweaver import MasterWeaver
 from likeness_portraits.engine.training.observer import Progress
-from likeness_portraits.engine.training.optimiser import adamw
+from likeness_portraits.engine.training.optimiser import optimizer_for
 from likeness_portraits.engine.training.sharding import kept_bytes, shard_base, unsaid
 from likeness_portraits.tests.engine.tiny import tiny_base
 
@@ -48,7 +48,7 @@ def gradients_of(job: Job, accelerator: Accelerator, in_pieces: bool = False) ->
     found = {}
     for phase in learner.phases():
         learner.begin_phase(phase)
-        model, _ = accelerator.prepare(learner, adamw(learner.parameter_groups(), phase))
+        model, _ = accelerator.prepare(learner, optimizer_for(learner.parameter_groups(), phase))
         batch = learner.shard(phase, 3, accelerator.process_index, accelerator.num_processes)
         progress = Progress(phase=phase.name, phase_step=0, phase_steps=2, step=0, total=4)
         accelerator.backward(torch.stack(list(model(batch, progress).values())).sum())

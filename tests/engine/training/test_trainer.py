@@ -19,7 +19,7 @@ from likeness_portraits.engine.training.checkpoint import Checkpoints, Origin, P
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
-from likeness_portraits.engine.training.optimiser import adamw, schedule
+from likeness_portraits.engine.training.optimiser import optimizer_for, schedule
 from likeness_portraits.engine.training.trainer import Trainer
 from likeness_portraits.tests.engine.tiny import tiny_job
 
@@ -176,7 +176,7 @@ def test_schedules_climb_then_fall():
 
 def test_groups_without_a_rate_need_no_gradient():
     toy = Toy(FIRST)
-    optimizer = adamw(toy.parameter_groups(), FIRST)
+    optimizer = optimizer_for(toy.parameter_groups(), FIRST)
     assert toy.slope.requires_grad and not toy.offset.requires_grad
     assert len(optimizer.param_groups) == 1
 
@@ -269,7 +269,7 @@ def test_in_a_folder_of_many_a_run_is_found_by_what_it_learns_and_prolonged(tmp_
     def of(**changes) -> Checkpoints:
         return Checkpoints(tiny_job("textual-inversion", tmp_path, **changes), "pictures", runs)
 
-    toy, optimizer = Toy(FIRST), adamw(Toy(FIRST).parameter_groups(), FIRST)
+    toy, optimizer = Toy(FIRST), optimizer_for(Toy(FIRST).parameter_groups(), FIRST)
     begun = of(settings={"steps": 5})
     begun.save(Position(0, 3), toy.parameter_groups(), optimizer, {}, [5])
     assert of(settings={"steps": 5}, name="another", preview_every=7).exists()
