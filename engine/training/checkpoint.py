@@ -29,7 +29,7 @@ from ..data.shards import outline_of
 from ..errors import LikenessError
 from ..files import content_of, make_folder, reading, sweep, write_atomically
 from .host import content_of_host
-from .optimiser_state import numbers_of, recall, remembered
+from .optimiser_state import read_numbers, recall, remembered
 
 log = logging.getLogger(__name__)
 
@@ -329,7 +329,7 @@ class Saved:
         if not isinstance(optimizer, torch.optim.AdamW):
             if _is_small(optimizer) and not all(_same_kind(state, optimizer) for state in states.values()):
                 return
-            recall(optimizer, _named(groups), states, numbers_of(self.numbers))
+            recall(optimizer, _named(groups), states, read_numbers(self.numbers))
             return
         for name, parameter in _named(groups):
             state = states[name]

@@ -1,7 +1,6 @@
 """The optimiser of a phase, and its learning rates from step to step."""
 
 import importlib.util
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 
 from ..config import OPTIMIZERS, Phase, Recipe
 from ..errors import LikenessError
-
-log = logging.getLogger(__name__)
 
 FACTOR = 0.1  # from which on a rate is meant as Prodigy's factor, which is 1, and not as a rate of AdamW's
 EMBEDDINGS = ("tokens", "words")  # groups whose rows are no hidden matrices

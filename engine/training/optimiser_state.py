@@ -30,7 +30,7 @@ def remembered(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str
     return tensors, {"parameters": numbers, "groups": groups}
 
 
-def numbers_of(text: str) -> dict[str, Any]:
+def read_numbers(text: str) -> dict[str, Any]:
     """The numbers that `remembered` gave, out of JSON; ValueError for anything else."""
     told = json.loads(text)
     for part in (*told["parameters"].values(), *told["groups"]):
