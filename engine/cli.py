@@ -28,7 +28,7 @@ from .commands import (  # noqa: F401 (each enters its commands, in the order th
     train,
 )
 from .commands.apps import INTERRUPTED, USER_MISTAKE, app, bench_app, train_app
-from .commands.options import as_meant, say_plain_types
+from .commands.options import as_meant, say_plain_types, without_types_of_python
 from .console import Interrupted, note, say, spell_out
 from .errors import LikenessError, nearest
 from .telemetry import silence_onnxruntime
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for command in part.registered_commands:
             say_plain_types(command.callback or _root)
     try:
-        status = get_command(app).main(
+        status = without_types_of_python(get_command(app)).main(
             [as_meant(argument) for argument in (sys.argv[1:] if arguments is None else arguments)],
             prog_name="likeness",
             standalone_mode=False,

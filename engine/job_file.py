@@ -173,7 +173,7 @@ def setting_help(kind: type) -> dict[str, str]:
     for source in map(inspect.getsource, kind.__mro__[-2::-1]):  # the class's own word goes before its base's
         told |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
     names = [entry.name for entry in fields(kind)]
-    told = COMMON_HELP | told
+    told = {name: text.replace("None", "none") for name, text in (COMMON_HELP | told).items()}  # as in YAML
     return {name: told[name][0].upper() + told[name][1:] for name in names if name in told}
 
 

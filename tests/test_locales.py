@@ -1,5 +1,12 @@
-"""Translations say what the English texts say: the same keys, nothing lost, nothing forgotten."""
+"""Translations say what the English texts say: the same keys, nothing lost, nothing forgotten.
 
+tests/locales-looked-at.json holds a digest of the English text that each translation was last compared with.
+Once the translations of reworded texts are right again (or were all along), write it anew with
+
+    python tests/test_locales.py
+"""
+
+import hashlib
 import json
 import re
 import warnings
@@ -10,6 +17,7 @@ from pathlib import Path
 import pytest
 
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
+LOOKED_AT = Path(__file__).with_name("locales-looked-at.json")
 LANGUAGES = sorted(path.name for path in LOCALES.iterdir() if path.is_dir() and path.name != "en")
 MISSING = 0.1  # share of texts a language may lack: ComfyUI shows those in English
 
@@ -49,6 +57,10 @@ def walk(entry: Mapping[str, object], path: str = "") -> list[tuple[str, str]]:
 ENGLISH = texts("en")
 
 
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 @cache
 def kept(text: str) -> frozenset[str]:
     return frozenset(KEPT.findall(text)) - TRANSLATED_BY_COMFYUI
@@ -83,6 +95,17 @@ def test_placeholders_numbers_paths_and_names_are_those_of_the_english_text(lang
         if (gone := {part for part in kept(ENGLISH.get(key, "")) if part not in text})
     }
     assert lost == {}, f"locales/{language}: say these in the translation as English does"
+
+
+def test_translations_were_looked_at_since_the_english_text_was_reworded():
+    """Digests of one file for all languages: who rewords an English text looks at all of them."""
+    looked_at = json.loads(LOOKED_AT.read_text("utf-8"))
+    reworded = [key for key, text in ENGLISH.items() if looked_at.get(key) != digest(text)]
+    assert reworded == [], (
+        f"reworded in locales/en: look at these in locales/{{{','.join(LANGUAGES)}}}/nodeDefs.json, change "
+        "what does not say the same any more, then run `python tests/test_locales.py`"
+    )
+    assert sorted(set(looked_at) - set(ENGLISH)) == [], "gone: run `python tests/test_locales.py`"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -128,3 +151,7 @@ def test_what_must_be_kept_is_found_in_english_texts():
         "LoRA",
         "adapter_*.pt",
     }
+
+
+if __name__ == "__main__":
+    LOOKED_AT.write_text(json.dumps({key: digest(text) for key, text in ENGLISH.items()}, indent=0) + "\n")

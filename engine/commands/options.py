@@ -78,6 +78,30 @@ def say_plain_types(command: Callable[..., Any]) -> None:
             told.metavar = plain_type(get_args(kind)[0], flag=True)
 
 
+def without_types_of_python(command: Any) -> Any:
+    """The command, and those in it, with help that names no type beside an argument or a flag.
+
+    Newer typer says `<list[str]>` and `<bool>` there, where nothing else is to be said.
+    """
+
+    def plain(params_of: Callable[..., Any]) -> Callable[..., Any]:
+        def params(context: Any) -> Any:
+            found = params_of(context)
+            for param in found:
+                if param.param_type_name == "argument":
+                    param.display_type = lambda *_: None
+                elif param.is_flag and param.metavar is None:
+                    param.metavar = ""
+            return found
+
+        return params
+
+    command.get_params = plain(command.get_params)
+    for inner in getattr(command, "commands", {}).values():
+        without_types_of_python(inner)
+    return command
+
+
 def plain_type(kind: Any, *, flag: bool = False) -> str:
     """What help calls a type: `float | None` is a NUMBER, `tuple[str, ...]` a LIST; a flag takes nothing."""
     kinds = [part for part in get_args(kind) if part is not type(None)]

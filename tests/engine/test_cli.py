@@ -28,6 +28,7 @@ from likeness_portraits.engine.job_file import build_job, setting_help
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.tests.engine.tiny import write_anna
 
+PYTHONS_TYPES = re.compile(r"<(?:bool|str|int|float|Path|list|tuple)\b|\b(?:list|tuple)\[|\bTUPLE\b|\bNone\b")
 SHORT = ("--steps", 2, "--prior-pictures", 1, "--prior-steps", 1)
 
 
@@ -388,6 +389,14 @@ def test_help_explains_settings_by_their_comments(here, method: str):
     settings = [f"--{field.name.replace('_', '-')}"[:20] for field in dataclasses.fields(METHODS[method])]
     for name in ("--output", "--print-config", "--preset", *settings):
         assert name in done.stdout
+    assert PYTHONS_TYPES.findall(done.stdout) == []
+
+
+@pytest.mark.parametrize("command", ["", "generate", "info", "import", "restore", "measure", "bench speed"])
+def test_help_names_no_types_of_python(here, command: str):
+    done = here(*command.split(), "--help")
+    assert done.returncode == 0 and "--help" in done.stdout
+    assert PYTHONS_TYPES.findall(done.stdout) == []
 
 
 def test_doctor_knows_versions_devices_and_folders(here):
