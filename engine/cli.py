@@ -74,13 +74,13 @@ def _usage_message(error: Any) -> str:
     wrong = getattr(error, "option_name", None)
     message = " ".join(error.format_message().split())
     if wrong and command is not None and message.startswith("No such option"):
-        known = {
+        valid = {
             name.lstrip("-")
             for parameter in command.params
             for name in parameter.opts
             if name.startswith("--")
         }
-        message = f"unknown setting '{wrong.lstrip('-')}'{nearest(wrong.lstrip('-'), known)}"
+        message = f"unknown setting '{wrong.lstrip('-')}'{nearest(wrong.lstrip('-'), valid)}"
     elif message.startswith("No such command"):
         wrong = message.split("'")[1]
         message = f"unknown command '{wrong}'{nearest(wrong, getattr(command, 'commands', ()))}"

@@ -87,10 +87,10 @@ def _comment(about: Mapping[str, str]) -> dict[str, Any]:
     """As A1111 keeps it, by lines; the pictures hardly lose."""
     from PIL import Image
 
-    told = "\n".join(f"{key}: {value}" for key, value in about.items())
+    lines = "\n".join(f"{key}: {value}" for key, value in about.items())
     exif = Image.Exif()
-    exif.get_ifd(EXIF)[USER_COMMENT] = b"UNICODE\0" + told.encode("utf-16-be")
-    return {"exif": exif.tobytes(), "quality": 95, "subsampling": 0} if told else {"quality": 95}
+    exif.get_ifd(EXIF)[USER_COMMENT] = b"UNICODE\0" + lines.encode("utf-16-be")
+    return {"exif": exif.tobytes(), "quality": 95, "subsampling": 0} if lines else {"quality": 95}
 
 
 def replacing(path: Path) -> Path:
@@ -225,13 +225,13 @@ def _bar(console: "Console", what: str) -> "Bar":
 
 
 def _lines(what: str) -> Meter:
-    started, told = time.monotonic(), -1
+    started, last_part = time.monotonic(), -1
 
     def show(done: int, total: int, more: str) -> None:
-        nonlocal told
+        nonlocal last_part
         part = done * LINES // max(total, 1)
-        if part != told or done == total:
-            told = part
+        if part != last_part or done == total:
+            last_part = part
             note(f"{what}: {done}/{total} after {time.monotonic() - started:.0f} s  {more}".rstrip())
 
     return show

@@ -77,12 +77,12 @@ def _devices() -> list[Finding]:
         built = torch.version.cuda
         why = "this torch is built without CUDA" if built is None else f"CUDA {built} finds no device"
         return [Finding(REMARK, "devices", f"{cores}, no GPU: {why}")]
-    found = []
+    findings = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         state = f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free"
-        found.append(Finding(GOOD, f"cuda:{index}", state))
-    return found
+        findings.append(Finding(GOOD, f"cuda:{index}", state))
+    return findings
 
 
 def _onnxruntime() -> Finding:
@@ -128,8 +128,8 @@ def onnxruntime_finding(
 
 def _lying_wheel(path: Sequence[str] | None = None) -> str | None:
     """Which of the two wheels the shared library on disk belongs to, by the size that its record gives."""
-    found = importlib.metadata.distributions(path=list(path)) if path else importlib.metadata.distributions()
-    for wheel in found:
+    wheels = importlib.metadata.distributions(path=list(path)) if path else importlib.metadata.distributions()
+    for wheel in wheels:
         for file in wheel.files or () if wheel.metadata["Name"] in ONNXRUNTIMES else ():
             if "pybind11_state" in file.name and file.size and Path(str(file.locate())).is_file():
                 if Path(str(file.locate())).stat().st_size == file.size:
@@ -151,11 +151,11 @@ def _folders() -> list[Finding]:
     mark = GOOD if free >= ROOM else REMARK
     writable = os.access(here, os.W_OK)
     state = f"{here}, {free:.1f} GB free" + ("" if writable else "; not writable, change to another folder")
-    found = [Finding(mark if writable else BAD, "working folder", state)]
+    findings = [Finding(mark if writable else BAD, "working folder", state)]
     named = os.environ.get("COMFYUI_PATH")
     if named:
         is_one = (Path(named) / "main.py").is_file()
-        found.append(
+        findings.append(
             Finding(GOOD if is_one else BAD, "COMFYUI_PATH", named if is_one else f"{named} is no ComfyUI")
         )
-    return found
+    return findings

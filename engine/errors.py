@@ -19,10 +19,10 @@ class LikenessError(Exception):
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """A tail for an error message, `; did you mean 'steps'?`, or nothing if no valid word is close."""
-    known = list(valid)
-    alike = {name.replace("-", "_").lower(): name for name in known}
-    found = get_close_matches(word.replace("-", "_").lower(), list(alike), n=1, cutoff=0.5)
-    return f"; did you mean '{alike[found[0]]}'?" if found else ""
+    names = list(valid)
+    alike = {name.replace("-", "_").lower(): name for name in names}
+    close = get_close_matches(word.replace("-", "_").lower(), list(alike), n=1, cutoff=0.5)
+    return f"; did you mean '{alike[close[0]]}'?" if close else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -97,10 +97,10 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def check_room(path: str | os.PathLike[str], wanted: int | None = None) -> None:
+def check_room(path: str | os.PathLike[str], needed: int | None = None) -> None:
     """Raises before long work whose result could not be written to `path`: no folder, no right, no room.
 
-    :param wanted: bytes that the file will have, where that is known.
+    :param needed: bytes that the file will have, where that is known.
     """
     target = _where(path)
     place = target.absolute().parent
@@ -112,9 +112,9 @@ def check_room(path: str | os.PathLike[str], wanted: int | None = None) -> None:
         raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.EACCES]}")
     if place == target.absolute().parent:  # rights that only show when they are used: shares, containers
         _reserve(target).unlink(missing_ok=True)
-    if shutil.disk_usage(place).free < (wanted or 64 * 2**20):
+    if shutil.disk_usage(place).free < (needed or 64 * 2**20):
         raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.ENOSPC]}")
-    if wanted is not None and wanted > _largest_file():
+    if needed is not None and needed > _largest_file():
         raise LikenessError(f"cannot write {path}: {_REMEDIES[errno.EFBIG]}")
 
 
@@ -200,8 +200,8 @@ def content_of(path: str | os.PathLike[str]) -> str:
     total = hashlib.sha256()
     try:
         for file in sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]:
-            told = f"{file.relative_to(root)} {file.stat().st_size}\n"
-            total.update(told.encode("utf-8", "surrogateescape"))
+            entry = f"{file.relative_to(root)} {file.stat().st_size}\n"
+            total.update(entry.encode("utf-8", "surrogateescape"))
             with open(file, "rb") as content:
                 while part := content.read(1 << 20):
                     total.update(part)

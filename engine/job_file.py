@@ -69,9 +69,9 @@ def build_job(
     """The job that results when options go before the config file, which goes before the preset."""
     asked = {name: value for name, value in options.items() if name != "shards_from_web"}
     plain = {**config, **asked}
-    chosen = plain.get("settings")
-    chosen = {} if chosen is None else chosen
-    if not isinstance(chosen, Mapping):
+    configured = plain.get("settings")
+    configured = {} if configured is None else configured
+    if not isinstance(configured, Mapping):
         raise LikenessError("'settings' in the config file must be a mapping, such as {steps: 300}")
     named = plain.setdefault("method", method)
     if named != method:
@@ -82,12 +82,12 @@ def build_job(
     if plain["base"] is None:
         del plain["base"]
     plain["concepts"] = _concepts(plain.get("concepts"))
-    if not plain["concepts"] and not {**chosen, **settings}.get("shards"):
+    if not plain["concepts"] and not {**configured, **settings}.get("shards"):
         raise LikenessError("nothing to learn from; give a folder that holds the pictures")
     if not plain.get("output"):
         raise LikenessError("no place to write to; give --output NAME.safetensors")
     start = _starting_point(method, plain.get("base"), preset)
-    plain["settings"] = {**start, **chosen, **settings}
+    plain["settings"] = {**start, **configured, **settings}
     return Job.from_json(plain, shards_from_web=bool(options.get("shards_from_web")))
 
 
@@ -169,25 +169,25 @@ def check_output(job: Job) -> None:
 
 def setting_help(kind: type) -> dict[str, str]:
     """What each setting means, from the comments beside the fields of its class and those it comes from."""
-    told: dict[str, str] = {}
+    help_texts: dict[str, str] = {}
     for source in map(inspect.getsource, kind.__mro__[-2::-1]):  # the class's own word goes before its base's
-        told |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
+        help_texts |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
     names = [entry.name for entry in fields(kind)]
-    told = {name: text.replace("None", "none") for name, text in (COMMON_HELP | told).items()}  # as in YAML
-    return {name: told[name][0].upper() + told[name][1:] for name in names if name in told}
+    help_texts = {name: text.replace("None", "none") for name, text in (COMMON_HELP | help_texts).items()}  # as in YAML
+    return {name: help_texts[name][0].upper() + help_texts[name][1:] for name in names if name in help_texts}
 
 
 def setting_defaults(method: str) -> dict[str, str]:
     """What each setting is unless somebody says otherwise, and what other presets have in its place."""
     presets = presets_of(method)
     usual = presets.pop("default")
-    told = {}
+    in_words = {}
     for entry in fields(usual):
         value = getattr(usual, entry.name)
         others = {name: getattr(preset, entry.name) for name, preset in presets.items()}
         differing = [f"{name} {_shown(other)}" for name, other in others.items() if other != value]
-        told[entry.name] = "; ".join([_shown(value), *differing])
-    return told
+        in_words[entry.name] = "; ".join([_shown(value), *differing])
+    return in_words
 
 
 def _shown(value: Any) -> str:

@@ -430,6 +430,41 @@ def test_few_public_names_are_defined_twice():
     assert len(twice) <= 10, twice
 
 
+# They say how a value came to be here, and not what it holds.
+SAY_NOTHING = {"found", "own", "told", "known", "chosen", "wanted"}
+
+
+def locals_in(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Variables and parameters, but for fields of classes and the inputs of nodes, which files know."""
+    kept = {
+        id(target)
+        for owner in ast.walk(tree)
+        if isinstance(owner, ast.ClassDef)
+        for field in owner.body
+        for target in ast.walk(getattr(field, "target", None) or ast.Pass())
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in ("execute", "validate_inputs"):
+            kept |= {id(argument) for argument in ast.walk(node.args)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in kept:
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg) and id(node) not in kept:
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.name, node.lineno
+
+
+def test_variables_say_what_they_hold():
+    vague = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in sources()
+        for name, line in locals_in(ast.parse(path.read_text("utf-8")))
+        if name in SAY_NOTHING
+    ]
+    assert vague == []
+
+
 # Words that only a U-Net with CLIP and predicted noise has. Not among them: names of settings and of groups
 # of weights that stand in job files (`unet_learning_rate`), and layers as users write them after --layers.
 OF_ONE_KIND = re.compile(

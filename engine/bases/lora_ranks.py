@@ -37,8 +37,8 @@ class RankByNoise:
         sites = sites_of(network)
 
         def begin(_network: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-            _, told, _ = sites.passing(inputs, options)
-            t = self.process.from_network_time(torch.as_tensor(told)).view(-1)
+            _, time, _ = sites.passing(inputs, options)
+            t = self.process.from_network_time(torch.as_tensor(time)).view(-1)
             k = self.process.published_timestep(t)
             there = torch.arange(self.rank, device=k.device) < ranks_at(k, self.rank, self.least)[:, None]
             self._counting = there.float()

@@ -88,10 +88,10 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float:
 
 def parser_score(judges: "Judges", renders: Renders) -> float:
     """Mean intersection over union of all parts."""
-    found = np.concatenate([judges.parse(part) for part in np.array_split(renders.pixels, 10)])
+    parsed = np.concatenate([judges.parse(part) for part in np.array_split(renders.pixels, 10)])
     overlaps = [
-        ((found == part) & (renders.labels == part)).sum()
-        / ((found == part) | (renders.labels == part)).sum()
+        ((parsed == part) & (renders.labels == part)).sum()
+        / ((parsed == part) | (renders.labels == part)).sum()
         for part in range(len(world.PARTS))
     ]
     return round(float(np.mean(overlaps)), 4)
@@ -217,24 +217,24 @@ DRAWN_GATES = {
 
 def gates(card: Mapping[str, Any]) -> list[Gate]:
     """What the Miniature should reach, figure by figure."""
-    found = [Gate("face PSNR, dB", card["autoencoder"]["face_psnr"], 24)]
-    found += [Gate(f"retrieval, {name}", share, 0.95) for name, share in card["clip"]["retrieval"].items()]
-    found += [Gate(f"drawn, {k}", card["unet"]["accuracy"][k], wanted) for k, wanted in DRAWN_GATES.items()]
+    checks = [Gate("face PSNR, dB", card["autoencoder"]["face_psnr"], 24)]
+    checks += [Gate(f"retrieval, {name}", share, 0.95) for name, share in card["clip"]["retrieval"].items()]
+    checks += [Gate(f"drawn, {k}", card["unet"]["accuracy"][k], least) for k, least in DRAWN_GATES.items()]
     for name in ("recogniser", "reporting_recogniser"):
-        wanted = {"auc": 0.98, "tar_at_1_far": 0.90, "same_person": 0.7}
-        found += [Gate(f"{name}, {key}", card[name][key], least) for key, least in wanted.items()]
-        found.append(Gate(f"{name}, strangers", card[name]["strangers"], 0.15, at_most=True))
-    found.append(Gate("parser, mean IoU", card["parser"]["mean_iou"], 0.85))
+        minima = {"auc": 0.98, "tar_at_1_far": 0.90, "same_person": 0.7}
+        checks += [Gate(f"{name}, {key}", card[name][key], least) for key, least in minima.items()]
+        checks.append(Gate(f"{name}, strangers", card[name]["strangers"], 0.15, at_most=True))
+    checks.append(Gate("parser, mean IoU", card["parser"]["mean_iou"], 0.85))
     learned = card.get("learnability") or {}
     lora = learned.get("methods", {}).get("dreambooth-lora", {})
     inversion = learned.get("methods", {}).get("textual-inversion", {})
-    found += [
+    checks += [
         Gate("learned, identity", learned.get("identity"), 0.55),
         Gate("learned, scene loss", learned.get("scene_loss"), 0.10, at_most=True),
         Gate("learned, CPU seconds", lora.get("cpu_seconds"), 180, at_most=True),  # 90 on each of two cores
         Gate("Textual Inversion, low end of the gain", inversion.get("gain", {}).get("low"), 0.05),
     ]
-    found.append(Gate("size, MB", card["size_mb"], 30, at_most=True))
-    found.append(Gate("loading, s", card.get("seconds", {}).get("loading"), 1, at_most=True))
-    found.append(Gate("a picture, s", card.get("seconds", {}).get("picture"), 2, at_most=True))
-    return found
+    checks.append(Gate("size, MB", card["size_mb"], 30, at_most=True))
+    checks.append(Gate("loading, s", card.get("seconds", {}).get("loading"), 1, at_most=True))
+    checks.append(Gate("a picture, s", card.get("seconds", {}).get("picture"), 2, at_most=True))
+    return checks

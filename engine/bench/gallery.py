@@ -89,10 +89,10 @@ def learned_sheet(bench: Bench, people: Sequence[int] = GALLERY_PEOPLE) -> Image
         concept = bench.person(person)
         artifact = bench.learn(METHOD, {}, [concept], 0)
         drawn = bench.draw_shots(shots, [(artifact, 1.0)])
-        known = np.stack([picture.pixels for picture in concept.pictures])
-        cosines = similarity_to_references(bench.judges.embed(drawn), bench.judges.embed(known))
+        examples = np.stack([picture.pixels for picture in concept.pictures])
+        cosines = similarity_to_references(bench.judges.embed(drawn), bench.judges.embed(examples))
         notes = ["learned from", "and two more", *(f"{cosine:.2f}" for cosine in cosines)]
-        rows.append(SheetRow(label=f"person {number + 1}", pictures=[*known[:2], *drawn], notes=notes))
+        rows.append(SheetRow(label=f"person {number + 1}", pictures=[*examples[:2], *drawn], notes=notes))
     captions = ["", "", *(shot.prompt for shot in shots)]
     subtitle = "DreamBooth-LoRA, preset miniature; numbers: the recogniser's cosine to the four pictures."
     return draw_sheet("Learned from four pictures", subtitle, rows, captions, TILE)

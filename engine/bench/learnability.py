@@ -39,12 +39,12 @@ def measure_learnability(
 
     `settings` change the methods' presets `miniature`, which is what the card is about.
     """
-    bench, found = Bench(folder), {}
+    bench, by_key = Bench(folder), {}
     for key in cells or all_cells():
-        found[key] = _kept(bench, key, settings)
+        by_key[key] = _kept(bench, key, settings)
         if on_cell is not None:
-            on_cell(key, found[key])
-    return learnability_summary(found)
+            on_cell(key, by_key[key])
+    return learnability_summary(by_key)
 
 
 def _kept(bench: Bench, key: Key, settings: Mapping[str, Any]) -> LearnabilityCell:
@@ -102,9 +102,9 @@ def learnability_summary(cells: Mapping[Key, LearnabilityCell]) -> dict[str, Any
     """Means over people with 95 % bootstrap intervals, by method, and the card's three headline figures."""
     methods: dict[str, Any] = {}
     for method in LEARNABILITY_METHODS:
-        chosen = {key: cell for key, cell in cells.items() if key[0] == method}
-        if chosen:
-            methods[method] = _of_method(chosen)
+        of_method = {key: cell for key, cell in cells.items() if key[0] == method}
+        if of_method:
+            methods[method] = _of_method(of_method)
     lora, inversion = (methods.get(method, {}) for method in LEARNABILITY_METHODS)
     return {
         "identity": lora.get("identity", {}).get("mean"),
@@ -125,16 +125,16 @@ def _of_method(cells: Mapping[Key, LearnabilityCell]) -> dict[str, Any]:
         "prompt_loss": lambda cell: cell["prompt_base"] - cell["prompt"],
     }
     people = sorted({person for _, person, _ in cells})
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for name, figure in figures.items():
-        own = [
+        by_person = [
             np.array([figure(cell) for key, cell in cells.items() if key[1] == person]) for person in people
         ]
-        low, high = confidence_interval(own)
-        mean = float(np.mean([values.mean() for values in own]))
-        found[name] = {"low": round(low, 3), "mean": round(mean, 3), "high": round(high, 3)}
+        low, high = confidence_interval(by_person)
+        mean = float(np.mean([values.mean() for values in by_person]))
+        summary[name] = {"low": round(low, 3), "mean": round(mean, 3), "high": round(high, 3)}
     times = {
         name: round(float(np.median([cell[name] for cell in cells.values()])), 1)
         for name in ("seconds", "cpu_seconds")
     }
-    return {**found, **times, "people": len(people), "runs": len(cells)}
+    return {**summary, **times, "people": len(people), "runs": len(cells)}

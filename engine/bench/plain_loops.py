@@ -23,7 +23,7 @@ def textual_inversion(base: BaseModel, pixels: Tensor) -> Callable[[], None]:
     """A function that does one step on pixels (B, 3, H, W); the base's token tables change with it."""
     tables: list[Any] = [encoder.get_input_embeddings().weight for encoder in _encoders(base)]
     rows = [_ids(base, name, [PLACEHOLDER])[0] for name in base.text_encoders]
-    own = [table.detach().clone() for table in tables]
+    originals = [table.detach().clone() for table in tables]
     for table in tables:
         table.requires_grad_(True)
     optimizer = torch.optim.AdamW(tables, lr=RATE)
@@ -35,7 +35,7 @@ def textual_inversion(base: BaseModel, pixels: Tensor) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():  # all other words back to what they were
-            for table, before, ids in zip(tables, own, rows):
+            for table, before, ids in zip(tables, originals, rows):
                 still = torch.ones(len(table), dtype=torch.bool, device=table.device)
                 still[ids.unique()] = False
                 table[still] = before[still]
@@ -71,22 +71,22 @@ def _encoders(base: BaseModel) -> list[Any]:
 
 
 def _ids(base: BaseModel, encoder: str, prompts: Sequence[str]) -> Tensor:
-    told = base.tokenizers[encoder](
+    tokens = base.tokenizers[encoder](
         list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     )
-    return told.input_ids.to(base.device)
+    return tokens.input_ids.to(base.device)
 
 
 def _text(base: BaseModel, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """Text states (B, T, D), and what SDXL reads beside them."""
-    told = [
+    outputs = [
         encoder(_ids(base, name, prompts), output_hidden_states=True)
         for name, encoder in base.text_encoders.items()
     ]
-    if not len(told) > 1:
-        return told[0].last_hidden_state, {}
-    states = torch.cat([output.hidden_states[-2] for output in told], dim=-1)
-    return states, {"text_embeds": told[-1].text_embeds}
+    if not len(outputs) > 1:
+        return outputs[0].last_hidden_state, {}
+    states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+    return states, {"text_embeds": outputs[-1].text_embeds}
 
 
 def _loss(base: BaseModel, pixels: Tensor, states: Tensor, more: dict[str, Tensor]) -> Tensor:

@@ -62,14 +62,14 @@ def measure_claims(
         )
     if publish is not None:
         check_checkout(publish)  # before hours of measuring
-    chosen = [experiment(name) for name in names or EXPERIMENTS]
+    experiments = [experiment(name) for name in names or EXPERIMENTS]
     if only_table:
         people = people or len(world.REPORTING_SEEDS)
     limit = {"within": minutes or QUICK_MINUTES} if quick else {"minutes": minutes}
     people = people or (QUICK_PEOPLE if quick else Plan.people)
     whole = Plan(people=people, quick=quick, measure=not only_table, **limit, **plan)
     with meter("measuring") as show:
-        rows = run_claims(chosen, whole, Bench(out, quick=quick), show)
+        rows = run_claims(experiments, whole, Bench(out, quick=quick), show)
     if publish is not None:
         published(out, publish)
     return as_text(rows, whole)

@@ -245,13 +245,13 @@ def allocated(work: Callable[[], object]) -> int:
 def _measure_plain(job: Job, base: BaseModel, arch: str, steps: int, device: torch.device) -> dict[str, Any]:
     """diffusers' loop on a copy of the base, with the same batches and rank."""
     settings, side = job.settings, job.resolution or base.resolution
-    own = copy.deepcopy(base).to(device)
+    copied = copy.deepcopy(base).to(device)
     pixels = torch.rand(settings.batch_size, 3, side, side, device=device) * 2 - 1
     if job.method == "textual-inversion":
-        step = textual_inversion(own, pixels)
+        step = textual_inversion(copied, pixels)
     else:
         prior = torch.rand(settings.prior_batch_size, 3, side, side, device=device) * 2 - 1
-        step = dreambooth_lora(own, pixels, prior, settings.rank)
+        step = dreambooth_lora(copied, pixels, prior, settings.rank)
     clock, times = clock_of(device), []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16")
 
@@ -262,9 +262,9 @@ def _measure_plain(job: Job, base: BaseModel, arch: str, steps: int, device: tor
                 step()
             times.append(clock() - began)
 
-    peak = _peak(device, own, run, count=False)
+    peak = _peak(device, copied, run, count=False)
     taken = 1000 * statistics.median(times[_WARM_UP:])
-    peak = peak or _peak(device, own, step, count=True)
+    peak = peak or _peak(device, copied, step, count=True)
     return _row(f"diffusers: {job.method}", arch, job, device, taken, None, peak, steps)
 
 

@@ -41,12 +41,12 @@ def parsed(text: str) -> tuple[str, float, list[str]]:
 
 def concepts_in_words(texts: Sequence[str]) -> dict[str, str]:
     """What a picture says of the concepts it was drawn with: name, digest and strength of each file."""
-    told = []
+    lines = []
     for text in texts:
         path, factor, words = parsed(text)
         name = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
-        told.append(f"{Path(path).name} ({name}) at {factor:g}{' as ' + ' '.join(words) if words else ''}")
-    return {"concepts": "; ".join(told)} if told else {}
+        lines.append(f"{Path(path).name} ({name}) at {factor:g}{' as ' + ' '.join(words) if words else ''}")
+    return {"concepts": "; ".join(lines)} if lines else {}
 
 
 def check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") -> list[str]:
@@ -55,12 +55,12 @@ def check_placeholders(prompts: Sequence[str], artifacts: "Sequence[Artifact]") 
     from ..bases.text.prompt_weights import spelled, weighted
     from ..config import TOKEN
 
-    known = placeholders(artifacts)
-    prompts = [spelled(prompt, known) for prompt in prompts]
+    defined = placeholders(artifacts)
+    prompts = [spelled(prompt, defined) for prompt in prompts]
     for prompt in prompts:
         for word in TOKEN.findall(prompt):
-            if word not in known:
-                hint = nearest(word, known) or "; give its file with --concept"
+            if word not in defined:
+                hint = nearest(word, defined) or "; give its file with --concept"
                 raise LikenessError(f"the prompt uses {word}, which no given concept defines{hint}")
         weighted(prompt)
     return prompts

@@ -151,40 +151,40 @@ def generate(
     """Draw pictures; the same seed gives the same picture as ComfyUI's KSampler."""
     artifacts = [with_strength(text) for text in drawing.concept or []]
     prompts = check_placeholders(prompts, [artifact for artifact, _ in artifacts])
-    wanted = [(prompt, drawing.seed + number) for prompt in prompts for number in range(drawing.count)]
-    outputs = Outputs.at(drawing.out, len(wanted), drawing.overwrite)
+    requests = [(prompt, drawing.seed + number) for prompt in prompts for number in range(drawing.count)]
+    outputs = Outputs.at(drawing.out, len(requests), drawing.overwrite)
     from ..bases.base import load_base
     from ..inference.restore_options import finisher, parse_restore_options
 
     wish = None if finish.restore is None else parse_restore_options(finish.restore)
     base = load_base(parts.spec(drawing.base))
-    told: list[str] = []
-    pictures: Iterable[Any] = _drawn(base, wanted, artifacts, drawing, people, words, told)
-    for line in told:
+    notes: list[str] = []
+    pictures: Iterable[Any] = _drawn(base, requests, artifacts, drawing, people, words, notes)
+    for line in notes:
         note(line)
     if wish is not None:
         finished = finisher(
             wish, base, prompt=prompts[0], negative=drawing.negative, artifacts=artifacts,
             references=finish.references, models=people.models,
         )  # fmt: skip
-        pictures = _finished(pictures, [prompt for prompt, _ in wanted], finished)
+        pictures = _finished(pictures, [prompt for prompt, _ in requests], finished)
     drawn_with = concepts_in_words(drawing.concept or []) | _drawn_with(drawing, words, finish)
-    for index, (pixels, (prompt, number)) in enumerate(zip(pictures, wanted)):
+    for index, (pixels, (prompt, number)) in enumerate(zip(pictures, requests)):
         about = {"prompt": prompt, "seed": str(number), **drawn_with}
         say(str(save_picture(outputs.numbered(index, f"seed{number}"), pixels, about)))
     return 0
 
 
 def _drawn(
-    base: "BaseModel", wanted: Sequence[tuple[str, int]], artifacts: "Sequence[tuple[Artifact, float]]",
-    drawing: Drawing, people: People, words: Words, told: list[str],
+    base: "BaseModel", requests: Sequence[tuple[str, int]], artifacts: "Sequence[tuple[Artifact, float]]",
+    drawing: Drawing, people: People, words: Words, notes: list[str],
 ) -> Iterable[Any]:  # fmt: skip
-    """The pictures (H, W, 3) uint8 of all prompts and seeds in `wanted`; `told` gets what is to be said."""
+    """The pictures (H, W, 3) uint8 of all prompts and seeds in `requests`; `notes` gets remarks."""
     from ..inference.detail import drawn_in_regions
     from ..inference.refocus_options import refocusing_of
 
     shown = people.shown()
-    prompts, seeds = [prompt for prompt, _ in wanted], [number for _, number in wanted]
+    prompts, seeds = [prompt for prompt, _ in requests], [number for _, number in requests]
     refocusing = refocusing_of(
         words.refocus or [], base, restart=words.refocus_restart, maps=words.attention_maps
     )
@@ -204,13 +204,13 @@ def _drawn(
             width=drawing.width,
             height=drawing.height,
             on_step=lambda done, total: show(done, total, ""),
-            say=told.append,
+            say=notes.append,
         )
 
 
 def _drawn_with(drawing: Drawing, words: Words, finish: Finish) -> dict[str, str]:
     """What a picture's own file says of how it was made, beside its prompt and seed."""
-    told = {
+    about = {
         "negative": drawing.negative,
         "steps": str(drawing.steps),
         "guidance": str(drawing.guidance),
@@ -218,8 +218,8 @@ def _drawn_with(drawing: Drawing, words: Words, finish: Finish) -> dict[str, str
         "sampler": drawing.sampler,
         "schedule": drawing.schedule,
     }
-    told |= {"refocus": " ".join(words.refocus)} if words.refocus else {}
-    return told | ({"restore": finish.restore} if finish.restore else {})
+    about |= {"refocus": " ".join(words.refocus)} if words.refocus else {}
+    return about | ({"restore": finish.restore} if finish.restore else {})
 
 
 def _finished(pictures: Iterable[Any], prompts: Sequence[str], finish: "Finisher") -> list[Any]:

@@ -65,24 +65,24 @@ def _file_facts(path: Path, thumbnail: Path | None) -> tuple[dict[str, Any], lis
     lines += [("thumbnail", said)] if (said := _thumbnail(path, picture, thumbnail)) else []
     ran = settings_lines(facts["settings"])
     lines += [("settings", ""), *((f"  {name}", text) for name, text in ran)] if ran else []
-    told = {"file": str(path), **facts, "tokens": [asdict(token) for token in facts["tokens"]]}
-    return {**told, "date": date, "thumbnail_bytes": len(picture)}, lines
+    record = {"file": str(path), **facts, "tokens": [asdict(token) for token in facts["tokens"]]}
+    return {**record, "date": date, "thumbnail_bytes": len(picture)}, lines
 
 
-def _thumbnail(path: Path, picture: bytes, wanted: Path | None) -> str:
+def _thumbnail(path: Path, picture: bytes, target: Path | None) -> str:
     """Where a picture of it is: written where it is wanted, in the file, or beside it as other tools do."""
     from ..files import write_atomically
 
-    if wanted is not None:
+    if target is not None:
         if not picture:
             raise LikenessError(f"{path} holds no picture of itself; learn it with --preview-every")
-        if wanted.suffix.lower() not in (".jpg", ".jpeg"):
-            raise LikenessError(f"{wanted} must end in .jpg, as the picture is one; rename it")
-        if wanted.exists():
-            raise LikenessError(f"{wanted} is there already; give another --thumbnail")
-        with write_atomically(wanted) as temporary:
+        if target.suffix.lower() not in (".jpg", ".jpeg"):
+            raise LikenessError(f"{target} must end in .jpg, as the picture is one; rename it")
+        if target.exists():
+            raise LikenessError(f"{target} is there already; give another --thumbnail")
+        with write_atomically(target) as temporary:
             temporary.write_bytes(picture)
-        return str(wanted)
+        return str(target)
     if picture:
         return f"{len(picture):,} bytes in the file; --thumbnail NAME.jpg writes them"
     beside = [
@@ -108,10 +108,10 @@ def _picture_facts(path: Path) -> dict[str, str]:
 def _graph(text: str) -> int:
     """How many nodes a text that ComfyUI wrote has; 0 for other texts."""
     try:
-        found = json.loads(text)
+        graph = json.loads(text)
     except (ValueError, RecursionError):
         return 0
-    nodes: Sequence[Any] = found.get("nodes", found) if isinstance(found, dict) else ()
+    nodes: Sequence[Any] = graph.get("nodes", graph) if isinstance(graph, dict) else ()
     return len(nodes) if isinstance(nodes, dict | list) else 0
 
 
@@ -120,14 +120,14 @@ def _folder_facts(path: Path) -> dict[str, Any]:
     from ..data.concepts import assets_in, digest, load_concept, says_class_word
 
     several = assets_in(path)
-    found = [load_concept(ConceptSpec(folder=str(path), token=f"<v{n}>", asset=n)) for n in several]
-    if not found:
-        found = [load_concept(path, class_word=None if says_class_word(path) else UNSAID)]
-    facts = [_concept_facts(concept) for concept in found]
-    remarks = {"remarks": said} if (said := [remark for one in found for remark in one.remarks]) else {}
+    concepts = [load_concept(ConceptSpec(folder=str(path), token=f"<v{n}>", asset=n)) for n in several]
+    if not concepts:
+        concepts = [load_concept(path, class_word=None if says_class_word(path) else UNSAID)]
+    facts = [_concept_facts(concept) for concept in concepts]
+    remarks = {"remarks": said} if (said := [remark for one in concepts for remark in one.remarks]) else {}
     if len(facts) == 1:
-        return {"folder": str(path), **facts[0], **remarks, "digest": digest(found)}
-    return {"folder": str(path), "concepts": facts, **remarks, "digest": digest(found)}
+        return {"folder": str(path), **facts[0], **remarks, "digest": digest(concepts)}
+    return {"folder": str(path), "concepts": facts, **remarks, "digest": digest(concepts)}
 
 
 def _concept_facts(concept: "Concept") -> dict[str, Any]:

@@ -34,14 +34,14 @@ def interval(
 
     concept = load_concept(folder, class_word=class_word)
     with meter("looking") as show:
-        found = measure_overlap(
+        seen = measure_overlap(
             load_base(parts.spec(base)), concept, points=points, share=share, seed=seed,
             check=lambda done, total: show(done, total, ""),
         )  # fmt: skip
     if out is not None:
-        curve = list(zip(found.timesteps, found.overlap))
+        curve = list(zip(seen.timesteps, seen.overlap))
         save_picture(replacing(out), plot_losses({f"overlap of '{concept.class_word}' and mask": curve}), {})
-    say(json.dumps({"interval": list(found.interval), "timesteps": found.timesteps,
-                    "overlap": [round(value, 4) for value in found.overlap],
-                    "layers": {name: round(value, 4) for name, value in found.layers.items()}}))  # fmt: skip
+    say(json.dumps({"interval": list(seen.interval), "timesteps": seen.timesteps,
+                    "overlap": [round(value, 4) for value in seen.overlap],
+                    "layers": {name: round(value, 4) for name, value in seen.layers.items()}}))  # fmt: skip
     return 0

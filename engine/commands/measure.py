@@ -56,19 +56,19 @@ def measure_pictures(
     drawn = _pixels(files)
     judge = load_face_judge(faces, packs)
     text, looks = judges_there(judge, models)
-    known, others, styled = (
+    person, others, styled = (
         [] if place is None else _pixels(_picture_files(place)) for place in (references, strangers, style)
     )
     prompts = [prompt] * len(drawn) if prompt else []
     part, marked = ((), []) if component is None else _parts(component, backend, models, files, drawn)
-    found = measure(
-        drawn, known, judge, prompts=prompts, text=text, looks=looks, strangers=others, style=styled,
+    measures = measure(
+        drawn, person, judge, prompts=prompts, text=text, looks=looks, strangers=others, style=styled,
         component=part, component_masks=marked, names=_names(files),
     )  # fmt: skip
     if as_json:
-        say(json.dumps(in_numbers(found), indent=2, ensure_ascii=False))
+        say(json.dumps(in_numbers(measures), indent=2, ensure_ascii=False))
     else:
-        say(report(found))
+        say(report(measures))
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -100,8 +100,8 @@ def _parts(
     concept = load_concept(folder)
     request = Request(words=words_of(concept.class_word))
     names = [str(file) for file in files]
-    known = [picture.mask for picture in concept.pictures if picture.mask is not None]
-    return concept.pictures, find_parts(load_segmenter(backend, models), drawn, request, names, known)
+    masks = [picture.mask for picture in concept.pictures if picture.mask is not None]
+    return concept.pictures, find_parts(load_segmenter(backend, models), drawn, request, names, masks)
 
 
 def _pixels(files: Sequence[Path]) -> list[Any]:

@@ -36,11 +36,11 @@ def grouped(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def flat(**given: Any) -> int:
-        chosen = {
+        filled = {
             name: kind(**{entry.name: given.pop(entry.name) for entry in fields(kind)})
             for name, kind in groups.items()
         }
-        return command(**given, **chosen)
+        return command(**given, **filled)
 
     flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     flat.__annotations__ = {option.name: option.annotation for option in options}
@@ -62,20 +62,20 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
 
 def in_panel(kind: Any, panel: str, default: str | None) -> Any:
     """An annotated option in a panel of the help, which says what holds where it is not typed."""
-    plain, told = get_args(kind)
-    told = copy.copy(told)  # other commands have it too
-    told.rich_help_panel = panel
+    plain, option = get_args(kind)
+    option = copy.copy(option)  # other commands have it too
+    option.rich_help_panel = panel
     if default is not None:
-        told.show_default = default
-    return Annotated[plain, told]
+        option.show_default = default
+    return Annotated[plain, option]
 
 
 def say_plain_types(command: Callable[..., Any]) -> None:
     """Lets a command's help call the kinds of its options by plain words."""
     for kind in getattr(command, "__annotations__", {}).values():
-        told: Any = getattr(kind, "__metadata__", (None,))[0]
-        if hasattr(told, "metavar") and told.metavar is None:
-            told.metavar = plain_type(get_args(kind)[0], flag=True)
+        option: Any = getattr(kind, "__metadata__", (None,))[0]
+        if hasattr(option, "metavar") and option.metavar is None:
+            option.metavar = plain_type(get_args(kind)[0], flag=True)
 
 
 def without_types_of_python(command: Any) -> Any:

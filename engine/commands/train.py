@@ -30,14 +30,14 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
              if value is not None and value is not False and value != []}  # fmt: skip
     typed |= {} if buckets is None else {"buckets": buckets}
     settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
-    chosen = job_file.read_yaml(config) if config is not None else {}
+    configured = job_file.read_yaml(config) if config is not None else {}
     concepts = job_file.concepts_of(
         typed.pop("folders", []), typed.pop("token", []), typed.pop("class_word", []), typed.pop("role", []),
         typed.pop("several", False),
     )  # fmt: skip
     if concepts:
         typed["concepts"] = concepts
-    job = job_file.build_job(method, chosen, typed, settings, preset)
+    job = job_file.build_job(method, configured, typed, settings, preset)
     if print_config:
         say(job_file.to_yaml(job).rstrip())
         return 0
@@ -216,11 +216,11 @@ def _train_command(method: str) -> Callable[..., int]:
         for panel, entries in _COMMON.items()
         for name, kind in entries.items()
     }
-    told, usual = setting_help(METHODS[method]), setting_defaults(method)
+    help_texts, usual = setting_help(METHODS[method]), setting_defaults(method)
     for field in fields(METHODS[method]):
         option = Option(
             f"--{field.name.replace('_', '-')}",
-            help=told.get(field.name, ""),
+            help=help_texts.get(field.name, ""),
             rich_help_panel=f"Settings of {method}",
             metavar=plain_type(field.type),
             show_default=usual[field.name],
@@ -266,8 +266,8 @@ def _short(method: str) -> str:
 
 def _default_of(name: str) -> str | None:
     """What a job has where an option is not typed."""
-    known = {entry.name: entry.default for kind in (Recipe, Job) for entry in fields(kind)}
-    value = known.get(name)
+    defaults = {entry.name: entry.default for kind in (Recipe, Job) for entry in fields(kind)}
+    value = defaults.get(name)
     return f"{value:g}" if type(value) in (int, float) else value if isinstance(value, str) else None
 
 

@@ -20,12 +20,12 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 def sizes_of(area_side: int, step: int) -> list[Size]:
     """The buckets for an area of `area_side` squared, which none exceeds: sides are multiples of `step`."""
-    area, found = area_side**2, {(area_side, area_side)}
+    area, sizes = area_side**2, {(area_side, area_side)}
     for short in range(step, area_side, step):
         long = area // short // step * step
         if long <= _WIDEST * short:
-            found |= {(short, long), (long, short)}
-    return sorted(found)
+            sizes |= {(short, long), (long, short)}
+    return sorted(sizes)
 
 
 def nearest_size(height: int, width: int, sizes: Sequence[Size]) -> Size:
@@ -57,9 +57,9 @@ def one_bucket(buckets: Tensor, choices: Tensor, count: int, number: int, *seed:
     buckets (N,) says each item's. In every round of n batches a bucket comes as often as it has items, in an
     order of its own, so that all items are met equally often; the same number gives the same batch.
     """
-    own = buckets[choices]
+    of_choices = buckets[choices]
     turn, place = divmod(number, len(choices))
-    order = own[torch.randperm(len(choices), generator=generator_for("bucket", turn, *seed))]
+    order = of_choices[torch.randperm(len(choices), generator=generator_for("bucket", turn, *seed))]
     bucket = order[place]
-    before = turn * int((own == bucket).sum()) + int((order[:place] == bucket).sum())
-    return shuffled(choices[own == bucket], count, before, "bucket", int(bucket), *seed)
+    before = turn * int((of_choices == bucket).sum()) + int((order[:place] == bucket).sum())
+    return shuffled(choices[of_choices == bucket], count, before, "bucket", int(bucket), *seed)

@@ -83,10 +83,10 @@ def load_concept(
 ) -> Concept:
     """Reads a concept folder; what is said here goes before what `concept.json` says."""
     if isinstance(source, ConceptSpec):
-        told = {"token": source.token, "class_word": source.class_word, "role": source.role}
+        given = {"token": source.token, "class_word": source.class_word, "role": source.role}
         if source.asset is not None:
-            return _asset(source.folder, source.asset, {key: text for key, text in told.items() if text})
-        return load_concept(source.folder, **told)
+            return _asset(source.folder, source.asset, {key: text for key, text in given.items() if text})
+        return load_concept(source.folder, **given)
     folder = _existing_folder(source)
     described = _read_description(folder)
     class_word = class_word or described.get("class_word")
@@ -112,21 +112,21 @@ def load_concept(
 
 def _assets(layout: Layout) -> dict[int, tuple[str, list[Path]]]:
     """What MagicTailor's files call each number, and the pictures of it."""
-    found: dict[int, tuple[str, list[Path]]] = {}
+    by_number: dict[int, tuple[str, list[Path]]] = {}
     for path in layout.pictures:
         match = _PAIR.fullmatch(path.stem)
         if match is None:
             raise LikenessError(
                 f"{path} is not named like 0_person_a0.jpg; rename it or make a folder per concept"
             )
-        word, paths = found.setdefault(int(match["asset"]), (match["word"], []))
+        word, paths = by_number.setdefault(int(match["asset"]), (match["word"], []))
         paths.append(path)
         if word != match["word"]:
             raise LikenessError(
                 f"{path} calls concept number {match['asset']} {match['word']}, other pictures call it "
                 f"{word}; give each concept a number of its own, or one word"
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(by_number.items()))
 
 
 def _numbered(layout: Layout, assets: Mapping[int, tuple[str, list[Path]]], asset: int) -> Concept:
@@ -200,7 +200,7 @@ def _perhaps_several(folder: Path, pictures: Sequence[Path]) -> list[str]:
     ]
 
 
-def _asset(folder: str, asset: int, told: Mapping[str, str]) -> Concept:
+def _asset(folder: str, asset: int, given: Mapping[str, str]) -> Concept:
     """One concept of MagicTailor's folder; what is told goes before what the file names say."""
     layout = look_into(_existing_folder(folder))
     there = sorted(_words_by_number(layout.pictures))
@@ -209,11 +209,11 @@ def _asset(folder: str, asset: int, told: Mapping[str, str]) -> Concept:
             f"there are {', '.join(map(str, there))}" if there else "files must be named like 0_person_a0.jpg"
         )
         raise LikenessError(f"{folder} has no pictures of concept number {asset}; {hint}")
-    found = _numbered(layout, _assets(layout), asset)
-    said = f"{folder}: number {asset} of its {len(there)} concepts, {found.class_word}, has "
-    said += f"{len(found.pictures)} pictures"
+    concept = _numbered(layout, _assets(layout), asset)
+    said = f"{folder}: number {asset} of its {len(there)} concepts, {concept.class_word}, has "
+    said += f"{len(concept.pictures)} pictures"
     shared = layout.remarks if asset == there[0] else ()
-    return replace(found, remarks=(said, *shared, *found.remarks), **told)
+    return replace(concept, remarks=(said, *shared, *concept.remarks), **given)
 
 
 def says_class_word(folder: str | Path) -> bool:
@@ -274,9 +274,9 @@ def _read_description(folder: Path) -> dict[str, str]:
         raise LikenessError(f'{path} must look like {{"class_word": "woman"}}; mend or delete it')
     for key, value in described.items():
         if key not in _KEYS:
-            known = ", ".join(_KEYS)
+            keys = ", ".join(_KEYS)
             raise LikenessError(
-                f"{path} has an unknown key '{key:.80}'{nearest(key, _KEYS)}; known are {known}"
+                f"{path} has an unknown key '{key:.80}'{nearest(key, _KEYS)}; known are {keys}"
             )
         if not isinstance(value, str):
             raise LikenessError(f"{path}: {key} must be text in quotation marks")
@@ -287,8 +287,8 @@ def _read_description(folder: Path) -> dict[str, str]:
 
 def _valid_role(role: str, folder: Path) -> str:
     if role not in ROLES:
-        known = ", ".join(ROLES)
-        raise LikenessError(f"{folder}: unknown role '{role:.80}'{nearest(role, ROLES)}; use one of {known}")
+        roles = ", ".join(ROLES)
+        raise LikenessError(f"{folder}: unknown role '{role:.80}'{nearest(role, ROLES)}; use one of {roles}")
     return role
 
 
@@ -305,12 +305,12 @@ def _read_all(paths: Sequence[Path], masks: Mapping[Path, Path]) -> tuple[tuple[
     """The pictures with their masks, no larger than training can use, and remarks on reading them."""
     pictures, remarks = [], []
     for path in paths:
-        found = read_photograph(path, USABLE_SIDE)
-        remarks += [f"{path} {remark}" for remark in found.remarks]
-        mask = None if path not in masks else read_mask(masks[path], found.size)
-        seen = (found.pixels.shape[0], found.pixels.shape[1])
+        photo = read_photograph(path, USABLE_SIDE)
+        remarks += [f"{path} {remark}" for remark in photo.remarks]
+        mask = None if path not in masks else read_mask(masks[path], photo.size)
+        seen = (photo.pixels.shape[0], photo.pixels.shape[1])
         mask = mask if mask is None or mask.shape == seen else _scaled(mask, seen)
-        pictures.append(Picture(path.stem, found.pixels, mask, None if found.size == seen else found.size))
+        pictures.append(Picture(path.stem, photo.pixels, mask, None if photo.size == seen else photo.size))
     return tuple(pictures), remarks
 
 

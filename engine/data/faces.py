@@ -59,16 +59,16 @@ class FaceFinder:
         landmarks = (
             [None] * len(boxes) if points is None else [np.asarray(five, np.float32) for five in points]
         )
-        found = [
+        faces = [
             Face(np.asarray(box[:4], np.float32), five, float(box[4]))
             for box, five in zip(boxes, landmarks)
             if np.isfinite(box).all() and (five is None or np.isfinite(five).all())  # else it is nowhere
         ]
-        known = [
+        embedded = [
             face if face.landmarks is None else replace(face, embedding=self.embed(pixels, face))
-            for face in found
+            for face in faces
         ]
-        return sorted(known, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
+        return sorted(embedded, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
 
     def embed(self, pixels: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """The unit vector (D,) of a face in a picture (H, W, 3), found there or before it was changed."""
@@ -76,8 +76,8 @@ class FaceFinder:
             raise LikenessError("a face without landmarks cannot be recognised; find it with a face model")
         crop = arcface_crop(pixels, face.landmarks.astype(np.float64))
         with _naming(self._recogniser, "recognises no faces here"):
-            found = self._recogniser.get_feat(np.ascontiguousarray(crop[..., ::-1]))
-        vector = np.asarray(found, np.float32).ravel()
+            features = self._recogniser.get_feat(np.ascontiguousarray(crop[..., ::-1]))
+        vector = np.asarray(features, np.float32).ravel()
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 

@@ -42,9 +42,9 @@ def look(pixels: NDArray[np.uint8], finder: Any) -> HeadsSeen:
     best, turns = finder(pixels), 0
     if getattr(finder, "turns", True) and _surest(best) < UPRIGHT:
         for quarter in TURNED:
-            found = finder(np.ascontiguousarray(np.rot90(pixels, quarter)))
-            if _surest(found) > _surest(best) + SURER:
-                best, turns = found, quarter
+            faces = finder(np.ascontiguousarray(np.rot90(pixels, quarter)))
+            if _surest(faces) > _surest(best) + SURER:
+                best, turns = faces, quarter
     upright = np.ascontiguousarray(np.rot90(pixels, turns))
     vectors = tuple(
         finder.embed(upright, face) if face.embedding is None else face.embedding for face in best
@@ -116,10 +116,10 @@ def _several(one: HeadsSeen, is_person: bool, person: int) -> list[str]:
 
 def _belongs(one: HeadsSeen, seen: Sequence[HeadsSeen], group: Sequence[int], largest: int) -> int:
     """Which of a picture's faces is most like the person of the other pictures; -1 where none is."""
-    known = [other.vectors[0] for other, whose in zip(seen, group) if whose == largest and other is not one]
-    if not known or not one.vectors or group.count(largest) < 2:
+    others = [other.vectors[0] for other, whose in zip(seen, group) if whose == largest and other is not one]
+    if not others or not one.vectors or group.count(largest) < 2:
         return -1
-    alike = np.stack(one.vectors) @ np.stack(known).T
+    alike = np.stack(one.vectors) @ np.stack(others).T
     best = int(alike.max(1).argmax())
     return best if alike[best].max() >= _ALIKE else -1
 

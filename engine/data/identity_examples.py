@@ -40,13 +40,13 @@ class Slot:
 
 def slots(faces: int, edited: bool, kind: int, fill: bool, count: int = _SLOTS) -> list[Slot | None]:
     """Which pictures stand in the slots of a sample with so many faces (MasterWeaver's dataset)."""
-    chosen: list[Slot | None] = [] if kind == 2 else [Slot(face) for face in range(faces)]
+    filled: list[Slot | None] = [] if kind == 2 else [Slot(face) for face in range(faces)]
     if kind > 0 and edited:
-        chosen.append(Slot(None))
-    first = chosen[0] if chosen else None
-    while len(chosen) < count:
-        chosen.append(Slot(first.face, augmented=True) if fill and first is not None else None)
-    return chosen[:count]
+        filled.append(Slot(None))
+    first = filled[0] if filled else None
+    while len(filled) < count:
+        filled.append(Slot(first.face, augmented=True) if fill and first is not None else None)
+    return filled[:count]
 
 
 def dropped(draw: float, each: float = 0.05) -> tuple[bool, bool]:
@@ -110,9 +110,9 @@ def references(
     """The reference pictures of one training step for a sample."""
     kind = int(rng.choice(3, p=np.asarray(kinds) / sum(kinds)))
     twin = _edited(sample, rng)
-    chosen = slots(len(sample.faces), twin is not None, kind, bool(rng.random() < fill), count)
+    filled_slots = slots(len(sample.faces), twin is not None, kind, bool(rng.random() < fill), count)
     pixels, filled = torch.zeros(count, 3, side, side), torch.zeros(count, dtype=torch.bool)
-    for number, slot in enumerate(chosen):
+    for number, slot in enumerate(filled_slots):
         if slot is None:
             continue
         if slot.face is None:
@@ -134,9 +134,9 @@ def _edited(sample: ShardSample, rng: np.random.Generator) -> NDArray[np.uint8] 
     edits = sample.faces[-1].edited if sample.faces else ()
     if not edits:
         return None
-    chosen = edits[int(rng.integers(len(edits)))]
+    twin = edits[int(rng.integers(len(edits)))]
     try:
-        return decode_picture(chosen) if isinstance(chosen, bytes) else chosen
+        return decode_picture(twin) if isinstance(twin, bytes) else twin
     except LikenessError:
         return None
 

@@ -36,14 +36,14 @@ class Layout:
 def look_into(folder: Path) -> Layout:
     """What a folder holds to learn from; LikenessError where there is nothing, or masks that fit nothing."""
     where, remarks = _where(folder)
-    found = pictures_in(where)
-    beside, lost = _masks_beside(found)
-    pictures = [path for path in found if path not in beside and path not in lost]
+    files = pictures_in(where)
+    beside, lost = _masks_beside(files)
+    pictures = [path for path in files if path not in beside and path not in lost]
     if not pictures:
         raise nothing_in(where)
     _refuse_twins(pictures)
-    masks, strays, told = _masks_under(folder, where, pictures)
-    remarks += told
+    masks, strays, remarks_on_masks = _masks_under(folder, where, pictures)
+    remarks += remarks_on_masks
     if not masks and not beside and any(map(is_picture, strays)):
         raise _masks_of_nothing(strays, pictures[0])
     if beside:
@@ -77,8 +77,8 @@ def nothing_in(folder: Path) -> LikenessError:
         return LikenessError(
             f"no pictures in {folder} itself; give the folder that holds them, such as {deeper[0]}"
         )
-    found = f" ({len(left)} other file{'s' * (len(left) != 1)} in it)" if left else ""
-    return LikenessError(f"no pictures in {folder}{found}; put some .png, .jpg or .webp files there")
+    others = f" ({len(left)} other file{'s' * (len(left) != 1)} in it)" if left else ""
+    return LikenessError(f"no pictures in {folder}{others}; put some .png, .jpg or .webp files there")
 
 
 def left_out_of(folder: Path, captions: bool = True) -> list[str]:
@@ -154,7 +154,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _left_out(folder: Path, known: set[Path]) -> list[Path]:
+def _left_out(folder: Path, used: set[Path]) -> list[Path]:
     """What lies in a folder and is neither known nor of no consequence; folders where they hold pictures."""
     files = [
         path
@@ -163,18 +163,18 @@ def _left_out(folder: Path, known: set[Path]) -> list[Path]:
     ]
     deeper = [
         path for path in _folders(folder)
-        if path.name not in (*MASK_FOLDERS, "images") and path not in known and pictures_in(path)
+        if path.name not in (*MASK_FOLDERS, "images") and path not in used and pictures_in(path)
     ]  # fmt: skip
-    return sorted([path for path in files if path not in known] + deeper)
+    return sorted([path for path in files if path not in used] + deeper)
 
 
 # ------------------------------------------------------------------------------------------------- the masks
 
 
-def _masks_beside(found: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+def _masks_beside(files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
     """Masks among the pictures, each with its picture, and files that call themselves masks of nothing."""
-    named = {path: match for path in found if (match := _MASK.fullmatch(path.stem))}
-    pictures = _by_name(path for path in found if path not in named)
+    named = {path: match for path in files if (match := _MASK.fullmatch(path.stem))}
+    pictures = _by_name(path for path in files if path not in named)
     masks, lost = {}, []
     for path, match in named.items():
         picture = _named(pictures, match["of"] or match["perhaps"])
@@ -229,8 +229,8 @@ def _by_name(pictures: Iterable[Path]) -> dict[str, Path]:
 
 def _named(pictures: Mapping[str, Path], *names: str) -> Path | None:
     for name in names:
-        if (found := pictures.get(name) or pictures.get(name.casefold())) is not None:
-            return found
+        if (picture := pictures.get(name) or pictures.get(name.casefold())) is not None:
+            return picture
     return None
 
 

@@ -36,12 +36,12 @@ class MiniatureFaces:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Face]:
         """All faces of a picture (H, W, 3), the largest first."""
-        found = []
+        faces = []
         for left, top, side in _squares(pixels.shape[0], pixels.shape[1]):
             face = self._in_square(pixels[top : top + side, left : left + side])
             if face is not None:
-                found.append(_moved(face, left, top))
-        surest = sorted(found, key=lambda face: -face.score)
+                faces.append(_moved(face, left, top))
+        surest = sorted(faces, key=lambda face: -face.score)
         kept: list[Face] = []
         for face in surest:
             if not kept or box_overlap(face.box, np.stack([other.box for other in kept])).max() <= _DOUBLES:

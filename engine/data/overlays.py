@@ -19,13 +19,16 @@ def veiled(pixels: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.u
 
 
 def with_faces(
-    pixels: NDArray[np.uint8], boxes: Sequence[NDArray], points: Sequence[NDArray], chosen: int | None = None
+    pixels: NDArray[np.uint8],
+    boxes: Sequence[NDArray],
+    points: Sequence[NDArray],
+    thickest: int | None = None,
 ) -> NDArray[np.uint8]:
-    """The picture with numbered boxes (4,) and landmarks (N, 2); the chosen face's lines are thick."""
+    """The picture with numbered boxes (4,) and landmarks (N, 2); the lines of face `thickest` are thick."""
     image = Image.fromarray(pixels)
     pen, width = ImageDraw.Draw(image), max(image.width, image.height) // 256 + 1
     for number, box in enumerate(boxes):
-        thick = width * (3 if number == chosen else 1)
+        thick = width * (3 if number == thickest else 1)
         pen.rectangle([float(value) for value in box], outline=_LINE, width=thick)
         pen.text((float(box[0]) + thick + 2, float(box[1]) + thick), str(number), fill=_LINE)
     for landmarks in points:

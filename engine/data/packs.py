@@ -78,12 +78,12 @@ def packs_in(root: Path) -> list[str]:
 
 def terms_of(folder: Path) -> list[str]:
     """What is known of a pack's models, one line per file: whose they are and on what terms, by content."""
-    told = []
+    lines = []
     for path in sorted(folder.glob("*.onnx")):
         with open(path, "rb") as file:
-            known = LICENCES.get(hashlib.file_digest(file, "sha256").hexdigest())
-        told.append(f"{path.name}: {known or 'not known here; see where you have it from for its licence'}")
-    return told
+            terms = LICENCES.get(hashlib.file_digest(file, "sha256").hexdigest())
+        lines.append(f"{path.name}: {terms or 'not known here; see where you have it from for its licence'}")
+    return lines
 
 
 def find_pack(name: str, root: Path, otherwise: str = "") -> Path:
@@ -106,8 +106,8 @@ def find_pack(name: str, root: Path, otherwise: str = "") -> Path:
                 f"({PACKS[name].licence}) and put them there{otherwise}"
             )
     elif not any(folder.glob("*.onnx")):
-        known = [*dict.fromkeys((*packs_in(root), *PACKS))]
-        hint = nearest(name, known) or f"; use one of {', '.join(known)}"
+        packs = [*dict.fromkeys((*packs_in(root), *PACKS))]
+        hint = nearest(name, packs) or f"; use one of {', '.join(packs)}"
         raise LikenessError(f"unknown face pack '{name}'{hint}, or put its .onnx files into {folder}")
     return folder
 
@@ -115,10 +115,10 @@ def find_pack(name: str, root: Path, otherwise: str = "") -> Path:
 def models_of(name: str, root: Path, otherwise: str = "") -> Sequence[Path]:
     """The files of a pack that may find or recognise faces: the two that we know, else all of them."""
     folder = find_pack(name, root, otherwise)
-    known = (
+    usual = (
         [folder / file for file in (PACKS[name].detector, PACKS[name].recogniser)] if name in PACKS else []
     )
-    return known if known and all(path.is_file() for path in known) else sorted(folder.glob("*.onnx"))
+    return usual if usual and all(path.is_file() for path in usual) else sorted(folder.glob("*.onnx"))
 
 
 def check_own_weights(path: Path) -> None:

@@ -83,12 +83,12 @@ def picture_in(content: bytes, name: str) -> np.ndarray:
 def texts_in(path: str | os.PathLike[str]) -> dict[str, str]:
     """What a picture's file says in words: a PNG's text fields, or the lines of an EXIF comment."""
     with _opened(path, None) as (image, _, _):
-        told = {str(name): str(text) for name, text in getattr(image, "text", {}).items()}
+        texts = {str(name): str(text) for name, text in getattr(image, "text", {}).items()}
         comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT, b"")
     if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
         lines = comment[8:].decode("utf-16-be", "replace").splitlines()
-        told |= {name: text for name, colon, text in (line.partition(": ") for line in lines) if colon}
-    return told
+        texts |= {name: text for name, colon, text in (line.partition(": ") for line in lines) if colon}
+    return texts
 
 
 def grey_in(content: bytes, name: str) -> np.ndarray:
@@ -223,14 +223,14 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tuple[
         plain = image if image.mode == {"GRAY": "L", "CMYK": "CMYK"}.get(space) else image.convert("RGB")
         if space == "GRAY" and plain.mode != "L":
             plain = plain.convert("L")
-        found = ImageCms.profileToProfile(
+        converted = ImageCms.profileToProfile(
             plain, profile, ImageCms.createProfile("sRGB"),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )  # fmt: skip
     except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError):  # ImportError: built without
         return image.convert("RGB"), ("has a colour profile that cannot be used; it is taken for sRGB",)
-    return found or image.convert("RGB"), ()
+    return converted or image.convert("RGB"), ()
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:

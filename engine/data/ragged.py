@@ -22,8 +22,8 @@ class Ragged:
         """Pictures (C, H, W); sizes in the order in which they come first."""
         shapes = list(dict.fromkeys(picture.shape[-2:] for picture in pictures))
         bucket = [shapes.index(picture.shape[-2:]) for picture in pictures]
-        parts = [[pictures[i] for i, own in enumerate(bucket) if own == b] for b in range(len(shapes))]
-        place = [bucket[:number].count(own) for number, own in enumerate(bucket)]
+        parts = [[pictures[i] for i, index in enumerate(bucket) if index == b] for b in range(len(shapes))]
+        place = [bucket[:number].count(index) for number, index in enumerate(bucket)]
         return cls(tuple(torch.stack(part) for part in parts), torch.tensor(bucket), torch.tensor(place))
 
     def __len__(self) -> int:
@@ -32,10 +32,10 @@ class Ragged:
     def __iter__(self) -> Iterator[Tensor]:
         return (self.parts[bucket][place] for bucket, place in zip(self.bucket.tolist(), self.place.tolist()))
 
-    def __getitem__(self, chosen: Tensor) -> Tensor:
+    def __getitem__(self, numbers: Tensor) -> Tensor:
         """The pictures (B, C, H, W) with these numbers (B,), which must be of one size."""
-        (bucket,) = set(self.bucket[chosen].tolist())
-        return self.parts[bucket][self.place[chosen]]
+        (bucket,) = set(self.bucket[numbers].tolist())
+        return self.parts[bucket][self.place[numbers]]
 
 
 def bucket_summary(pixels: Tensor | Ragged) -> str:
@@ -58,13 +58,13 @@ def joined(first: Any, second: Any) -> Any:
     return together([*first, *second])
 
 
-def put(pictures: Any, chosen: Tensor, others: Tensor) -> None:
+def put(pictures: Any, numbers: Tensor, others: Tensor) -> None:
     """Puts others (B, C, H, W) in the place of the pictures with these numbers (B,), all of one size."""
     if isinstance(pictures, Ragged):
-        (bucket,) = set(pictures.bucket[chosen].tolist())
-        pictures.parts[bucket][pictures.place[chosen]] = others
+        (bucket,) = set(pictures.bucket[numbers].tolist())
+        pictures.parts[bucket][pictures.place[numbers]] = others
     else:
-        pictures[chosen] = others
+        pictures[numbers] = others
 
 
 def buckets_of(pictures: Any) -> Tensor:

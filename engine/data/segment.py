@@ -63,18 +63,23 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def find_mask(
-    segmenter: Segmenter, pixels: NDArray[np.uint8], request: Request, name: str, *, chosen: bool = False
+    segmenter: Segmenter,
+    pixels: NDArray[np.uint8],
+    request: Request,
+    name: str,
+    *,
+    strict: bool = False,
 ) -> Mask:
     """The mask (H, W) of one picture (H, W, 3); finding none of the words is an error that names both.
 
-    chosen: somebody picked the back end for the picture, so that its doubt about the picture is an error too.
+    strict: somebody picked the back end for the picture, so that its doubt about the picture is an error too.
     """
-    found = segmenter(pixels, [*request.words, *request.but_not])
-    mask = _marked(found, request)
+    parts = segmenter(pixels, [*request.words, *request.but_not])
+    mask = _marked(parts, request)
     if mask is None:
-        raise _nothing(found, request.words, name)
-    if chosen and found.doubt:
-        raise LikenessError(f"{name} {found.doubt}")
+        raise _nothing(parts, request.words, name)
+    if strict and parts.doubt:
+        raise LikenessError(f"{name} {parts.doubt}")
     if not mask.any():
         raise LikenessError(
             f"nothing is left of the mask of {name}; exclude less, grow it or lower the level"
@@ -89,7 +94,7 @@ def find_masks(
     """A mask for each picture, with one loaded back end; `names` are what errors and progress call them."""
     masks = []
     for number, (pixels, name) in enumerate(zip(pictures, names), start=1):
-        masks.append(find_mask(segmenter, pixels, request, name, chosen=True))
+        masks.append(find_mask(segmenter, pixels, request, name, strict=True))
         if on_picture is not None:
             on_picture(number, len(names), name)
     return masks
@@ -97,36 +102,36 @@ def find_masks(
 
 def find_parts(
     segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]], request: Request, names: Sequence[str],
-    known: Sequence[Mask] = (),
+    others: Sequence[Mask] = (),
 ) -> list[Mask]:  # fmt: skip
     """As `find_masks`, for pictures in which a part may be missing: its mask (H, W) is empty there.
 
-    known: masks of the part in other pictures, beside which a speck is told from the part.
+    others: masks of the part in other pictures, beside which a speck is told from the part.
     """
     masks = []
-    least = SPECK * float(np.median([mask.mean() for mask in known])) if known else 0.0
+    least = SPECK * float(np.median([mask.mean() for mask in others])) if others else 0.0
     for pixels, name in zip(pictures, names):
-        found = segmenter(pixels, [*request.words, *request.but_not])
-        if found.doubt:
-            raise LikenessError(f"{name} {found.doubt}")
-        mask = _marked(found, request)
+        parts = segmenter(pixels, [*request.words, *request.but_not])
+        if parts.doubt:
+            raise LikenessError(f"{name} {parts.doubt}")
+        mask = _marked(parts, request)
         missing = mask is None or mask.mean() < least
         masks.append(np.zeros(pixels.shape[:2], np.float32) if missing else mask)
     return masks
 
 
-def _marked(found: Found, request: Request) -> Mask | None:
+def _marked(parts: Found, request: Request) -> Mask | None:
     """The mask (H, W) of what was asked for; None where none of the words was found."""
     count, level = len(request.words), request.refine.level
-    mask = union(found.masks[:count])
+    mask = union(parts.masks[:count])
     if mask.max() < (_TRACE if level is None else level):
         return None
-    return request.refine(without(mask, found.masks[count:]))
+    return request.refine(without(mask, parts.masks[count:]))
 
 
-def _nothing(found: Found, words: Sequence[str], name: str) -> LikenessError:
-    best = max(found.scores[: len(words)], default=0.0)
-    others = {word: score for word, score in found.instead.items() if word not in words}
+def _nothing(parts: Found, words: Sequence[str], name: str) -> LikenessError:
+    best = max(parts.scores[: len(words)], default=0.0)
+    others = {word: score for word, score in parts.instead.items() if word not in words}
     surest = sorted(others.items(), key=lambda entry: -entry[1])[:4]
     instead = ", ".join(f"{word} {score:.2f}" for word, score in surest)
     saw = f"; what was found: {instead}" if instead else ""
@@ -154,7 +159,7 @@ def mask_folder(
     cells: list[tuple[str, Image.Image]] = []
     for number, path in enumerate(pictures, start=1):
         pixels = read_picture(path)
-        mask = find_mask(segmenter, pixels, request, str(path), chosen=True)
+        mask = find_mask(segmenter, pixels, request, str(path), strict=True)
         masks.append(to_mask_image(mask))
         cells.append((path.name, thumbnail(veiled(pixels, mask))))
         if on_picture is not None:

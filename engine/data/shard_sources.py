@@ -48,11 +48,11 @@ def photographs(
     """Every picture of a folder with its faces aligned and parsed; `<stem>.txt` beside it is its caption."""
 
     def faces(pixels: NDArray[np.uint8]) -> Iterator[ShardFace]:
-        for found in finder(pixels):
-            if found.landmarks is not None:
-                aligned = ffhq_aligned(pixels, found.landmarks.astype(np.float64), side).pixels
-                corners = np.asarray(found.box, np.float32).reshape(2, 2)
-                yield ShardFace(aligned, labels(aligned), np.concatenate([found.landmarks, corners]))
+        for face in finder(pixels):
+            if face.landmarks is not None:
+                aligned = ffhq_aligned(pixels, face.landmarks.astype(np.float64), side).pixels
+                corners = np.asarray(face.box, np.float32).reshape(2, 2)
+                yield ShardFace(aligned, labels(aligned), np.concatenate([face.landmarks, corners]))
 
     return _pictured(folder, faces)
 
@@ -91,14 +91,14 @@ def _pictured(
             lost += 1
             log.warning("%s; it is left out", error)
             continue
-        found = tuple(faces(pixels))
-        if not found:
+        seen = tuple(faces(pixels))
+        if not seen:
             none += 1
             log.warning("no face in %s; it is left out", path)
             continue
-        told = path.with_suffix(".txt")
-        caption = told.read_text("utf-8", "replace").strip() if told.is_file() else ""
-        yield ShardSample(path.stem.replace(".", "_"), pixels, caption, found)
+        beside = path.with_suffix(".txt")
+        caption = beside.read_text("utf-8", "replace").strip() if beside.is_file() else ""
+        yield ShardSample(path.stem.replace(".", "_"), pixels, caption, seen)
     if none or lost:
         log.warning("%d pictures of %s show no face, %d cannot be read", none, folder, lost)
 
@@ -123,8 +123,8 @@ def reference_folder(root: Path) -> Iterator[ShardSample]:
 
 
 def _reference_sample(root: Path, path: Path) -> ShardSample:
-    told = root / "captions" / f"{path.stem}.txt"
-    caption = told.read_text("utf-8", "replace").partition("\n")[0].strip() if told.is_file() else ""
+    beside = root / "captions" / f"{path.stem}.txt"
+    caption = beside.read_text("utf-8", "replace").partition("\n")[0].strip() if beside.is_file() else ""
     inner = root / "images_cropped_face" / path.stem
     faces = pictures_in(inner) if inner.is_dir() else []
     edits = root / "images_cropped_face_aug" / path.stem
@@ -211,7 +211,7 @@ def context_of(person: int, number: int) -> world.Context:
 
 def words(who: world.Character, context: world.Context, rng: np.random.Generator) -> str:
     """A caption as captions of photographs are: mostly about the scene, now and then about the person."""
-    told = float(rng.choice([0.0, 0.0, 0.3, 1.0]))
+    detail = float(rng.choice([0.0, 0.0, 0.3, 1.0]))
 
     def keep(probability: float) -> bool:
         return bool(rng.random() < probability)
@@ -220,7 +220,7 @@ def words(who: world.Character, context: world.Context, rng: np.random.Generator
     if context.expression != "neutral" and keep(0.9):
         text += f"{context.expression} "
     text += who.gender if keep(0.95) else "person"
-    looks = world.identity_phrases(who, lambda probability: keep(told * probability))
+    looks = world.identity_phrases(who, lambda probability: keep(detail * probability))
     if looks:
         text += " with " + " and ".join(looks)
     return text + world.context_phrase(context, keep)

@@ -250,12 +250,12 @@ def find_shards(where: str, web: bool = False) -> list[Shard]:
         raise LikenessError(f"{missing[0]} has no {INDEX} beside it; write one where the shards lie")
     for path in missing:
         counts[Path(path).name] = sum(1 for _ in entries(path, ReadStats()))
-    found = [Shard(path, counts[Path(path).name]) for path in paths if counts[Path(path).name]]
-    if not found:
+    shards = [Shard(path, counts[Path(path).name]) for path in paths if counts[Path(path).name]]
+    if not shards:
         raise LikenessError(f"no samples in the shards of {where}; write them with `likeness shards`")
     if missing and all(Path(path).parent == Path(paths[0]).parent for path in paths):
-        _write_index_if_possible(Path(paths[0]).parent, {Path(s.path).name: s.count for s in found})
-    return found
+        _write_index_if_possible(Path(paths[0]).parent, {Path(s.path).name: s.count for s in shards})
+    return shards
 
 
 def outline_of(where: str, web: bool = False) -> str:
@@ -301,12 +301,12 @@ def _patterns(where: str) -> list[str]:
     spans = (abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(where))
     try:
         few = all(span <= MOST_SHARDS for span in spans)
-        found = list(islice(braceexpand(where, escape=os.sep == "/"), MOST_SHARDS + 1)) if few else []
+        patterns = list(islice(braceexpand(where, escape=os.sep == "/"), MOST_SHARDS + 1)) if few else []
     except ValueError as error:  # its UnbalancedBracesError is one
         raise LikenessError(f"the pattern of shards '{where}' cannot be read ({error}); mend it") from error
-    if not few or len(found) > MOST_SHARDS:
+    if not few or len(patterns) > MOST_SHARDS:
         raise LikenessError(f"the pattern '{where}' stands for over {MOST_SHARDS:,} shards; narrow it down")
-    return found
+    return patterns
 
 
 @contextmanager
@@ -344,11 +344,11 @@ def _index_of(paths: Sequence[str]) -> tuple[dict[str, int], bool]:
         return {}, False
     try:
         with _opened(beside) as stream:
-            told = from_json(stream.read(LARGEST_INDEX), beside)
-        counts = told["samples"]
+            index = from_json(stream.read(LARGEST_INDEX), beside)
+        counts = index["samples"]
         if not all(isinstance(count, int) and 0 <= count < 2**31 for count in counts.values()):
             raise ValueError("a count that is none")
-        return dict(counts), told.get("whole") is True
+        return dict(counts), index.get("whole") is True
     except Exception as error:  # it may say anything
         raise LikenessError(f"{beside} is damaged; delete it, it is made again") from error
 
@@ -398,8 +398,8 @@ class SampleStream:
     """One endless sequence of samples: shards drawn with replacement, each read from its first sample on."""
 
     def __init__(self, shards: Sequence[Shard], number: int, lanes: int, seed: int, tally: ReadStats) -> None:
-        own = list(shards[number::lanes])
-        self._shards = own if len(shards) >= lanes else list(shards)
+        mine = list(shards[number::lanes])
+        self._shards = mine if len(shards) >= lanes else list(shards)
         self._all = list(shards)  # where its own cannot be read
         self._name = (seed, "lane", number)
         self._tally = tally
@@ -451,8 +451,8 @@ class SampleStream:
         among = self._shards if attempt < TRIES // 2 else self._all
         shard = among[number % len(among)]
         place = number // len(among) % shard.count
-        for found, parts in enumerate(entries(shard.path, self._tally)):
-            if found == place:
+        for index, parts in enumerate(entries(shard.path, self._tally)):
+            if index == place:
                 return parts
         return None
 
@@ -487,10 +487,10 @@ class SampleStreams:
             return [prepare(self._lanes[lane](position), lane) for lane in mine]
         waiting = [self._ahead.pop((position, lane), None) or self._submit(position, lane, prepare)
                    for lane in mine]  # fmt: skip
-        found = [future.result() for future in waiting]
+        results = [future.result() for future in waiting]
         for lane in mine:
             self._ahead[position + 1, lane] = self._submit(position + 1, lane, prepare)
-        return found
+        return results
 
     def _submit(self, position: int, lane: int, prepare: Callable[[ShardSample, int], Any]) -> Any:
         """A lane's work waits in one thread, so that its shard is read from front to back."""

@@ -220,13 +220,13 @@ def _with_lora(
 ) -> list[AbstractContextManager[None]]:
     """What puts the artifact's LoRA into the base, for a while: folded into the weights, or beside them where
     its rank follows the noise."""
-    tensors, told = artifact.lora(), artifact.extra.get(RANK_BY_NOISE)
-    if told is None:
+    tensors, ranked = artifact.lora(), artifact.extra.get(RANK_BY_NOISE)
+    if ranked is None:
         return [merged(modules, tensors, strength)]
     network = set(base.network.modules())
     listening = {name: parts for name, parts in by_module(tensors).items() if modules.get(name) in network}
     try:
-        ranks = RankByNoise(base.process, int(told["rank"]), int(told["least"]))
+        ranks = RankByNoise(base.process, int(ranked["rank"]), int(ranked["least"]))
         fitting = all(len(parts["lora_down.weight"]) % ranks.rank == 0 for parts in listening.values())
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise LikenessError(_NO_RANKS.format(_named(artifact))) from error

@@ -86,9 +86,9 @@ class Workshop:
     def latents(self) -> tuple[torch.Tensor, float, float]:
         """Latents of unit variance, with the mean and deviation taken out."""
         side = model.RESOLUTION // 2
-        found = unet.cache_latents(self.inner, self.training, self.work / "latents.npy", side, self.device)
-        mean, deviation = float(found.mean()), float(found.std())
-        return (found - mean) / deviation, mean, deviation
+        latents = unet.cache_latents(self.inner, self.training, self.work / "latents.npy", side, self.device)
+        mean, deviation = float(latents.mean()), float(latents.std())
+        return (latents - mean) / deviation, mean, deviation
 
     @cached_property
     def painter(self) -> unet.UNetTrainer:
@@ -157,9 +157,9 @@ class Workshop:
     def learnability(self) -> None:
         from ..bench.learnability import measure_learnability
 
-        found = measure_learnability(self.work / "bench", on_cell=lambda *seen: log.info("%s %s", *seen))
+        scores = measure_learnability(self.work / "bench", on_cell=lambda *seen: log.info("%s %s", *seen))
         file = model.WEIGHTS / "card.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"learnability": found}, indent=1) + "\n")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"learnability": scores}, indent=1) + "\n")
 
     def sheets(self) -> None:
         from ..bench.claims.bench import Bench

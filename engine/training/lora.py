@@ -55,14 +55,14 @@ def inject(
 
 
 def _begin_orthogonal(layer: Any, rank: int) -> None:
-    own = layer.get_base_layer()
-    if rank > min(own.in_features, own.out_features):
+    inner = layer.get_base_layer()
+    if rank > min(inner.in_features, inner.out_features):
         raise LikenessError(
-            f"the rank is {rank}, but a layer has {min(own.in_features, own.out_features)} directions; an "
-            "orthogonal start needs a smaller rank"
+            f"the rank is {rank}, but a layer has {min(inner.in_features, inner.out_features)} directions; "
+            "an orthogonal start needs a smaller rank"
         )
     device = layer.lora_A[ADAPTER].weight.device
-    down, up = halves(own.in_features, own.out_features, rank)
+    down, up = halves(inner.in_features, inner.out_features, rank)
     layer.lora_A[ADAPTER], layer.lora_B[ADAPTER] = down.to(device), up.to(device)
 
 

@@ -148,12 +148,12 @@ def composed_shots(quick: bool) -> list[Shot]:
     """The person in the style, in the test contexts' scenes and clothes, bareheaded."""
     shots = []
     for index, asked in enumerate(world.TEST_CONTEXTS[: 4 if quick else 8]):
-        wanted = {name: asked[name] for name in _ASKED if name in asked}
-        context = world.Context(**wanted)  # pyright: ignore[reportArgumentType]
+        attributes = {name: asked[name] for name in _ASKED if name in asked}
+        context = world.Context(**attributes)  # pyright: ignore[reportArgumentType]
         shots.append(
             Shot(
                 prompt=f"a {_STYLE} of {_SUBJECT}{world.context_phrase(context)}",
-                asked=wanted,
+                asked=attributes,
                 seed=300 + index,
             )
         )
@@ -201,25 +201,25 @@ def composed_scores(
     truth = np.stack([world.render(who, context).pixels for context in contexts])
     photos = np.stack([portrait.pixels for portrait in world.example_pictures(person, 4)])
     read, seen = judges.read(pictures), judges.embed_reporting(pictures)
-    found = {
+    scores = {
         "identity": similarity_to_references(seen, judges.embed_reporting(truth)),
         "identity_training": similarity_to_references(judges.embed(pictures), judges.embed(truth)),
         "identity_photos": similarity_to_references(seen, judges.embed_reporting(photos)),
         "style": np.array([float(value == style) for value in read["style"]]),
         "prompt": attributes_kept(read, [shot.asked for shot in shots]),
     }
-    return {name: rounded(values) for name, values in found.items()}
+    return {name: rounded(values) for name, values in scores.items()}
 
 
 def leakage(bench: Bench, pictures: np.ndarray, shots: Sequence[Shot], person: int) -> np.ndarray:
     """Share (N,) of what each stranger's prompt says in which the subject's own value is read instead."""
     mine = world.sample_identity(person)
-    own = {
+    of_subject = {
         name: getattr(mine, name)
         for name in STATED
         if not (name == "hair_colour" and mine.hair_style == "bald")
     }
-    return attributes_kept(bench.judges.read(pictures), [own] * len(shots))
+    return attributes_kept(bench.judges.read(pictures), [of_subject] * len(shots))
 
 
 def attention_outside(

@@ -111,17 +111,17 @@ def scores(
     differ = [name for name in OWN if getattr(whose, name) != getattr(mine, name)]
 
     def share(of: world.Character, names: tuple[str, ...] | list[str]) -> np.ndarray:
-        wanted = {name: getattr(of, name) for name in names}
-        return attributes_kept(read, [wanted] * len(pictures)) if names else np.zeros(len(pictures))
+        attributes = {name: getattr(of, name) for name in names}
+        return attributes_kept(read, [attributes] * len(pictures)) if names else np.zeros(len(pictures))
 
-    found = {
+    by_metric = {
         "identity": similarity_to_references(judges.embed_reporting(pictures), references),
         "component": share(whose, HAIR),
         "subject": share(mine, OWN),
         "leakage": share(whose, differ),
         "prompt": attributes_kept(read, asked),
     }
-    return {name: [round(float(value), 5) for value in values] for name, values in found.items()}
+    return {name: [round(float(value), 5) for value in values] for name, values in by_metric.items()}
 
 
 def donor(person: int) -> int:

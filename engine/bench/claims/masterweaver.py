@@ -112,13 +112,13 @@ class MasterWeaverClaims:
         shown = self._shown(arm, person, seed, bench)
         asked = [(*edit, each) for edit in edits(who) for each in EDIT_SEEDS]
         tests = bench.shots(f"a {who.gender}")
-        shots = [*tests, *(Shot(prompt=prompt, asked=wanted, seed=each) for _, prompt, wanted, each in asked)]
+        shots = [*tests, *(Shot(prompt=prompt, asked=named, seed=each) for _, prompt, named, each in asked)]
         pictures = self._drawn(shots, shown, bench)
-        known = np.stack([one.pixels for one in world.example_pictures(person)])
-        plain = judge(pictures[: len(tests)], known, tests, bench.judges)
-        changed = judge(pictures[len(tests) :], known, shots[len(tests) :], bench.judges)
-        own = [{name: getattr(who, name) for name in _FACE}] * len(pictures)
-        kept_face = attributes_kept(bench.judges.read(pictures), own)
+        examples = np.stack([one.pixels for one in world.example_pictures(person)])
+        plain = judge(pictures[: len(tests)], examples, tests, bench.judges)
+        changed = judge(pictures[len(tests) :], examples, shots[len(tests) :], bench.judges)
+        faces = [{name: getattr(who, name) for name in _FACE}] * len(pictures)
+        kept_face = attributes_kept(bench.judges.read(pictures), faces)
         obeyed = {
             what: float(np.mean([kept for (name, *_), kept in zip(asked, changed.prompt) if name == what]))
             for what in WHAT

@@ -30,9 +30,11 @@ class Pace:
         for both. An arm that never was there may take what the dearest did, in proportion to their `cost`.
         """
         arm, name = cell.arm, cell.experiment.name
-        if any((known.experiment.name, known.arm.name) == (name, arm.name) for known, _ in self._seen):
-            return max(seconds for known, seconds in self._seen if _alike(known, cell))
-        return _cost(arm) * max((seconds / _cost(known.arm) for known, seconds in self._seen), default=0.0)
+        if any((earlier.experiment.name, earlier.arm.name) == (name, arm.name) for earlier, _ in self._seen):
+            return max(seconds for earlier, seconds in self._seen if _alike(earlier, cell))
+        return _cost(arm) * max(
+            (seconds / _cost(earlier.arm) for earlier, seconds in self._seen), default=0.0
+        )
 
     def too_late(self, cell: Cell) -> str:
         """Why the cell is not to begin any more; "" where it may."""
@@ -48,7 +50,7 @@ def _cost(arm: Arm) -> float:
     return arm.cost * (1.0 if arm.trains else _DRAWING)
 
 
-def _alike(known: Cell, cell: Cell) -> bool:
-    if (known.experiment.name, known.arm.name) == (cell.experiment.name, cell.arm.name):
+def _alike(earlier: Cell, cell: Cell) -> bool:
+    if (earlier.experiment.name, earlier.arm.name) == (cell.experiment.name, cell.arm.name):
         return True
-    return known.arm.trains == cell.arm.trains and known.arm.settings == cell.arm.settings
+    return earlier.arm.trains == cell.arm.trains and earlier.arm.settings == cell.arm.settings

@@ -152,13 +152,13 @@ def wishes(quick: bool) -> list[dict[str, str]]:
 
 def renamed_placeholder(artifact: Artifact, token: str) -> Artifact:
     """The same words under another placeholder: one training serves both sides of a pair."""
-    (own,) = artifact.tokens
-    told = replace(own, token=token)
+    (learned,) = artifact.tokens
+    renamed = replace(learned, token=token)
     tensors = {
-        key.replace(f"token.{own.name}.", f"token.{told.name}."): value
+        key.replace(f"token.{learned.name}.", f"token.{renamed.name}."): value
         for key, value in artifact.tensors.items()
     }
-    return replace(artifact, tokens=(told,), tensors=tensors)
+    return replace(artifact, tokens=(renamed,), tensors=tensors)
 
 
 def judged(
@@ -167,22 +167,22 @@ def judged(
     """Scores of pictures (N, S, 2 S, 3) of two people, one per face: (2 N,), the left ones first."""
     side = pictures.shape[1]
     halves = [pictures[:, :, :side], pictures[:, :, side:]]
-    known = [*pair, *(who for who in gallery_of(pair[0]) if who not in pair)][:GALLERY]
-    faces = unit(np.stack([references_of_pair(who) for who in known]))
+    gallery = [*pair, *(who for who in gallery_of(pair[0]) if who not in pair)][:GALLERY]
+    faces = unit(np.stack([references_of_pair(who) for who in gallery]))
     near = [unit(judges.embed_reporting(half)) @ faces.T for half in halves]  # (N, people) each
     nearest = [scores.argmax(1) for scores in near]
     scores: dict[str, list[float]] = {}
     for place in (0, 1):
-        own, other = near[place][:, place], near[place][:, 1 - place]
-        found = {
+        same, other = near[place][:, place], near[place][:, 1 - place]
+        measured = {
             "recognised": (nearest[0] == place) | (nearest[1] == place),
             "in_place": nearest[place] == place,
-            "swapped": other > own,
-            "identity": own,
+            "swapped": other > same,
+            "identity": same,
             "stranger": other,
             "prompt": attributes_kept(judges.read(halves[place]), asked),
         }
-        for name, values in found.items():
+        for name, values in measured.items():
             scores.setdefault(name, []).extend(round(float(value), 5) for value in values)
     return scores
 
@@ -232,8 +232,8 @@ def _alone(arm: Arm, person: int, seed: int, bench: Bench) -> Metrics:
     concept = of_one_occasion(person)
     learned = bench.learn(str(arm.method), arm.settings, [concept], seed)
     shots, unasked = bench.shots(concept.token), bench.open_shots(concept.token)
-    told, seeds = [*shots, *unasked], [shot.seed for shot in (*shots, *unasked)]
-    prompts, regions = [shot.prompt for shot in told], list(arm.options["regions"])
+    all_shots, seeds = [*shots, *unasked], [shot.seed for shot in (*shots, *unasked)]
+    prompts, regions = [shot.prompt for shot in all_shots], list(arm.options["regions"])
     if any("{}" in region for region in regions):  # the scene is told of the class word alone
         word = f"a {concept.class_word}"
         prompts = [prompt.replace(concept.token, word) for prompt in prompts]

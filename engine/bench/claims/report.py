@@ -31,9 +31,9 @@ def write_claims_report(
     """One section per experiment: its claims, their differences, the frontier, all arms, some pictures."""
     parts = [*_head(plan, bench, rows)]
     for experiment in experiments:
-        own = [row for row in rows if row.experiment == experiment.name]
+        of_experiment = [row for row in rows if row.experiment == experiment.name]
         cells = [entry for entry in measured if entry.cell.experiment.name == experiment.name]
-        parts += _section(experiment, own, cells, bench)
+        parts += _section(experiment, of_experiment, cells, bench)
     return write_page(path, _TITLE, parts)
 
 
@@ -68,14 +68,14 @@ def _section(
     missing = [f"{row.claim.claim} ({row.missing})" for row in rows if row.found is None]
     if missing:
         yield paragraph("Not measured: " + "; ".join(missing) + ".", quiet=True)
-    found = [
+    differences = [
         Bar(name=f"{row.claim.metric}: {row.claim.method} − {row.claim.against}", value=row.found.difference,
             low=row.found.low, high=row.found.high, good=row.holds)
         for row in rows if row.found is not None
     ]  # fmt: skip
-    if found:
+    if differences:
         yield heading("Differences with their intervals", 3)
-        yield bars(found, "differences")
+        yield bars(differences, "differences")
     points = [point for arm in experiment.arms if (point := _point(arm, experiment, cells))]
     if points:
         yield heading("Identity and prompt", 3)
@@ -87,13 +87,13 @@ def _section(
 
 
 def _line(row: Row) -> tuple[object, ...]:
-    claim, found = row.claim, row.found
-    assert found is not None
+    claim, result = row.claim, row.found
+    assert result is not None
     direction = claim.better if not claim.margin else f"{claim.better} by more than {claim.margin:g}"
-    interval = f"{found.low:+.3f} … {found.high:+.3f}"
+    interval = f"{result.low:+.3f} … {result.high:+.3f}"
     return (
-        row.holds, claim.claim, f"{claim.metric}, {direction}", claim.method, claim.against, found.value,
-        found.other, found.difference, interval, found.people,
+        row.holds, claim.claim, f"{claim.metric}, {direction}", claim.method, claim.against, result.value,
+        result.other, result.difference, interval, result.people,
     )  # fmt: skip
 
 
@@ -109,13 +109,13 @@ def _all_arms(experiment: Experiment, cells: Sequence[Measured]) -> str:
     metrics = list(dict.fromkeys(name for entry in cells for name in entry.metrics))
     lines = []
     for arm in experiment.arms:
-        own = [entry for entry in cells if entry.cell.arm.name == arm.name]
-        if not own:
+        of_arm = [entry for entry in cells if entry.cell.arm.name == arm.name]
+        if not of_arm:
             continue
         means = [average(values_by_person(cells, experiment, arm.name, metric)) for metric in metrics]
-        told = [f"{mean[0]:.3f}" if mean else "" for mean in means]
+        means_in_words = [f"{mean[0]:.3f}" if mean else "" for mean in means]
         changes = ", ".join(f"{key} {value}" for key, value in {**arm.settings, **arm.options}.items())
-        lines.append((arm.name, arm.method or "nothing learned", changes, len(own), *told))
+        lines.append((arm.name, arm.method or "nothing learned", changes, len(of_arm), *means_in_words))
     return table(("arm", "method", "changes on its preset", "cells", *metrics), lines)
 
 

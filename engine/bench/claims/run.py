@@ -65,7 +65,7 @@ def measure_all(
     run = _Run(list(cells_of(experiments, plan)), bench, Pace(plan, now), on_cell)
     if plan.measure:
         run.go()
-    measured = [found for cell in run.cells if (found := _read(cell, bench)) is not None]
+    measured = [cell_measured for cell in run.cells if (cell_measured := _read(cell, bench)) is not None]
     ablations = [
         (Cell(experiment=experiment, arm=arm, person=plan.person(0), seed=plan.first_seed), NOT_QUICK)
         for experiment in experiments for arm in experiment.arms if plan.quick and not arm.headline
@@ -82,8 +82,8 @@ class _Run:
 
     def go(self) -> None:
         for cell in self.cells:
-            if (found := _read(cell, self._bench)) is not None:
-                self._pace.saw(cell, found.seconds)
+            if (earlier := _read(cell, self._bench)) is not None:
+                self._pace.saw(cell, earlier.seconds)
         left = list(enumerate(self.cells))
         while left:
             elsewhere = [(number, cell) for number, cell in left if not self._turn(number, cell)]

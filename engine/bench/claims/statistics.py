@@ -56,7 +56,7 @@ def average(
               for cells in values.values() if cells]  # fmt: skip
     if not people:
         return None
-    return float(np.mean([own.mean() for own in people])), *confidence_interval(people, seed)
+    return float(np.mean([samples.mean() for samples in people])), *confidence_interval(people, seed)
 
 
 def confidence_interval(differences: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
@@ -64,10 +64,10 @@ def confidence_interval(differences: Sequence[np.ndarray], seed: int = 0) -> tup
     rng = np.random.default_rng(seed)
     people = len(differences)
     if people < ENOUGH_PEOPLE:
-        resampled = [rng.choice(own, (RESAMPLES, len(own))).mean(1) for own in differences]
+        resampled = [rng.choice(samples, (RESAMPLES, len(samples))).mean(1) for samples in differences]
         low, high = np.quantile(np.mean(resampled, axis=0), (0.025, 0.975))
         return float(low), float(high)
-    means = np.array([own.mean() for own in differences])
+    means = np.array([samples.mean() for samples in differences])
     middle = means.mean()
     low, high = np.quantile(rng.choice(means, (RESAMPLES, people)).mean(1), (0.025, 0.975))
     wider = widening(people)

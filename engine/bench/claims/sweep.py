@@ -40,7 +40,7 @@ class Sweep:
         if pictures is not None and method in _OWN:
             raise LikenessError(f"{method} is measured on pictures of its own; leave their number away")
         known_keys(METHODS[method], values, "the sweep")
-        combinations = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
+        combinations = [dict(zip(values, combination)) for combination in itertools.product(*values.values())]
         if not values or len(combinations) > _MOST:
             raise LikenessError(
                 f"a sweep has 1 to {_MOST} combinations, this one {len(combinations)}; change it"
@@ -76,9 +76,9 @@ def run_sweep(
     measured = measure_all([sweep], plan, bench, on_cell).measured
     lines = []
     for arm in sweep.arms:
-        found = {metric: average(values_by_person(measured, sweep, arm.name, metric)) for metric in _SHOWN}
-        if found["identity"] is not None:
-            scores = {name: [round(number, 4) for number in score] for name, score in found.items() if score}
+        means = {metric: average(values_by_person(measured, sweep, arm.name, metric)) for metric in _SHOWN}
+        if means["identity"] is not None:
+            scores = {name: [round(number, 4) for number in score] for name, score in means.items() if score}
             settings = {name: arm.settings[name] for name in sweep.swept}
             lines.append({"settings": settings, **scores, "chosen": False})
     if lines:

@@ -111,9 +111,9 @@ class Row:
         }  # fmt: skip
 
 
-def holds(claim: Claim, found: Comparison) -> bool | None:
+def holds(claim: Claim, compared: Comparison) -> bool | None:
     """True: the whole interval lies on the claim's side; False: all of it on the other; None: undecided."""
-    low, high, margin = found.low, found.high, claim.margin
+    low, high, margin = compared.low, compared.high, claim.margin
     for_it, against_it = {
         "higher": (low > 0, high < 0),
         "lower": (high < 0, low > 0),
@@ -133,9 +133,9 @@ def claims_table(experiments: Sequence[Experiment], outcome: Outcome) -> list[Ro
                 for arm in (claim.method, claim.against)
             )
             seed = int(cell_digest(experiment.name, claim.claim, claim.metric)[:8], 16)
-            found = compare(*_common(first, second), seed)
-            missing = "" if found else outcome.why_not(experiment, claim)
-            row = Row(claim=claim, paper=experiment.paper, experiment=experiment.name, found=found,
+            compared = compare(*_common(first, second), seed)
+            missing = "" if compared else outcome.why_not(experiment, claim)
+            row = Row(claim=claim, paper=experiment.paper, experiment=experiment.name, found=compared,
                       missing=missing)  # fmt: skip
             rows.append(row)
     return rows

@@ -15,48 +15,48 @@ Record = Mapping[str, Any]  # a table as plain data: what `record_of` gives and 
 
 def sentences(rows: Sequence[Row], plan: Plan) -> list[str]:
     """How many claims hold, on how many people, how wide the intervals are, and what is missing why."""
-    found = [row for row in rows if row.found is not None]
+    measured = [row for row in rows if row.found is not None]
     kind = "tuning people (not for reporting)" if plan.tuning else "people that no network has seen"
-    holding, contradicted = (sum(row.holds is told for row in found) for told in (True, False))
+    holding, contradicted = (sum(row.holds is verdict for row in measured) for verdict in (True, False))
     trainings = "one training" if plan.seeds == 1 else f"{plan.seeds} trainings"
-    told = [
-        f"{holding} of {len(found)} measured claims hold on {kind}, {contradicted} are contradicted, "
-        f"{len(found) - holding - contradicted} undecided: {_people(found)}, {trainings} each."
+    lines = [
+        f"{holding} of {len(measured)} measured claims hold on {kind}, {contradicted} are contradicted, "
+        f"{len(measured) - holding - contradicted} undecided: {_people(measured)}, {trainings} each."
     ]
     if plan.quick:
-        told.append("This was a quick run: headline arms only, one seed per prompt.")
-    return told + _widths(found) + _missing(rows, plan)
+        lines.append("This was a quick run: headline arms only, one seed per prompt.")
+    return lines + _widths(measured) + _missing(rows, plan)
 
 
-def _people(found: Sequence[Row]) -> str:
+def _people(measured: Sequence[Row]) -> str:
     """How many claims were measured on how many people."""
-    counts = Counter(row.found.people for row in found if row.found is not None)
+    counts = Counter(row.found.people for row in measured if row.found is not None)
     parts = [f"{_times(claims, 'claim')} on {_times(people, 'person', 'people')}"
              for people, claims in sorted(counts.items(), reverse=True)]  # fmt: skip
     return ", ".join(parts) or "none"
 
 
-def _widths(found: Sequence[Row]) -> list[str]:
+def _widths(measured: Sequence[Row]) -> list[str]:
     wide: dict[str, list[float]] = {}
-    for row in found:
+    for row in measured:
         assert row.found is not None
         wide.setdefault(row.claim.metric, []).append(row.found.high - row.found.low)
     if not wide:
         return []
     every = [width for widths in wide.values() for width in widths]
     often = sorted(wide, key=lambda metric: -len(wide[metric]))[:3]
-    told = [
+    lines = [
         f"The 95 % intervals are {np.median(every):.2f} wide in the median and {max(every):.2f} at most ("
         + ", ".join(f"{metric} {np.median(wide[metric]):.2f}" for metric in often)
         + ")."
     ]
-    few = sum(row.found.people < ENOUGH_PEOPLE for row in found if row.found is not None)
+    few = sum(row.found.people < ENOUGH_PEOPLE for row in measured if row.found is not None)
     if few:
-        told.append(
+        lines.append(
             f"{few} of them come from fewer than {ENOUGH_PEOPLE} people: these only resample pictures, and "
             "say nothing about other people."
         )
-    return told
+    return lines
 
 
 def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
@@ -64,11 +64,11 @@ def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
     if not missing:
         return []
     reasons = Counter(row.missing for row in missing)
-    told = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    why = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
     if len(reasons) == 1:
-        told = missing[0].missing
+        why = missing[0].missing
     onward = " The same command goes on with what did not fit." if plan.within or plan.minutes else ""
-    return [f"{_times(len(missing), 'claim')} not measured ({told}).{onward}"]
+    return [f"{_times(len(missing), 'claim')} not measured ({why}).{onward}"]
 
 
 def _times(count: int, one: str, many: str = "") -> str:
@@ -82,19 +82,19 @@ def as_text(rows: Sequence[Row], plan: Plan) -> str:
     """The table by experiment, and the sentences under it."""
     lines: list[str] = []
     for name in dict.fromkeys(row.experiment for row in rows):
-        own = [row for row in rows if row.experiment == name]
-        lines += ["", f"{name} ({own[0].paper})", *map(_line, own)]
+        of_experiment = [row for row in rows if row.experiment == name]
+        lines += ["", f"{name} ({of_experiment[0].paper})", *map(_line, of_experiment)]
     return "\n".join([*lines, "", *sentences(rows, plan)]).lstrip("\n")
 
 
 def _line(row: Row) -> str:
-    claim, found = row.claim, row.found
-    if found is None:
+    claim, result = row.claim, row.found
+    if result is None:
         return f"·  {claim.claim}: not measured, {row.missing}"
     return (
-        f"{CELL_MARKS[row.holds]}  {claim.claim}: {claim.metric} {found.value:.3f} against "
-        f"{found.other:.3f}, difference {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], "
-        f"{_times(found.people, 'person', 'people')}"
+        f"{CELL_MARKS[row.holds]}  {claim.claim}: {claim.metric} {result.value:.3f} against "
+        f"{result.other:.3f}, difference {result.difference:+.3f} [{result.low:+.3f}, {result.high:+.3f}], "
+        f"{_times(result.people, 'person', 'people')}"
     )
 
 
@@ -126,9 +126,9 @@ def as_markdown(record: Record) -> str:
     """The record for people: one table per experiment, a mark where a claim holds or is contradicted."""
     parts = [f"`{record['command']}`, Miniature `{record['miniature']}`. " + " ".join(record["words"])]
     for name in dict.fromkeys(row["experiment"] for row in record["rows"]):
-        own = [row for row in record["rows"] if row["experiment"] == name]
-        head = [f"**`{name}`** ({own[0]['paper']})", "", _cells(_COLUMNS), _cells(["---"] * len(_COLUMNS))]
-        parts.append("\n".join([*head, *(_cells(_markdown_row(row)) for row in own)]))
+        rows = [row for row in record["rows"] if row["experiment"] == name]
+        head = [f"**`{name}`** ({rows[0]['paper']})", "", _cells(_COLUMNS), _cells(["---"] * len(_COLUMNS))]
+        parts.append("\n".join([*head, *(_cells(_markdown_row(row)) for row in rows)]))
     if record["missing"]:
         parts.append("Not measured: " + "; ".join(_left_out(record)) + ".")
     return "\n\n".join(parts) + "\n"
@@ -141,8 +141,8 @@ def _left_out(record: Record) -> Iterator[str]:
     for row in record["missing"]:
         groups.setdefault((row["experiment"], row["why"]), []).append(row["claim"])
     for (name, why), claims in groups.items():
-        told = ", ".join(f"“{claim}”" for claim in claims) if name in there else _times(len(claims), "claim")
-        yield f"`{name}`, {told} ({why})"
+        which = ", ".join(f"“{claim}”" for claim in claims) if name in there else _times(len(claims), "claim")
+        yield f"`{name}`, {which} ({why})"
 
 
 def _markdown_row(row: Mapping[str, Any]) -> list[str]:

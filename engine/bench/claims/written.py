@@ -19,13 +19,13 @@ def claims_of(text: str) -> tuple[Claim, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     claims = []
     for sentence, comparison in zip(lines[::2], lines[1::2], strict=True):
-        found = _COMPARED.fullmatch(comparison)
-        if found is None:
+        match = _COMPARED.fullmatch(comparison)
+        if match is None:
             raise ValueError(f"'{comparison}' compares nothing; write 'an arm > another in metric'")
         claims.append(
             Claim(
-                claim=sentence, method=found["method"], against=found["against"], metric=found["metric"],
-                better=_BETTER[found["sign"]], margin=float(found["margin"] or 0),
+                claim=sentence, method=match["method"], against=match["against"], metric=match["metric"],
+                better=_BETTER[match["sign"]], margin=float(match["margin"] or 0),
             )
         )  # fmt: skip
     return tuple(claims)

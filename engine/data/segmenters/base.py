@@ -43,11 +43,11 @@ def pretrained(network: Any, folder: Path, helper: Helper) -> Any:
     """The transformers class with its weights from a folder; files that are not of it are refused."""
     again = f"get the files again from {helper.source}"
     try:
-        model, told = from_folder(network, folder, output_loading_info=True)
+        model, info = from_folder(network, folder, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LikenessError(f"{folder} cannot be read as {network.__name__} ({reason}); {again}") from error
-    missing = sorted(told["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if len(missing) > LOST * len(model.state_dict()):
         raise LikenessError(
             f"{folder} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}; {again}"

@@ -134,8 +134,8 @@ class BiSeNet(nn.Module):
     def from_weights(cls, weights: Mapping[str, Tensor]) -> "BiSeNet":
         """Takes the public file's names; its training heads and `module.` prefixes are left out."""
         training_only = ("conv_out16.", "conv_out32.", "cp.resnet.fc.")
-        own = {name.removeprefix("module."): weight for name, weight in weights.items()}
-        own = {name: weight for name, weight in own.items() if not name.startswith(training_only)}
+        state = {name.removeprefix("module."): weight for name, weight in weights.items()}
+        state = {name: weight for name, weight in state.items() if not name.startswith(training_only)}
         net = cls()
-        net.load_state_dict(own, strict=True)
+        net.load_state_dict(state, strict=True)
         return net.eval().requires_grad_(False)

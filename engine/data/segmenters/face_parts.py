@@ -58,13 +58,13 @@ MASTERWEAVER_KEEPS = {
 
 def parts_of(word: str) -> tuple[str, ...]:
     """The parts that a set's name, or a part's own, stands for."""
-    wanted = word.strip().lower()
-    if wanted in SETS:
-        return SETS[wanted]
-    if wanted in PARSED_PARTS:
-        return (wanted,)
+    name = word.strip().lower()
+    if name in SETS:
+        return SETS[name]
+    if name in PARSED_PARTS:
+        return (name,)
     valid = [*SETS, *PARSED_PARTS]
-    hint = nearest(wanted, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
+    hint = nearest(name, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
     raise LikenessError(f"the face parser knows no '{word}'{hint}")
 
 
@@ -77,12 +77,12 @@ class FaceParser:
         self.network, self.order, self.device, self.side = network, tuple(order), device, side
 
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
-        wanted = [parts_of(word) for word in words]
+        parts_by_word = [parts_of(word) for word in words]
         shares = self._shares(pixels)
         maps = torch.stack(
             [
                 shares[[self.order.index(part) for part in parts if part in self.order]].sum(0)
-                for parts in wanted
+                for parts in parts_by_word
             ]
         )
         scores = tuple(float(score) for score in maps.amax((1, 2)))

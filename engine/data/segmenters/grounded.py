@@ -55,8 +55,8 @@ class GroundedSam:
             for number, mask in zip(kept, drawn):
                 place = masks[words.index(seen.words[number])]
                 place[:] = union([place, mask])
-        found = {word: float(seen.confidence[i]) for i, word in reversed(list(enumerate(seen.words)))}
-        return Found(masks, seen.best, found)
+        confidence = {word: float(seen.confidence[i]) for i, word in reversed(list(enumerate(seen.words)))}
+        return Found(masks, seen.best, confidence)
 
     @torch.no_grad()
     def detect(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Detections:
@@ -89,13 +89,13 @@ class GroundedSam:
         stop = self.tokenizer.convert_tokens_to_ids(".")
         ids, owners = [start], [-1]
         for number, word in enumerate(words):
-            own = self.tokenizer(word.lower().strip(" ."), add_special_tokens=False)["input_ids"]
-            if not own:
+            pieces = self.tokenizer(word.lower().strip(" ."), add_special_tokens=False)["input_ids"]
+            if not pieces:
                 raise LikenessError(
                     "a word to look for is empty; write what the picture shows, such as person"
                 )
-            ids += [*own, stop]
-            owners += [number] * len(own) + [-1]
+            ids += [*pieces, stop]
+            owners += [number] * len(pieces) + [-1]
         return torch.tensor([[*ids, end]]), torch.tensor([*owners, -1])
 
     @torch.no_grad()
@@ -107,9 +107,9 @@ class GroundedSam:
         places = torch.from_numpy(boxes) * torch.tensor([side / width, side / height] * 2)
         out = self.segmenter(pixel_values=image, input_boxes=places[None].to(image), multimask_output=True)
         best = out.iou_scores[0].argmax(1)  # (N,)
-        chosen = out.pred_masks[0][torch.arange(len(boxes)), best]  # (N, h, w) logits
+        logits_of_best = out.pred_masks[0][torch.arange(len(boxes)), best]  # (N, h, w) logits
         # enlarging the logits, then asking for their sign, draws smoother edges than enlarging the answer
-        return np.stack([_inside(logits, (height, width)) for logits in chosen])
+        return np.stack([_inside(logits, (height, width)) for logits in logits_of_best])
 
 
 def _inside(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

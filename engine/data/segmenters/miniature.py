@@ -29,14 +29,14 @@ ALSO = {"man": "person", "woman": "person", "eyes": "eye", "brows": "brow", "ear
 
 
 def world_parts_of(word: str) -> tuple[str, ...]:
-    wanted = word.strip().lower()
-    wanted = ALSO.get(wanted, wanted)
-    if wanted in _SETS:
-        return _SETS[wanted]
-    if wanted in world.PARTS:
-        return (wanted,)
+    name = word.strip().lower()
+    name = ALSO.get(name, name)
+    if name in _SETS:
+        return _SETS[name]
+    if name in world.PARTS:
+        return (name,)
     valid = [*_SETS, *world.PARTS]
-    hint = nearest(wanted, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
+    hint = nearest(name, valid) or f"; valid are {', '.join(dict.fromkeys(valid))}"
     raise LikenessError(f"the Miniature's parser knows no '{word}'{hint}")
 
 
@@ -46,9 +46,9 @@ class MiniatureParser:
 
     @torch.no_grad()
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
-        wanted = [[world.PART_ID[part] for part in world_parts_of(word)] for word in words]
+        ids_by_word = [[world.PART_ID[part] for part in world_parts_of(word)] for word in words]
         shares = self.network(to_tensor(_small(pixels)[None]))[0].softmax(0)  # (parts, S, S)
-        maps = torch.stack([shares[parts].sum(0) for parts in wanted])
+        maps = torch.stack([shares[parts].sum(0) for parts in ids_by_word])
         seen = shares.amax((1, 2)).tolist()
         instead = {part: share for part, share in zip(world.PARTS, seen) if share > 0.5}
         doubt = DOUBT if float(shares.amax(0).mean()) < FOREIGN else ""

@@ -21,7 +21,7 @@ Clicks = list[tuple[float, float, int]]  # x, y as shares, 1 belongs or 0 does n
 
 def clicks_of(word: str) -> Clicks:
     """The points of a word; a sentence with an example where it names none."""
-    found: Clicks = []
+    clicks: Clicks = []
     for piece in word.split():
         x, colon, y = piece.removeprefix("-").partition(":")
         try:
@@ -33,10 +33,10 @@ def clicks_of(word: str) -> Clicks:
                 f"'{piece}' is no point; write shares of width and height such as 0.5:0.4, and -0.1:0.9 for "
                 "what does not belong to it"
             )
-        found.append((*place, 0 if piece.startswith("-") else 1))
-    if not any(belongs for *_, belongs in found):
+        clicks.append((*place, 0 if piece.startswith("-") else 1))
+    if not any(belongs for *_, belongs in clicks):
         raise LikenessError("no point says what to mark; write one such as 0.5:0.4")
-    return found
+    return clicks
 
 
 class PointedSam:

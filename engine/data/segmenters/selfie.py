@@ -41,14 +41,14 @@ class SelfieNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         values: dict[str, Tensor] = {name: getattr(self, kept) for name, kept in self._stored.items()}
-        found = pictures
+        output = pictures
         for node in self._nodes:
             given = [values[name.split(":")[0].lstrip("^")] for name in node.get("input", ())]
-            found = (
+            output = (
                 pictures if node["op"] == "Placeholder" else _DOES[node["op"]](given, node.get("attr", {}))
             )
-            values[node["name"]] = found
-        return found
+            values[node["name"]] = output
+        return output
 
 
 class Selfie:
@@ -59,20 +59,20 @@ class Selfie:
 
     @torch.no_grad()
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
-        wanted = [_is_person(word) for word in words]
+        marks = [_is_person(word) for word in words]
         side = self.network.side
         person = self.network(network_input(pixels, (side, side), (0, 0, 0), (1, 1, 1)).to(self.device))[0, 0]
-        maps = torch.stack([person if mark else 1 - person for mark in wanted])
+        maps = torch.stack([person if mark else 1 - person for mark in marks])
         scores = tuple(float(score) for score in maps.amax((1, 2)))
         return Found(enlarged(maps, pixels.shape[:2]), scores, {"person": float(person.max())})
 
 
 def _is_person(word: str) -> bool:
     """Whether a word is marked where the person is, or where they are not."""
-    wanted = word.strip().lower()
-    if wanted in PERSON or wanted == _BEHIND:
-        return wanted != _BEHIND
-    hint = nearest(wanted, (*PERSON, _BEHIND)) or f"; it knows {', '.join((*PERSON, _BEHIND))}"
+    name = word.strip().lower()
+    if name in PERSON or name == _BEHIND:
+        return name != _BEHIND
+    hint = nearest(name, (*PERSON, _BEHIND)) or f"; it knows {', '.join((*PERSON, _BEHIND))}"
     raise LikenessError(f"the selfie network knows no '{word}'{hint}, or choose another back end")
 
 
@@ -91,7 +91,7 @@ def load(models: Path, device: str = "cpu") -> Selfie:
 
 def _weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """The numbers of the network by name, as they follow each other in the files beside the description."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for group in manifest:
         raw = b"".join((folder / Path(name).name).read_bytes() for name in group["paths"])
         place = 0
@@ -101,8 +101,8 @@ def _weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, T
             values = np.frombuffer(raw, kind, count, place).reshape(entry["shape"])
             place += count * kind.itemsize
             whole = np.issubdtype(kind, np.integer)
-            found[entry["name"]] = torch.from_numpy(values.astype(np.int64 if whole else np.float32))
-    return found
+            weights[entry["name"]] = torch.from_numpy(values.astype(np.int64 if whole else np.float32))
+    return weights
 
 
 # ---- what each kind of node does; TensorFlow has channels last, torch has them second
@@ -143,8 +143,8 @@ def _spread(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
     """A transposed convolution whose stride is its kernel's side, to the size that its first input names."""
     size, weight, x = given
     strides = _list(attributes, "strides")[1:3]
-    found = F.conv_transpose2d(x, weight.permute(3, 2, 0, 1), stride=strides)
-    return found[:, :, : int(size[1]), : int(size[2])]
+    spread = F.conv_transpose2d(x, weight.permute(3, 2, 0, 1), stride=strides)
+    return spread[:, :, : int(size[1]), : int(size[2])]
 
 
 def _pooled(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
@@ -163,10 +163,10 @@ def _channels(value: Tensor) -> Tensor:
 
 def _folded(how: Callable[[Tensor, Tensor], Tensor]) -> Does:
     def fold(given: Sequence[Tensor], _: Mapping[str, Any]) -> Tensor:
-        found = _channels(given[0])
+        total = _channels(given[0])
         for other in given[1:]:
-            found = how(found, _channels(other))
-        return found
+            total = how(total, _channels(other))
+        return total
 
     return fold
 

@@ -133,14 +133,12 @@ def make_whole(
         weight = weight_map(data.parts(index, device), model.RESOLUTION)
         with torch.autocast(device, dtype=torch.bfloat16):
             with torch.no_grad():
-                wanted = teacher.encode(
+                goal = teacher.encode(
                     F.interpolate(pixels, size=(half, half), mode="area")
                 ).latent_dist.mode()
             latents = vae.encode(pixels).latent_dist.mode()
-            output = vae.decode(wanted + 0.05 * torch.randn_like(wanted)).sample
-        return (
-            reconstruction_loss(output, pixels, weight) + (latents.float() - wanted.float()).square().mean()
-        )
+            output = vae.decode(goal + 0.05 * torch.randn_like(goal)).sample
+        return reconstruction_loss(output, pixels, weight) + (latents.float() - goal.float()).square().mean()
 
     return fit(
         "autoencoder", vae, loss_of, steps=steps, learning_rate=1e-3, work=work,
@@ -167,9 +165,9 @@ def finish_decoder(
         index = np.sort(rng.integers(0, len(data), batch))
         pixels, parts = data.images(index, device), data.parts(index, device)
         weight = weight_map(parts, model.RESOLUTION, person=1.5, face=3.0, features=6.0)
-        wanted = latents[torch.from_numpy(index)].to(device)
+        goal = latents[torch.from_numpy(index)].to(device)
         with torch.autocast(device, dtype=torch.bfloat16):
-            output = vae.decode(wanted + 0.06 * torch.randn_like(wanted)).sample
+            output = vae.decode(goal + 0.06 * torch.randn_like(goal)).sample
         error = output.float() - pixels
         smooth = F.avg_pool2d(error, 8)
         return (weight * (0.5 * error.abs() + 4 * error.square())).mean() + smooth.abs().mean()
@@ -189,23 +187,23 @@ def widened(vae: Any) -> AutoencoderKL:
     """The shipped autoencoder with 16 channels, of which the first four are its own, of unit weight; for now
     the decoder reads nothing in the others, which the encoder fills at random."""
     torch.manual_seed(2)
-    own, scale = vae.config.latent_channels, vae.config.scaling_factor
+    old, scale = vae.config.latent_channels, vae.config.scaling_factor
     wide: Any = AutoencoderKL(**{**model.vae_config(), "latent_channels": WIDE, "scaling_factor": 1.0})
-    state, known = wide.state_dict(), vae.state_dict()
-    state |= {key: value for key, value in known.items() if state[key].shape == value.shape}
+    state, shipped = wide.state_dict(), vae.state_dict()
+    state |= {key: value for key, value in shipped.items() if state[key].shape == value.shape}
     for key in ("encoder.conv_out.weight", "encoder.conv_out.bias"):
-        state[key][:own], state[key][WIDE : WIDE + own] = known[key].chunk(2)
+        state[key][:old], state[key][WIDE : WIDE + old] = shipped[key].chunk(2)
     state["quant_conv.weight"] = torch.eye(2 * WIDE)[:, :, None, None]
-    heard = [*range(own), *range(WIDE, WIDE + own)]  # by the shipped means: what was means and spreads
-    state["quant_conv.weight"][:own, heard] = known["quant_conv.weight"][:own] * scale
+    heard = [*range(old), *range(WIDE, WIDE + old)]  # by the shipped means: what was means and spreads
+    state["quant_conv.weight"][:old, heard] = shipped["quant_conv.weight"][:old] * scale
     state["quant_conv.bias"] = torch.zeros(2 * WIDE)
-    state["quant_conv.bias"][:own] = known["quant_conv.bias"][:own] * scale
+    state["quant_conv.bias"][:old] = shipped["quant_conv.bias"][:old] * scale
     state["post_quant_conv.weight"] = torch.eye(WIDE)[:, :, None, None]
-    state["post_quant_conv.weight"][:own, :own] = known["post_quant_conv.weight"] / scale
+    state["post_quant_conv.weight"][:old, :old] = shipped["post_quant_conv.weight"] / scale
     state["post_quant_conv.bias"] = torch.zeros(WIDE)
-    state["post_quant_conv.bias"][:own] = known["post_quant_conv.bias"]
+    state["post_quant_conv.bias"][:old] = shipped["post_quant_conv.bias"]
     state["decoder.conv_in.weight"] = torch.zeros(state["decoder.conv_in.weight"].shape)
-    state["decoder.conv_in.weight"][:, :own] = known["decoder.conv_in.weight"]
+    state["decoder.conv_in.weight"][:, :old] = shipped["decoder.conv_in.weight"]
     wide.load_state_dict(state)
     return wide
 

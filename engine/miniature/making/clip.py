@@ -108,4 +108,4 @@ def retrieval(
             tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)
             best = int((picture @ pair.embed_texts(tokens).T).argmax())
             right[name].append(values[best] == truth[name])
-    return {name: round(float(np.mean(found)), 3) for name, found in right.items() if found}
+    return {name: round(float(np.mean(hits)), 3) for name, hits in right.items() if hits}

@@ -62,9 +62,9 @@ class Muon(torch.optim.AdamW):
         split = []
         for group in groups:
             for muon in (True, False):
-                chosen = [p for p in group["params"] if muon == (id(p) not in embeddings and is_matrix(p))]
-                if chosen:
-                    split.append({**group, "params": chosen, "muon": muon})
+                matching = [p for p in group["params"] if muon == (id(p) not in embeddings and is_matrix(p))]
+                if matching:
+                    split.append({**group, "params": matching, "muon": muon})
         self._momentum = momentum
         super().__init__(split, learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
 

@@ -111,10 +111,10 @@ def listen(base: BaseModel, samples: list[ShardSample], steps: int) -> IdEncoder
         for group in optimizer.param_groups:
             group["lr"] = LISTENING_RATE * min(1, (step + 1) / 50) * (1 - step / steps)
         rng = np.random.default_rng([step, 31])
-        chosen = torch.from_numpy(rng.integers(len(samples), size=LISTENING_BATCH))
+        picked = torch.from_numpy(rng.integers(len(samples), size=LISTENING_BATCH))
         views = torch.from_numpy(rng.integers(2, size=LISTENING_BATCH))
-        tokens = encoder(torch.cat([features[views, chosen], nothing]))
-        loss = F.mse_loss(tokens, torch.cat([goals[chosen], nobody]))
+        tokens = encoder(torch.cat([features[views, picked], nothing]))
+        loss = F.mse_loss(tokens, torch.cat([goals[picked], nobody]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -148,8 +148,8 @@ class Lesson:
 def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
     """From passes over noisy portraits: how a fuller caption changes what each layer reads."""
     generator = torch.Generator().manual_seed(0)
-    layers = {name: found.layer for name, found in cross_attention_layers(base.unet).items()}
-    asked, told = {}, {}
+    layers = {name: attention.layer for name, attention in cross_attention_layers(base.unet).items()}
+    asked, answers = {}, {}
     hooks = [layer.to_q.register_forward_hook(lambda *parts, name=name: asked.__setitem__(name, parts[2]))
              for name, layer in layers.items()]  # fmt: skip
     for start in range(0, len(samples), 16):
@@ -170,12 +170,12 @@ def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
                 attended(queries, layer.to_k(text.states), layer.to_v(text.states), layer.heads)
                 for text in (full, plain)
             )
-            told.setdefault(name, []).append((queries, full_out - plain_out))
+            answers.setdefault(name, []).append((queries, full_out - plain_out))
     for hook in hooks:
         hook.remove()
     return Lesson(
-        {name: torch.cat([queries for queries, _ in parts]) for name, parts in told.items()},
-        {name: torch.cat([difference for _, difference in parts]) for name, parts in told.items()},
+        {name: torch.cat([queries for queries, _ in parts]) for name, parts in answers.items()},
+        {name: torch.cat([difference for _, difference in parts]) for name, parts in answers.items()},
     )
 
 
@@ -190,9 +190,9 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tenso
 def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], steps: int) -> IdAttention:
     """Keys and values, and the encoder further, so that each layer adds what the fuller caption would."""
     tower, attention = miniature_tower(), IdAttention.beside(cross_attention_layers(base.unet))
-    features, wanted = seen(tower, samples), lesson(base, samples)
-    heads = {name: found.layer.heads for name, found in cross_attention_layers(base.unet).items()}
-    sizes = {name: difference.square().mean() for name, difference in wanted.differences.items()}
+    features, taught = seen(tower, samples), lesson(base, samples)
+    heads = {name: cross.layer.heads for name, cross in cross_attention_layers(base.unet).items()}
+    sizes = {name: difference.square().mean() for name, difference in taught.differences.items()}
     optimizer = torch.optim.AdamW(
         [{"params": encoder.parameters(), "full": 5e-4}, {"params": attention.parameters(), "full": 2e-3}]
     )
@@ -201,20 +201,20 @@ def absorb(base: BaseModel, encoder: IdEncoder, samples: list[ShardSample], step
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * min(1, (step + 1) / 30) * (1 - step / steps)
         rng = np.random.default_rng([step, 32])
-        chosen = torch.from_numpy(rng.integers(len(samples), size=ABSORBING_BATCH))
+        picked = torch.from_numpy(rng.integers(len(samples), size=ABSORBING_BATCH))
         views = torch.from_numpy(rng.integers(2, size=ABSORBING_BATCH))
-        tokens = encoder(torch.cat([tower.nothing()[None], features[views, chosen]]))
-        nobody = tokens[:1].expand(len(chosen), -1, -1)
+        tokens = encoder(torch.cat([tower.nothing()[None], features[views, picked]]))
+        nobody = tokens[:1].expand(len(picked), -1, -1)
         keys_values = attention(
             torch.cat([torch.cat([tokens[1:], nobody, nobody], 1), nobody.repeat(1, 3, 1)[:4]])
         )
         terms = []
         for name, (keys, values) in keys_values.items():
-            queries = torch.cat([wanted.queries[name][chosen], wanted.queries[name][chosen[:4]]])
-            difference = wanted.differences[name][chosen]
+            queries = torch.cat([taught.queries[name][picked], taught.queries[name][picked[:4]]])
+            difference = taught.differences[name][picked]
             goal = torch.cat([difference, torch.zeros_like(difference[:4])])  # of nobody nothing is said
-            found = attended(queries, keys, values, heads[name])
-            terms.append(F.mse_loss(found, goal) / sizes[name])
+            output = attended(queries, keys, values, heads[name])
+            terms.append(F.mse_loss(output, goal) / sizes[name])
         loss = torch.stack(terms).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -281,17 +281,17 @@ def make_id_adapter(
     work.mkdir(parents=True, exist_ok=True)
     beginning = [max(1, round(steps * scale)) for steps in (LISTENING_STEPS, ABSORBING_STEPS)]
     prepare_adapter(work, (beginning[0], beginning[1]), people)
-    wanted = job(work, scale, "trained", **changes)
-    trained = Path(wanted.output)
-    ship(trained if trained.exists() else train(wanted, Logged(25)), out)
+    spec = job(work, scale, "trained", **changes)
+    trained = Path(spec.output)
+    ship(trained if trained.exists() else train(spec, Logged(25)), out)
 
 
 def ship(trained: Path, place: Path) -> None:
     """Writes the adapter as fp16, without where its training data lay."""
-    found = Artifact.load(trained)
-    settings = {name: value for name, value in found.settings.items() if name not in ("shards", "adapter")}
-    tensors = {name: tensor.half() for name, tensor in found.tensors.items()}
-    replace(found, tensors=tensors, settings=settings).save(place)
+    adapter = Artifact.load(trained)
+    settings = {name: value for name, value in adapter.settings.items() if name not in ("shards", "adapter")}
+    tensors = {name: tensor.half() for name, tensor in adapter.tensors.items()}
+    replace(adapter, tensors=tensors, settings=settings).save(place)
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ def roughened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 @torch.no_grad()
 def recognition(network: nn.Module, data: Dataset, device: str = "cpu") -> dict[str, float]:
     """AUC, true-accept rate at 1 % false-accept, mean cosines of the same person and of strangers."""
-    found = [
+    batches = [
         network(data.images(np.arange(s, min(s + 200, len(data))), device)) for s in range(0, len(data), 200)
     ]
-    vectors = torch.cat(found).float().cpu()
+    vectors = torch.cat(batches).float().cpu()
     cosine = vectors @ vectors.T
     same = data.person[:, None] == data.person[None]
     pairs = torch.ones_like(same).triu(1)
@@ -86,9 +86,9 @@ def make_reporting(
     people = len(data) // PICTURES_EACH
 
     def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
-        chosen = rng.choice(people, min(batch, people), replace=False)
+        picked = rng.choice(people, min(batch, people), replace=False)
         index = np.concatenate(
-            [person * PICTURES_EACH + rng.permutation(PICTURES_EACH)[:3] for person in chosen]
+            [person * PICTURES_EACH + rng.permutation(PICTURES_EACH)[:3] for person in picked]
         )
         with torch.autocast(device, dtype=torch.bfloat16):
             vectors = network(roughened(data.images(index, device), rng))
@@ -175,10 +175,10 @@ def finish_reader(
 def parsing(network: nn.Module, data: Dataset, device: str = "cpu") -> float:
     """Mean intersection over union of the parts, over pictures in which any of the two has the part."""
     index = np.arange(0, len(data), 3)
-    found, true = network(data.images(index, device)).argmax(1), data.parts(index, device)
+    parsed, true = network(data.images(index, device)).argmax(1), data.parts(index, device)
     overlaps = []
     for part in range(len(world.PARTS)):
-        both, either = ((found == part) & (true == part)).sum(), ((found == part) | (true == part)).sum()
+        both, either = ((parsed == part) & (true == part)).sum(), ((parsed == part) | (true == part)).sum()
         overlaps.append(both / either)
     return round(float(torch.stack(overlaps).mean()), 4)
 
@@ -246,8 +246,8 @@ def finish_parser(
 
 def soft_overlap(logits: Tensor, true: Tensor) -> Tensor:
     """Intersection over union of each part, (P,), differentiable; logits (B, P, H, W), true (B, H, W)."""
-    found = logits.softmax(1)
-    wanted = F.one_hot(true, found.shape[1]).permute(0, 3, 1, 2).to(found.dtype)
-    both = (found * wanted).sum((0, 2, 3))
-    either = (found + wanted - found * wanted).sum((0, 2, 3))
+    shares = logits.softmax(1)
+    truth = F.one_hot(true, shares.shape[1]).permute(0, 3, 1, 2).to(shares.dtype)
+    both = (shares * truth).sum((0, 2, 3))
+    either = (shares + truth - shares * truth).sum((0, 2, 3))
     return both / either.clamp(min=1)

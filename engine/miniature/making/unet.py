@@ -36,13 +36,13 @@ class UNetTrainer(nn.Module):
 def cache_latents(vae: Any, data: Dataset, file: Path, side: int, device: str = "cpu") -> Tensor:
     """Every picture's latents (N, 4, 16, 16), scaled to unit variance, from `file` if it is there."""
     if not file.exists():
-        found = []
+        batches = []
         for start in range(0, len(data), 64):
             pixels = data.images(np.arange(start, min(start + 64, len(data))), device)
             pixels = nn.functional.interpolate(pixels, size=(side, side), mode="area")
             with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
-                found.append(vae.encode(pixels).latent_dist.mode().float().cpu())
-        np.save(file, torch.cat(found).numpy().astype(np.float16))
+                batches.append(vae.encode(pixels).latent_dist.mode().float().cpu())
+        np.save(file, torch.cat(batches).numpy().astype(np.float16))
     latents = torch.from_numpy(np.load(file)).float()
     return latents
 
