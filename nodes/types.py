@@ -96,9 +96,9 @@ def side_inputs(
     )  # fmt: skip
 
 
-def side_of(older: int, chosen: str) -> int | None:
+def side_of(older: int, side: str) -> int | None:
     """Pixels a side by the two inputs of `side_inputs`; None: the model's own."""
-    return older or (None if chosen == AUTOMATIC else int(chosen))
+    return older or (None if side == AUTOMATIC else int(side))
 
 
 def who_looks() -> io.Input:

@@ -49,15 +49,15 @@ def listed(kind: str = FOLDER) -> list[str]:
 
 def lines_of_listed() -> dict[str, str]:
     """What each listed likeness is, for choosing: its base, method and day; a file of others has its day."""
-    found = {}
+    lines = {}
     for name in listed():
         path = folder_paths.get_full_path(FOLDER, name)
         if path is not None and os.path.isfile(path):
             state = os.stat(path)
             day = time.strftime("%Y-%m-%d", time.localtime(state.st_mtime))
-            known = _kind_of_file(path, state.st_mtime_ns, state.st_size)
-            found[name] = " · ".join((*known, day))
-    return found
+            kind = _kind_of_file(path, state.st_mtime_ns, state.st_size)
+            lines[name] = " · ".join((*kind, day))
+    return lines
 
 
 @lru_cache(maxsize=4096)
