@@ -43,9 +43,9 @@ class Recipe:
 def gathered(plain: Mapping[str, Any]) -> dict[str, Any]:
     """A job's keys, those of the recipe under `recipe`: `optimizer: lion` may stand by itself."""
     named = {entry.name for entry in fields(Recipe)}
-    own = {name: value for name, value in plain.items() if name in named}
+    loose = {name: value for name, value in plain.items() if name in named}
     rest = {name: value for name, value in plain.items() if name not in named}
-    told = rest.get("recipe")
-    if own and (told is None or isinstance(told, Mapping)):
-        rest["recipe"] = {**(told or {}), **own}
-    return rest if own else dict(plain)
+    recipe = rest.get("recipe")
+    if loose and (recipe is None or isinstance(recipe, Mapping)):
+        rest["recipe"] = {**(recipe or {}), **loose}
+    return rest if loose else dict(plain)

@@ -42,13 +42,13 @@ class KeptWeights:
         if not self.active:
             yield
             return
-        own = [weight.detach().clone() for weight in self._parameters]
+        originals = [weight.detach().clone() for weight in self._parameters]
         self.settle()
         try:
             yield
         finally:
             with torch.no_grad():  # the way back by the optimiser's own `train` would round
-                for weight, before in zip(self._parameters, own):
+                for weight, before in zip(self._parameters, originals):
                     weight.copy_(before)
             if self._own_average:
                 for group in self._optimizer.param_groups:

@@ -91,10 +91,10 @@ def _muon(options: Options) -> torch.optim.Optimizer:
     split = []
     for option in options:
         for hidden in (True, False):
-            own = [weight for weight in option["params"] if hidden == _is_hidden(weight, option["name"])]
+            weights = [weight for weight in option["params"] if hidden == _is_hidden(weight, option["name"])]
             kind = {"use_adjusted_lr": True} if hidden else {"betas": (0.9, 0.999), "eps": 1e-8}
-            if own:
-                split.append({**option, **kind, "params": own, "use_muon": hidden})
+            if weights:
+                split.append({**option, **kind, "params": weights, "use_muon": hidden})
     return Muon(split)
 
 

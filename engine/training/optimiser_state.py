@@ -32,12 +32,12 @@ def remembered(optimizer: torch.optim.Optimizer, named: Named) -> tuple[dict[str
 
 def read_numbers(text: str) -> dict[str, Any]:
     """The numbers that `remembered` gave, out of JSON; ValueError for anything else."""
-    told = json.loads(text)
-    for part in (*told["parameters"].values(), *told["groups"]):
+    numbers = json.loads(text)
+    for part in (*numbers["parameters"].values(), *numbers["groups"]):
         wrong = [key for key, value in part.items() if not _is_number(value) or value != value]
         if wrong:
             raise ValueError(f"{wrong[0]} is no number")
-    return told
+    return numbers
 
 
 def recall(
@@ -55,8 +55,8 @@ def recall(
         state |= numbers["parameters"].get(name, {})
         if state:
             optimizer.state[parameter] = state
-    for group, told in zip(optimizer.param_groups, numbers["groups"]):
-        group.update(told)
+    for group, settings in zip(optimizer.param_groups, numbers["groups"]):
+        group.update(settings)
 
 
 def _fitting(key: str, tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -141,8 +141,8 @@ class Trainer:
     def _load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         if self._kept is not None:
             self._kept.load_state(state)
-        own = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
-        self.method.load_extra_state(own)
+        of_method = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        self.method.load_extra_state(of_method)
 
     def _settle(self) -> None:
         """The phase is over, or the run: what is kept takes the place of what was trained."""
