@@ -169,12 +169,12 @@ def check_output(job: Job) -> None:
 
 def setting_help(kind: type) -> dict[str, str]:
     """What each setting means, from the comments beside the fields of its class and those it comes from."""
-    help_texts: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for source in map(inspect.getsource, kind.__mro__[-2::-1]):  # the class's own word goes before its base's
-        help_texts |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
+        texts |= re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, re.MULTILINE)
     names = [entry.name for entry in fields(kind)]
-    help_texts = {name: text.replace("None", "none") for name, text in (COMMON_HELP | help_texts).items()}  # as in YAML
-    return {name: help_texts[name][0].upper() + help_texts[name][1:] for name in names if name in help_texts}
+    texts = {name: text.replace("None", "none") for name, text in (COMMON_HELP | texts).items()}  # as in YAML
+    return {name: texts[name][0].upper() + texts[name][1:] for name in names if name in texts}
 
 
 def setting_defaults(method: str) -> dict[str, str]:

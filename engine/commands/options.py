@@ -86,13 +86,13 @@ def without_types_of_python(command: Any) -> Any:
 
     def plain(params_of: Callable[..., Any]) -> Callable[..., Any]:
         def params(context: Any) -> Any:
-            found = params_of(context)
-            for param in found:
+            listed = params_of(context)
+            for param in listed:
                 if param.param_type_name == "argument":
                     param.display_type = lambda *_: None
                 elif param.is_flag and param.metavar is None:
                     param.metavar = ""
-            return found
+            return listed
 
         return params
 
