@@ -81,7 +81,10 @@ def build_job(
     plain["base"] = _base(plain.get("base"), {name: plain.pop(name, None) for name in JOB_PARTS})
     if plain["base"] is None:
         del plain["base"]
+    captions = plain.pop("captions", None)
     plain["concepts"] = _concepts(plain.get("concepts"))
+    if captions is not None:  # of all concepts
+        plain["concepts"] = [{**concept, "captions": captions} for concept in plain["concepts"]]
     if not plain["concepts"] and not {**configured, **settings}.get("shards"):
         raise LikenessError("nothing to learn from; give a folder that holds the pictures")
     if not plain.get("output"):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from ..engine.config import ROLES, ConceptSpec
+from ..engine.config import CAPTION_SOURCES, ROLES, ConceptSpec
 from ..engine.config.choices import AUTOMATIC
 from ..engine.errors import LikenessError
 from .types import Concept, schema, single, told, who_looks
@@ -57,8 +57,8 @@ class LikenessConcept(io.ComfyNode):
                 ),
                 io.String.Input(
                     "captions", display_name="captions", optional=True, force_input=True,
-                    tooltip="What each picture shows, such as Load Image-Text (from Folder) gives. They are "
-                    "kept beside the pictures; today's methods learn with sentences of their own.",
+                    tooltip="What each picture shows, such as Load Image-Text (from Folder) gives: the "
+                    "training prompts. The trigger word is put before each that does not hold it.",
                 ),
                 who_looks(),
             ],
@@ -94,8 +94,8 @@ class LikenessConceptFolder(io.ComfyNode):
         return schema(
             node_id="LikenessConceptFolder",
             display_name="Training Subject from Folder",
-            description="Reads a folder of pictures with optional masks (masks/<same name>.png) and an "
-            "optional concept.json, the same folder the likeness command takes.",
+            description="Reads a folder of pictures with optional masks (masks/<same name>.png), captions "
+            "(.txt) and an optional concept.json, the same folder the likeness command takes.",
             inputs=[
                 io.String.Input(
                     "folder", display_name="folder", default="", placeholder="/pictures/my-friend",
@@ -117,6 +117,13 @@ class LikenessConceptFolder(io.ComfyNode):
                     "of the concept to read. Leave it at -1 where the folder holds one subject.",
                 ),
                 who_looks(),
+                io.Combo.Input(
+                    "captions", options=list(CAPTION_SOURCES), display_name="captions", default="files",
+                    optional=True,
+                    tooltip="What training prompts say of each picture. files reads texts beside the "
+                    "pictures, pictures also what their own files say; trigger learns with the trigger word "
+                    "alone, none with the method's own sentences.",
+                ),
             ],
             outputs=[
                 Concept.Output(display_name="concept", tooltip="Connect it to one of the Train nodes."),
@@ -139,8 +146,9 @@ class LikenessConceptFolder(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, folder: str, class_word: str, token: str, role: str, number: int = -1, faces: str = AUTOMATIC
-    ) -> io.NodeOutput:
+        cls, folder: str, class_word: str, token: str, role: str, number: int = -1, faces: str = AUTOMATIC,
+        captions: str = CAPTION_SOURCES[0],
+    ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.folders import input_folder
         from ..engine.comfy_bridge.pictures import advice_on
         from ..engine.data.at_hand import keep_at_hand
@@ -149,6 +157,7 @@ class LikenessConceptFolder(io.ComfyNode):
         requested = ConceptSpec(
             folder=str(input_folder(folder)), token=token, class_word=class_word or None,
             role=role if role in ROLES else None, asset=None if number < 0 else number,
+            captions=captions,
         )  # fmt: skip
         concept = one_of_folder(requested)
         spec = dataclasses.replace(requested, class_word=concept.class_word, role=concept.role)

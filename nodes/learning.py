@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from comfy_api.latest import io, ui
 
@@ -28,6 +28,7 @@ SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
 AS_MODEL = "as the MODEL says"
 PREDICTED = dict(zip(("noise", "velocity"), PREDICTIONS))
+JOB_LINES = ("caption_dropout", "caption_shuffle", "caption_keep")  # of more settings: the run's own
 YES_NO = {"yes": True, "no": False}
 
 OUTPUTS = [
@@ -335,6 +336,7 @@ def _settings(method: str, preset: str, model: Any, changes: Mapping[str, Any], 
     typed = from_yaml(more, "'more settings'") or {}
     if not isinstance(typed, dict):
         raise LikenessError("'more settings' must hold lines such as min_snr_gamma: 5.0")
+    typed = {name: value for name, value in typed.items() if name not in JOB_LINES}
     typed = gathered(typed)
     typed.pop("recipe", None)
     kind = METHODS[method]
@@ -346,6 +348,17 @@ def _recipe(more: str) -> Recipe:
     """What the text field says of how to step: `optimizer: lion`."""
     typed = from_yaml(more, "'more settings'") or {}
     return convert(gathered(typed).get("recipe", {}), Recipe, "more settings")
+
+
+def _of_job(more: str) -> dict[str, Any]:
+    """The lines of the text field that are settings of the run, whatever the method."""
+    typed = from_yaml(more, "'more settings'") or {}
+    kinds = get_type_hints(Job)
+    return {
+        name: convert(typed[name], kinds[name], f"more settings.{name}")
+        for name in JOB_LINES
+        if name in typed
+    }
 
 
 def _check_no_files(kind: type, typed: Mapping[Any, Any]) -> None:
@@ -389,7 +402,7 @@ def _train(
         preview_every=run["preview_every"], preview_prompt=run.get("preview_prompt") or None,
         resolution=side_of_run(run), precision=graph.precision(run.get("precision", "fp32")),
         checkpoint_minutes=run.get("checkpoint_minutes", 5.0), device=graph.device(), cache=str(cache),
-        resume=True, output=str(graph.run_file()),
+        resume=True, output=str(graph.run_file()), **_of_job(run.get("more_settings", "")),
     )  # fmt: skip
     people = people_in(loaded[0])
     check_people(job, people)  # also where an equal run is loaded

@@ -76,7 +76,7 @@ ADVANCED: dict[str, tuple[str, ...]] = {
     "LikenessParseFace": _EDGES,
     "LikenessDetectFaces": ("number",),
     "LikenessConcept": ("faces",),
-    "LikenessConceptFolder": ("number", "faces"),
+    "LikenessConceptFolder": ("number", "faces", "captions"),
     "LikenessTrainTextualInversion": _LEARNING,
     "LikenessTrainDreamBoothLora": _LEARNING,
     "LikenessTrainCustomDiffusion": _LEARNING,

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ import torch
 from ..bases.families import MINIATURE
 from ..config import ConceptSpec
 from ..config.choices import AUTOMATIC
+from ..data.captions import caption_lines, in_words
 from ..data.concepts import Concept, Picture, digest, write_concept
 from ..data.packs import PACKS, packs_in
 from ..data.pictures import picture_in
@@ -60,25 +60,27 @@ def concept_on_disk(
 ) -> tuple[ConceptSpec, Concept]:
     """Writes IMAGE and MASK, without loss, into a concept folder named after its content; `spec` with it.
 
-    Captions, one per picture where there are any, are written beside the pictures. Beside the specification
-    comes what was written, so that nobody need read it again.
+    Captions: one per picture where there are any; its lines are choices. Beside the specification comes what
+    was written, so that nobody need read it again.
     """
     pixels = pictures_of(images)
     coverage = [None] * len(pixels) if masks is None else _masks_for(pixels, masks)
-    pictures = tuple(Picture(f"{i:03d}", pixels[i], coverage[i]) for i in range(len(pixels)))
+    if captions and len(captions) != len(pixels):
+        raise LikenessError(
+            f"there are {len(pixels)} pictures but {len(captions)} captions; connect one per picture"
+        )
+    said = [caption_lines(text, f"caption {n}") for n, text in enumerate(captions, start=1)] or [()] * len(
+        pixels
+    )
+    pictures = tuple(
+        Picture(f"{i:03d}", pixels[i], coverage[i], captions=said[i]) for i in range(len(pixels))
+    )
     concept = Concept(spec.token, spec.class_word or "", spec.role or "subject", pictures)
-    name = digest([concept])[:16]
-    if captions:
-        if len(captions) != len(pictures):
-            raise LikenessError(
-                f"there are {len(pictures)} pictures but {len(captions)} captions; connect one per picture"
-            )
-        name = sha256("\0".join((name, *captions)).encode()).hexdigest()[:16]
-    target = temporary_folder("concepts", name)
+    target = temporary_folder("concepts", digest([concept])[:16])
     if not target.exists():
         write_concept(target, concept)
-        for picture, caption in zip(pictures, captions):
-            (target / "images" / f"{picture.name}.txt").write_text(caption.strip() + "\n", "utf-8")
+    if captions:
+        concept = dataclasses.replace(concept, remarks=(in_words(len(pictures), sum(map(bool, said))),))
     return dataclasses.replace(spec, folder=str(target)), concept
 
 

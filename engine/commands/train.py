@@ -139,6 +139,26 @@ _COMMON: dict[str, dict[str, Any]] = {
             int | None, Option(help="Times that --schedule cosine_with_restarts falls to 0.")
         ],
     },
+    "Captions": {
+        "captions": Annotated[
+            str | None,
+            Option(
+                help="files: .txt, .caption and .jsonl beside the pictures, where there are some; pictures: "
+                "also what the pictures' own files say; trigger: the placeholder alone; none: templates.",
+                show_default="files",
+            ),
+        ],
+        "caption_shuffle": Annotated[
+            bool,
+            Option("--caption-shuffle", help="A caption's parts between commas in another order each time."),
+        ],
+        "caption_keep": Annotated[
+            int | None, Option(help="Parts at its beginning that stay in place when shuffled.")
+        ],
+        "caption_dropout": Annotated[
+            float | None, Option(help="Share of the prompts that are left empty, such as 0.1.")
+        ],
+    },
     "Base": {
         "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
         "vae": VAE_OPTION,
@@ -234,7 +254,16 @@ def _train_command(method: str) -> Callable[..., int]:
                 rich_help_panel="Data",
             ),
         ]  # fmt: skip
-    flags = {"several", "resume", "overwrite", "print_config", "mirror", "channels_last", "shards_from_web"}
+    flags = {
+        "several",
+        "resume",
+        "overwrite",
+        "print_config",
+        "mirror",
+        "channels_last",
+        "shards_from_web",
+        "caption_shuffle",
+    }
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(

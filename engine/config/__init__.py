@@ -28,11 +28,12 @@ from .places import check_place, is_address
 from .plain import check_plain, check_text, from_json, from_yaml
 from .reading import convert, known_keys, read
 from .recipe import OPTIMIZERS, Recipe, gathered
-from .specs import BASE_KINDS, HUB_NAME, MODEL_FILES, ROLES, TOKEN, BaseSpec, ConceptSpec
+from .specs import BASE_KINDS, CAPTION_SOURCES, HUB_NAME, MODEL_FILES, ROLES, TOKEN, BaseSpec, ConceptSpec
 from .textual_inversion import TextualInversionSettings
 
 __all__ = [
-    "BASE_KINDS", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME", "METHODS",
+    "BASE_KINDS", "CAPTION_SOURCES", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME",
+    "METHODS",
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "OPTIMIZERS",
     "PRECISIONS", "PRESETS",
     "ROLES", "LR_SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",

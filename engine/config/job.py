@@ -38,6 +38,9 @@ class Job:
     resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
     buckets: bool | None = None  # pictures keep their proportions; None: on real bases, where the method can
     mirror: bool = False  # learn each picture mirrored too, half of the time; faces are uneven and suffer
+    caption_dropout: float = 0.0  # share of steps' prompts that are left empty, for guidance to work with
+    caption_shuffle: bool = False  # the parts of a caption between commas come in another order each time
+    caption_keep: int = 0  # parts at its beginning that stay in place meanwhile
     precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
     device: str = "auto"  # a GPU where there is one
     memory: float | None = None  # GB that the run may use; None: what is free
@@ -79,6 +82,8 @@ class Job:
         check_name(Path(self.output).stem)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
+        at_least(self, 0, "caption_dropout", "caption_keep")
+        at_most(self, 1, "caption_dropout")
         at_least(self, 0, "seed", "checkpoint_every", "checkpoint_minutes", "preview_every")
         at_most(self, LAST_SEED, "seed")
         counted = [name for name, value in vars(self.settings).items() if type(value) is int]

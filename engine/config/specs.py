@@ -10,6 +10,7 @@ from .checks import one_of, spoken
 from .paths import typed_path
 
 ROLES = ("subject", "style", "component")
+CAPTION_SOURCES = ("files", "pictures", "trigger", "none")  # beside the pictures; in their own files too
 BASE_KINDS = ("miniature", "checkpoint", "diffusers", "hub", "graph")
 PREDICTIONS = ("epsilon", "v_prediction")  # the noise, or the velocity
 TOKEN = re.compile(r"<[A-Za-z0-9_-]+>")
@@ -81,6 +82,7 @@ class ConceptSpec:
     class_word: str | None = None  # None: as concept.json says
     role: str | None = None  # None: as concept.json says
     asset: int | None = None  # in MagicTailor's folder of several concepts: the number before its file names
+    captions: str = "files"  # where they come from; trigger: the placeholder alone; none: templates
 
     def __str__(self) -> str:
         """As nodes show it."""
@@ -99,3 +101,4 @@ class ConceptSpec:
             spoken(self.class_word)
         if self.role is not None:
             one_of("role", self.role, ROLES)
+        one_of("source of captions", self.captions, CAPTION_SOURCES)

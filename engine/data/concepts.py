@@ -1,9 +1,9 @@
 """Concepts: the pictures, masks and words of one thing to learn, and the folders they are kept in.
 
-Our layout: `images/*.png`, `masks/<same stem>.png`, `concept.json` (class_word, role, token, notes). A folder
-with just pictures in it is read too, and so are the layouts of the reference implementations: `mask/` beside
-the pictures (PersonaMagic), plain instance and style folders (MagiCapture), `person_a+hair_a/0_person_a0.jpg`
-(MagicTailor), and those of other trainers (`layout`).
+Our layout: `images/*.png`, `masks/<same stem>.png`, captions as `images/<same stem>.txt`, `concept.json`
+(class_word, role, token, notes). A folder with just pictures in it is read too, and so are the layouts of the
+reference implementations: `mask/` beside the pictures (PersonaMagic), plain instance and style folders
+(MagiCapture), `person_a+hair_a/0_person_a0.jpg` (MagicTailor), and those of other trainers (`layout`).
 
 A folder holds one concept. It holds several only where somebody asks for it: by MagicTailor's folder name, by
 `"concepts": "by number"` in concept.json, or with `several`; never by the names of files alone.
@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config import ROLES, TOKEN, ConceptSpec, check_text, from_json, spoken
+from ..config import CAPTION_SOURCES, ROLES, TOKEN, ConceptSpec, check_text, from_json, spoken
 from ..errors import LikenessError, nearest
 from ..files import check_name, make_folder, portable, read_text, reading, unused_name, write_error
+from .captions import Captions, captions_in
 from .layout import DESCRIPTION, Layout, look_into
 from .pictures import read_mask, read_photograph, to_mask_image
 
@@ -40,6 +41,7 @@ class Picture:
     pixels: np.ndarray
     mask: np.ndarray | None = None
     original: tuple[int, int] | None = None  # the file's (height, width), where it was read smaller
+    captions: tuple[str, ...] = ()  # choices of what is said of it; none: templates say it
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,7 +57,7 @@ class Picture:
         size = (round(width * scale), round(height * scale))
         pixels = np.asarray(Image.fromarray(self.pixels).resize(size, Image.Resampling.LANCZOS))
         mask = None if self.mask is None else _scaled(self.mask, (size[1], size[0]))
-        return Picture(self.name, pixels, mask, self.size)
+        return replace(self, pixels=pixels, mask=mask, original=self.size)
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,18 @@ def load_concept(
     token: str | None = None,
     class_word: str | None = None,
     role: str | None = None,
+    captions: str = CAPTION_SOURCES[0],
 ) -> Concept:
-    """Reads a concept folder; what is said here goes before what `concept.json` says."""
+    """Reads a concept folder; what is said here goes before what `concept.json` says.
+
+    captions: where they come from, of CAPTION_SOURCES.
+    """
     if isinstance(source, ConceptSpec):
         given = {"token": source.token, "class_word": source.class_word, "role": source.role}
         if source.asset is not None:
-            return _asset(source.folder, source.asset, {key: text for key, text in given.items() if text})
-        return load_concept(source.folder, **given)
+            stated = {key: text for key, text in given.items() if text}
+            return _asset(source.folder, source.asset, source.captions, stated)
+        return load_concept(source.folder, **given, captions=source.captions)
     folder = _existing_folder(source)
     described = _read_description(folder)
     class_word = class_word or described.get("class_word")
@@ -99,14 +106,15 @@ def load_concept(
     token = _valid_token(token or described.get("token") or "<v0>", folder)
     role = _valid_role(role or described.get("role") or "subject", folder)
     layout = look_into(folder)
-    pictures, remarks = _read_all(layout.pictures, layout.masks)
+    said, words = captions_in(layout, captions)
+    pictures, remarks = _read_all(layout.pictures, layout.masks, said)
     return Concept(
         token=token,
         class_word=class_word,
         role=role,
         pictures=pictures,
         notes=described.get("notes", ""),
-        remarks=(*_perhaps_several(folder, layout.pictures), *layout.remarks, *remarks),
+        remarks=(*_perhaps_several(folder, layout.pictures), *layout.remarks, *words, *remarks),
     )
 
 
@@ -129,10 +137,14 @@ def _assets(layout: Layout) -> dict[int, tuple[str, list[Path]]]:
     return dict(sorted(by_number.items()))
 
 
-def _numbered(layout: Layout, assets: Mapping[int, tuple[str, list[Path]]], asset: int) -> Concept:
+def _numbered(
+    layout: Layout, assets: Mapping[int, tuple[str, list[Path]]], asset: int, captions: str
+) -> Concept:
     """One of the concepts of MagicTailor's folder: only its pictures are decoded."""
     word, paths = assets[asset]
-    pictures, remarks = _read_all(paths, layout.masks)
+    said, words = captions_in(layout, captions)
+    pictures, remarks = _read_all(paths, layout.masks, said)
+    remarks = [*(words if asset == min(assets) else []), *remarks]
     role = "subject" if asset == min(assets) else "component"
     return Concept(f"<v{asset}>", word, role, pictures, remarks=tuple(remarks))
 
@@ -200,7 +212,7 @@ def _perhaps_several(folder: Path, pictures: Sequence[Path]) -> list[str]:
     ]
 
 
-def _asset(folder: str, asset: int, given: Mapping[str, str]) -> Concept:
+def _asset(folder: str, asset: int, captions: str, given: Mapping[str, str]) -> Concept:
     """One concept of MagicTailor's folder; what is told goes before what the file names say."""
     layout = look_into(_existing_folder(folder))
     there = sorted(_words_by_number(layout.pictures))
@@ -209,7 +221,7 @@ def _asset(folder: str, asset: int, given: Mapping[str, str]) -> Concept:
             f"there are {', '.join(map(str, there))}" if there else "files must be named like 0_person_a0.jpg"
         )
         raise LikenessError(f"{folder} has no pictures of concept number {asset}; {hint}")
-    concept = _numbered(layout, _assets(layout), asset)
+    concept = _numbered(layout, _assets(layout), asset, captions)
     said = f"{folder}: number {asset} of its {len(there)} concepts, {concept.class_word}, has "
     said += f"{len(concept.pictures)} pictures"
     shared = layout.remarks if asset == there[0] else ()
@@ -252,6 +264,8 @@ def digest(concepts: Iterable[Concept]) -> str:
                 if array is not None:
                     total.update(f"{array.dtype}{array.shape}".encode())
                     total.update(np.ascontiguousarray(array).tobytes())
+            if picture.captions:
+                total.update(json.dumps(picture.captions).encode())
     return total.hexdigest()
 
 
@@ -301,7 +315,9 @@ def _valid_token(token: str, folder: Path) -> str:
     return token
 
 
-def _read_all(paths: Sequence[Path], masks: Mapping[Path, Path]) -> tuple[tuple[Picture, ...], list[str]]:
+def _read_all(
+    paths: Sequence[Path], masks: Mapping[Path, Path], captions: Captions
+) -> tuple[tuple[Picture, ...], list[str]]:
     """The pictures with their masks, no larger than training can use, and remarks on reading them."""
     pictures, remarks = [], []
     for path in paths:
@@ -310,7 +326,8 @@ def _read_all(paths: Sequence[Path], masks: Mapping[Path, Path]) -> tuple[tuple[
         mask = None if path not in masks else read_mask(masks[path], photo.size)
         seen = (photo.pixels.shape[0], photo.pixels.shape[1])
         mask = mask if mask is None or mask.shape == seen else _scaled(mask, seen)
-        pictures.append(Picture(path.stem, photo.pixels, mask, None if photo.size == seen else photo.size))
+        size = None if photo.size == seen else photo.size
+        pictures.append(Picture(path.stem, photo.pixels, mask, size, captions.get(path, ())))
     return tuple(pictures), remarks
 
 
@@ -332,6 +349,8 @@ def _fill(folder: Path, concept: Concept) -> None:
         if picture.mask is not None:
             (folder / "masks").mkdir(exist_ok=True)
             to_mask_image(picture.mask).save(folder / "masks" / f"{name}.png")
+        if picture.captions:
+            (folder / "images" / f"{name}.txt").write_text("\n".join(picture.captions) + "\n", "utf-8")
     described = {"class_word": concept.class_word, "role": concept.role, "token": concept.token}
     if concept.notes:
         described["notes"] = concept.notes

@@ -2,7 +2,8 @@
 
 Masks are known by their names: `masks/<name>.png` (ours), and `<name>-masklabel.png` (OneTrainer) or
 `<name>.mask.png` beside the pictures or under masks/. A folder `10_anna woman` inside (kohya) is gone into.
-Nothing is passed over unsaid: every file that is no picture, and every mask that belongs to none, is named.
+Captions are known by their names too (`captions`). Nothing is passed over unsaid: every file that is no
+picture, and every mask and caption that belongs to none, is named.
 """
 
 import re
@@ -18,8 +19,10 @@ MASK_FOLDERS = ("masks", "mask")
 NAMED = 12  # files that a remark names one by one; `Layout.left_out` has all
 _MASK = re.compile(r"(?P<of>.+)(?P<sure>[-_. ]masklabel|\.mask)|(?P<perhaps>.+)[-_ ]mask", re.IGNORECASE)
 _KOHYA = re.compile(r"(?P<repeats>\d+)_(?P<name>.+)")  # 10_anna woman
-_SIDECARS = (DESCRIPTION, "thumbs.db", "desktop.ini", "metadata.jsonl")  # nobody misses them
-_CAPTIONS = (".txt", ".caption")
+_SIDECARS = (DESCRIPTION, "thumbs.db", "desktop.ini")  # nobody misses them
+_CAPTIONS = (".txt", ".caption")  # the former goes before
+CAPTION_TABLES = ("captions.json", "captions.jsonl", "metadata.jsonl")  # the former go before
+CAPTION_FOLDER = "captions"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Layout:
     masks: Mapping[Path, Path] = field(default_factory=dict)  # by picture
     left_out: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
+    captions: Mapping[Path, Path] = field(default_factory=dict)  # by picture: its text file
+    tables: tuple[Path, ...] = ()  # JSON files with captions of many, the last goes before
 
 
 def look_into(folder: Path) -> Layout:
@@ -47,20 +52,23 @@ def look_into(folder: Path) -> Layout:
     if not masks and not beside and any(map(is_picture, strays)):
         raise _masks_of_nothing(strays, pictures[0])
     if beside:
-        remarks.append(f"{where}: {_listed(sorted(beside))} taken for masks by their names, not for pictures")
+        remarks.append(f"{where}: {few(sorted(beside))} taken for masks by their names, not for pictures")
     for mask, picture in beside.items():
         if picture in masks:
             strays.append(mask)
         else:
             masks[picture] = mask
-    left_out = _left_out(where, {*pictures, *beside, *lost})
-    left_out += _left_out(folder, {where}) if where != folder else []
+    captions, tables, words = _captions(folder, where, pictures)
+    left_out = _left_out(where, {*pictures, *beside, *lost, *words})
+    left_out += _left_out(folder, {where, *words}) if where != folder else []
     return Layout(
         where,
         tuple(pictures),
         masks,
         tuple(sorted({*left_out, *lost, *strays})),
         (*remarks, *_stray_masks(lost), *_stray_masks(strays), *_said_of(left_out)),
+        captions,
+        tables,
     )
 
 
@@ -70,7 +78,7 @@ def nothing_in(folder: Path) -> LikenessError:
     unread = [path for path in left if path.suffix.lower() in HEIC]
     if unread:
         return LikenessError(
-            f"no pictures in {folder} that can be read: {_listed(unread)} {_are(unread)} HEIC; {HOW_FOR_HEIC}"
+            f"no pictures in {folder} that can be read: {few(unread)} {_are(unread)} HEIC; {HOW_FOR_HEIC}"
         )
     deeper = [path for path in _folders(folder) if pictures_in(path)]
     if deeper:
@@ -96,8 +104,7 @@ def _said_of(paths: Sequence[Path]) -> list[str]:
     for path in paths:
         kinds.setdefault(_why_left_out(path), []).append(path)
     return [
-        f"{some[0].parent}: left out {_listed(some)}{f' ({why})' if why else ''}"
-        for why, some in kinds.items()
+        f"{some[0].parent}: left out {few(some)}{f' ({why})' if why else ''}" for why, some in kinds.items()
     ]
 
 
@@ -112,7 +119,7 @@ def _why_left_out(path: Path) -> str:
     if suffix in FILMS:
         return "films: save single frames of them as PNG"
     if suffix in _CAPTIONS:
-        return "captions are not read: training prompts are made of templates"
+        return "captions of no picture: name each as its picture"
     return "beside images/, which is what is read" if suffix in PICTURE_SUFFIXES else "no pictures"
 
 
@@ -129,7 +136,7 @@ def _where(folder: Path) -> tuple[Path, list[str]]:
              if (match := _KOHYA.fullmatch(path.name)) and pictures_in(path)}  # fmt: skip
     if len(inner) > 1:
         raise LikenessError(
-            f"{folder} holds several of kohya's folders ({_listed(list(inner))}); give each that is to be "
+            f"{folder} holds several of kohya's folders ({few(list(inner))}); give each that is to be "
             "learned as a folder of its own"
         )
     for path, match in inner.items():
@@ -168,16 +175,40 @@ def _left_out(folder: Path, used: set[Path]) -> list[Path]:
     return sorted([path for path in files if path not in used] + deeper)
 
 
+# ---------------------------------------------------------------------------------------------- the captions
+
+
+def _captions(
+    folder: Path, where: Path, pictures: Sequence[Path]
+) -> tuple[dict[Path, Path], tuple[Path, ...], set[Path]]:
+    """Each picture's text file, beside it or under captions/, the JSON files about many of them, and all
+    files that are captions of pictures here, also where others go before them."""
+    names = by_name(pictures)
+    found: dict[Path, Path] = {}
+    words: set[Path] = set()
+    for place in dict.fromkeys((where, where / CAPTION_FOLDER, folder / CAPTION_FOLDER)):
+        texts = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+        for kind in _CAPTIONS:
+            for path in sorted(path for path in texts if path.suffix.lower() == kind):
+                picture = picture_named(names, path.stem)
+                if picture is not None and not path.name.startswith("."):
+                    found.setdefault(picture, path)
+                    words.add(path)
+    places = [place / name for place in dict.fromkeys((where, folder)) for name in CAPTION_TABLES]
+    tables = [place for place in reversed(places) if place.is_file()]
+    return found, tuple(tables), words | {*tables}
+
+
 # ------------------------------------------------------------------------------------------------- the masks
 
 
 def _masks_beside(files: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
     """Masks among the pictures, each with its picture, and files that call themselves masks of nothing."""
     named = {path: match for path in files if (match := _MASK.fullmatch(path.stem))}
-    pictures = _by_name(path for path in files if path not in named)
+    pictures = by_name(path for path in files if path not in named)
     masks, lost = {}, []
     for path, match in named.items():
-        picture = _named(pictures, match["of"] or match["perhaps"])
+        picture = picture_named(pictures, match["of"] or match["perhaps"])
         if picture is not None:
             masks[path] = picture
         elif match["sure"]:
@@ -195,10 +226,10 @@ def _masks_under(
         return {}, [], []
     inside = there[0]
     masks: dict[Path, Path] = {}
-    strays, names = [], _by_name(pictures)
+    strays, names = [], by_name(pictures)
     for path in sorted(path for path in inside.iterdir() if path.is_file() and not path.name.startswith(".")):
         match = _MASK.fullmatch(path.stem)
-        picture = _named(names, path.stem, *([match["of"] or match["perhaps"]] if match else []))
+        picture = picture_named(names, path.stem, *([match["of"] or match["perhaps"]] if match else []))
         if picture is None or picture in masks or not is_picture(path):
             strays.append(path)
         else:
@@ -215,8 +246,8 @@ def _masks_of_nothing(masks: Sequence[Path], picture: Path) -> LikenessError:
     )
 
 
-def _by_name(pictures: Iterable[Path]) -> dict[str, Path]:
-    """Pictures by all that a mask may call them: `p0`, `p0.jpg`, and `p0` where the file is p0.jpg.png."""
+def by_name(pictures: Iterable[Path]) -> dict[str, Path]:
+    """Pictures by all that masks and captions may call them: `p0`, `p0.jpg`, and `p0` for p0.jpg.png."""
     names: dict[str, Path] = {}
     for path in pictures:
         inner = Path(path.stem)
@@ -227,7 +258,8 @@ def _by_name(pictures: Iterable[Path]) -> dict[str, Path]:
     return names
 
 
-def _named(pictures: Mapping[str, Path], *names: str) -> Path | None:
+def picture_named(pictures: Mapping[str, Path], *names: str) -> Path | None:
+    """The picture, of those `by_name`, that one of these names is of."""
     for name in names:
         if (picture := pictures.get(name) or pictures.get(name.casefold())) is not None:
             return picture
@@ -238,12 +270,13 @@ def _stray_masks(paths: Sequence[Path]) -> list[str]:
     if not paths:
         return []
     return [
-        f"{paths[0].parent}: left out {_listed(paths)}, which {'belong' if len(paths) > 1 else 'belongs'} to "
+        f"{paths[0].parent}: left out {few(paths)}, which {'belong' if len(paths) > 1 else 'belongs'} to "
         "no picture; name each mask as its picture"
     ]
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def few(paths: Sequence[Path]) -> str:
+    """The files' names, the first of them where they are many."""
     names = [path.name + "/" * path.is_dir() for path in paths]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

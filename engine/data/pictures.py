@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, IptcImagePlugin, UnidentifiedImageError
 
 from ..errors import LikenessError
 
@@ -30,6 +30,8 @@ FORMATS = (  # by content, whatever the name says; Pillow hands EPS to Ghostscri
 )  # fmt: skip
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose several frames are a film, not one picture in sizes
 _EXIF, _USER_COMMENT = 0x8769, 0x9286
+_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE = 0x010E, 0x9C9C, 0x9C9B
+_IPTC_CAPTION = (2, 120)
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 HOW_FOR_HEIC = "save them as JPEG, or run `pip install pillow-heif`"
 
@@ -89,6 +91,24 @@ def texts_in(path: str | os.PathLike[str]) -> dict[str, str]:
         lines = comment[8:].decode("utf-16-be", "replace").splitlines()
         texts |= {name: text for name, colon, text in (line.partition(": ") for line in lines) if colon}
     return texts
+
+
+def description_in(path: str | os.PathLike[str]) -> str:
+    """What a picture's file says that it shows, in IPTC, a PNG's text or EXIF; else nothing."""
+    with _opened(path, SHORTEST_SIDE) as (image, _, _):
+        exif, told = image.getexif(), getattr(image, "text", {})
+        caption = (IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_CAPTION, b"")
+        found = [caption, *(told.get(name, "") for name in ("Description", "Comment", "caption"))]
+        found += [exif.get(tag, "") for tag in (_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE)]
+    for text in found:
+        if isinstance(text, tuple):  # bytes of UTF-16, as Windows' explorer writes them
+            text = bytes(text)
+        if isinstance(text, bytes):
+            wide = b"\0" in text[1::2]
+            text = text.decode("utf-16-le" if wide else "utf-8", "replace")
+        if isinstance(text, str) and (plain := text.replace("\0", "").strip()):
+            return plain
+    return ""
 
 
 def grey_in(content: bytes, name: str) -> np.ndarray:

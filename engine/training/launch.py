@@ -139,7 +139,7 @@ def _learn(
     """The run itself, from the method's first weights to its artifact; the base returns where it was."""
     output = Output(Path(job.output))
     home, alone = base.device, accelerator.num_processes == 1
-    method: Method = method_class(job.method)(job, base, concepts)
+    method = _method_of(job, base, concepts)
     method.say = lambda text: mention(observer, text)
     tell(observer, plan_in_words(job, method.phases(), concepts, method.size))
     concept_remarks = {remark for concept in concepts for remark in concept.remarks}
@@ -187,6 +187,13 @@ def _learn(
         if not method.base_in_pieces:
             base.to(home)
         _forget(accelerator)
+
+
+def _method_of(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> Method:
+    """The job's method, once it is known that it can read all captions."""
+    method: Method = method_class(job.method)(job, base, concepts)
+    method.check_captions()
+    return method
 
 
 def _learned(method: Method) -> list[nn.Module]:

@@ -155,7 +155,8 @@ def core_pass(
     """
     base, load = method.base, method.load(phase)
     with torch.set_grad_enabled(method.capabilities.trained_text):
-        prompts = prompts or [f"{number} {method.anchor}" for number in range(load.prompts)]
+        said = f"{method.anchor} {method.longest_caption}".rstrip()
+        prompts = prompts or [f"{number} {said}" for number in range(load.prompts)]
         context = base.encode_text(prompts, _rows(method))
     context = context.rows(torch.arange(load.pictures, device=context.states.device) % len(prompts))
     if not any(weight.requires_grad for weight in base.network.parameters()):

@@ -19,8 +19,9 @@ from ...bases.features import check_offered
 from ...config import Job, Phase
 from ...data.augment import mirrored
 from ...data.buckets import bucketed_examples, one_bucket, sizes_of
+from ...data.captions import prompt_of, with_placeholder
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, examples_of, generator_for, shuffled
+from ...data.examples import Batch, Examples, examples_of, generator_for, mixed_seed, shuffled
 from ...data.ragged import buckets_of
 from ...errors import LikenessError
 from ..capabilities import Capabilities
@@ -33,6 +34,7 @@ __all__ = ["AT_ONCE", "Load", "Method", "single_phase"]
 log = logging.getLogger(__name__)
 
 FULL_SIZE = 256  # pixels a side from which on a base is one that people own
+STATES_KEPT = 1024  # prompts whose states are kept where text is frozen
 SIZE_STEP = 64  # pixels: what their sides are multiples of
 
 
@@ -67,6 +69,11 @@ class Method(nn.Module, ABC):
         self.capabilities = self.capabilities_for(job)
         if job.mirror and not self.capabilities.mirroring:
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
+        if job.caption_dropout and not self.capabilities.empty_prompts:
+            raise LikenessError(
+                f"{job.method} learns what words mean, and a prompt without them teaches it nothing; set "
+                "caption_dropout to 0"
+            )
         self.examples = self._read()
         self._moments: LatentCache | None = None
         self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
@@ -129,7 +136,9 @@ class Method(nn.Module, ABC):
     def different_prompts(self) -> int:
         """How many training prompts there are; equal ones in a batch are read once."""
         templates = getattr(self.job.settings, "templates", None)
-        return sys.maxsize if templates is None else len(self.concepts) * len(templates)
+        if templates is None or self.job.caption_shuffle:
+            return sys.maxsize
+        return len(self.concepts) * len(templates) + sum(map(len, self.captions))
 
     @property
     def drawn_at_once(self) -> int:
@@ -140,6 +149,15 @@ class Method(nn.Module, ABC):
     def anchor(self) -> str:
         """A placeholder that stands in this method's prompts."""
         return self.concepts[0].token if self.concepts else ""
+
+    @property
+    def captions(self) -> list[tuple[str, ...]]:
+        """Of each picture of the concepts, in the order of the examples: choices of what is said of it."""
+        return [picture.captions for concept in self.concepts for picture in concept.pictures]
+
+    @property
+    def longest_caption(self) -> str:
+        return max((text for texts in self.captions for text in texts), key=len, default="")
 
     def begin_phase(self, phase: Phase) -> None:
         """Called before each phase; on resuming also before the phases that are done."""
@@ -167,11 +185,43 @@ class Method(nn.Module, ABC):
         return self.batch(phase, number).shard(rank, world)
 
     def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
-        """Training prompts for the examples: one of the settings' templates each."""
+        """Training prompts for the examples: a caption, or one of the settings' templates each."""
         templates: list[str] = list(self.job.settings.templates)
         picked = torch.randint(len(templates), (len(indices),), generator=generator).tolist()
         owners = self.examples.concepts[indices].tolist()
-        return tuple(templates[t].format(self.concepts[owner].token) for t, owner in zip(picked, owners))
+        plain = tuple(templates[t].format(self.concepts[owner].token) for t, owner in zip(picked, owners))
+        return self.captioned(plain, indices, generator)
+
+    def captioned(
+        self, prompts: Sequence[str], indices: Tensor, generator: torch.Generator
+    ) -> tuple[str, ...]:
+        """The prompts, with the pictures' own captions in the place of templates where they have some.
+
+        Nothing is drawn from the generator: the step's noise is the same with captions and without.
+        """
+        captions, job = self.captions, self.job
+        if not any(captions) and not job.caption_dropout:
+            return tuple(prompts)
+        chance = np.random.default_rng(mixed_seed("captions", generator.initial_seed()))
+        found = []
+        for prompt, index, owner in zip(prompts, indices.tolist(), self.examples.concepts[indices].tolist()):
+            if captions[index]:
+                token = self.concepts[owner].token
+                prompt = prompt_of(captions[index], token, chance, job.caption_shuffle, job.caption_keep)
+            dropped = chance.random() < job.caption_dropout
+            found.append("" if dropped else prompt)
+        return tuple(found)
+
+    def check_captions(self) -> None:
+        """Raises for a caption that is longer than the method can look into, before the first step."""
+        owners = self.examples.concepts.tolist()
+        for texts, owner in zip(self.captions, owners):
+            for text in texts:
+                self.look_into(with_placeholder(text, self.concepts[owner].token))
+
+    def look_into(self, prompt: str) -> None:
+        """Finds the words of a training prompt that attention is read at, where the method does so; raises
+        for a prompt that is too long for that."""
 
     def after_step(self, progress: Progress) -> None:
         """Called after each optimiser step."""
@@ -232,8 +282,8 @@ class Method(nn.Module, ABC):
         longest = self.longest_prompt(encoder)
         if tokens.ids.shape[1] > longest:
             raise LikenessError(
-                f"the training prompt '{prompt}' is longer than the {longest - 2} tokens that "
-                f"{self.job.method} can look into; shorten the template"
+                f"the training prompt '{prompt:.120}' is longer than the {longest - 2} tokens that "
+                f"{self.job.method} can look into; shorten the caption or template"
             )
         return tokens
 
@@ -241,7 +291,10 @@ class Method(nn.Module, ABC):
         """What the prompts say; computed only once where nothing in it is trained."""
         if self.capabilities.trained_text:
             return self.base.encode_text(prompts, self.rows())
-        for prompt in prompts:
+        wanted = dict.fromkeys(prompts)
+        if len(self._states.keys() | wanted) > STATES_KEPT:  # shuffled captions hardly come again
+            self._states.clear()
+        for prompt in wanted:
             if prompt not in self._states:
                 with torch.no_grad():
                     self._states[prompt] = self.base.encode_text([prompt], self.rows())

@@ -303,12 +303,20 @@ class MagiCapture(Method):
 
     # --------------------------------------------------------------------------------------------- batches
 
+    def look_into(self, prompt: str) -> None:
+        if self.layers:
+            self._places.of([prompt], [[concept.token for concept in self.concepts]])
+
     def batch(self, phase: Phase, number: int) -> CaptureBatch:
         generator = generator_for(self.job.seed, phase.name, number)
         items = self._items(phase, number)
         kinds, subjects, styles = items.unbind(1)
         indices = torch.where(kinds == SUBJECT, subjects, styles)
-        prompts = self._prompts(kinds, generator)
+        composed = self._prompts(kinds, generator)
+        alone = self.captioned(composed, indices, generator)
+        prompts = tuple(
+            whole if kind == COMPOSED else own for whole, own, kind in zip(composed, alone, kinds.tolist())
+        )
         if phase.name == TUNING and self.settings.prior_weight:
             prior = self._prior_rows(phase, number)
             prompts += self._prior_prompts(prior)

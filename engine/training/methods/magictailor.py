@@ -213,6 +213,10 @@ class MagicTailor(Method):
 
     # --------------------------------------------------------------------------------------------- batches
 
+    def look_into(self, prompt: str) -> None:
+        if self.layers:
+            self._places.of([prompt], [[concept.token for concept in self.concepts]])
+
     def batch_indices(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
         """All pictures, or as many of each concept; grouped by concept."""
         if not self.settings.batch_size:

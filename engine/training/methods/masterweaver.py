@@ -26,6 +26,7 @@ from ...bases.families import MINIATURE
 from ...bases.process.ddpm import PUBLISHED_STEPS
 from ...bases.sampling import to_bytes
 from ...config import Job, MasterWeaverSettings, Phase
+from ...data.captions import has_place, with_placeholder
 from ...data.concepts import Concept
 from ...data.examples import Batch, generator_for, mixed_seed
 from ...data.identity_examples import (
@@ -158,8 +159,8 @@ class MasterWeaver(Method):
 
     def _concept_samples(self) -> list[ShardSample]:
         return [
-            sample_of(f"{concept.token}{picture.name}", picture.pixels, f"a photo of a {concept.class_word}",
-                      picture.mask)
+            sample_of(f"{concept.token}{picture.name}", picture.pixels,
+                      spoken_of(picture.captions, concept.class_word), picture.mask)
             for concept in self.concepts for picture in concept.pictures
         ]  # fmt: skip
 
@@ -579,6 +580,14 @@ class MasterWeaver(Method):
             )
             states = self.base.encode_text(prompts, weights=True)
             return drawn(self.base, model, states, (self.size, self.size), how)
+
+
+def spoken_of(captions: Sequence[str], class_word: str) -> str:
+    """The first caption in plain words, for no placeholder is learned here; a template without one."""
+    if not captions:
+        return f"a photo of a {class_word}"
+    kind = f"a {class_word}"
+    return captions[0] if not has_place(captions[0]) else with_placeholder(captions[0], kind)
 
 
 def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:

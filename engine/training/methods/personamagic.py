@@ -123,7 +123,11 @@ class PersonaMagic(Method):
     def prompts(self, indices: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         style = self.concept.role == "style"
         templates: tuple[str, ...] = self.settings.style_templates if style else self.settings.templates
-        return self._pick(templates, len(indices), generator)
+        return self.captioned(self._pick(templates, len(indices), generator), indices, generator)
+
+    def look_into(self, prompt: str) -> None:
+        for name in self.base.text_encoders:
+            self._tokens(prompt, name)
 
     def _pick(self, templates: tuple[str, ...], count: int, generator: torch.Generator) -> tuple[str, ...]:
         picked = torch.randint(len(templates), (count,), generator=generator).tolist()

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -60,6 +61,10 @@ class BesidePrior(PlainDiffusion):
         super().__init__(job, base, concepts)
         self._classes: list[ClassPictures] = []  # of each concept in each size, as they lie in the examples
         self._lacking = torch.zeros(len(self.examples), dtype=torch.bool)  # (N,) examples not yet drawn
+
+    @classmethod
+    def capabilities_for(cls, job: Job) -> Capabilities:
+        return replace(super().capabilities_for(job), empty_prompts=True)
 
     @abstractmethod
     def untouched(self) -> AbstractContextManager[None]:

@@ -147,7 +147,7 @@ def test_a_folder_of_masks_of_which_none_belongs_is_refused(tmp_path: Path):
 
 
 def test_every_file_that_is_left_out_is_named_with_what_to_do(tmp_path: Path):
-    names = ("IMG_1.heic", "IMG_2.CR2", "a.txt", "clip.MOV", "notes.pdf")
+    names = ("IMG_1.heic", "IMG_2.CR2", "b.txt", "clip.MOV", "notes.pdf")
     picture(tmp_path / "a.png")
     picture(tmp_path / "older" / "b.png")
     for name in (*names, ".DS_Store", "Thumbs.db"):
@@ -157,7 +157,7 @@ def test_every_file_that_is_left_out_is_named_with_what_to_do(tmp_path: Path):
     assert left == {*names, "older"} - ({"IMG_1.heic"} if reads_heic() else set())
     told = "\n".join(found.remarks)
     assert "left out IMG_2.CR2 (raw files of cameras: save them as JPEG)" in told
-    assert "left out a.txt (captions are not read: training prompts are made of templates)" in told
+    assert "left out b.txt (captions of no picture: name each as its picture)" in told
     assert "left out older/ (a folder with more pictures; give it by itself)" in told
     if not reads_heic():
         assert "left out IMG_1.heic (HEIC: save them as JPEG, or run `pip install pillow-heif`)" in told

@@ -1,0 +1,179 @@
+"""Captions: what people wrote about their pictures, in files beside them, and the prompts they become.
+
+Read are `<picture>.txt` and `<picture>.caption` beside a picture or under captions/ (a line each for several
+choices), then `captions.json`, `captions.jsonl` and `metadata.jsonl` (Hugging Face's imagefolder); on request
+what the picture's own file says of it (PNG text, EXIF, IPTC).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import CAPTION_SOURCES, check_text, from_json
+from ..errors import LikenessError
+from ..files import read_text, reading
+from .layout import Layout, by_name, few, picture_named
+from .pictures import description_in
+
+_PLACES = ("{}", "[trigger]")  # where the placeholder belongs in a caption; the latter is ai-toolkit's
+LONGEST = 4000  # characters; what is longer is no caption
+_FILE_KEYS = ("file_name", "file", "filename", "image", "path")
+_TEXT_KEYS = ("text", "caption", "captions", "prompt", "description", "tags")
+
+Captions = Mapping[Path, tuple[str, ...]]  # by picture: the choices of what is said of it
+
+
+def captions_in(layout: Layout, source: str = CAPTION_SOURCES[0]) -> tuple[Captions, list[str]]:
+    """What is said of each picture of a folder, and remarks on it, a sentence each.
+
+    source: `files` beside the pictures, `pictures` for what their own files say where no other does,
+    `trigger` for the placeholder alone, `none` for templates.
+    """
+    if source == "trigger":
+        return dict.fromkeys(layout.pictures, (_PLACES[0],)), []
+    there = len(layout.captions) + len(layout.tables)
+    if source == "none":
+        said = f"{layout.folder}: captions are left out, as asked: training prompts are made of templates"
+        return {}, [said] if there else []
+    found, empty = _beside(layout)
+    remarks = []
+    for table in layout.tables:
+        told, strays = _in_table(table, layout.pictures)
+        found = {**told, **found}
+        if strays:
+            remarks.append(f"{table} is about pictures that are not here: {_few(strays)}")
+    empty = [path for path in empty if path not in found]
+    if source == "pictures":
+        found = {**_in_pictures([path for path in layout.pictures if path not in found]), **found}
+    if found or empty or source == "pictures":
+        remarks.insert(0, f"{layout.folder}: {in_words(len(layout.pictures), len(found))}")
+    if empty:
+        names = [layout.captions[path] for path in empty]
+        remarks.append(f"{layout.folder}: nothing is written in {few(names)}; write a caption, or delete it")
+    return found, remarks
+
+
+def in_words(pictures: int, captions: int) -> str:
+    """`12 pictures, 12 captions`, and what becomes of the pictures without one."""
+    said = f"{pictures} picture{'s' * (pictures != 1)}, {captions or 'no'} caption{'s' * (captions != 1)}"
+    bare = pictures - captions
+    if not bare:
+        return said
+    which = "all" if bare == pictures else f"the {'other' if bare == 1 else f'{bare} others'}"
+    return f"{said}: {which} learned with templates"
+
+
+def caption_lines(text: str, where: object) -> tuple[str, ...]:
+    """The captions in a text, a line each; LikenessError where `where` holds what can be none."""
+    check_text(text, where)
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    for line in lines:
+        if len(line) > LONGEST:
+            raise LikenessError(
+                f"{where} holds a caption of {len(line):,} characters; write {LONGEST:,} at most, several "
+                "on lines of their own"
+            )
+    return lines
+
+
+def prompt_of(
+    captions: Sequence[str], token: str, chance: np.random.Generator, shuffle: bool = False, keep: int = 0
+) -> str:
+    """One of a picture's captions as a training prompt: the placeholder stands in its place, or before.
+
+    shuffle: its parts between commas come in another order, after the first `keep` of them.
+    """
+    chosen = captions[int(chance.integers(len(captions)))]
+    if shuffle:
+        parts = [part.strip() for part in chosen.split(",") if part.strip()]
+        kept, rest = parts[:keep], parts[keep:]
+        chosen = ", ".join([*kept, *(rest[number] for number in chance.permutation(len(rest)))])
+    return with_placeholder(chosen, token)
+
+
+def has_place(caption: str) -> bool:
+    """Whether a caption says where the placeholder belongs."""
+    return any(place in caption for place in _PLACES)
+
+
+def with_placeholder(caption: str, token: str) -> str:
+    """A caption with the placeholder where it says so; before it where it says nothing."""
+    for place in _PLACES:
+        caption = caption.replace(place, token)
+    return caption if token in caption else f"{token}, {caption}"
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def _beside(layout: Layout) -> tuple[dict[Path, tuple[str, ...]], list[Path]]:
+    """Captions from the pictures' own text files, and the pictures whose files are empty."""
+    found: dict[Path, tuple[str, ...]] = {}
+    for picture, path in layout.captions.items():
+        with reading(path, "is no text that can be read; save it as UTF-8"):
+            found[picture] = caption_lines(read_text(path), path)
+    empty = [picture for picture, lines in found.items() if not lines]
+    return {picture: lines for picture, lines in found.items() if lines}, empty
+
+
+def _in_table(table: Path, pictures: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], list[str]]:
+    """Captions from a JSON file about many pictures, and names in it that are of none."""
+    with reading(table, "is no JSON about pictures; mend it or delete it"):
+        text = read_text(table)
+        if table.suffix == ".jsonl":
+            lines = [line for line in text.splitlines() if line.strip()]
+            content: Any = [from_json(line, f"{table}, entry {n}") for n, line in enumerate(lines, start=1)]
+        else:
+            content = from_json(text, table)
+        entries = [_entry(entry, table) for entry in _entries(content, table)]
+    names = by_name(pictures)
+    found: dict[Path, tuple[str, ...]] = {}
+    strays = []
+    for name, texts in entries:
+        file = Path(name.replace("\\", "/"))
+        picture = picture_named(names, file.name, file.stem)
+        if picture is None:
+            strays.append(file.name)
+        elif texts:
+            found[picture] = texts
+    return found, strays
+
+
+def _entries(content: Any, table: Path) -> list[tuple[Any, Any]]:
+    """(a picture's name, what is said of it) for each entry."""
+    if isinstance(content, Mapping):
+        return list(content.items())
+    if isinstance(content, list):
+        return [(_first(entry, _FILE_KEYS), entry) for entry in content]
+    raise LikenessError(f'{table} must look like {{"a.jpg": "a woman at the sea"}}; mend it or delete it')
+
+
+def _entry(entry: tuple[Any, Any], table: Path) -> tuple[str, tuple[str, ...]]:
+    name, said = entry
+    said = _first(said, _TEXT_KEYS) if isinstance(said, Mapping) else said
+    texts = said if isinstance(said, list) else [said]
+    if not isinstance(name, str) or not all(isinstance(text, str) for text in texts):
+        raise LikenessError(
+            f'{table} must say a file and its caption in each entry, such as {{"file_name": "a.jpg", '
+            '"text": "a woman at the sea"}; mend it or delete it'
+        )
+    return name, tuple(line for text in texts for line in caption_lines(text, table))
+
+
+def _first(entry: Any, keys: Sequence[str]) -> Any:
+    """The first of these keys that an entry has; a file without words has none."""
+    if not isinstance(entry, Mapping):
+        return None
+    return next((entry[key] for key in keys if key in entry), "" if keys is _TEXT_KEYS else None)
+
+
+def _in_pictures(pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
+    """Captions from the pictures' own files, where they say something."""
+    told = {path: caption_lines(description_in(path), path) for path in pictures}
+    return {path: lines for path, lines in told.items() if lines}
+
+
+def _few(names: Sequence[str]) -> str:
+    return few([Path(name) for name in names])
