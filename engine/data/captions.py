@@ -37,22 +37,22 @@ def captions_in(layout: Layout, source: str = CAPTION_SOURCES[0]) -> tuple[Capti
     if source == "none":
         said = f"{layout.folder}: captions are left out, as asked: training prompts are made of templates"
         return {}, [said] if there else []
-    found, empty = _beside(layout)
+    captions, empty = _beside(layout)
     remarks = []
     for table in layout.tables:
-        told, strays = _in_table(table, layout.pictures)
-        found = {**told, **found}
+        written, strays = _in_table(table, layout.pictures)
+        captions = {**written, **captions}
         if strays:
             remarks.append(f"{table} is about pictures that are not here: {_few(strays)}")
-    empty = [path for path in empty if path not in found]
+    empty = [path for path in empty if path not in captions]
     if source == "pictures":
-        found = {**_in_pictures([path for path in layout.pictures if path not in found]), **found}
-    if found or empty or source == "pictures":
-        remarks.insert(0, f"{layout.folder}: {in_words(len(layout.pictures), len(found))}")
+        captions = {**_in_pictures([path for path in layout.pictures if path not in captions]), **captions}
+    if captions or empty or source == "pictures":
+        remarks.insert(0, f"{layout.folder}: {in_words(len(layout.pictures), len(captions))}")
     if empty:
         names = [layout.captions[path] for path in empty]
         remarks.append(f"{layout.folder}: nothing is written in {few(names)}; write a caption, or delete it")
-    return found, remarks
+    return captions, remarks
 
 
 def in_words(pictures: int, captions: int) -> str:
@@ -85,12 +85,12 @@ def prompt_of(
 
     shuffle: its parts between commas come in another order, after the first `keep` of them.
     """
-    chosen = captions[int(chance.integers(len(captions)))]
+    caption = captions[int(chance.integers(len(captions)))]
     if shuffle:
-        parts = [part.strip() for part in chosen.split(",") if part.strip()]
+        parts = [part.strip() for part in caption.split(",") if part.strip()]
         kept, rest = parts[:keep], parts[keep:]
-        chosen = ", ".join([*kept, *(rest[number] for number in chance.permutation(len(rest)))])
-    return with_placeholder(chosen, token)
+        caption = ", ".join([*kept, *(rest[number] for number in chance.permutation(len(rest)))])
+    return with_placeholder(caption, token)
 
 
 def has_place(caption: str) -> bool:
@@ -110,12 +110,12 @@ def with_placeholder(caption: str, token: str) -> str:
 
 def _beside(layout: Layout) -> tuple[dict[Path, tuple[str, ...]], list[Path]]:
     """Captions from the pictures' own text files, and the pictures whose files are empty."""
-    found: dict[Path, tuple[str, ...]] = {}
+    captions: dict[Path, tuple[str, ...]] = {}
     for picture, path in layout.captions.items():
         with reading(path, "is no text that can be read; save it as UTF-8"):
-            found[picture] = caption_lines(read_text(path), path)
-    empty = [picture for picture, lines in found.items() if not lines]
-    return {picture: lines for picture, lines in found.items() if lines}, empty
+            captions[picture] = caption_lines(read_text(path), path)
+    empty = [picture for picture, lines in captions.items() if not lines]
+    return {picture: lines for picture, lines in captions.items() if lines}, empty
 
 
 def _in_table(table: Path, pictures: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], list[str]]:
@@ -129,7 +129,7 @@ def _in_table(table: Path, pictures: Sequence[Path]) -> tuple[dict[Path, tuple[s
             content = from_json(text, table)
         entries = [_entry(entry, table) for entry in _entries(content, table)]
     names = by_name(pictures)
-    found: dict[Path, tuple[str, ...]] = {}
+    captions: dict[Path, tuple[str, ...]] = {}
     strays = []
     for name, texts in entries:
         file = Path(name.replace("\\", "/"))
@@ -137,8 +137,8 @@ def _in_table(table: Path, pictures: Sequence[Path]) -> tuple[dict[Path, tuple[s
         if picture is None:
             strays.append(file.name)
         elif texts:
-            found[picture] = texts
-    return found, strays
+            captions[picture] = texts
+    return captions, strays
 
 
 def _entries(content: Any, table: Path) -> list[tuple[Any, Any]]:
@@ -171,8 +171,8 @@ def _first(entry: Any, keys: Sequence[str]) -> Any:
 
 def _in_pictures(pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
     """Captions from the pictures' own files, where they say something."""
-    told = {path: caption_lines(description_in(path), path) for path in pictures}
-    return {path: lines for path, lines in told.items() if lines}
+    written = {path: caption_lines(description_in(path), path) for path in pictures}
+    return {path: lines for path, lines in written.items() if lines}
 
 
 def _few(names: Sequence[str]) -> str:

@@ -184,7 +184,7 @@ def _captions(
     """Each picture's text file, beside it or under captions/, the JSON files about many of them, and all
     files that are captions of pictures here, also where others go before them."""
     names = by_name(pictures)
-    found: dict[Path, Path] = {}
+    captions: dict[Path, Path] = {}
     words: set[Path] = set()
     for place in dict.fromkeys((where, where / CAPTION_FOLDER, folder / CAPTION_FOLDER)):
         texts = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
@@ -192,11 +192,11 @@ def _captions(
             for path in sorted(path for path in texts if path.suffix.lower() == kind):
                 picture = picture_named(names, path.stem)
                 if picture is not None and not path.name.startswith("."):
-                    found.setdefault(picture, path)
+                    captions.setdefault(picture, path)
                     words.add(path)
     places = [place / name for place in dict.fromkeys((where, folder)) for name in CAPTION_TABLES]
     tables = [place for place in reversed(places) if place.is_file()]
-    return found, tuple(tables), words | {*tables}
+    return captions, tuple(tables), words | {*tables}
 
 
 # ------------------------------------------------------------------------------------------------- the masks

@@ -96,11 +96,14 @@ def texts_in(path: str | os.PathLike[str]) -> dict[str, str]:
 def description_in(path: str | os.PathLike[str]) -> str:
     """What a picture's file says that it shows, in IPTC, a PNG's text or EXIF; else nothing."""
     with _opened(path, SHORTEST_SIDE) as (image, _, _):
-        exif, told = image.getexif(), getattr(image, "text", {})
+        exif, fields = image.getexif(), getattr(image, "text", {})
         caption = (IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_CAPTION, b"")
-        found = [caption, *(told.get(name, "") for name in ("Description", "Comment", "caption"))]
-        found += [exif.get(tag, "") for tag in (_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE)]
-    for text in found:
+        texts: list[Any] = [
+            caption,
+            *(fields.get(name, "") for name in ("Description", "Comment", "caption")),
+        ]
+        texts += [exif.get(tag, "") for tag in (_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE)]
+    for text in texts:
         if isinstance(text, tuple):  # bytes of UTF-16, as Windows' explorer writes them
             text = bytes(text)
         if isinstance(text, bytes):

@@ -203,14 +203,14 @@ class Method(nn.Module, ABC):
         if not any(captions) and not job.caption_dropout:
             return tuple(prompts)
         chance = np.random.default_rng(mixed_seed("captions", generator.initial_seed()))
-        found = []
+        worded = []
         for prompt, index, owner in zip(prompts, indices.tolist(), self.examples.concepts[indices].tolist()):
             if captions[index]:
                 token = self.concepts[owner].token
                 prompt = prompt_of(captions[index], token, chance, job.caption_shuffle, job.caption_keep)
             dropped = chance.random() < job.caption_dropout
-            found.append("" if dropped else prompt)
-        return tuple(found)
+            worded.append("" if dropped else prompt)
+        return tuple(worded)
 
     def check_captions(self) -> None:
         """Raises for a caption that is longer than the method can look into, before the first step."""
@@ -291,10 +291,10 @@ class Method(nn.Module, ABC):
         """What the prompts say; computed only once where nothing in it is trained."""
         if self.capabilities.trained_text:
             return self.base.encode_text(prompts, self.rows())
-        wanted = dict.fromkeys(prompts)
-        if len(self._states.keys() | wanted) > STATES_KEPT:  # shuffled captions hardly come again
+        different = dict.fromkeys(prompts)
+        if len(self._states.keys() | different) > STATES_KEPT:  # shuffled captions hardly come again
             self._states.clear()
-        for prompt in wanted:
+        for prompt in different:
             if prompt not in self._states:
                 with torch.no_grad():
                     self._states[prompt] = self.base.encode_text([prompt], self.rows())

@@ -315,7 +315,7 @@ class MagiCapture(Method):
         composed = self._prompts(kinds, generator)
         alone = self.captioned(composed, indices, generator)
         prompts = tuple(
-            whole if kind == COMPOSED else own for whole, own, kind in zip(composed, alone, kinds.tolist())
+            whole if kind == COMPOSED else part for whole, part, kind in zip(composed, alone, kinds.tolist())
         )
         if phase.name == TUNING and self.settings.prior_weight:
             prior = self._prior_rows(phase, number)
