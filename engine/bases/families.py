@@ -45,6 +45,9 @@ class Family:
     segmenter: str = "face-parts"  # that finds faces in its pictures
     face_judge: str = "auraface"  # that knows people in its pictures
     image_tower: str | None = None  # that looks at faces for it without being asked; None: the user names one
+    # noise that MagicTailor's degradation begins with; None: as much as passes the encoder as on SD 1.x
+    degradation: float | None = 0.5
+    head_alone: bool = False  # losses on faces decode the head's latents alone: whole pictures are large
     own_world: bool = False  # its pictures are of a drawn world, whose people, parts and judges come with it
 
     @property
@@ -97,12 +100,12 @@ _ROWS = (
     Family(
         key="flux2", name="FLUX.2 Klein 4B", architecture="flux-2-klein-4b", text_widths={"qwen3_4b": 2560},
         latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True, comfy_class="Flux2",
-        comfy_version="0.26",
+        comfy_version="0.26", degradation=None, head_alone=True,
     ),
     Family(
         key="flux2_9b", name="FLUX.2 Klein 9B", architecture="flux-2-klein-9b",
         text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True,
-        comfy_class="Flux2", comfy_version="0.26",
+        comfy_class="Flux2", comfy_version="0.26", degradation=None, head_alone=True,
     ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}

@@ -33,7 +33,7 @@ class MagicTailorSettings:
     vectors: int = 1  # rows per placeholder
     all_rows: bool = False  # the words of the whole language move too (reference); files of 150 MB and more
     degradation: str = "dynamic"  # noise outside the masks: dynamic, fixed, linear, rising, mask out or none
-    intensity: float = 0.5  # of that noise at the start, in units of half the pixels' range
+    intensity: float | None = None  # of that noise at the start, of half the pixels' range; None: the base's
     intensity_exponent: float = 32.0  # how late dynamic noise lets go
     colour_jitter: float = 0.1  # largest change of brightness, contrast and saturation, as a share; 0: none
     flip: bool = True  # half of the steps see all pictures mirrored

@@ -26,6 +26,7 @@ from ..devices import to_device
 from ..errors import LikenessError
 from .arcface import load_recogniser
 from .capture_losses import identity_distance
+from .head_crops import HeadBoxes, head_boxes, moved
 
 log = logging.getLogger(__name__)
 
@@ -265,13 +266,29 @@ class IdentityLoss(nn.Module):
         crops = [self.judge.cut(pixels[row : row + 1], places[number]) for row, number in enumerate(numbers)]
         return self.judge(torch.cat(crops))
 
-    def forward(self, estimates: Tensor, subjects: Tensor, pictures: Tensor) -> Tensor:
+    @property
+    def cuts(self) -> bool:
+        """Whether it looks at faces that are cut out of where they were found beforehand."""
+        return isinstance(self.judge, _Cutting) and not self.each_step
+
+    def heads(self, pictures: Tensor, size: tuple[int, int], cell: int) -> HeadBoxes:
+        """Where in latents of this size the heads of pictures (B,) are, as numbers in `places`."""
+        return head_boxes([self.places[n] for n in pictures.tolist()], self.judge.side, size, cell)
+
+    def forward(
+        self, estimates: Tensor, subjects: Tensor, pictures: Tensor, corners: Points | None = None
+    ) -> Tensor:
         """Distances (B,) in 0 to 2 of estimates (B, 3, S, S) in [-1, 1] from subject pictures (B,).
 
         pictures (B,): whose layout each estimate has, as a number in `places`. 0 where there is nobody. Both
-        lie on the CPU, so that who is compared is known without waiting for the estimates.
+        lie on the CPU, so that who is compared is known without waiting for the estimates. `corners` (B, 2):
+        where in those pictures (x, y) the estimates begin, where they are parts of them.
         """
         places = self._seen_now(estimates) if self.each_step else [self.places[n] for n in pictures.tolist()]
+        if corners is not None:
+            places = [
+                None if place is None else moved(place, corner) for place, corner in zip(places, corners)
+            ]
         has_target = [number in self._known for number in subjects.tolist()]
         rows = [row for row, place in enumerate(places) if place is not None and has_target[row]]
         self.asked += len(places)

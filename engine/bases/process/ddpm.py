@@ -70,6 +70,7 @@ class DDPM:
     (Salimans & Ho 2022)."""
 
     weighs_by_snr = True
+    estimates_until = 1.0  # as published: losses that look at pictures take a share of their own
 
     def __init__(self, alphas_cumprod: Tensor, prediction_type: str = "epsilon") -> None:
         self.alphas_cumprod = alphas_cumprod.double().cpu()  # (T,); no buffer: casting must not round it
@@ -124,6 +125,9 @@ class DDPM:
         if self.prediction_type == "epsilon":
             return (xt - (1 - alpha).sqrt() * output) / alpha.sqrt()
         return alpha.sqrt() * xt - (1 - alpha).sqrt() * output
+
+    def estimate_weight(self, t: Tensor) -> Tensor:
+        return torch.ones(len(t), device=t.device)
 
     def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:
         """1 without a gamma."""

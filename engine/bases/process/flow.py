@@ -24,6 +24,7 @@ class RectifiedFlow:
     the base's own shift for so many latents in a picture and so many steps, where it has one."""
 
     weighs_by_snr = False
+    estimates_until = 0.5
 
     def __init__(
         self,
@@ -74,6 +75,10 @@ class RectifiedFlow:
 
     def predict_x0(self, xt: Tensor, output: Tensor, t: Tensor) -> Tensor:
         return xt - t.view(-1, 1, 1, 1) * output
+
+    def estimate_weight(self, t: Tensor) -> Tensor:
+        """(1 - s)^2: an estimate's error is s times that of the velocity."""
+        return (1 - t).square() * (t <= self.estimates_until)
 
     def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:
         """1: where times are drawn says how much each counts, and Min-SNR has no counterpart here."""

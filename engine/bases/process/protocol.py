@@ -14,6 +14,7 @@ class Process(Protocol):
     """
 
     weighs_by_snr: bool  # whether `loss_weight` knows Min-SNR
+    estimates_until: float  # the t beyond which `predict_x0` is not looked at
     sigma_table: Tensor  # (T,) fp32 on the CPU: the levels that schedules pick from, lowest first
 
     def recipe(self) -> bytes:
@@ -40,6 +41,11 @@ class Process(Protocol):
 
     def predict_x0(self, xt: Tensor, output: Tensor, t: Tensor) -> Tensor:
         """The latents that the network's output says are behind the noisy ones."""
+        ...
+
+    def estimate_weight(self, t: Tensor) -> Tensor:
+        """(B,) how far to trust `predict_x0` at t, for losses that look at pictures; 0 from `estimates_until`
+        on."""
         ...
 
     def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:

@@ -5,6 +5,7 @@ the style is seen, attention is refocused, and an identity loss says who the fac
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ class MagiCapture(Method):
         if phase.name == INVERSION:
             return Load(pictures=rows, prompts=rows, encoded=rows * changed)
         rows += settings.prior_batch_size if settings.prior_weight else 0
-        again = rows if settings.two_passes and self.identity is not None else 0
+        again = rows if self._own_pass and self.identity is not None else 0
         return Load(pictures=rows + again, prompts=rows, encoded=rows * changed)
 
     def prepare(self, check: Callable[[], None]) -> None:
@@ -410,8 +411,10 @@ class MagiCapture(Method):
         batch, count = super().make_batch(indices, prompts, generator), len(indices)
         share = self.settings.timestep_share if phase.name == TUNING else 1.0
         times, others = (
-            self.base.process.sample_times(count, generator, high=self._time_of_share(part))
-            for part in (share, self.settings.identity_timestep_share)
+            self.base.process.sample_times(
+                count, generator, high=high, latents=math.prod(batch.noise.shape[2:])
+            )
+            for high in (self._time_of_share(share), self._identity_end)
         )
         turned = (torch.rand(count, generator=generator) < 0.5) & self.settings.flip
         values = {**vars(batch), "times": times, "mirrored": turned}
@@ -425,6 +428,18 @@ class MagiCapture(Method):
     def _time_of_share(self, share: float) -> float:
         """The time below which a share of the published timesteps lies; of one of them at least."""
         return self.base.process.published_time(max(1, round(PUBLISHED_STEPS * share)))
+
+    @property
+    def _identity_end(self) -> float:
+        """The time below which the identity loss looks."""
+        published_end = self._time_of_share(self.settings.identity_timestep_share)
+        return min(published_end, self.base.process.estimates_until)
+
+    @property
+    def _own_pass(self) -> bool:
+        """Whether the identity loss has a pass of its own: as asked, or because few rows of a flow, which is
+        learned where there is much noise, would be among those that it looks at."""
+        return self.settings.two_passes or self.base.process.estimates_until < 1
 
     def _jittered(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Brightness and contrast changed; saturation is left alone."""
@@ -504,13 +519,13 @@ class MagiCapture(Method):
         """The identity loss's mean over all rows; rows that it does not look at count 0."""
         assert self.identity is not None
         settings = self.settings
-        times = batch.identity_times if settings.two_passes else batch.times
+        times = batch.identity_times if self._own_pass else batch.times
         asked = self._asked(batch.here)
         if not len(asked):
             return prediction.new_zeros(())
         rows = to_device(asked, noisy.device)
         times, noisy = times[rows], noisy[rows]
-        if settings.two_passes:
+        if self._own_pass:
             noisy = self.base.process.add_noise(latents[rows], batch.noise[rows], times)
             prediction = self.base.predict(noisy, times, context.rows(rows))
         else:
@@ -523,20 +538,25 @@ class MagiCapture(Method):
             distances = checkpoint(self._distances, *arguments, use_reentrant=False)
         else:
             distances = self._distances(*arguments)
-        return distances.sum() / (~batch.prior).sum()
+        return (distances * self.base.process.estimate_weight(times)).sum() / (~batch.prior).sum()
 
     def _asked(self, batch: CaptureBatch) -> Tensor:
         """The rows of a batch on the CPU that the identity loss looks at: (n,)."""
         settings = self.settings
-        times = batch.identity_times if settings.two_passes else batch.times
+        times = batch.identity_times if self._own_pass else batch.times
         asked = (batch.kinds == COMPOSED) | ((batch.kinds == SUBJECT) & settings.identity_on_subject)
-        asked &= ~batch.prior & (times < self._time_of_share(settings.identity_timestep_share))
+        asked &= ~batch.prior & (times < self._identity_end)
         return asked.nonzero()[:, 0]
 
     def _distances(self, estimates: Tensor, subjects: Tensor, places: Tensor) -> Tensor:
         assert self.identity is not None
         with torch.autocast(estimates.device.type, enabled=False):
-            return self.identity(self.base.decode_with_gradients(estimates), subjects, places)
+            if not self.base.traits.head_alone or not self.identity.cuts:
+                return self.identity(self.base.decode_with_gradients(estimates), subjects, places)
+            cell = self.base.pixels_per_latent
+            heads = self.identity.heads(places, (estimates.shape[-2], estimates.shape[-1]), cell)
+            pixels = self.base.decode_with_gradients(heads.of(estimates))
+            return self.identity(pixels, subjects, places, heads.corners(cell))
 
 
 # ------------------------------------------------------------------------------------------------ bad input

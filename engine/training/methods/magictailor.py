@@ -4,6 +4,7 @@ A warm-up on all of them, then a phase that trains the worst and holds the other
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from ...bases.conditioning import Conditioning
 from ...config import Job, MagicTailorSettings, Phase
 from ...data.augment import JITTERS, jittered, mirrored
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, shuffled
+from ...data.examples import Batch, Examples, generator_for, shuffled
 from ...devices import to_device
 from ...errors import LikenessError
 from .. import lora
@@ -41,6 +42,7 @@ from ..component_losses import (
     reduced_masks,
     selection,
 )
+from ..degradation import chosen_intensity
 from ..mask_checks import check_masks
 from ..momentum import Ema
 from ..observer import Progress
@@ -51,6 +53,7 @@ from .base import Load, Method
 
 log = logging.getLogger(__name__)
 
+UNMEASURED = ("none", "mask out")  # degradations without noise
 WARM_UP, SWITCH, BALANCE = "warm-up", "switch", "balance"
 MARGIN_STRENGTH = 0.5  # of the mask within a component's margin, so a quarter of the squared error
 
@@ -97,6 +100,7 @@ class MagicTailor(Method):
         self._lora: list[nn.Parameter] = []
         self._tables: WholeTables | None = None
         self._momentum: Ema | None = None
+        self._intensity: float = self.settings.intensity or 0.0  # chosen in `prepare` where it is not said
         self._places = PlaceholderPositions(self)
 
     # ------------------------------------------------------------------------------ what the trainer asks
@@ -118,8 +122,22 @@ class MagicTailor(Method):
 
     def prepare(self, check: Callable[[], None]) -> None:
         self.attach()
+        if self.settings.degradation not in UNMEASURED and self.settings.intensity is None:
+            self._choose_intensity(check)
         if self.capabilities.cached_latents:
             self.cache_latents()
+
+    def _choose_intensity(self, check: Callable[[], None]) -> None:
+        """The base's own, or the one that changes as much of these pictures' latents as on SD 1.x."""
+        if self.base.traits.degradation is not None:
+            self._intensity = self.base.traits.degradation
+            return
+        generator = generator_for(self.job.seed, "degradation")
+        self._intensity, share = chosen_intensity(self.base, self.examples, generator, check)
+        self.say(
+            f"noise outside the masks: {self._intensity:.2f}, by which {share:.0%} of the latents' variance "
+            "there changes"
+        )
 
     def attach(self) -> None:
         settings = self.settings
@@ -248,7 +266,7 @@ class MagicTailor(Method):
         outside = torch.randn(pixels.shape, generator=generator)
         posterior = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        times = self.base.process.sample_times(len(indices), generator)
+        times = self.base.process.sample_times(len(indices), generator, latents=math.prod(shape[2:]))
         if self.settings.shared_timestep:  # one for every concept's first picture, one for every second
             times = times[places_within(owners)]
         masks = self._with_margin(masks, owners)
@@ -320,7 +338,7 @@ class MagicTailor(Method):
             settings.degradation,
             progress.step + 1,
             progress.total,
-            settings.intensity,
+            self._intensity,
             settings.intensity_exponent,
         )
         return replace(batch, pixels=degraded(batch.pixels, batch.masks, batch.outside, intensity))

@@ -249,7 +249,7 @@ def test_a_lora_of_another_family_is_refused(base: BaseModel):
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__[5:25])
-@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora"])
+@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora", "magictailor", "magicapture"])
 def test_klein_is_learned_on(check, method, base, folder, monkeypatch):
     monkeypatch.setattr(base.text, "length", 96)  # a fifth of the time
     check(method, base, folder)
