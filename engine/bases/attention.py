@@ -38,6 +38,11 @@ class AttentionSite:
     # turns queries or keys (B, N, heads, d) as their places among all of them ask for (RoPE); None: not
     rotate: Callable[[Tensor], Tensor] | None = None
 
+    @property
+    def joint(self) -> bool:
+        """Whether words ask too, and the picture is asked."""
+        return self.image != WHOLE
+
 
 @dataclass(frozen=True)
 class Bias:
@@ -56,6 +61,11 @@ class AttentionUser:
 
     q, out (B, Q, heads, d); k, v (B, T, heads of the keys, d).
     """
+
+    def behind(self, text: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Text states (B, n, D) that joint attention is to have behind a pass's own (B, T, D), and the places
+        (n,) that they are read at; None: none."""
+        return None
 
     def before(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None

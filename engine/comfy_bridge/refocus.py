@@ -38,12 +38,12 @@ from ..inference.refocus_options import marked
 from ..inference.regions import FocusedPrompt, Regions, RegionsFound
 from ..staged.text import TextStates
 from .areas import area_of
-from .attention import Sites
+from .joint_attention import sites_of
 from .pictures import pictures_of
 from .sampling import Sampling
 from .staged import PLACES, SPOKEN, staged_values
-from .weights import check_unet, kind_of
-from .words import check_placeholders_differ, defined_in
+from .weights import check_attention, kind_of
+from .words import check_placeholders_differ, defined_in, pieces_of, word_pieces
 
 _KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
 AIMS = "likeness_refocus"  # in a CONDITIONING entry: its aims, and where their words stand in it
@@ -79,7 +79,7 @@ def refocused_prompt(
     vae: Any = None,
 ) -> tuple[Any, ComfyConditioning]:
     """A clone of MODEL that heeds regions, and the prompt as CONDITIONING with one region more."""
-    check_unet(model, "refocusing")
+    check_attention(model, "refocusing")
     if focus.region is None and vae is None:
         raise LikenessError("finding faces needs a VAE; connect one, or choose mask or box")
     if conditioning is None and TOKEN.fullmatch(focus.token) and focus.token not in defined_in(clip):
@@ -133,18 +133,10 @@ def _places(clip: Any, text: str, token: str) -> tuple[int, ...]:
     """Where a word stands among the prompt's text states, chunk after chunk; none where it does not."""
     if TOKEN.fullmatch(token) and token not in defined_in(clip):
         return ()  # it is only letters here
-    pieces, spelt, empty = (
-        [piece for chunk in _first_tower(clip.tokenize(words)) for piece, *_ in chunk]
-        for words in (text, token, "")
-    )
-    end = next(
-        at for at, piece in enumerate(spelt) if at and not torch.is_tensor(piece) and piece == empty[1]
-    )
-    return find_sequence(pieces, spelt[1:end])
-
-
-def _first_tower(tokens: Mapping[str, Any]) -> Any:
-    return next(iter(tokens.values()))  # SDXL's two stand at the same places
+    pieces = pieces_of(clip, text)
+    # to language models, a word within a text begins with its space
+    spelled = (word_pieces(clip, words) for words in (token, f" {token}"))
+    return next((found for wanted in spelled if (found := find_sequence(pieces, wanted))), ())
 
 
 def _looking(model: Any, vae: Any) -> AttentionLook | None:
@@ -171,7 +163,7 @@ def with_refocus(model: Any, run: "Run | None" = None) -> Any:
     for kind in (kinds.SAMPLER_SAMPLE, kinds.CALC_COND_BATCH):
         model.remove_wrappers_with_key(kind, _KEY)
     model.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, _KEY, _starter(run))
-    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, Sites.of(model)))
+    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, sites_of(model)))
     return model
 
 
@@ -235,7 +227,7 @@ class Run:
 
 
 def _step(
-    sites: Sites, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any
+    sites: Any, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any
 ) -> Any:
     """Around ComfyUI's batching of prompts: brings in regions where one acts, or is looked for."""
     bearing = [

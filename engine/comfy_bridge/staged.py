@@ -26,10 +26,10 @@ from ..files import write_atomically
 from ..staged.embedding import STAGED_KIND, adjusted, check_used, check_width, staged_words
 from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
-from .attention import Sites
 from .folders import temporary_folder
+from .joint_attention import sites_of
 from .weights import check_kind, text_towers_of
-from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows
+from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows, word_pieces
 
 log = logging.getLogger(__name__)
 
@@ -160,9 +160,7 @@ def placeholder_rows(clip: Any, text: str, token: str, count: int) -> tuple[int,
 
 def _length(clip: Any, word: str) -> int:
     """How many text states a word takes."""
-    (empty, *_), (chunk, *_) = (next(iter(clip.tokenize(spelt).values())) for spelt in ("", word))
-    end = [piece for piece, *_ in empty][1]
-    return [piece for piece, *_ in chunk].index(end) - 1
+    return len(word_pieces(clip, word))
 
 
 def _by_stage(cond: torch.Tensor, stages: int) -> torch.Tensor:
@@ -230,7 +228,7 @@ def with_split_values(model: Any) -> Any:
     model = model.clone()
     kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
     if not model.wrappers.get(kind, {}).get(_KEY):
-        model.add_wrapper_with_key(kind, _KEY, partial(_hand_over, Sites.of(model)))
+        model.add_wrapper_with_key(kind, _KEY, partial(_hand_over, sites_of(model)))
     return model
 
 
@@ -253,7 +251,7 @@ def staged_values(context: torch.Tensor, about: Mapping[str, Any]) -> torch.Tens
 
 
 def _hand_over(
-    sites: Sites, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any
+    sites: Any, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any
 ) -> Any:
     """Around ComfyUI's batching of prompts: brings in the values of those entries that have own ones."""
     sigma = float(timestep[0])

@@ -105,13 +105,13 @@ def check_kind(model: Any, family: str, what: str) -> None:
         )
 
 
-def check_unet(model: Any, what: str) -> None:
-    """Raises unless MODEL has the U-Net whose cross-attention `what` works on."""
+def check_attention(model: Any, what: str) -> None:
+    """Raises unless MODEL has attention to words that `what` works on: a U-Net's, or that of a family."""
     network = type(model.model.diffusion_model).__name__
-    if network != "UNetModel":
+    if network != "UNetModel" and kind_of(model) not in FAMILIES:
         raise LikenessError(
-            f"this MODEL is {kind_of(model)}, whose network is {network}: it has no U-Net for {what} to work "
-            f"on; connect {_KNOWN}"
+            f"this MODEL is {kind_of(model)}, whose network is {network}: it has no attention for {what} to "
+            f"work on; connect {_KNOWN}"
         )
 
 

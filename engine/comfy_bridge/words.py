@@ -251,6 +251,22 @@ def _targets(files: Sequence[Path], name: str) -> list[Path]:
     return targets
 
 
+def pieces_of(clip: Any, text: str) -> list[Any]:
+    """The token ids, or vectors in the place of some, that the first encoder reads, chunk after chunk."""
+    chunks = next(iter(clip.tokenize(text).values()))  # SDXL's two stand at the same places
+    return [piece for chunk in chunks for piece, *_ in chunk]
+
+
+def word_pieces(clip: Any, word: str) -> list[Any]:
+    """Those of a word alone, without what the encoder's marks put before and behind every text."""
+    spelled, empty = pieces_of(clip, word), pieces_of(clip, "")
+    vectors = [piece for piece in spelled if torch.is_tensor(piece)]
+    if vectors:
+        return vectors
+    front = next(at for at, piece in enumerate(spelled) if piece != empty[at])
+    return spelled[front : spelled.index(empty[front], front)]
+
+
 def spell_placeholders(text: str, names: Mapping[str, str]) -> str:
     """`<v0> man` and `embedding:v0 man` become ` embedding:<our file>  man`, spaced as ComfyUI wants it."""
     for token, name in names.items():

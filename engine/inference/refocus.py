@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from ..bases.attention import AttentionSite
 from ..config import TOKEN, finite, one_of
 from ..config.choices import FOCUS_MODES, FOCUS_SCOPES
 from ..data.masks import connected_components as label_pieces
@@ -314,6 +315,25 @@ class LogMasks:
                 self.spots, self._regions, grid, tokens, progress, lambda number: self._weigh(number, grid)
             )
         return self._known[key]
+
+    def words_at(self, whole: Tensor, site: AttentionSite, front: int, progress: float) -> None:
+        """Writes into a joint bias (B, N, N) what words ask of the picture and of others' words: those of the
+        whole prompt, the first `front`, and of the spots' own prompts behind it."""
+        assert site.grid is not None
+        end, acting = front, []
+        for number, spot in enumerate(self.spots):
+            strength = 0.0 if _idle(spot) else spot.focus.strength_at(progress)
+            share = self._weigh(number, site.grid)  # (B, P)
+            own, end = slice(end, end + spot.length), end + spot.length
+            whole[:, own, site.image] = (share * strength).clamp(0, 1).log()[:, None]
+            if strength:
+                acting.append((list(spot.positions), strength))
+                whole[:, list(spot.positions), site.image] = (share.log() * strength)[:, None]
+        for places, strength in acting:
+            for others, other in acting:
+                if places is not others:
+                    rows = torch.tensor(places)[:, None]
+                    whole[:, rows, torch.tensor(others)] = min(strength, other) * math.log(FLOOR)
 
     def _weigh(self, number: int, grid: tuple[int, int]) -> Tensor:
         if (number, grid) not in self._weights:

@@ -204,10 +204,12 @@ def word_places(
     if token in rows:
         places = tuple(position for _, position, name, _ in tokens.places if name == token)
     else:
-        pieces = base.tokenizers[encoder](token, add_special_tokens=False)["input_ids"]
+        tokenizer = base.tokenizers[encoder]
         taken = {position for _, position, _, _ in tokens.places}
         ids = [None if at in taken else int(piece) for at, piece in enumerate(tokens.ids[0])]
-        places = find_sequence(ids, pieces)
+        # to language models, a word within a text begins with its space
+        spelled = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in (token, f" {token}"))
+        places = next((found for wanted in spelled if (found := find_sequence(ids, wanted))), ())
     if not places:
         raise absent(token, prompt)
     read = tokens.ids.shape[1]

@@ -1,7 +1,10 @@
 """Regions in attention: in a pass, the words of each prompt act in their places. One for both halves.
 
 A region is a bias on the logits of its words. Where it reads a prompt of its own, that prompt's keys and
-values stand behind those of the whole one, for the samples of that prompt alone.
+values stand behind those of the whole one, for the samples of that prompt alone. In joint attention words
+read the picture too, and so could carry a face elsewhere: there the bias is on what words ask of the picture
+and of other regions' words as well, and prompts of their own pass through the network behind the whole one,
+each among itself and its region.
 """
 
 from collections.abc import Sequence
@@ -46,6 +49,24 @@ class FocusedPrompt:
             self._known[site.name] = site.to_k(keys), site.to_v(values)
         return self._known[site.name]
 
+    def joint_bias(self, site: AttentionSite, size: int, behind: int, progress: float) -> Tensor | None:
+        """(1 or n, size, size) for a site of so many tokens, the last `behind` of whose words are what
+        regions read; None where nothing is added."""
+        assert site.grid is not None and site.text is not None
+        seen = self.masks.at(site.grid, self.length, progress)
+        if seen is None and not behind:
+            return None
+        front = site.text.stop - behind
+        whole = torch.zeros(1 if seen is None else len(seen), size, size)
+        _kept_apart(whole, front, [states.keys.shape[1] for states in self.own], site.text.stop)
+        if seen is None:
+            return whole
+        whole, own = whole.to(seen), seen[..., self.length :]
+        whole[:, site.image, : self.length] = seen[..., : self.length]
+        whole[:, site.image, front : front + own.shape[-1]] = own
+        self.masks.words_at(whole, site, front, progress)
+        return whole
+
     def bias(
         self, grid: tuple[int, int], front: int, even: int, total: int, progress: float
     ) -> Tensor | None:
@@ -88,33 +109,60 @@ class Regions(AttentionUser):
         if site.grid is None:
             return q, k, v, bias
         front = k.shape[1]
-        added = self._added(site.grid, front, q)
+        added = self._added(site, front, q)
         if any(part is not None for part in added):
-            if self._behind:
+            if self._behind and not site.joint:
                 k, v = self._lengthened(site, k, v)
             assert bias is None  # nobody else adds any
             bias = Bias(_merged([count for count, _ in self._prompts], added), front)
         if self._record:
-            self._remember(site, q, k, front, added)
+            words = front if not site.joint or site.text is None else site.text.stop - self._behind
+            self._remember(site, q, k, words, added)
         return q, k, v, bias
 
-    def _added(self, grid: tuple[int, int], front: int, like: Tensor) -> list[Tensor | None]:
+    def behind(self, text: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self._behind:
+            return None
+        states = text.new_zeros(len(text), self._behind, text.shape[-1])
+        places = torch.arange(self._behind, device=text.device) % text.shape[1]
+        start = 0
+        for (count, _), prompt in zip(self._prompts, self._acting):
+            if prompt is not None and prompt.own:
+                own = torch.cat([part.keys.to(text) for part in prompt.own], 1)
+                states[start : start + count, : own.shape[1]] = own
+            start += count
+        return states, places
+
+    def _added(self, site: AttentionSite, front: int, like: Tensor) -> list[Tensor | None]:
         """By prompt, what is added to its logits."""
+        grid = site.grid
+        assert grid is not None
         strengths = [
             prompt and (prompt.masks, prompt.length, prompt.masks.strengths(self._progress))
             for prompt in self._acting
         ]
-        key = (grid, front, self._even, like.dtype, *strengths)
+        key = (grid, front, self._even, like.dtype, site.joint, *strengths)
         if key not in self._biases:
             if len(self._biases) > 256:
                 self._biases.clear()
             even = front if self._even is None else min(self._even, front)
             biases = [
-                prompt and prompt.bias(grid, front, even, front + self._behind, self._progress)
+                self._joint_bias(prompt, site, front)
+                if site.joint
+                else prompt and prompt.bias(grid, front, even, front + self._behind, self._progress)
                 for prompt in self._acting
             ]
-            self._biases[key] = [None if part is None else part.to(like.dtype) for part in biases]
+            self._biases[key] = [None if part is None else part.to(like) for part in biases]
         return self._biases[key]
+
+    def _joint_bias(self, prompt: FocusedPrompt | None, site: AttentionSite, size: int) -> Tensor | None:
+        if prompt is not None:
+            return prompt.joint_bias(site, size, self._behind, self._progress)
+        if not self._behind or site.text is None:
+            return None
+        whole = torch.zeros(1, size, size)  # of a prompt without regions, that passes beside one with them
+        _kept_apart(whole, site.text.stop - self._behind, [], site.text.stop)
+        return whole
 
     def _lengthened(self, site: AttentionSite, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values with what regions read behind; zeros, which nobody reads, where there is less."""
@@ -133,6 +181,9 @@ class Regions(AttentionUser):
     def _remember(
         self, site: AttentionSite, q: Tensor, k: Tensor, front: int, added: Sequence[Tensor | None]
     ) -> None:
+        if site.rotate is not None and site.text is not None:
+            q, k = site.rotate(q)[:, site.image], site.rotate(k)[:, site.text]
+            added = [part if part is None else part[:, site.image, site.text] for part in added]
         start = 0
         for (count, prompt), part in zip(self._prompts, added):
             rows, start = slice(start, start + count), start + count
@@ -140,11 +191,22 @@ class Regions(AttentionUser):
                 continue
             spots, longer = prompt.masks.spots, part is not None
             words = [places_in_all(spots, number, front, longer) for number in range(len(spots))]
-            seen = WHOLE if longer else slice(front)
+            seen = WHOLE if longer or site.joint else slice(front)
             shares = word_attention(q[rows], k[rows, seen], words, part)
             assert site.grid is not None
             for number, maps in enumerate(prompt.maps):
                 maps.add(shares[:, number : number + 1], site.grid, prompt.area)
+
+
+def _kept_apart(whole: Tensor, front: int, lengths: Sequence[int], end: int) -> None:
+    """Bars words of different prompts from each other in a bias (B, N, N): the first `front` are the whole
+    prompt's, then those of prompts so long, and up to `end` none, which nobody reads."""
+    whole[:, :, front:end] = float("-inf")
+    whole[:, front:end, :front] = float("-inf")
+    start = front
+    for length in (*lengths, end - front - sum(lengths)):
+        whole[:, start : start + length, start : start + length] = 0
+        start += length
 
 
 def _merged(counts: Sequence[int], added: Sequence[Tensor | None]) -> list[tuple[int, Tensor | None]]:

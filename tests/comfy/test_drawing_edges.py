@@ -25,7 +25,7 @@ def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
         ("identity, other network", "trained for miniature, but the model is Flux"),
         (
             "region, other network",
-            "this MODEL is Flux, whose network is Flux: it has no U-Net for refocusing",
+            "this MODEL is Flux, whose network is Flux: it has no attention for refocusing",
         ),
         ("layer", "changes lora_unet_mid_block_attentions_0_transformer_blocks_7_attn2_to_v, which MODEL"),
         ("width", "has words 64 wide, but this CLIP's are 128"),

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention import AttentionSite, Bias, Pass, attend
+from ..attention import AttentionSite, AttentionUser, Bias, Pass, attend
 
-_ARGUMENTS = ("hidden_states", "encoder_hidden_states", "timestep", "img_ids")
+_ARGUMENTS = ("hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids")
 
 
 class Flux2Sites:
@@ -26,6 +26,20 @@ class Flux2Sites:
             for number, block in enumerate(getattr(network, kind))
         ]
         self._last: tuple[Any, tuple[int, int] | None] = (None, None)
+
+    def lengthened(
+        self, inputs: tuple[Any, ...], options: dict[str, Any], user: AttentionUser
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        told = {**dict(zip(_ARGUMENTS, inputs)), **options}
+        behind = user.behind(told["encoder_hidden_states"])
+        if behind is None:
+            return inputs, options
+        states, places = behind
+        ids = told["txt_ids"].new_zeros(len(places), told["txt_ids"].shape[-1])
+        ids[:, 3] = places
+        told["encoder_hidden_states"] = torch.cat([told["encoder_hidden_states"], states], 1)
+        told["txt_ids"] = torch.cat([told["txt_ids"], ids])
+        return (), told
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}

@@ -25,6 +25,12 @@ class _Sites(Protocol):
     carrier: str  # the argument of its pass whose entries reach the layers
     name: str  # the entry in it that the processors read
 
+    def lengthened(
+        self, inputs: tuple[Any, ...], options: dict[str, Any], user: AttentionUser
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The pass's arguments with what the user puts behind the words, where words ask too."""
+        ...
+
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         """The noisy latents, the timesteps, and the pass before anybody uses it."""
         ...
@@ -65,6 +71,8 @@ class Seam:
             sites = self._sites
             noisy, timesteps, empty = sites.passing(inputs, options)
             here = user if isinstance(user, AttentionUser) else user(noisy, timesteps)
+            inputs, options = sites.lengthened(inputs, options, here)
+            empty = sites.passing(inputs, options)[2]
             others = options.get(sites.carrier) or {}
             users = others[sites.name].users if sites.name in others else {}
             there = Pass({**users, key: here}, empty.latents, empty.text)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attention import WHOLE, AttentionSite, Pass, attend
+from ..attention import WHOLE, AttentionSite, AttentionUser, Pass, attend
 from ..grids import grid_of
 from .protocol import CrossAttention
 
@@ -45,6 +45,11 @@ class UNetSites:
             (attention.layer, CrossProcessor(name, attention.layer.processor))
             for name, attention in cross_attention_layers(unet).items()
         ]
+
+    def lengthened(
+        self, inputs: tuple[Any, ...], options: dict[str, Any], user: AttentionUser
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return inputs, options
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         noisy, timesteps = inputs[0], inputs[1] if len(inputs) > 1 else options.get("timestep")

@@ -1,5 +1,7 @@
 """The seam of attention on joint attention: a tiny FLUX.2 of random weights against attention written out."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,8 @@ from likeness_portraits.engine.bases.attention import AttentionSite, AttentionUs
 from likeness_portraits.engine.bases.denoisers.seam import Seam, using
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdentityAttention, Person
+from likeness_portraits.engine.inference.refocus import FLOOR, Focus, LogMasks, Maps, Spot
+from likeness_portraits.engine.inference.regions import FocusedPrompt, Regions
 from likeness_portraits.engine.training.attention_maps import AttentionMaps
 from likeness_portraits.tests.engine.tiny import tiny_base
 
@@ -178,6 +182,42 @@ def test_a_bias_holds_back_words_in_a_region_of_the_samples_it_is_for(flux: nn.M
         logits = logits_of(layer)
         logits[1, :, WORDS::COLUMNS, 1] = float("-inf")
         close(layer.out, expected(layer, logits, parts(layer)[2]))
+
+
+def test_words_keep_to_their_regions_in_what_they_read_too(flux: nn.Module):
+    """Picture to word, word to picture, and word to another region's word; all others read everything."""
+    left = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]])  # (1, ROWS, COLUMNS)
+    spots = [Spot(Focus(token="a", region=left, scope="word"), (1,)),
+             Spot(Focus(token="b", region=1 - left, scope="word", strength=0.5), (3, 4))]  # fmt: skip
+    prompt = FocusedPrompt(LogMasks(spots, [left, 1 - left]), WORDS)
+    regions = Regions([(1, None), (1, prompt)], 0.5, {})
+    kept = {1: (left.flatten(), 1.0), 3: (1 - left.flatten(), 0.5), 4: (1 - left.flatten(), 0.5)}
+    for layer in drawn(flux, ("regions", regions))[1].values():
+        logits = logits_of(layer)
+        for word, (region, strength) in kept.items():
+            for place in range(PICTURE):
+                if not region[place]:
+                    logits[1, :, WORDS + place, word] += strength * math.log(FLOOR)
+                    logits[1, :, word, WORDS + place] += strength * math.log(FLOOR)
+            for other in {3, 4} if word == 1 else {1}:
+                logits[1, :, word, other] += 0.5 * math.log(FLOOR)
+        close(layer.out, expected(layer, logits, parts(layer)[2]))
+
+
+def test_maps_in_regions_are_what_the_picture_reads_of_a_word_among_all_words(flux: nn.Module):
+    left = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]])
+    maps = [Maps((ROWS, COLUMNS))]
+    spot = Spot(Focus(token="a", region=left, scope="word"), (1, 2))
+    prompt = FocusedPrompt(LogMasks([spot], [left]), WORDS, maps=maps)
+    layers = drawn(flux, ("regions", Regions([(2, prompt)], 0.5, {}, record=True)))[1].values()
+    seen = []
+    for layer in layers:
+        logits = logits_of(layer)[:, :, WORDS:, :WORDS]
+        logits[..., 1:3] += torch.where(left.flatten() > 0, 0, math.log(FLOOR))[:, None]
+        seen.append(logits.softmax(-1)[..., 1:3].sum(-1).mean(1))
+    found = maps[0].mean()
+    assert found is not None
+    close(found.flatten(1), torch.stack(seen).mean(0))
 
 
 class Offset(AttentionUser):

@@ -3,14 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.denoisers.seam import using
 from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.data.concepts import load_concept
+from likeness_portraits.engine.inference.generate import generate
+from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Spot
+from likeness_portraits.engine.inference.refocused import Refocusing
+from likeness_portraits.engine.inference.regions import FocusedPrompt, Regions
+from likeness_portraits.engine.staged.text import TextStates
 from likeness_portraits.engine.training.attention_maps import mask_layers, recorded
 from likeness_portraits.engine.training.component_losses import attention_to
 from likeness_portraits.engine.training.interval import measure_overlap
@@ -69,6 +76,43 @@ def test_words_are_looked_for_in_all_blocks_or_in_those_that_the_row_names(base,
     assert list(mask_layers(base)) == [single]
     monkeypatch.setitem(FAMILIES, "flux2", replace(row, attention_layers=("of.another.size",)))
     assert len(mask_layers(base)) == 3
+
+
+def test_a_region_that_is_everywhere_draws_its_own_prompt_and_others_draw_theirs(base):
+    """What the whole prompt still says there is FLOOR's share."""
+    noisy = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0.5, 0.5])
+    said = base.encode_text(["a man on a beach", "a cat", "a dog"])
+    region = torch.ones(1, 8, 8)
+    spot = Spot(Focus(token="x", region=region), (5,), (5,), 96)
+    own = said.rows(slice(1, 2)).states
+    prompt = FocusedPrompt(LogMasks([spot], [region]), 96, [TextStates(own, own)])
+    biases: dict = {}
+    with torch.no_grad(), using(base.network, "regions", Regions([(1, None), (1, prompt)], 0.5, biases)):
+        other, found = base.predict(noisy, times, said.rows([2, 0]))
+    with torch.no_grad():
+        wanted = base.predict(noisy, times, said.rows([2, 1]))
+        whole = base.predict(noisy, times, said.rows([2, 0]))[1]
+    torch.testing.assert_close(other, wanted[0], atol=1e-5, rtol=1e-5)
+    assert (found - wanted[1]).abs().max() < 0.01 * (whole - wanted[1]).abs().max()
+
+
+def test_two_people_are_drawn_in_boxes_and_neutral_ones_change_nothing(base):
+    def drawn(own: bool = False, **how) -> np.ndarray:
+        focuses = [
+            Focus(token=name, region=(left, 0, 0.5, 1), own_prompt=name if own else None, **how)
+            for name, left in (("Anna", 0), ("Ben", 0.5))
+        ]
+        maps = []
+        told = Refocusing(focuses=focuses, on_maps=lambda _group, found, *_rest: maps.append(found))
+        picture = generate(base, ["Anna and Ben"], steps=2, seed=1, refocus=told if own or how else None)
+        assert not (own or how) or maps[0].shape == (1, 2, 8, 8)
+        return picture
+
+    plain = drawn()
+    assert (drawn(strength=0.0, scope="word") == plain).all()
+    apart, words = drawn(own=True), drawn(scope="word")
+    assert (apart != plain).any() and (words != plain).any() and (apart != words).any()
 
 
 def test_blocks_are_ranked_by_how_well_they_see_the_subject(base, folder):

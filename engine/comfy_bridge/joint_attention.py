@@ -1,0 +1,181 @@
+"""The seam of attention in ComfyUI's FLUX: users among words and picture, around what other nodes put there.
+
+Users are brought in at each step through `attn1_patch` and `attn1_output_patch`, after the patches that a
+MODEL has before it: nothing stays on a MODEL, and whoever else patches attention goes on being heard.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from comfy.ldm.flux.math import apply_rope
+from torch import Tensor
+
+from ..bases.attention import AttentionSite, AttentionUser, Bias, Pass
+from .attention import KEY, Sites, User
+
+_PASS = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+_BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}  # as diffusers has them
+
+
+def sites_of(model: Any) -> "Sites | JointSites":
+    """Where a MODEL's attention lets users in."""
+    network = model.model.diffusion_model
+    return JointSites() if hasattr(network, "double_blocks") else Sites.of(model)
+
+
+@dataclass(frozen=True)
+class JointSites:
+    """The attention of a FLUX's blocks, where words stand before the picture."""
+
+    def layers(self, network: Any) -> dict[str, Any]:
+        """The blocks of a MODEL's network by their attention's name in diffusers."""
+        blocks = {"double": network.double_blocks, "single": network.single_blocks}
+        return {_name(kind, number): block for kind in _BLOCKS for number, block in enumerate(blocks[kind])}
+
+    def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
+        """The transformer_options of a step, with one user more, or another under the same key."""
+        there: _Users | None = options.get(KEY)
+        if there is not None:
+            return {**options, KEY: replace(there, users={**there.users, key: user})}
+        patches, wrappers = options.get("patches", {}), options.get("wrappers", {})
+        around: Mapping[str, Any] = wrappers.get(_PASS, {})
+        return {
+            **options,
+            KEY: _Users({key: user}, network),
+            "wrappers": {**wrappers, _PASS: {**around, KEY: [_passing]}},
+            "patches": {
+                **patches,
+                "post_input": [_placed, *patches.get("post_input", ())],
+                "attn1_patch": [*patches.get("attn1_patch", ()), _before],
+                "attn1_output_patch": [_after, *patches.get("attn1_output_patch", ())],
+            },
+        }
+
+
+def _name(kind: str, number: int) -> str:
+    return f"{_BLOCKS[kind]}.{number}.attn"
+
+
+@dataclass(frozen=True)
+class _Users:
+    """Who is there in one step, in which network, and what is known of the pass at the moment."""
+
+    users: Mapping[str, User]
+    network: Any
+    now: dict[str, Any] = field(default_factory=dict)
+
+    def present(self, uuids: Sequence[Any], rows: int, grid: tuple[int, int], text: int) -> Pass:
+        """Who is there for the prompts of a batch."""
+        here = {
+            key: user if isinstance(user, AttentionUser) else user(uuids, rows)
+            for key, user in self.users.items()
+        }
+        return Pass(here, grid, text)
+
+
+def _passing(executor: Any, x: Tensor, timestep: Any, context: Tensor, *rest: Any, **more: Any) -> Any:
+    """Around a pass of the network: who is in it, for prompts that lie in its batch one after the other."""
+    # y, guidance, ref_latents, control, transformer_options
+    options = rest[4] if len(rest) > 4 else more.get("transformer_options", {})
+    users: _Users = options[KEY]
+    side = users.network.patch_size
+    grid = (-(-x.shape[-2] // side), -(-x.shape[-1] // side))
+    present = users.present(tuple(options.get("uuids") or ()), len(x), grid, context.shape[1])
+    for user in present.in_turn:
+        behind = user.behind(context)
+        if behind is not None:
+            context, users.now["places"] = torch.cat([context, behind[0]], 1), behind[1]
+    users.now["pass"] = replace(present, text=context.shape[1])
+    try:
+        return executor(x, timestep, context, *rest, **more)
+    finally:
+        users.now.clear()
+
+
+def _placed(parts: dict[str, Any]) -> dict[str, Any]:
+    """Words that users put behind the prompt are read at places of their own."""
+    users: _Users = parts["transformer_options"][KEY]
+    if "places" in users.now:
+        ids, places = parts["txt_ids"].clone(), users.now["places"]
+        for axis in users.network.params.txt_ids_dims:
+            ids[:, -len(places) :, axis] = places.to(ids)
+        parts = {**parts, "txt_ids": ids}
+    return parts
+
+
+def _site(users: _Users, options: Mapping[str, Any], heads: int, pe: Any) -> AttentionSite:
+    present: Pass = users.now["pass"]
+    kind, number = options["block_type"], options["block_index"]
+    assert present.latents is not None
+    words, tokens = present.text, present.latents[0] * present.latents[1]
+
+    def rotate(x: Tensor) -> Tensor:
+        turned = x.transpose(1, 2)
+        return x if pe is None else apply_rope(turned, turned, pe)[0].transpose(1, 2)
+
+    def projected(text: Tensor, part: int) -> Tensor:
+        """One third of the block's own projection of text to queries, keys and values."""
+        if kind == "double":
+            both = users.network.double_blocks[number].txt_attn.qkv(text)
+        else:
+            both = users.network.single_blocks[number].linear1(text)[..., : 3 * text.shape[-1]]
+        return both.chunk(3, -1)[part].unflatten(-1, (heads, -1))
+
+    def to_k(text: Tensor) -> Tensor:
+        block = users.network.double_blocks[number].txt_attn if kind == "double" else None
+        norm = (block or users.network.single_blocks[number]).norm.key_norm
+        return norm(projected(text, 1)).to(text)
+
+    # pictures to look at (reference latents) stand behind the one that is drawn
+    return AttentionSite(
+        _name(kind, number), heads, slice(words), slice(words, words + tokens), present.latents, to_k,
+        lambda text: projected(text, 2), rotate,
+    )  # fmt: skip
+
+
+def _before(
+    q: Tensor, k: Tensor, v: Tensor, pe: Any = None, attn_mask: Any = None, extra_options: Any = None
+) -> dict[str, Any]:
+    """What the users make of queries, keys and values (B, heads, N, d)."""
+    users: _Users = extra_options[KEY]
+    if "pass" not in users.now:  # another network, of the same blocks, is passed through
+        return {}
+    present: Pass = users.now["pass"]
+    site, bias = _site(users, extra_options, q.shape[1], pe), None
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    for user in present.in_turn:
+        q, k, v, bias = user.before(site, q, k, v, bias)
+    users.now["block"] = site, q
+    added = attn_mask if bias is None else _with_bias(attn_mask, bias, q, k)
+    return {**dict(zip("qkv", (part.transpose(1, 2) for part in (q, k, v)))), "attn_mask": added}
+
+
+def _with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
+    """Others' mask, of any shape that ComfyUI takes, and what is added to logits: (B, 1, Q, K)."""
+    parts = []
+    for count, added in bias.parts:
+        if added is None:
+            added = q.new_zeros(1, q.shape[1], k.shape[1])
+            added[..., bias.plain :] = float("-inf")
+        parts.append(added.to(q.dtype).expand(count, -1, -1))
+    whole = torch.cat(parts)[:, None]
+    if mask is None:
+        return whole
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+    return whole + (mask[:, None] if mask.ndim == 3 else mask)
+
+
+def _after(out: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
+    """What the users make of attention (B, N, heads * d)."""
+    users: _Users = extra_options[KEY]
+    if "pass" not in users.now:
+        return out
+    site, q = users.now["block"]
+    found = out.unflatten(-1, (site.heads, -1))
+    for user in users.now["pass"].in_turn:
+        found = user.after(site, q, found)
+    return found.flatten(2)
