@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias, Pass, attend
 
-KEY = "likeness.attention"  # of our users in transformer_options
+USERS_KEY = "likeness.attention"  # of our users in transformer_options
 # a user, or who it is for the prompts (by their uuids) in a batch of so many samples
 User = AttentionUser | Callable[[Sequence[Any], int], AttentionUser]
 _ENDING = ".attn2.to_k.weight"
@@ -42,9 +42,9 @@ class Sites:
 
     def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
         """The transformer_options of a step, with one user more, or another under the same key."""
-        there: _Users | None = options.get(KEY)
+        there: _Users | None = options.get(USERS_KEY)
         if there is not None:
-            return {**options, KEY: _Users({**there.users, key: user}, self, network)}
+            return {**options, USERS_KEY: _Users({**there.users, key: user}, self, network)}
         replaced = options.get("patches_replace", {})
         theirs = replaced.get("attn2", {})
         blocks: list[Any] = [("input", number) for number in range(len(network.input_blocks))]
@@ -52,14 +52,14 @@ class Sites:
         around = {block: partial(_attend, theirs.get(block)) for block in [*blocks, *theirs]}
         return {
             **options,
-            KEY: _Users({key: user}, self, network),
+            USERS_KEY: _Users({key: user}, self, network),
             "patches_replace": {**replaced, "attn2": around},
         }
 
 
 def user_in(options: Mapping[str, Any], key: str) -> User | None:
     """The user that a step has under a key already."""
-    there: _Users | None = options.get(KEY)
+    there: _Users | None = options.get(USERS_KEY)
     return None if there is None else there.users.get(key)
 
 
@@ -106,7 +106,7 @@ class _Users:
 
 def _attend(theirs: Any, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Tensor:
     """In the place of a layer's attention, or around another node's there; q, k, v (B, N, heads * d)."""
-    users: _Users = options[KEY]
+    users: _Users = options[USERS_KEY]
     heads, front = options["n_heads"], k.shape[1]
 
     def compute(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:

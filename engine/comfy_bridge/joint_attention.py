@@ -14,13 +14,13 @@ from comfy.ldm.flux.math import apply_rope
 from torch import Tensor
 
 from ..bases.attention import AttentionSite, AttentionUser, Bias, Pass
-from .attention import KEY, Sites, User
+from .attention import USERS_KEY, Sites, User
 
 _PASS = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}  # as diffusers has them
 
 
-def sites_of(model: Any) -> "Sites | JointSites":
+def model_sites(model: Any) -> "Sites | JointSites":
     """Where a MODEL's attention lets users in."""
     network = model.model.diffusion_model
     return JointSites() if hasattr(network, "double_blocks") else Sites.of(model)
@@ -37,15 +37,15 @@ class JointSites:
 
     def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
         """The transformer_options of a step, with one user more, or another under the same key."""
-        there: _Users | None = options.get(KEY)
+        there: _Users | None = options.get(USERS_KEY)
         if there is not None:
-            return {**options, KEY: replace(there, users={**there.users, key: user})}
+            return {**options, USERS_KEY: replace(there, users={**there.users, key: user})}
         patches, wrappers = options.get("patches", {}), options.get("wrappers", {})
         around: Mapping[str, Any] = wrappers.get(_PASS, {})
         return {
             **options,
-            KEY: _Users({key: user}, network),
-            "wrappers": {**wrappers, _PASS: {**around, KEY: [_passing]}},
+            USERS_KEY: _Users({key: user}, network),
+            "wrappers": {**wrappers, _PASS: {**around, USERS_KEY: [_passing]}},
             "patches": {
                 **patches,
                 "post_input": [_placed, *patches.get("post_input", ())],
@@ -80,7 +80,7 @@ def _passing(executor: Any, x: Tensor, timestep: Any, context: Tensor, *rest: An
     """Around a pass of the network: who is in it, for prompts that lie in its batch one after the other."""
     # y, guidance, ref_latents, control, transformer_options
     options = rest[4] if len(rest) > 4 else more.get("transformer_options", {})
-    users: _Users = options[KEY]
+    users: _Users = options[USERS_KEY]
     side = users.network.patch_size
     grid = (-(-x.shape[-2] // side), -(-x.shape[-1] // side))
     present = users.present(tuple(options.get("uuids") or ()), len(x), grid, context.shape[1])
@@ -97,7 +97,7 @@ def _passing(executor: Any, x: Tensor, timestep: Any, context: Tensor, *rest: An
 
 def _placed(parts: dict[str, Any]) -> dict[str, Any]:
     """Words that users put behind the prompt are read at places of their own."""
-    users: _Users = parts["transformer_options"][KEY]
+    users: _Users = parts["transformer_options"][USERS_KEY]
     if "places" in users.now:
         ids, places = parts["txt_ids"].clone(), users.now["places"]
         for axis in users.network.params.txt_ids_dims:
@@ -140,7 +140,7 @@ def _before(
     q: Tensor, k: Tensor, v: Tensor, pe: Any = None, attn_mask: Any = None, extra_options: Any = None
 ) -> dict[str, Any]:
     """What the users make of queries, keys and values (B, heads, N, d)."""
-    users: _Users = extra_options[KEY]
+    users: _Users = extra_options[USERS_KEY]
     if "pass" not in users.now:  # another network, of the same blocks, is passed through
         return {}
     present: Pass = users.now["pass"]
@@ -171,11 +171,11 @@ def _with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
 
 def _after(out: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
     """What the users make of attention (B, N, heads * d)."""
-    users: _Users = extra_options[KEY]
+    users: _Users = extra_options[USERS_KEY]
     if "pass" not in users.now:
         return out
     site, q = users.now["block"]
-    found = out.unflatten(-1, (site.heads, -1))
+    heads = out.unflatten(-1, (site.heads, -1))
     for user in users.now["pass"].in_turn:
-        found = user.after(site, q, found)
-    return found.flatten(2)
+        heads = user.after(site, q, heads)
+    return heads.flatten(2)

@@ -38,12 +38,12 @@ from ..inference.refocus_options import marked
 from ..inference.regions import FocusedPrompt, Regions, RegionsFound
 from ..staged.text import TextStates
 from .areas import area_of
-from .joint_attention import sites_of
+from .joint_attention import model_sites
 from .pictures import pictures_of
 from .sampling import Sampling
 from .staged import PLACES, SPOKEN, staged_values
 from .weights import check_attention, kind_of
-from .words import check_placeholders_differ, defined_in, pieces_of, word_pieces
+from .words import check_placeholders_differ, defined_in, text_pieces, word_pieces
 
 _KEY = "likeness.refocus"  # of our wrappers, and of a run in transformer_options
 AIMS = "likeness_refocus"  # in a CONDITIONING entry: its aims, and where their words stand in it
@@ -133,10 +133,10 @@ def _places(clip: Any, text: str, token: str) -> tuple[int, ...]:
     """Where a word stands among the prompt's text states, chunk after chunk; none where it does not."""
     if TOKEN.fullmatch(token) and token not in defined_in(clip):
         return ()  # it is only letters here
-    pieces = pieces_of(clip, text)
+    pieces = text_pieces(clip, text)
     # to language models, a word within a text begins with its space
     spelled = (word_pieces(clip, words) for words in (token, f" {token}"))
-    return next((found for wanted in spelled if (found := find_sequence(pieces, wanted))), ())
+    return next((places for one in spelled if (places := find_sequence(pieces, one))), ())
 
 
 def _looking(model: Any, vae: Any) -> AttentionLook | None:
@@ -163,7 +163,7 @@ def with_refocus(model: Any, run: "Run | None" = None) -> Any:
     for kind in (kinds.SAMPLER_SAMPLE, kinds.CALC_COND_BATCH):
         model.remove_wrappers_with_key(kind, _KEY)
     model.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, _KEY, _starter(run))
-    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, sites_of(model)))
+    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, model_sites(model)))
     return model
 
 

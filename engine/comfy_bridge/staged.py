@@ -27,7 +27,7 @@ from ..staged.embedding import STAGED_KIND, adjusted, check_used, check_width, s
 from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
 from .folders import temporary_folder
-from .joint_attention import sites_of
+from .joint_attention import model_sites
 from .weights import check_kind, text_towers_of
 from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows, word_pieces
 
@@ -228,7 +228,7 @@ def with_split_values(model: Any) -> Any:
     model = model.clone()
     kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
     if not model.wrappers.get(kind, {}).get(_KEY):
-        model.add_wrapper_with_key(kind, _KEY, partial(_hand_over, sites_of(model)))
+        model.add_wrapper_with_key(kind, _KEY, partial(_hand_over, model_sites(model)))
     return model
 
 

@@ -251,7 +251,7 @@ def _targets(files: Sequence[Path], name: str) -> list[Path]:
     return targets
 
 
-def pieces_of(clip: Any, text: str) -> list[Any]:
+def text_pieces(clip: Any, text: str) -> list[Any]:
     """The token ids, or vectors in the place of some, that the first encoder reads, chunk after chunk."""
     chunks = next(iter(clip.tokenize(text).values()))  # SDXL's two stand at the same places
     return [piece for chunk in chunks for piece, *_ in chunk]
@@ -259,7 +259,7 @@ def pieces_of(clip: Any, text: str) -> list[Any]:
 
 def word_pieces(clip: Any, word: str) -> list[Any]:
     """Those of a word alone, without what the encoder's marks put before and behind every text."""
-    spelled, empty = pieces_of(clip, word), pieces_of(clip, "")
+    spelled, empty = text_pieces(clip, word), text_pieces(clip, "")
     vectors = [piece for piece in spelled if torch.is_tensor(piece)]
     if vectors:
         return vectors

@@ -324,8 +324,8 @@ class LogMasks:
         for number, spot in enumerate(self.spots):
             strength = 0.0 if _idle(spot) else spot.focus.strength_at(progress)
             share = self._weigh(number, site.grid)  # (B, P)
-            own, end = slice(end, end + spot.length), end + spot.length
-            whole[:, own, site.image] = (share * strength).clamp(0, 1).log()[:, None]
+            behind, end = slice(end, end + spot.length), end + spot.length
+            whole[:, behind, site.image] = (share * strength).clamp(0, 1).log()[:, None]
             if strength:
                 acting.append((list(spot.positions), strength))
                 whole[:, list(spot.positions), site.image] = (share.log() * strength)[:, None]

@@ -209,7 +209,7 @@ def word_places(
         ids = [None if at in taken else int(piece) for at, piece in enumerate(tokens.ids[0])]
         # to language models, a word within a text begins with its space
         spelled = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in (token, f" {token}"))
-        places = next((found for wanted in spelled if (found := find_sequence(ids, wanted))), ())
+        places = next((at for one in spelled if (at := find_sequence(ids, one))), ())
     if not places:
         raise absent(token, prompt)
     read = tokens.ids.shape[1]

@@ -61,9 +61,9 @@ class FocusedPrompt:
         _kept_apart(whole, front, [states.keys.shape[1] for states in self.own], site.text.stop)
         if seen is None:
             return whole
-        whole, own = whole.to(seen), seen[..., self.length :]
+        whole, behind_it = whole.to(seen), seen[..., self.length :]
         whole[:, site.image, : self.length] = seen[..., : self.length]
-        whole[:, site.image, front : front + own.shape[-1]] = own
+        whole[:, site.image, front : front + behind_it.shape[-1]] = behind_it
         self.masks.words_at(whole, site, front, progress)
         return whole
 
@@ -128,8 +128,8 @@ class Regions(AttentionUser):
         start = 0
         for (count, _), prompt in zip(self._prompts, self._acting):
             if prompt is not None and prompt.own:
-                own = torch.cat([part.keys.to(text) for part in prompt.own], 1)
-                states[start : start + count, : own.shape[1]] = own
+                joined = torch.cat([part.keys.to(text) for part in prompt.own], 1)
+                states[start : start + count, : joined.shape[1]] = joined
             start += count
         return states, places
 

@@ -30,16 +30,16 @@ class Flux2Sites:
     def lengthened(
         self, inputs: tuple[Any, ...], options: dict[str, Any], user: AttentionUser
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        told = {**dict(zip(_ARGUMENTS, inputs)), **options}
-        behind = user.behind(told["encoder_hidden_states"])
+        arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}
+        behind = user.behind(arguments["encoder_hidden_states"])
         if behind is None:
             return inputs, options
         states, places = behind
-        ids = told["txt_ids"].new_zeros(len(places), told["txt_ids"].shape[-1])
+        ids = arguments["txt_ids"].new_zeros(len(places), arguments["txt_ids"].shape[-1])
         ids[:, 3] = places
-        told["encoder_hidden_states"] = torch.cat([told["encoder_hidden_states"], states], 1)
-        told["txt_ids"] = torch.cat([told["txt_ids"], ids])
-        return (), told
+        arguments["encoder_hidden_states"] = torch.cat([arguments["encoder_hidden_states"], states], 1)
+        arguments["txt_ids"] = torch.cat([arguments["txt_ids"], ids])
+        return (), arguments
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}
