@@ -41,6 +41,7 @@ from .sampling import ModelWrapper, unwrapped
 from .text.clip import ClipText
 from .text.protocol import Rows, TextStack, Tokens
 from .text.qwen import QwenText
+from .turns import Turns
 
 __all__ = ["BaseModel", "Rows", "Tokens", "flux2_base", "load_base", "unet_base"]
 
@@ -84,6 +85,7 @@ class BaseModel(nn.Module):
         self.pass_size = 0  # rows in one pass of the network while something is learned; 0: all
         self.model_wrapper: ModelWrapper = unwrapped  # for models that draw while something is learned on it
         self._away: list[nn.Module] = []  # parts that wait on the CPU
+        self.turns: Turns | None = None  # whose weights are on the device only while they are needed
         # SD's upper levels see the picture at a quarter of the latents' side; joint attention sees all tokens
         side = resolution // self.pixels_per_latent // (4 if denoiser.cross_attention() else 1)
         self.attention_side = attention_side or self.traits.attention_side or side
@@ -116,7 +118,7 @@ class BaseModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return self.turns.device if self.turns else next(self.network.parameters()).device
 
     @cached_property
     def identity(self) -> str:
@@ -136,10 +138,31 @@ class BaseModel(nn.Module):
             self._away.append(part.to("cpu"))
 
     def call_back(self) -> None:
-        """Moves all parts sent away to the U-Net's device again."""
+        """Moves all parts sent away to the U-Net's device again; what took turns stays on the CPU."""
+        device, away = self.device, self._away
+        self._away = []
+        for part in away:
+            part.to(device)
+        if self.turns:
+            self.turns.end()
+            self.turns = None
+
+    def take_turns(self, device: torch.device, blocks: bool = False) -> Turns:
+        """From now on one network at a time has its weights on the device, the denoiser or the text encoder;
+        with `blocks`, one of their blocks, for which inner states must be computed again (`recompute`)."""
+        if self.turns:
+            self.turns.end()
+        network, words = self.denoiser.blocks(), self.text.blocks()
+        parts = [[block] for block in (*words, *network)]
+        self.turns = Turns(parts if blocks else [words, [self.network, *network]], device)
+        return self.turns
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BaseModel":
+        """Whatever moves it, and all around it, leaves what waits where it is."""
+        waiting = set(self.turns.waiting if self.turns else ())
         for part in self._away:
-            part.to(self.device)
-        self._away.clear()
+            waiting |= {id(tensor) for tensor in (*part.parameters(), *part.buffers())}
+        return super()._apply(lambda tensor: tensor if id(tensor) in waiting else fn(tensor), recurse)
 
     def recompute(self, on: bool) -> None:
         """Whether inner states are computed again for the gradients: of the network, and of a text encoder
@@ -257,6 +280,8 @@ class BaseModel(nn.Module):
 
         `weights`: brackets say how much words count, as where something is drawn; else they are letters.
         """
+        if self.turns:
+            self.turns.bring(0)  # the text encoder's first part: it is asked where it is
         return self.text.encode(prompts, rows, self.device, weights=weights)
 
     def word_rows(self, text: str) -> dict[str, Tensor]:

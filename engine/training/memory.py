@@ -21,6 +21,7 @@ from ..errors import LikenessError
 from .attention_maps import recorded
 from .methods.base import AT_ONCE, Method
 from .probe import META, meta_copy, peak_of
+from .sharding import sharding_asked
 
 _HALF = torch.bfloat16
 _MARGIN = 1.05  # the allocator's rounding and gaps
@@ -39,6 +40,7 @@ class MemorySettings:
     text_away: bool = False  # the text encoders work on the CPU, once for each prompt
     half: bool = False  # the frozen networks in bf16
     checkpointing: bool = False  # the U-Net's inner states are computed again for the gradients
+    turns: str = ""  # whose weights take turns on the device: "networks", or "blocks" of them
     small_moments: bool = False  # Adam's moments in 8 bits
     pass_size: int = 0  # pictures that go through the U-Net at once; 0: all of a batch
 
@@ -49,6 +51,8 @@ class MemorySettings:
             "text encoders off the device": self.text_away,
             "frozen weights in bf16": self.half,
             "gradient checkpointing": self.checkpointing,
+            "text encoder and transformer by turns on the device": self.turns == "networks",
+            "their blocks by turns on the device": self.turns == "blocks",
             "8-bit Adam": self.small_moments,
             f"micro-batches of {self.pass_size}": self.pass_size > 0,
         }
@@ -81,7 +85,8 @@ class Estimate:
 def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings]:
     """The ladder of this run, from no measure beyond what the job says to all there are."""
     elsewhere = device.type != "cpu"  # there is another place to put things
-    can = method.capabilities
+    can, base = method.capabilities, method.base
+    large = elsewhere and bool(base.text.blocks()) and not sharding_asked()
     now = MemorySettings(half=job.precision == "bf16" and can.half)
     ladder = [now]
 
@@ -92,15 +97,18 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings
             ladder.append(now)
 
     add(elsewhere and can.cached_latents, vae_away=True)
-    add(elsewhere and not can.trained_text, text_away=True)
+    add(elsewhere and not can.trained_text and not large, text_away=True)
+    add(large and not can.trained_text, turns="networks")
     add(elsewhere and can.half and torch.cuda.is_bf16_supported(), half=True)
     add(can.checkpointing, checkpointing=True)
+    add(large and now.checkpointing, turns="networks")
     can_shrink = job.recipe.optimizer == "adamw" and importlib.util.find_spec("bitsandbytes") is not None
     add(elsewhere and can_shrink, small_moments=True)
     rows = max(method.load(phase).pictures for phase in method.phases())
     while can.splitting and rows > 1:
         rows = (rows + 1) // 2
         add(True, pass_size=rows)
+    add(large and now.checkpointing and base.denoiser.whole_blocks, turns="blocks")
     return ladder
 
 
@@ -122,6 +130,9 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
     resident = [base.network]
     resident += [] if measures.text_away else list(base.text_encoders.values())
     weights = bytes_of(resident) + (0 if measures.vae_away else bytes_of([base.vae]))
+    turns = base.take_turns(META, measures.turns == "blocks") if measures.turns else None
+    by_turns = turns.waiting if turns else frozenset()
+    weights -= sum(bytes_of_weight(weight) for weight in base.parameters() if id(weight) in by_turns)
     twin.attach()
     trained = {id(weight): weight for group in twin.parameter_groups().values() for weight in group}
     numbers = sum(weight.numel() for weight in trained.values())
@@ -134,12 +145,18 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
         base.recompute(True)
     for weight in trained.values():
         weight.requires_grad_(True)
-    step = max(
-        peak_of(lambda phase=phase: core_pass(twin, phase, getattr(twin, "layers", None)), twin)
-        for phase in twin.phases()
-    )
+    step = max(_peak_of_phase(twin, phase) for phase in twin.phases())
     pictures = peak_of(lambda: _pictures(twin), twin) + (bytes_of([base.vae]) if measures.vae_away else 0)
+    if turns:  # a step holds a part at a time, the largest of them at its worst moment or not
+        weights, step = weights + turns.largest, max(step - turns.largest, 0)
     return Estimate(weights=weights, learned=learned, step=step, pictures=pictures, measures=measures)
+
+
+def _peak_of_phase(twin: Method, phase: Phase) -> int:
+    """Bytes that a step of the phase allocates, weights that come for their turn among them."""
+    if twin.base.turns:
+        twin.base.turns.put_away()
+    return peak_of(lambda: core_pass(twin, phase, getattr(twin, "layers", None)), twin)
 
 
 def core_pass(
@@ -218,7 +235,12 @@ def halved(base: BaseModel) -> Sequence[Any]:
 
 def bytes_of(parts: Sequence[nn.Module]) -> int:
     """Bytes of all weights of these networks."""
-    return sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
+    return sum(bytes_of_weight(weight) for part in parts for weight in part.parameters())
+
+
+def bytes_of_weight(weight: Tensor) -> int:
+    """What its numbers take."""
+    return weight.numel() * weight.element_size()
 
 
 def free_bytes(device: torch.device, base: BaseModel) -> int:
@@ -285,6 +307,8 @@ class MemoryPlan:
         if self.measures.checkpointing:
             base.recompute(True)
         base.pass_size = self.measures.pass_size
+        if self.measures.turns:
+            base.take_turns(self.device, self.measures.turns == "blocks")
 
     def take_late(self) -> None:
         """What waits until latents are cached."""

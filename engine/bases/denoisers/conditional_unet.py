@@ -29,6 +29,7 @@ LORA_TARGETS = {
 class ConditionalUNet:
     """A U-Net that is told a timestep and reads text states; SDXL's reads a pooled vector and sizes too."""
 
+    whole_blocks = False  # diffusers computes parts of them again
     offers = frozenset(
         {
             features.CROSS_ATTENTION_MAPS,

@@ -20,6 +20,7 @@ class Flux2Transformer:
 
     offers = frozenset({features.CROSS_ATTENTION_MAPS})
     side_multiple = 1
+    whole_blocks = True
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module

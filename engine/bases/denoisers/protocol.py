@@ -32,6 +32,7 @@ class Denoiser(Protocol):
     module: Any  # the nn.Module: moved, adapted, checkpointed and cut up as a whole
     offers: frozenset[str]  # of `features`
     lora_targets: Mapping[str, tuple[str, ...]]  # endings of layers' paths, by what a LoRA is for
+    whole_blocks: bool  # what `blocks` names is computed again as a whole, and all large weights are in it
 
     @property
     def side_multiple(self) -> int:

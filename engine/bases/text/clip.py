@@ -30,6 +30,9 @@ class ClipText:
         self.tokenizers = tokenizers
         self.pooled = pooled  # SDXL's way: a pooled vector too, and the last layer but one without its norm
 
+    def blocks(self) -> list[nn.Module]:
+        return []
+
     def longest(self, encoder: str) -> int:
         return self.encoders[encoder].config.max_position_embeddings
 

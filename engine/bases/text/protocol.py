@@ -52,3 +52,8 @@ class TextStack(Protocol):
     def longest(self, encoder: str) -> int:
         """Places that an encoder reads at once, its own marks among them."""
         ...
+
+    def blocks(self) -> list[nn.Module]:
+        """The parts that work one after the other, of an encoder so large that it should leave the device;
+        none of a small one."""
+        ...

@@ -49,6 +49,10 @@ class QwenText:
     def longest(self, encoder: str) -> int:
         return self.length
 
+    def blocks(self) -> list[nn.Module]:
+        (model,) = self.encoders.values()
+        return [model.get_input_embeddings(), *model.layers]
+
     def tokenize(
         self, prompts: Sequence[str], rows: Rows | None, encoder: str, *, weights: bool = False
     ) -> Tokens:
@@ -139,13 +143,16 @@ def _mask(ends: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 @contextmanager
 def _recomputed(layers: Any) -> Iterator[None]:
     """Within, passes keep what goes into each layer alone; transformers does so only in training mode."""
+    own = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, own):
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 @contextmanager
