@@ -28,9 +28,11 @@ class Turns:
         taken: set[int] = set()
         for number, modules in enumerate(parts):
             weights = {id(weight): weight for module in modules for weight in module.parameters()}
-            own = [weight for key, weight in weights.items() if key not in taken and not weight.requires_grad]
+            frozen = [
+                weight for key, weight in weights.items() if key not in taken and not weight.requires_grad
+            ]
             taken |= weights.keys()
-            self._homes.append([(weight, weight.data.to(_home_of(device))) for weight in own])
+            self._homes.append([(weight, weight.data.to(_home_of(device))) for weight in frozen])
             for module in modules:
                 self._forwards.append((module, vars(module).get("forward")))
                 module.forward = partial(self._called, number, module.forward)  # type: ignore[method-assign]
@@ -65,11 +67,11 @@ class Turns:
     def end(self) -> None:
         """The modules as they were; their weights stay where they wait."""
         self.put_away()
-        for module, own in reversed(self._forwards):
-            if own is None:
+        for module, forward in reversed(self._forwards):
+            if forward is None:
                 del module.forward
             else:
-                module.forward = own  # type: ignore[method-assign]
+                module.forward = forward  # type: ignore[method-assign]
         self._forwards.clear()
 
     def _called(self, number: int, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:

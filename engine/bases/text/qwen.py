@@ -143,13 +143,13 @@ def _mask(ends: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 @contextmanager
 def _recomputed(layers: Any) -> Iterator[None]:
     """Within, passes keep what goes into each layer alone; transformers does so only in training mode."""
-    own = [vars(layer).get("forward") for layer in layers]
+    forwards = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for layer, forward in zip(layers, own):
+        for layer, forward in zip(layers, forwards):
             del layer.forward
             if forward is not None:
                 layer.forward = forward

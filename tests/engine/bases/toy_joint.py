@@ -64,6 +64,9 @@ class ToyText:
         with vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, ENCODER):
             return Conditioning(states=model(input_ids=tokens.ids).last_hidden_state.to(device))
 
+    def blocks(self) -> list[nn.Module]:
+        return []
+
     def word_rows(self, text: str) -> dict[str, Tensor]:
         ids = self.tokenizers[ENCODER](text, add_special_tokens=False)["input_ids"]
         return {ENCODER: self.encoders[ENCODER].get_input_embeddings().weight[ids].detach().clone()}
@@ -73,6 +76,7 @@ class ToyJoint:
     """FLUX.2's transformer on unpacked latents: words and picture attend to one another."""
 
     offers = frozenset[str]()
+    whole_blocks = False
     side_multiple = 1
 
     def __init__(self, module: nn.Module) -> None:
