@@ -179,6 +179,10 @@ class ConsoleObserver:
     def on_note(self, text: str) -> None:
         note(f"{self.what}: {text}")
 
+    def on_scores(self, progress: "Progress", scores: Mapping[str, float]) -> None:
+        measured = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.on_note(f"step {progress.step}: {measured}")
+
     def on_preview(self, progress: "Progress", image: np.ndarray) -> None:
         if self.previews is not None:
             save_picture(self.previews / f"step-{progress.step:06d}.png", image)

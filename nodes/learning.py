@@ -28,7 +28,12 @@ SHOWN = 7  # previews that the node shows at most after a run
 AS_PRESET = "as the preset says"  # in a choice; in a number of an older workflow 0 means the same
 AS_MODEL = "as the MODEL says"
 PREDICTED = dict(zip(("noise", "velocity"), PREDICTIONS))
-JOB_LINES = ("caption_dropout", "caption_shuffle", "caption_keep")  # of more settings: the run's own
+JOB_LINES = (
+    "caption_dropout",
+    "caption_shuffle",
+    "caption_keep",
+    "hold_out",
+)  # of more settings: the run's own
 YES_NO = {"yes": True, "no": False}
 
 OUTPUTS = [

@@ -92,6 +92,7 @@ class GraphObserver:
 
     def __init__(self, node_id: str | None) -> None:
         self._losses: list[tuple[int, Mapping[str, float]]] = []  # looked at when they are drawn
+        self._scores: list[tuple[int, Mapping[str, float]]] = []  # the same, measured now and then
         self.likeness: dict[str, list[tuple[int, float]]] = {}  # scores over the steps, where somebody looks
         self.scores: list[str] = []  # what the last look at it found, in words
         self.previews: list[np.ndarray] = []
@@ -149,10 +150,14 @@ class GraphObserver:
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """Step and value of each loss term by name."""
         by_name: dict[str, list[tuple[int, float]]] = {}
-        for step, losses in self._losses:
+        for step, losses in (*self._losses, *self._scores):
             for name, value in losses.items():
                 by_name.setdefault(name, []).append((step, value))
         return by_name
+
+    def on_scores(self, progress: Any, scores: Mapping[str, float]) -> None:
+        """What is measured now and then, such as the loss on held-out pictures: a curve beside the losses."""
+        self._scores.append((progress.step, scores))
 
     def on_note(self, text: str) -> None:
         """A sentence about the run, such as its plan or the memory it needs: it stays on the node."""

@@ -213,6 +213,13 @@ _COMMON: dict[str, dict[str, Any]] = {
     "Watch": {
         "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
         "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
+        "hold_out": Annotated[
+            int | None,
+            Option(
+                help="Pictures that are not learned from: --stop-by-likeness judges by them and says how near "
+                "to copies of the others it comes; they have a validation loss."
+            ),
+        ],
         "stop_by_likeness": Annotated[
             int | None,
             Option(

@@ -41,6 +41,7 @@ class Job:
     caption_dropout: float = 0.0  # share of steps' prompts that are left empty, for guidance to work with
     caption_shuffle: bool = False  # the parts of a caption between commas come in another order each time
     caption_keep: int = 0  # parts at its beginning that stay in place meanwhile
+    hold_out: int = 0  # of the first concept's pictures, not learned from: what is drawn is judged by them
     precision: str = "fp32"  # of the passes (autocast); weights and optimiser stay fp32
     device: str = "auto"  # a GPU where there is one
     memory: float | None = None  # GB that the run may use; None: what is free
@@ -82,7 +83,9 @@ class Job:
         check_name(Path(self.output).stem)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
-        at_least(self, 0, "caption_dropout", "caption_keep")
+        at_least(self, 0, "caption_dropout", "caption_keep", "hold_out")
+        if self.hold_out and not self.concepts:
+            raise LikenessError("hold_out is of a concept's pictures, and there is no concept; leave it away")
         at_most(self, 1, "caption_dropout")
         at_least(self, 0, "seed", "checkpoint_every", "checkpoint_minutes", "preview_every")
         at_most(self, LAST_SEED, "seed")

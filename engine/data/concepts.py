@@ -70,10 +70,29 @@ class Concept:
     pictures: tuple[Picture, ...]
     notes: str = ""
     remarks: tuple[str, ...] = ()  # what was guessed or left out while reading it, a sentence each
+    held: tuple[Picture, ...] = ()  # pictures of it that are not learned from
 
     def within(self, shorter: int) -> "Concept":
         """The concept with pictures of this many pixels on their shorter side at most."""
-        return replace(self, pictures=tuple(picture.within(shorter) for picture in self.pictures))
+        smaller = [tuple(one.within(shorter) for one in some) for some in (self.pictures, self.held)]
+        return replace(self, pictures=smaller[0], held=smaller[1])
+
+    def held_out(self, count: int, seed: int) -> "Concept":
+        """The concept with `count` of its pictures not learned from: the same for the same seed and names."""
+        if not count or self.held:
+            return self
+        if count >= len(self.pictures):
+            raise LikenessError(
+                f"{count} of the {len(self.pictures)} pictures of {self.token} cannot be held out: one must "
+                "be left to learn from; hold out fewer"
+            )
+        order = sorted(self.pictures, key=lambda one: hashlib.sha256(f"{seed}/{one.name}".encode()).digest())
+        held = {id(picture) for picture in order[:count]}
+        return replace(
+            self,
+            pictures=tuple(picture for picture in self.pictures if id(picture) not in held),
+            held=tuple(picture for picture in self.pictures if id(picture) in held),
+        )
 
 
 def load_concept(

@@ -16,6 +16,19 @@ def similarity_to_references(embeddings: "ArrayLike", references: "ArrayLike") -
     return drawn @ unit(directions.mean(axis=0))
 
 
+def nearest_similarity(embeddings: "ArrayLike", references: "ArrayLike") -> np.ndarray:
+    """Cosine (N,) of each embedding (N, D) to that of the references' (M, D) that it is nearest to."""
+    return (unit(np.asarray(embeddings)) @ unit(np.asarray(references)).T).max(axis=1)
+
+
+def own_nearness(references: "ArrayLike") -> float:
+    """Median cosine of a person's pictures (M, D) to the nearest other one of them; at least two."""
+    directions = unit(np.asarray(references))
+    similarity = directions @ directions.T
+    np.fill_diagonal(similarity, -np.inf)
+    return float(np.median(similarity.max(axis=1)))
+
+
 def attributes_kept(read: Mapping[str, Sequence[str]], asked: Sequence[Mapping[str, str]]) -> np.ndarray:
     """Share (N,) of the attributes asked for in each prompt that a judge read in its picture."""
     shares = [

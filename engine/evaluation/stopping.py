@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..config import MINIATURE_OPEN_PROMPTS, Job, read
-from ..data.concepts import Concept, load_concept
+from ..data.concepts import Concept, Picture, load_concept
 from ..errors import LikenessError
 from ..training.observer import Progress
 from .backends import FaceSimilarity, TextJudge, judges_there, load_face_judge
-from .metrics import similarity_to_references
+from .metrics import nearest_similarity, own_nearness, similarity_to_references
 
 MINIATURE_PROMPTS = MINIATURE_OPEN_PROMPTS[:4]  # none is among those that results are reported on
 PROMPTS = (
@@ -27,11 +27,16 @@ PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LikenessLook:
-    """What one look at the pictures found: means, identity over all pictures, 0 for one without a face."""
+    """What one look at the pictures found: means, identity over all pictures, 0 for one without a face.
+
+    copying: how much nearer faces are to a training picture than the person's own pictures are to each other
+    (WithAnyone, 2510.14975); None where no pictures are held out, or no face was drawn.
+    """
 
     step: int
     identity: float
     prompt: float | None = None
+    copying: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +95,22 @@ class LikenessCritic:
         self._faces, self._text = faces, text
         self._patience = patience or Patience()
         self._on_look = on_look
-        vectors, detected = faces.faces([picture.pixels for picture in concept.pictures])
+        self._held = tuple(picture.name for picture in concept.held)
+        self._learned = self._vectors(concept, concept.pictures)
+        self._references = self._vectors(concept, concept.held) if concept.held else self._learned
+        real = np.concatenate([self._learned, self._references])
+        self._nearness = own_nearness(real) if concept.held else 0.0
+
+    def _vectors(self, concept: Concept, pictures: Sequence[Picture]) -> np.ndarray:
+        """The faces (N, D) in pictures of the concept."""
+        vectors, detected = self._faces.faces([picture.pixels for picture in pictures])
         if not detected.any():
+            which = "held-out pictures" if pictures is concept.held else "pictures"
             raise LikenessError(
-                f"no face was found in the pictures of {concept.token}; learn without stopping by likeness, "
+                f"no face was found in the {which} of {concept.token}; learn without stopping by likeness, "
                 "or choose another judge"
             )
-        self._known = vectors[detected]
+        return vectors[detected]
 
     @property
     def best(self) -> LikenessLook:
@@ -110,7 +124,8 @@ class LikenessCritic:
             return {}
         best = self.best
         prompt = {} if best.prompt is None else {"prompts": best.prompt}
-        return {"likeness": best.identity, **prompt, "step": best.step}
+        copying = {} if best.copying is None else {"copying": best.copying}
+        return {"likeness": best.identity, **copying, **prompt, "step": best.step}
 
     @property
     def ending(self) -> str:
@@ -123,9 +138,12 @@ class LikenessCritic:
     def consider(self, progress: Progress, pictures: Sequence[np.ndarray]) -> bool:
         """Scores one picture per shot; whether this is the best state so far."""
         vectors, detected = self._faces.faces(pictures)
-        identity = np.where(detected, similarity_to_references(vectors, self._known), 0.0).mean()
+        identity = np.where(detected, similarity_to_references(vectors, self._references), 0.0).mean()
         prompt = None if self._text is None else float(self._text.text(pictures, self._spoken).mean())
-        look = LikenessLook(step=progress.step, identity=float(identity), prompt=prompt)
+        copying = None
+        if self._held and detected.any():
+            copying = float(nearest_similarity(vectors[detected], self._learned).mean()) - self._nearness
+        look = LikenessLook(step=progress.step, identity=float(identity), prompt=prompt, copying=copying)
         self.looks.append(look)
         self.enough = self._patience.enough(self.looks)
         if self._on_look is not None:
@@ -142,7 +160,8 @@ class LikenessCritic:
         if {key: memory.get(key) for key in asked} != asked:
             return False
         looks = [read(LikenessLook, look, "look") for look in memory["looks"]]
-        if not all(math.isfinite(score) for look in looks for score in (look.identity, look.prompt or 0.0)):
+        if not all(math.isfinite(score) for look in looks
+                   for score in (look.identity, look.prompt or 0.0, look.copying or 0.0)):  # fmt: skip
             raise LikenessError("a look found what is no number")
         if any((look.prompt is None) != (self._text is None) for look in looks):
             raise LikenessError("a look found what nobody judged")
@@ -151,7 +170,8 @@ class LikenessCritic:
 
     def _asked(self) -> dict[str, Any]:
         text = None if self._text is None else self._text.name
-        return {"shots": [list(shot) for shot in self.shots], "faces": self._faces.name, "text": text}
+        return {"shots": [list(shot) for shot in self.shots], "faces": self._faces.name, "text": text,
+                **({"held_out": list(self._held)} if self._held else {})}  # fmt: skip
 
 
 def critic_for(
@@ -174,7 +194,7 @@ def critic_for(
     small = job.base.kind == "miniature" if miniature is None else miniature
     judge = load_face_judge(("miniature" if small else "auraface") if faces == "auto" else faces, packs)
     text, _ = judges_there(judge, models)
-    concept = concept or load_concept(job.concepts[0])
+    concept = (concept or load_concept(job.concepts[0])).held_out(job.hold_out, job.seed)
     prompts = MINIATURE_PROMPTS if small else PROMPTS
     return LikenessCritic(concept, judge, text, prompts, every=every, seed=job.seed, on_look=on_look)
 
@@ -183,7 +203,8 @@ def look_in_words(looks: Sequence[LikenessLook]) -> str:
     """The latest look in one line."""
     look = looks[-1]
     prompt = "" if look.prompt is None else f", prompt {look.prompt:.2f}"
-    return f"step {look.step}: identity {look.identity:.2f}{prompt}"
+    copying = "" if look.copying is None else f", copying {look.copying:+.2f}"
+    return f"step {look.step}: identity {look.identity:.2f}{copying}{prompt}"
 
 
 def curves(looks: Sequence[LikenessLook]) -> dict[str, list[tuple[int, float]]]:

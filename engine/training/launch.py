@@ -117,7 +117,7 @@ def _train(
         weights=base.identity,
         people=digest_of(people) if people and runs is not None else "",  # the command line's are in `on`
     )
-    concepts = [concept.within(enough) for concept in concepts]
+    concepts = _held_out([concept.within(enough) for concept in concepts], job, observer)
     checkpoints = Checkpoints(job, origin, runs)
     with (
         repeatable(accelerator.device),
@@ -187,6 +187,16 @@ def _learn(
         if not method.base_in_pieces:
             base.to(home)
         _forget(accelerator)
+
+
+def _held_out(concepts: Sequence[Concept], job: Job, observer: Observer) -> list[Concept]:
+    """The concepts, the first without the pictures that the job holds out."""
+    if not job.hold_out:
+        return list(concepts)
+    first = concepts[0].held_out(job.hold_out, job.seed)
+    names = ", ".join(picture.name for picture in first.held)
+    tell(observer, f"held out, not learned from: {names}; {len(first.pictures)} pictures are learned")
+    return [first, *concepts[1:]]
 
 
 def _method_of(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> Method:

@@ -102,6 +102,13 @@ def tell(observer: Observer, text: str) -> None:
         listener(text)
 
 
+def tell_scores(observer: Observer, progress: Progress, scores: Mapping[str, float]) -> None:
+    """Hands numbers that are measured now and then to whoever watches, where they listen (`on_scores`)."""
+    listener = getattr(observer, "on_scores", None)
+    if listener is not None:
+        listener(progress, scores)
+
+
 def mention(observer: Observer, text: str) -> None:
     """Says what the run is busy with before or between steps, to whoever watches (`on_doing`)."""
     listener = getattr(observer, "on_doing", None)

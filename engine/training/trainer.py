@@ -25,8 +25,9 @@ from .checkpoint import Checkpoints, Judged, Position, Saved
 from .kept_weights import PREFIX, KeptWeights
 from .memory import MemoryPlan, ran_out_of_memory
 from .methods.base import Method
-from .observer import Critic, Losses, Observer, Progress, Stopped, tell
+from .observer import Critic, Losses, Observer, Progress, Stopped, tell, tell_scores
 from .optimiser import BY_THEMSELVES, clipped, go_on, optimizer_for, set_learning_rates
+from .validation import LOOKS, MOST, PictureLosses, learned_worst
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Trainer:
         self._unread: list[tuple[int, Losses]] = []  # of steps whose losses nobody has looked at yet
         self._saved_at = time.monotonic()
         self._began = 0  # the step that the run goes on from
+        self._held_out: PictureLosses | None = None  # pictures that are not learned from
 
     def run(self) -> Progress:
         """Trains to the end, or until the observer stops it; says where it ended."""
@@ -73,6 +75,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 tell(self.observer, f"going on from step {self._began} of {self.total}")
         progress = self._progress(0, 0)
+        self._hold_out()
         for number, phase in enumerate(self.phases):
             self.method.begin_phase(phase)
             if saved is not None and number < saved.position.phase:
@@ -81,6 +84,8 @@ class Trainer:
             saved = None
             if progress.stopped:
                 break
+        if not progress.stopped and hasattr(self.observer, "on_note"):
+            self._say_worst()
         return progress
 
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> Progress:
@@ -237,6 +242,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.observer.on_step(progress, losses)
         every = self.job.preview_every
+        if self._held_out and (
+            due(max(1, self.total // LOOKS), progress.step) or progress.step == self.total
+        ):
+            self._validate(progress, self._held_out)
         if self._draws and (due(every, progress.step) or every and progress.step == self.total):
             self._preview(progress)  # the last one shows what is kept
         if look:
@@ -278,6 +287,38 @@ class Trainer:
         """Raises `Stopped` when the user wants no more, unless other processes would wait for this one."""
         if not self.method.base_in_pieces:
             self.check()
+
+    def _hold_out(self) -> None:
+        """Reads the pictures that validation looks at."""
+        for concept in self.method.concepts:
+            if concept.held and self._measures_pictures:
+                with self.accelerator.autocast():
+                    self._held_out = PictureLosses(self.method, concept, concept.held)
+
+    @property
+    def _measures_pictures(self) -> bool:
+        """Whether losses of single pictures can be asked for, here."""
+        alike = self.method.base_in_pieces or self.job.compile  # of other sizes it would be compiled anew
+        return self.method.capabilities.plain_words and self.accelerator.is_main_process and not alike
+
+    def _validate(self, progress: Progress, pictures: PictureLosses) -> None:
+        """Says the loss on held-out pictures, for what would be kept."""
+        with torch.random.fork_rng(), self.accelerator.autocast(), self._as_kept:
+            losses = pictures.measure()
+        tell_scores(self.observer, progress, {"validation": sum(losses) / len(losses)})
+
+    def _say_worst(self) -> None:
+        """Says which of the first concept's pictures are learned worst."""
+        concept = next(iter(self.method.concepts), None)
+        if concept is None or len(concept.pictures) < 2 or not self._measures_pictures:
+            return
+        try:
+            with torch.random.fork_rng(), self.accelerator.autocast():
+                pictures = PictureLosses(self.method, concept, concept.pictures[:MOST])
+                tell(self.observer, learned_worst(pictures.names, pictures.measure()))
+        except RuntimeError as error:  # what is learned is worth more than what can be said of it
+            if not ran_out_of_memory(error):
+                raise
 
     def _preview(self, progress: Progress) -> None:
         subject = self.job.concepts[0].token if self.job.concepts else "a person"

@@ -74,12 +74,12 @@ class Method(nn.Module, ABC):
                 f"{job.method} learns what words mean, and a prompt without them teaches it nothing; set "
                 "caption_dropout to 0"
             )
-        self.examples = self._read()
+        self.examples = self.examples_for(self.concepts)
         self._moments: LatentCache | None = None
         self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
         self._states: dict[str, Conditioning] = {}  # by prompt, where text is frozen
 
-    def _read(self) -> Examples:
+    def examples_for(self, concepts: Sequence[Concept]) -> Examples:
         """The concepts' pictures, square or in buckets."""
         if self.job.buckets and not self.capabilities.buckets:
             raise LikenessError(
@@ -87,9 +87,9 @@ class Method(nn.Module, ABC):
                 "or leave it away"
             )
         bucketed = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
-        if not bucketed or not self.capabilities.buckets or not self.concepts:
-            return examples_of(self.concepts, self.size)
-        return bucketed_examples(self.concepts, sizes_of(self.size, size_step(self.size, self.base)))
+        if not bucketed or not self.capabilities.buckets or not concepts:
+            return examples_of(concepts, self.size)
+        return bucketed_examples(concepts, sizes_of(self.size, size_step(self.size, self.base)))
 
     # ---------------------------------------------------------------------------- what each method answers
 

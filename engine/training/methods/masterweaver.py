@@ -102,7 +102,7 @@ class MasterWeaver(Method):
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
         # it reads shards through threads, which cannot be copied
-        return Capabilities(estimate=False, sharded_base=True)
+        return Capabilities(estimate=False, sharded_base=True, plain_words=False)
 
     @classmethod
     def needs(cls, job: Job) -> tuple[str, ...]:

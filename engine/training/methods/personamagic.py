@@ -47,7 +47,7 @@ class PersonaMagic(Method):
 
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
-        return Capabilities(buckets=not job.settings.squash, mirroring=True)
+        return Capabilities(buckets=not job.settings.squash, mirroring=True, plain_words=False)
 
     @classmethod
     def needs(cls, job: Job) -> tuple[str, ...]:
