@@ -216,8 +216,8 @@ _COMMON: dict[str, dict[str, Any]] = {
         "hold_out": Annotated[
             int | None,
             Option(
-                help="Pictures that are not learned from: --stop-by-likeness judges by them and says how near "
-                "to copies of the others it comes; they have a validation loss."
+                help="Pictures that are not learned from: --stop-by-likeness judges by them, says how "
+                "near to copies of the others it comes; they have a validation loss."
             ),
         ],
         "stop_by_likeness": Annotated[
