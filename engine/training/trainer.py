@@ -27,7 +27,7 @@ from .memory import MemoryPlan, ran_out_of_memory
 from .methods.base import Method
 from .observer import Critic, Losses, Observer, Progress, Stopped, tell, tell_scores
 from .optimiser import BY_THEMSELVES, clipped, go_on, optimizer_for, set_learning_rates
-from .validation import LOOKS, MOST, PictureLosses, learned_worst
+from .validation import ASKED_IN_THE_END, VALIDATIONS, PictureLosses, learned_worst
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class Trainer:
             self.observer.on_step(progress, losses)
         every = self.job.preview_every
         if self._held_out and (
-            due(max(1, self.total // LOOKS), progress.step) or progress.step == self.total
+            due(max(1, self.total // VALIDATIONS), progress.step) or progress.step == self.total
         ):
             self._validate(progress, self._held_out)
         if self._draws and (due(every, progress.step) or every and progress.step == self.total):
@@ -314,7 +314,7 @@ class Trainer:
             return
         try:
             with torch.random.fork_rng(), self.accelerator.autocast():
-                pictures = PictureLosses(self.method, concept, concept.pictures[:MOST])
+                pictures = PictureLosses(self.method, concept, concept.pictures[:ASKED_IN_THE_END])
                 tell(self.observer, learned_worst(pictures.names, pictures.measure()))
         except RuntimeError as error:  # what is learned is worth more than what can be said of it
             if not ran_out_of_memory(error):

@@ -16,10 +16,10 @@ from ..data.examples import generator_for
 from .losses import squared_error
 from .methods.base import Method
 
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # from picture (0) to noise (1)
-LOOKS = 10  # at the held-out pictures over a run
-MOST = 32  # pictures that are looked at in the end
-WORSE = 1.5  # times the median loss: a picture that is learned badly
+_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # from picture (0) to noise (1)
+VALIDATIONS = 10  # at the held-out pictures over a run
+ASKED_IN_THE_END = 32  # pictures that are looked at in the end
+_WORSE = 1.5  # times the median loss: a picture that is learned badly
 
 
 class PictureLosses:
@@ -38,12 +38,12 @@ class PictureLosses:
 
     @torch.no_grad()
     def measure(self) -> list[float]:
-        """The mean over `TIMES` for each picture, in order."""
+        """The mean over `_TIMES` for each picture, in order."""
         base, losses = self._method.base, []
         for number, (mean, prompt) in enumerate(zip(self._means, self._prompts)):
             generator = generator_for("validation", self._method.job.seed, number)
             context, errors = self._method.text_states([prompt]), []
-            for time in TIMES:  # one by one: memory that a step fits into is enough
+            for time in _TIMES:  # one by one: memory that a step fits into is enough
                 noise = torch.randn(mean.shape, generator=generator).to(mean.device)
                 times = torch.tensor([time], device=mean.device)
                 prediction = base.predict(base.process.add_noise(mean, noise, times), times, context)
@@ -58,7 +58,7 @@ def learned_worst(names: Sequence[str], losses: Sequence[float]) -> str:
     listed = ", ".join(f"{name} {loss:.3f}" for loss, name in order[:8])
     more = f" and {len(order) - 8} more" if len(order) > 8 else ""
     middle = sorted(losses)[len(losses) // 2]
-    worst = f"; {order[0][1]} is learned worst: look at it" if order[0][0] > WORSE * middle else ""
+    worst = f"; {order[0][1]} is learned worst: look at it" if order[0][0] > _WORSE * middle else ""
     return f"loss by picture, worst first: {listed}{more}{worst}"
 
 
