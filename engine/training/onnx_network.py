@@ -1,5 +1,5 @@
-"""Networks stored as ONNX, run by torch so that gradients go through them: small recognisers for the identity
-loss, whatever their architecture.
+"""Networks stored as ONNX, run by torch so that gradients go through them: recognisers for the identity loss,
+whatever their architecture. onnxruntime has no gradients; a converter to PyTorch is one more dependency.
 
 Each node is one function of tensors here. Whole numbers, which graphs compute shapes with, stay on the CPU.
 """
@@ -114,7 +114,8 @@ def _step(node: Any) -> Step:
 def _array(entry: Any) -> Tensor:
     from onnx import numpy_helper
 
-    return torch.from_numpy(np.array(numpy_helper.to_array(entry)))
+    values = torch.from_numpy(np.array(numpy_helper.to_array(entry)))
+    return values.float() if values.dtype == torch.float16 else values  # all is computed in fp32
 
 
 def _together(given: Given) -> Given:
@@ -276,8 +277,8 @@ def _divided(given: Given, _: Attributes) -> Tensor:
 def _cast(given: Given, attributes: Attributes) -> Tensor:
     from onnx import helper
 
-    kind = np.dtype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
-    return given[0].to(torch.from_numpy(np.zeros(1, kind)).dtype)
+    kind = torch.from_numpy(np.zeros(1, helper.tensor_dtype_to_np_dtype(attributes["to"]))).dtype
+    return given[0].to(torch.float32 if kind == torch.float16 else kind)
 
 
 def _filled(given: Given, attributes: Attributes) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.arcface import load_arcface
+from likeness_portraits.engine.training.arcface import load_recogniser
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -85,14 +85,13 @@ def faces(count: int = 2) -> Tensor:
     return torch.rand(count, 3, 112, 112, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-@pytest.mark.parametrize(("depths", "number"), [(R50, 50), (R100, 100)])
-def test_an_onnx_recogniser_gives_what_onnxruntime_gives(depths, number, tmp_path):
+@pytest.mark.parametrize("depths", [R50, R100])
+def test_an_onnx_recogniser_gives_what_onnxruntime_gives(depths, tmp_path):
     path = exported(reference(depths), tmp_path / "net.onnx", folded=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"input.1": faces().numpy()})[0]
-    ours = load_arcface(path)
-    found = ours(faces()).numpy()
-    assert ours.depth == number and ours.width == 24
+    found = load_recogniser(path)(faces()).numpy()
+    assert found.shape == (2, 24)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -105,12 +104,12 @@ def test_checkpoints_and_exports_of_one_network_are_one_network(tmp_path):
     operations = [[node.op_type for node in onnx.load(path).graph.node] for path in exports]
     assert operations[1].count("BatchNormalization") > operations[0].count("BatchNormalization")
     for path in (*exports, tmp_path / "a.pth"):
-        torch.testing.assert_close(load_arcface(path)(faces()), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(load_recogniser(path)(faces()), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_reach_the_pixels_and_stop_at_the_weights(tmp_path):
     torch.save(reference((1, 1, 1, 1)).state_dict(), tmp_path / "a.pth")
-    network, pixels = load_arcface(tmp_path / "a.pth"), faces().requires_grad_()
+    network, pixels = load_recogniser(tmp_path / "a.pth"), faces().requires_grad_()
     network(pixels).square().sum().backward()
     assert pixels.grad is not None and pixels.grad.abs().max() > 0
     assert not any(weight.requires_grad for weight in network.parameters())
@@ -118,16 +117,37 @@ def test_gradients_reach_the_pixels_and_stop_at_the_weights(tmp_path):
 
 def test_what_is_no_recogniser_is_refused_by_name(tmp_path):
     with pytest.raises(LikenessError, match="no face recogniser at .*none.onnx; put w600k_r50.onnx"):
-        load_arcface(tmp_path / "none.onnx")
+        load_recogniser(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(LikenessError, match=r"text.onnx is (damaged or no ONNX|no IResNet)"):
-        load_arcface(tmp_path / "text.onnx")
+    with pytest.raises(LikenessError, match=r"text.onnx is damaged or no ONNX"):
+        load_recogniser(tmp_path / "text.onnx")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(LikenessError, match="other.pth is no IResNet"):
-        load_arcface(tmp_path / "other.pth")
-    small = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Conv2d(6, 6, 3, groups=6), nn.PReLU(6)).eval()
-    with pytest.raises(LikenessError, match="grouped convolutions; give w600k"):
-        load_arcface(exported(small, tmp_path / "small.onnx", folded=True))
+        load_recogniser(tmp_path / "other.pth")
+    some = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6)).eval()
+    with pytest.raises(LikenessError, match=r"map.onnx is no face recogniser that can be used; give w600k"):
+        load_recogniser(exported(some, tmp_path / "map.onnx", folded=True))
+    state = reference((1, 1, 1, 1)).state_dict()
+    del state["layer3.0.bn2.running_mean"]
+    torch.save(state, tmp_path / "torn.pth")
+    with pytest.raises(LikenessError, match="torn.pth is no IResNet .it has no 'layer3.0.bn2.running_mean'"):
+        load_recogniser(tmp_path / "torn.pth")
+
+
+def test_recognisers_in_half_precision_are_read_too(tmp_path):
+    network = reference((1, 1, 1, 1))
+    with torch.no_grad():
+        expected = network(faces())
+    torch.save({name: value.half() for name, value in network.state_dict().items()}, tmp_path / "a.pth")
+    model = onnx.load(exported(network, tmp_path / "whole.onnx", folded=True))
+    for entry in model.graph.initializer:
+        if entry.data_type == onnx.TensorProto.FLOAT:
+            halved = onnx.numpy_helper.to_array(entry).astype(np.float16)
+            entry.CopyFrom(onnx.numpy_helper.from_array(halved, entry.name))
+    onnx.save(model, tmp_path / "a.onnx")
+    for path in (tmp_path / "a.pth", tmp_path / "a.onnx"):
+        found = torch.cosine_similarity(load_recogniser(path)(faces()), expected)
+        assert found.min() > 0.9999
 
 
 def test_a_pickle_that_would_run_something_is_not_run(tmp_path):
@@ -137,5 +157,5 @@ def test_a_pickle_that_would_run_something_is_not_run(tmp_path):
 
     torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(LikenessError, match="holds more than tensors"):
-        load_arcface(tmp_path / "trap.pth")
+        load_recogniser(tmp_path / "trap.pth")
     assert not (tmp_path / "sprung").exists()
