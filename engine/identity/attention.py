@@ -1,10 +1,10 @@
-"""MasterWeaver's decoupled cross-attention: beside the text, every cross-attention layer reads ID tokens.
+"""MasterWeaver's decoupled cross-attention: beside the text, layers read ID tokens.
 
 What they say is added through the seam of attention, before a site's output projection. A pass that nobody's
 tokens are given to is the stock one, bit for bit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,20 +13,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bases.attention import WHOLE, AttentionSite, AttentionUser
-from ..bases.denoisers.protocol import CrossAttention
+from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias, text_probabilities
+from ..bases.denoisers.protocol import AttentionLayer
 from ..bases.denoisers.seam import Seam
 from ..errors import LikenessError
 
+_EPSILON = 1e-6  # of the norm over keys
 # by layer: keys and values (B or 1, n, hidden), or split into heads already, (B or 1, heads, n, d)
 KeysValues = Mapping[str, tuple[Tensor, Tensor]]
 
 
-class IdAttention(nn.Module):
-    """Keys and values of ID tokens for each cross-attention layer, found by the layer's name."""
+class _HeadNorm(nn.Module):
+    """RMS norm over each head's numbers, as layers have it whose keys are normed."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """`shapes`: by layer name, as diffusers spells it, the layer's width and that of the tokens."""
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """(B, n, heads * width)."""
+        heads = keys.float().unflatten(-1, (-1, len(self.weight)))
+        spread = heads.square().mean(-1, keepdim=True) + _EPSILON
+        return (heads * spread.rsqrt() * self.weight.float()).flatten(2).to(keys.dtype)
+
+
+class IdAttention(nn.Module):
+    """Keys and values of ID tokens for each layer that has any, found by the layer's name."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], norms: Mapping[str, int] | None = None) -> None:
+        """`shapes`: by layer name, as diffusers spells it, the layer's width and that of the tokens; `norms`:
+        the heads' width of layers whose keys are normed."""
         super().__init__()
         self.names = tuple(shapes)
         self.layers = nn.ModuleDict(
@@ -37,23 +53,30 @@ class IdAttention(nn.Module):
                 for name, (hidden, tokens) in shapes.items()
             }
         )
+        for name, width in (norms or {}).items():
+            parts: Any = self.layers[_key(name)]
+            parts["norm_k_img"] = _HeadNorm(width)
 
     @classmethod
-    def beside(cls, layers: Mapping[str, CrossAttention]) -> "IdAttention":
+    def beside(cls, layers: Mapping[str, AttentionLayer]) -> "IdAttention":
         """For these layers; begins with what they themselves make of text (spec 2)."""
         weights = {}
         for name, beside in layers.items():
-            for part in ("to_k", "to_v"):
-                weight = getattr(beside.layer, part).weight
-                weights[f"{name}.{part}_img.weight"] = weight.detach().float().clone()
+            text = beside.text
+            for part in ("to_k", "to_v", "norm_k"):
+                if getattr(text, part) is not None:
+                    weights[f"{name}.{part}_img.weight"] = getattr(text, part).detach().float().clone()
         return cls.from_weights(weights)
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> "IdAttention":
-        """From `<layer name>.to_k_img.weight` and `….to_v_img.weight`; KeyError where one is missing."""
+        """From `<layer name>.to_k_img.weight` and `….to_v_img.weight`, beside which `….norm_k_img.weight` may
+        be; KeyError where one is missing."""
         names = list(dict.fromkeys(key.rsplit(".", 2)[0] for key in weights))
         shapes = {name: tuple(weights[f"{name}.to_k_img.weight"].shape) for name in names}
-        branch = cls(shapes)  # pyright: ignore[reportArgumentType] (two sides)
+        normed = {name: weights.get(f"{name}.norm_k_img.weight") for name in names}
+        norms = {name: len(weight) for name, weight in normed.items() if weight is not None}
+        branch = cls(shapes, norms)  # pyright: ignore[reportArgumentType] (two sides)
         branch.load_state_dict({f"layers.{_key(key, 2)}": weight for key, weight in weights.items()})
         return branch
 
@@ -64,8 +87,20 @@ class IdAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> KeysValues:
         """By layer, keys and values (B, n, hidden) of tokens (B, n, D)."""
-        parts: Any = {name: self.layers[_key(name)] for name in self.names}
-        return {name: (part["to_k_img"](tokens), part["to_v_img"](tokens)) for name, part in parts.items()}
+        layers: Any = {name: self.layers[_key(name)] for name in self.names}
+        keys_values = {}
+        for name, parts in layers.items():
+            keys = parts["to_k_img"](tokens)
+            if "norm_k_img" in parts:
+                keys = parts["norm_k_img"](keys)
+            keys_values[name] = keys, parts["to_v_img"](tokens)
+        return keys_values
+
+    @property
+    def width(self) -> int:
+        """Of the tokens."""
+        parts: Any = self.layers[_key(self.names[0])]
+        return parts["to_k_img"].in_features
 
 
 def _key(name: str, keep: int = 0) -> str:
@@ -168,18 +203,34 @@ class _TextFeatures(AttentionUser):
         self._names, self._stop, self.over = set(names), stop, False
         self.found: dict[str, Tensor] = {}
 
+    def before(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
+    ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
+        if site.image != WHOLE and site.text is not None:  # what comes out is of the picture too
+            words = v[:, site.text].transpose(1, 2)
+            if words.shape[1] != site.heads:
+                words = words.repeat_interleave(site.heads // words.shape[1], 1)
+            self._keep(site, lambda: text_probabilities(site, q, k).to(v.dtype) @ words)
+        return q, k, v, bias
+
     def after(self, site: AttentionSite, q: Tensor, out: Tensor) -> Tensor:
+        if site.image == WHOLE:
+            self._keep(site, lambda: out.transpose(1, 2))
+        return out
+
+    def _keep(self, site: AttentionSite, text: Callable[[], Tensor]) -> None:
+        """What a site's picture reads in the text alone, (B, heads, N, d)."""
         if site.name in self._names and not self.over:
-            self.found[site.name] = out.flatten(2)
+            self.found[site.name] = text().transpose(1, 2).flatten(2)
             if self._stop and len(self.found) == len(self._names):
                 raise _Enough
-        return out
 
 
 @contextmanager
 def text_features(seam: Seam, names: Sequence[str], *, stop: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Within, a pass leaves what each site read in the text here, (B, N, hidden): before people are added
-    and before the output projection. `stop`: the pass, and the with-block, end after the last of the sites.
+    """Within, a pass leaves what each site's picture read in the text here, (B, N, hidden): before people are
+    added and before the output projection; where attention is joint, by the softmax over the words alone.
+    `stop`: the pass, and the with-block, end after the last of the sites.
     """
     features = _TextFeatures(names, stop)
     with suppress(_Enough), seam.using("text", features):

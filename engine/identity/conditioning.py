@@ -247,11 +247,11 @@ def attach_identities(base: Any, shown: Sequence[IdentityConditioning]) -> Itera
 
 def _heads(base: Any, shown: Sequence[IdentityConditioning]) -> dict[str, int]:
     """Attention heads of the base's layers by name, once it is known that the people's adapters fit it."""
-    layers = {name: attention.layer for name, attention in base.denoiser.cross_attention().items()}
-    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in layers.items()}
+    layers = base.denoiser.identity_layers()
+    shapes = {name: tuple(layer.text.to_k.shape) for name, layer in layers.items()}
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)
-    return {name: int(layer.heads) for name, layer in layers.items()}
+    return {name: int(layer.layer.heads) for name, layer in layers.items()}
 
 
 def digest_of(people: Sequence[IdentityConditioning]) -> str:

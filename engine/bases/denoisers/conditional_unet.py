@@ -58,6 +58,9 @@ class ConditionalUNet:
     def attention_layers(self) -> Mapping[str, AttentionLayer]:
         return self.cross_attention()
 
+    def identity_layers(self) -> Mapping[str, AttentionLayer]:
+        return self.cross_attention()
+
     def cross_attention(self) -> dict[str, CrossAttention]:
         return cross_attention_layers(self.module)
 

@@ -10,15 +10,31 @@ from torch import Tensor, nn
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import dtype_of, without_autocast
-from .protocol import AttentionLayer, CrossAttention
+from .protocol import AttentionLayer, CrossAttention, TextProjections
 
 _DOUBLE = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+class _Double(AttentionLayer):
+    @property
+    def text(self) -> TextProjections:
+        layer = self.layer
+        return TextProjections(layer.add_k_proj.weight, layer.add_v_proj.weight, layer.norm_added_k.weight)
+
+
+class _Single(AttentionLayer):
+    @property
+    def text(self) -> TextProjections:
+        """Words and picture are projected alike."""
+        width = self.layer.inner_dim
+        _, to_k, to_v = self.layer.to_qkv_mlp_proj.weight[: 3 * width].split(width)
+        return TextProjections(to_k, to_v, self.layer.norm_k.weight)
 
 
 class Flux2Transformer:
     """Reads latents (B, 128, h, w), one token each, and text states, whose places are on RoPE's last axis."""
 
-    offers = frozenset({features.CROSS_ATTENTION_MAPS})
+    offers = frozenset({features.CROSS_ATTENTION_MAPS, features.IDENTITY_ATTENTION})
     side_multiple = 1
     whole_blocks = True
 
@@ -43,12 +59,18 @@ class Flux2Transformer:
 
     def attention_layers(self) -> dict[str, AttentionLayer]:
         """All look at every token of the picture."""
-        kinds = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
+        kinds = {"transformer_blocks": _Double, "single_transformer_blocks": _Single}
         return {
-            f"{blocks}.{number}.attn": AttentionLayer(block.attn, 1, part)
-            for blocks, part in kinds.items()
+            f"{blocks}.{number}.attn": kind(block.attn, 1, kind.__name__.strip("_").lower())
+            for blocks, kind in kinds.items()
             for number, block in enumerate(getattr(self.module, blocks))
         }
+
+    def identity_layers(self) -> dict[str, AttentionLayer]:
+        """All double blocks and every second single one."""
+        layers = self.attention_layers()
+        single = [name for name, layer in layers.items() if isinstance(layer, _Single)]
+        return {name: layer for name, layer in layers.items() if name not in single[1::2]}
 
     def cross_attention(self) -> dict[str, CrossAttention]:
         return {}

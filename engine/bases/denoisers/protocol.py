@@ -10,6 +10,16 @@ from ..conditioning import Conditioning
 
 
 @dataclass(frozen=True)
+class TextProjections:
+    """What a layer makes of words: keys and values (hidden, width), and the weight (d,) of a norm over each
+    head's keys, where it has one. They are the base's own numbers."""
+
+    to_k: Tensor
+    to_v: Tensor
+    norm_k: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class AttentionLayer:
     """A layer where the picture reads words, and how many latent pixels a side one of its queries covers."""
 
@@ -21,9 +31,17 @@ class AttentionLayer:
         """(height, width) of its queries for latents of this (height, width)."""
         return -(-latents[0] // self.reduction), -(-latents[1] // self.reduction)
 
+    @property
+    def text(self) -> TextProjections:
+        raise NotImplementedError
+
 
 class CrossAttention(AttentionLayer):
     """One whose keys and values are the text alone."""
+
+    @property
+    def text(self) -> TextProjections:
+        return TextProjections(self.layer.to_k.weight, self.layer.to_v.weight)
 
 
 class Denoiser(Protocol):
@@ -49,6 +67,10 @@ class Denoiser(Protocol):
 
     def attention_layers(self) -> Mapping[str, AttentionLayer]:
         """Where the picture reads words, by the sites' names, in running order: cross-attention, or joint."""
+        ...
+
+    def identity_layers(self) -> Mapping[str, AttentionLayer]:
+        """Those of `attention_layers` beside which identity tokens are read."""
         ...
 
     def cross_attention(self) -> dict[str, CrossAttention]:

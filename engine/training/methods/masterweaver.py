@@ -5,11 +5,13 @@ editing: an edit of the prompt must move the text branch as it does where nobody
 """
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,7 @@ log = logging.getLogger(__name__)
 
 IDENTITY, EDITING = "identity", "editing"
 GRID_PEOPLE, GRID_EDITS = 4, 3  # of a preview on shards
+EDITED = 3  # layers whose text branches are compared, where none are named: as many as SD 1.x has
 TEXTS_KEPT = 1024  # states of edit prompts; all of them would be a gigabyte on SD 1.x
 
 
@@ -117,8 +120,7 @@ class MasterWeaver(Method):
         self.encoder, self.attention = self._networks()
         self._teachers: list[IdEncoder] = []  # a list, that it is no part of what is trained
         self._seam = Seam(base.network).open()
-        layers = mask_layers(base)
-        self.edit_layers = [name for name, layer in layers.items() if layer.part == "up"] or list(layers)
+        self.edit_layers = editing_layers(base)
         self._average = self._moving_average()
         self._lanes: SampleStreams | None = None
         self._own = self._concept_samples()
@@ -134,7 +136,7 @@ class MasterWeaver(Method):
         encoder = IdEncoder(
             dim=width, image_width=self.nothing.shape[-1], queries=settings.queries, depth=settings.depth
         )
-        return encoder, IdAttention.beside(self.base.denoiser.cross_attention())
+        return encoder, IdAttention.beside(self.base.denoiser.identity_layers())
 
     def _from_file(self, path: str) -> tuple[IdEncoder, IdAttention]:
         artifact = Artifact.load(path)
@@ -149,7 +151,9 @@ class MasterWeaver(Method):
         return encoder.requires_grad_(True), attention.requires_grad_(True)
 
     def _context_width(self) -> int:
-        return sum(tower.config.hidden_size for tower in self.base.text_encoders.values())
+        """Of what the layers beside which ID tokens are read take for words."""
+        beside = next(iter(self.base.denoiser.identity_layers().values()))
+        return beside.text.to_k.shape[1]
 
     def _moving_average(self) -> Ema | None:
         if not self.settings.ema_decay:
@@ -312,7 +316,9 @@ class MasterWeaver(Method):
     def _times(self, generators: Sequence[torch.Generator], low: int, high: int) -> Tensor:
         """A time for each generator, from one published timestep up to another: (B,)."""
         first, last = (self.base.process.published_time(end) for end in (low, high))
-        return torch.cat([self.base.process.sample_times(1, one, first, last) for one in generators])
+        latents = math.prod(self.base.latent_shape(self.size, self.size)[1:])
+        sample = partial(self.base.process.sample_times, 1, low=first, high=last, latents=latents)
+        return torch.cat([sample(one) for one in generators])
 
     def _edit_prompts(
         self, samples: Sequence[_Drawn], mine: range, phase: Phase, number: int
@@ -588,6 +594,19 @@ def spoken_of(captions: Sequence[str], class_word: str) -> str:
         return f"a photo of a {class_word}"
     kind = f"a {class_word}"
     return captions[0] if not has_place(captions[0]) else with_placeholder(captions[0], kind)
+
+
+def editing_layers(base: BaseModel) -> list[str]:
+    """Whose text branches the editing loss compares: a U-Net's on the way up, three where attention is joint:
+    the best that the family's row names, or those in the middle."""
+    layers = mask_layers(base)
+    if base.denoiser.cross_attention():
+        return [name for name, layer in layers.items() if layer.part == "up"] or list(layers)
+    ranked = [name for name in base.traits.attention_layers if name in layers][:EDITED]
+    if ranked:
+        return ranked
+    names, first = list(layers), max(0, (len(layers) - EDITED) // 2)
+    return names[first : first + EDITED]
 
 
 def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:

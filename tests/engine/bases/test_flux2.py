@@ -249,13 +249,15 @@ def test_a_lora_of_another_family_is_refused(base: BaseModel):
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__[5:25])
-@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora", "magictailor", "magicapture"])
+@pytest.mark.parametrize(
+    "method", ["textual-inversion", "dreambooth-lora", "magictailor", "magicapture", "masterweaver"]
+)
 def test_klein_is_learned_on(check, method, base, folder, monkeypatch):
     monkeypatch.setattr(base.text, "length", 96)  # a fifth of the time
     check(method, base, folder)
 
 
-@pytest.mark.parametrize("method", ["custom-diffusion", "masterweaver", "personamagic"])
+@pytest.mark.parametrize("method", ["custom-diffusion", "personamagic"])
 def test_methods_that_need_what_klein_lacks_are_refused_by_name(method, base, folder):
     with pytest.raises(LikenessError, match=rf"{method} needs .* \(FLUX\.2 Klein 4B\) does not offer"):
         train(tiny_job(method, folder), base=base)
