@@ -122,6 +122,25 @@ CHOICE = """
   return Object.fromEntries(told);
 }
 """
+INTO_A_SUBGRAPH = """
+([name, value]) => {
+  const graph = window.app.graph;
+  graph.clear();
+  const made = type => { const node = LiteGraph.createNode(type); graph.add(node); return node };
+  const [demo, learn] = [made('LikenessMiniature'), made('LikenessTrainDreamBoothLora')];
+  const read = node => node.widgets.find(widget => widget.name === name).value;
+  demo.connect(0, learn, 0);
+  learn.widgets.find(widget => widget.name === name).value = value;
+  const {subgraph, node} = graph.convertToSubgraph(new Set([learn]));
+  const inside = subgraph._nodes.find(one => one.type === learn.type);
+  const found = {inside: read(inside), wired: inside.inputs.find(one => one.name === 'model').link != null};
+  const saved = JSON.parse(JSON.stringify(graph.serialize()));
+  graph.clear();
+  graph.configure(saved);
+  const again = graph._nodes.find(one => one.subgraph).subgraph._nodes.find(one => one.type === learn.type);
+  return {...found, opened: read(again)};
+}
+"""
 LOOK = """
 () => {
   const graph = window.app.graph;
@@ -178,6 +197,13 @@ def test_six_widgets_are_shown_the_rest_on_asking_and_numbers_are_those_of_the_p
     assert found["demo"] == [150, 5e-3, 8]
     assert found["typed"] == [77, 5e-3, 8]  # what somebody typed stays
     assert found["reference"][0] != 77
+
+
+@needs_editor
+def test_what_was_typed_stays_when_a_training_node_goes_into_a_subgraph(page: Any):
+    """800 steps are another preset's number: they were typed all the same."""
+    found = page.evaluate(INTO_A_SUBGRAPH, ["steps", 800])
+    assert found == {"inside": 800, "wired": True, "opened": 800}
 
 
 @needs_editor
