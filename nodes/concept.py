@@ -128,6 +128,14 @@ class LikenessConceptFolder(io.ComfyNode):
             outputs=[
                 Concept.Output(display_name="concept", tooltip="Connect it to one of the Train nodes."),
                 io.String.Output(display_name="class word", tooltip="What the folder's subject is."),
+                io.Image.Output(
+                    display_name="images", is_output_list=True,
+                    tooltip="The pictures, each of its own size: to look at, to crop, to make masks of.",
+                ),
+                io.Mask.Output(
+                    display_name="masks", is_output_list=True,
+                    tooltip="Their masks; white all over where a picture has none.",
+                ),
             ],
         )  # fmt: skip
 
@@ -150,7 +158,7 @@ class LikenessConceptFolder(io.ComfyNode):
         captions: str = CAPTION_SOURCES[0],
     ) -> io.NodeOutput:  # fmt: skip
         from ..engine.comfy_bridge.folders import input_folder
-        from ..engine.comfy_bridge.pictures import advice_on
+        from ..engine.comfy_bridge.pictures import advice_on, pictures_and_masks_of
         from ..engine.data.at_hand import keep_at_hand
         from ..engine.data.concepts import one_of_folder
 
@@ -162,7 +170,8 @@ class LikenessConceptFolder(io.ComfyNode):
         concept = one_of_folder(requested)
         spec = dataclasses.replace(requested, class_word=concept.class_word, role=concept.role)
         keep_at_hand(spec, concept)
-        return told(cls, spec, concept.class_word, text=advice_on(concept, faces))
+        shown = pictures_and_masks_of(concept)
+        return told(cls, spec, concept.class_word, *shown, text=advice_on(concept, faces))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: str) -> str:

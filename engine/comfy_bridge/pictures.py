@@ -37,6 +37,17 @@ def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
 
 
+def pictures_and_masks_of(concept: Concept) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Each picture of a concept as IMAGE (1, H, W, 3) and its mask as MASK (1, H, W), white without one."""
+    images = [image_of([picture.pixels]) for picture in concept.pictures]
+    white = [np.ones(picture.pixels.shape[:2], np.float32) for picture in concept.pictures]
+    masks = [
+        torch.from_numpy(np.asarray(all_of_it if picture.mask is None else picture.mask, np.float32))[None]
+        for picture, all_of_it in zip(concept.pictures, white)
+    ]
+    return images, masks
+
+
 def opened(jpeg: bytes) -> np.ndarray | None:
     """The picture (H, W, 3) uint8 in a file's bytes; None where there is none that can be read."""
     try:

@@ -125,7 +125,7 @@ def advice_on_all(reports: Sequence[Quality]) -> list[str]:
     if 0 < masked < len(reports):
         said.append(f"only {masked} of {len(reports)} pictures have masks; mask all or none")
     elif not masked:
-        said.append("no masks: backgrounds are learned too; `likeness masks` writes them")
+        said.append("no masks: backgrounds are learned too; `likeness masks` or a mask node makes some")
     return said
 
 

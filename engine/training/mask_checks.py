@@ -20,7 +20,7 @@ def check_masks(
         if picture.mask is None:
             raise LikenessError(
                 f"{where}: there is no mask; mark the {thing} in masks/{picture.name}.png, or let "
-                "`likeness masks` do it"
+                "`likeness masks`, or in ComfyUI a mask node before Training Subject, do it"
             )
         if not ((mask >= least) & (mask > 0)).any():
             raise LikenessError(

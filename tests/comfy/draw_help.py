@@ -1,13 +1,15 @@
 """Draws the pictures of the help pages: each node wired, as a running ComfyUI's own editor shows it.
 
-    python tests/comfy/draw_help.py http://127.0.0.1:8188 [LikenessApply ...]
+    python -m likeness_portraits.tests.comfy.draw_help http://127.0.0.1:8188 [LikenessApply ...]
 
 A node is shown in the first bundled workflow that has it, or in a few nodes of `SMALL`, and beside it the
-picture that this workflow ended with (its thumbnail). Writes web/docs/<node>.jpg; without names all of them.
+picture that this workflow ended with (its thumbnail), or what help_results.py runs. Writes
+web/docs/<node>.jpg; without names all of them.
 
 The editor frames in red what is not there. So that nothing is, the server's folders hold files of these
 names, empty ones do: anna.safetensors and friend.safetensors in models/likeness, sd_xl_base_1.0.safetensors
-in models/checkpoints, GFPGANv1.4.pth in models/facerestore_models; and a picture as input/anna.png.
+in models/checkpoints, GFPGANv1.4.pth in models/facerestore_models; not empty, the upscaler of
+help_results.py; and a picture as input/anna.png.
 """
 
 import argparse
@@ -18,12 +20,10 @@ from typing import Any
 
 from PIL import Image
 
-try:
-    from .draw_workflows import DRAW, ROOT, editor, links
-    from .drawings import Nodes
-except ImportError:  # as a script it has no package
-    from draw_workflows import DRAW, ROOT, editor, links  # type: ignore[no-redef]
-    from drawings import Nodes  # type: ignore[no-redef]
+from likeness_portraits.tests.comfy.draw_thumbnails import Running
+from likeness_portraits.tests.comfy.draw_workflows import DRAW, ROOT, editor, links
+from likeness_portraits.tests.comfy.drawings import Nodes
+from likeness_portraits.tests.comfy.help_results import RESULTS
 
 PAGES = ROOT / "web" / "docs"
 SIDE, AROUND, MOST = 460, 150, 900  # pixels: height of a picture; graph units beside a node; its width
@@ -41,6 +41,11 @@ PREFERRED = {  # where several bundled workflows have a node; else that of the f
     "LikenessPeople": "06 Two people in one picture",
     "LikenessRefocusedSampler": "06 Two people in one picture",
     "LikenessTrainDreamBoothLora": "01 Try it, learn a demo person",
+}
+
+LIKE = {  # nodes that no bundled workflow shows, and what ends with what they make
+    "LikenessStagedPrompt": "12 Staged words",
+    "LikenessTrainMasterWeaver": "05 One photo, no training",
 }
 
 # fmt: off
@@ -76,9 +81,10 @@ SMALL: dict[str, tuple[Nodes, str]] = {  # nodes that no bundled workflow has
     }, "base.MODEL>it.model base.CLIP>it.clip base.VAE>it.vae it.likeness>read.adapter"),
     "LikenessUpscale": ({
         "picture": ("LoadImage", (0, 0), (280, 300), "", {"image": "anna.png"}),
+        "model": ("UpscaleModelLoader", (0, 400), (280, 60), "", {}),
         "it": ("LikenessUpscale", (380, 0), (320, 200), "", {}),
         "show": ("PreviewImage", (800, 0), (300, 300), "", {}),
-    }, "picture.IMAGE>it.images it.images>show.images"),
+    }, "picture.IMAGE>it.images model.UPSCALE_MODEL>it.upscale_model it.images>show.images"),
 }
 # fmt: on
 
@@ -149,11 +155,19 @@ def wired(page: Any, node: str) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot(clip=place))).convert("RGB")
 
 
-def beside(shot: Image.Image, result: Path | None) -> Image.Image:
+def result_of(node: str, url: str) -> Image.Image | None:
+    """What the node, or the workflow it stands in, leads to."""
+    if node in RESULTS:
+        return RESULTS[node](Running(url))
+    workflow = ROOT / "workflows" / f"{LIKE[node]}.json" if node in LIKE else workflow_with(node)
+    if workflow is None or not workflow.with_suffix(".jpg").exists():
+        return None
+    return Image.open(workflow.with_suffix(".jpg")).convert("RGB")
+
+
+def beside(shot: Image.Image, result: Image.Image | None) -> Image.Image:
     """The node, and on its right what the workflow ended with, both of one height."""
-    parts = [shot]
-    if result is not None and result.exists():
-        parts.append(Image.open(result).convert("RGB"))
+    parts = [shot, *([] if result is None else [result])]
     parts = [part.resize((max(1, part.width * SIDE // part.height), SIDE), Image.Resampling.LANCZOS)
              for part in parts]  # fmt: skip
     sheet = Image.new(
@@ -174,9 +188,7 @@ def main() -> None:
     asked = arguments.parse_args()
     with editor(asked.url) as page:
         for node in asked.nodes or sorted(path.stem for path in PAGES.glob("*.md")):
-            workflow = workflow_with(node)
-            result = workflow.with_suffix(".jpg") if workflow is not None else None
-            picture = beside(wired(page, node), result)
+            picture = beside(wired(page, node), result_of(node, asked.url))
             picture.save(PAGES / f"{node}.jpg", quality=QUALITY, optimize=True, progressive=True)
 
 

@@ -132,7 +132,8 @@ def thumbnail(server: Server, nodes: Mapping[str, Any], module: str) -> Image.Im
             files = shown[name_in_api(workflow, plan, node)]["images"]
             picked += [files[number] for number in part.pictures] or files
         pictures = [Image.open(io.BytesIO(server.get("/view", **one))).convert("RGB") for one in picked]
-        parts.append((part.caption, pictures))
+        upper = [one.crop((0, 0, one.width, round(one.height * part.upper))) for one in pictures]
+        parts.append((part.caption, upper))
     return captioned(parts, STANDING_IN if hasattr(drawing(module), "MODELS") else "")
 
 

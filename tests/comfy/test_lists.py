@@ -110,6 +110,32 @@ def test_lists_of_pictures_and_masks_are_one_masked_concept_and_one_training(ser
     assert [len(list((folder / kind).glob("*.png"))) for kind in ("images", "masks")] == [4, 4]
 
 
+def test_a_folders_pictures_can_be_looked_at_and_masked_in_the_graph(server: Server):
+    """Each of its own size, with the mask it has or a white one; together they make a masked subject."""
+    sizes = photographs(server.base / "input" / "shown")
+    (server.base / "input" / "shown" / "masks").mkdir()
+    half = Image.new("L", SIZES[0])
+    half.paste(255, (0, 0, 64, 128))
+    half.save(server.base / "input" / "shown" / "masks" / "photo 0.png")
+    folder = node("LikenessConceptFolder", folder="shown", class_word="woman", token="<v0>", role="subject")
+    again = described(["folder", 2], masks=["folder", 3], token="<shown>")
+    shown = server.run({
+        "folder": folder, "pictures": node("PreviewImage", images=["folder", 2]),
+        "as images": node("MaskToImage", mask=["folder", 3]),
+        "masks": node("PreviewImage", images=["as images", 0]),
+        "again": again, "show": node("PreviewAny", source=["again", 0]),
+    })  # fmt: skip
+    pictures, masks = (
+        [server.picture(file) for file in shown[name]["images"]] for name in ("pictures", "masks")
+    )
+    assert sorted(picture.shape[1::-1] for picture in pictures) == sizes
+    genuine = np.asarray(Image.open(server.base / "input" / "shown" / "photo 4.png"))
+    assert sum(np.array_equal(genuine, picture) for picture in pictures) == 1
+    assert [mask.shape for mask in masks] == [picture.shape for picture in pictures]
+    assert sorted(mask.min() for mask in masks) == [0] + [255] * 8
+    assert len(list((newest_concept(server) / "masks").glob("*.png"))) == 9
+
+
 def test_a_list_is_one_identity_and_one_measurement(server: Server):
     outputs = server.run(
         PERSON | {

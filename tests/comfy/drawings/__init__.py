@@ -48,11 +48,15 @@ class File(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A part of a thumbnail: its words, the node (or nodes) whose pictures it is, and which of them."""
+    """A part of a thumbnail: its words, the node (or nodes) whose pictures it is, and which of them.
+
+    `upper`: how much of a tall picture's height is shown, from above.
+    """
 
     caption: str
     node: str
     pictures: tuple[int, ...] = ()
+    upper: float = 1.0
 
 
 _HUGGING_FACE = "https://huggingface.co"
