@@ -94,7 +94,7 @@ def full_card(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("write", ", ".join(map(_typed, tokens))),
         ("kind", f"{kind}, {numbers:,} numbers" if numbers else kind),
         ("method", facts["method"]),
-        ("base", ", ".join(part for part in (FAMILIES[facts["base_family"]].name, _base(about)) if part)),
+        ("base", ", ".join(part for part in (FAMILIES[facts["base_family"]].name, *_base(about)) if part)),
         ("learned from", _pictures(about)),
         ("steps", f"{steps}, seed {facts['seed']}" if steps else ""),
         ("scores", _scores(about.get("scores"))),
@@ -127,10 +127,11 @@ def _typed(token: "Token") -> str:
     return f"{token.token} ({', '.join(about)})" if about else token.token
 
 
-def _base(about: Mapping[str, Any]) -> str:
-    """The base's own name; of the Miniature there is one, which its family says."""
-    name = about.get("base", "")
-    return name if isinstance(name, str) and name != "miniature" else ""
+def _base(about: Mapping[str, Any]) -> tuple[str, str]:
+    """The base's own name, and which version of it; of the Miniature there is one, which its family says."""
+    name, distilled = about.get("base", ""), about.get("distilled")
+    version = {"True": "distilled", "False": "base version"}.get(repr(distilled), "")
+    return name if isinstance(name, str) and name != "miniature" else "", version
 
 
 def _pictures(about: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
 from .denoisers.flux2_transformer import Flux2Transformer
 from .denoisers.protocol import Denoiser
-from .families import FAMILIES, KNOWN, MINIATURE, Family
+from .families import FAMILIES, KNOWN, MINIATURE, Family, distilled_by_name
 from .loaders.checkpoint_file import read_checkpoint_tensors
 from .loaders.flux2 import Flux2Parts, is_flux2_folder, read_flux2_file, read_flux2_folder
 from .loaders.folder import import_networks, read_folder
@@ -81,7 +81,7 @@ class BaseModel(nn.Module):
         # FLUX's and SD 3's autoencoders have one
         self.latent_shift: float = getattr(vae.config, "shift_factor", None) or 0.0
         self.pixels_per_latent = pixels_per_latent(vae)
-        self.distilled = False  # to draw in a few steps; known of some bases alone
+        self.distilled: bool | None = False  # to draw in a few steps; None: nothing says so
         self.pass_size = 0  # rows in one pass of the network while something is learned; 0: all
         self.model_wrapper: ModelWrapper = unwrapped  # for models that draw while something is learned on it
         self._away: list[nn.Module] = []  # parts that wait on the CPU
@@ -393,6 +393,8 @@ def named(base: BaseModel, name: str) -> BaseModel:
     """The base, called as its file is, without the ending."""
     ending = next((end for end in MODEL_FILES if name.lower().endswith(end)), "")
     base.name = name[: len(name) - len(ending)]
+    if base.distilled is None:
+        base.distilled = distilled_by_name(base.name)
     return base
 
 

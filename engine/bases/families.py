@@ -5,6 +5,7 @@ here needs PyTorch, for nodes read it while ComfyUI starts. Keys of `FAMILIES` a
 they never change.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ class Family:
     network: Mapping[str, Any] = field(default_factory=dict)  # diffusers' config, where not its default
     comfy_class: str | None = None  # in comfy.supported_models; None: a class of our own
     comfy_version: str = "0.3.64"  # the oldest ComfyUI that has what it needs
+    distilled_twin: bool = False  # there is a version of it that draws in a few steps, to be drawn with
     peft_names: bool = False  # its LoRAs' layers are called as PEFT and diffusers do; else as kohya does
 
     # what it is learned with
@@ -99,12 +101,13 @@ _ROWS = (
     ),
     Family(
         key="flux2", name="FLUX.2 Klein 4B", architecture="flux-2-klein-4b", text_widths={"qwen3_4b": 2560},
-        latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True, comfy_class="Flux2",
-        comfy_version="0.26", degradation=None, head_alone=True,
+        latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True, distilled_twin=True,
+        comfy_class="Flux2", comfy_version="0.26", degradation=None, head_alone=True,
     ),
     Family(
         key="flux2_9b", name="FLUX.2 Klein 9B", architecture="flux-2-klein-9b",
         text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True,
+        distilled_twin=True,
         comfy_class="Flux2", comfy_version="0.26", degradation=None, head_alone=True,
     ),
 )  # fmt: skip
@@ -124,3 +127,11 @@ def family_of_flux2(text_width: int) -> Family:
     """The row of a FLUX.2 whose text encoder's states are so wide; tiny ones count as Klein 4B."""
     rows = [row for row in FAMILIES.values() if row.denoiser == "flux2"]
     return next((row for row in rows if text_width in row.text_widths.values()), rows[0])
+
+
+def distilled_by_name(name: str) -> bool | None:
+    """Whether a FLUX.2 Klein is distilled to a few steps, by its file's or folder's name; None where that
+    says nothing. Its makers call the one `flux-2-klein-4b`, the other `flux-2-klein-base-4b`."""
+    if re.search(r"klein[-_. ]?base|base[-_. ]?klein", name, re.IGNORECASE):
+        return False
+    return True if re.search(r"flux[-_. ]?2[-_. ]?klein[-_. ]?\d+b", name, re.IGNORECASE) else None

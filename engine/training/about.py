@@ -25,6 +25,8 @@ def about_run(
         "size": size,
         "precision": job.precision,
     }
+    if base.traits.distilled_twin and base.distilled is not None:
+        facts["distilled"] = base.distilled
     if critic is not None and critic.scores:
         facts["scores"] = dict(critic.scores)
     return facts

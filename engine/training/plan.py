@@ -37,6 +37,11 @@ def remarks(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> list[str]
             "its own cartoons: what is learned fits no other model; name a checkpoint with --base, or "
             "connect one"
         )
+    if base.distilled is None:
+        said.append(
+            f"nothing says whether {base.name or 'this model'} is the base version of {base.traits.name} or "
+            "the distilled one: learn on the base version, and draw with the distilled one"
+        )
     return said
 
 

@@ -50,7 +50,7 @@ class Flux2Parts:
     taps: tuple[int, ...]  # before which of its layers
     tokenizer: Any
     resolution: int = _RESOLUTION
-    distilled: bool = False  # to few steps, as far as the files say
+    distilled: bool | None = None  # to few steps, where the files say
 
 
 def flux2_classes() -> tuple[Any, Any]:
@@ -271,7 +271,7 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
         read_tokenizer(path / "tokenizer"),
         taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
         resolution=read["vae"].get("sample_size", _RESOLUTION),
-        distilled=bool(_told(path / "model_index.json").get("is_distilled")),
+        distilled=_told(path / "model_index.json").get("is_distilled"),
     )
 
 
@@ -315,10 +315,6 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
         "flux2-vae.safetensors; ComfyUI keeps it in models/vae",
     )  # fmt: skip
     stored = len(numbers_in({key.removeprefix("model."): None for key in text}, "layers."))  # type: ignore[arg-type]
-    if "klein" in path.name.lower() and "base" not in path.name.lower():
-        log.warning(
-            "%s is the distilled Klein, by its name: learn on klein-base, and draw with klein", path.name
-        )
     words = next((place for place in _tokenizer_places(path, spec) if _has_words(place)), None)
     if words is None:
         raise LikenessError(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +12,16 @@ import torch
 from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.artifact.card import full_card
 from likeness_portraits.engine.artifact.other_tools import export_stock, import_file
 from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.families import distilled_by_name
 from likeness_portraits.engine.bases.loaders.flux2 import flux2_classes
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training.launch import train
+from likeness_portraits.engine.training.plan import remarks
 from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.tiny import tiny_job, write_person
 from likeness_portraits.tests.engine.training import test_methods
@@ -235,6 +239,54 @@ def test_the_distilled_klein_is_not_learned_on(klein: Path, folder: Path, tmp_pa
     assert base.distilled
     with pytest.raises(LikenessError, match="learn on klein-base, and draw with"):
         train(tiny_job("textual-inversion", folder), base=base)
+
+
+@pytest.mark.parametrize(
+    ("name", "distilled"),
+    [
+        ("flux-2-klein-4b", True), ("FLUX.2-klein-9B", True), ("flux-2-klein-4b-fp8", True),
+        ("black-forest-labs/FLUX.2-klein-4B", True), ("flux-2-klein-base-4b-fp8", False),
+        ("FLUX.2-klein-base-9B", False), ("my klein merge", None), ("transformer", None),
+    ],
+)  # fmt: skip
+def test_which_klein_it_is_is_told_by_its_makers_names(name: str, distilled: bool | None):
+    assert distilled_by_name(name) is distilled
+
+
+def test_learned_on_klein_base_and_drawn_with_klein_is_said_kept_and_drawn(
+    klein: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("flux-2-klein-base-4b", "flux-2-klein-4b"):
+        shutil.copytree(klein, tmp_path / name)
+    own, twin = (
+        load_base(BaseSpec.parse(str(tmp_path / name)))
+        for name in ("flux-2-klein-base-4b", "flux-2-klein-4b")
+    )
+    for one in (own, twin):
+        monkeypatch.setattr(one.text, "length", 96)
+    assert own.distilled is False and twin.distilled is True
+    with pytest.raises(LikenessError, match="is distilled to draw in a few steps.* learn on klein-base"):
+        train(tiny_job("dreambooth-lora", folder), base=twin)
+    learned = Artifact.load(train(tiny_job("dreambooth-lora", folder), base=own))
+    assert learned.base_family == "flux2" and learned.about["distilled"] is False
+    assert dict(full_card(vars(learned)))["base"] == "FLUX.2 Klein 4B, flux-2-klein-base-4b, base version"
+    plain, drawn = (
+        generate(twin, ["a photo of <v0>"], artifacts=artifacts, steps=2, guidance=1.0)
+        for artifacts in ([(replace(learned, tensors=_still(learned)), 1.0)], [(learned, 1.0)])
+    )
+    assert (plain != drawn).any()
+
+
+def _still(artifact: Artifact) -> dict[str, torch.Tensor]:
+    """Its tensors with a LoRA that changes nothing."""
+    return {key: torch.zeros_like(value) if ".lora_B." in key else value for key, value in
+            artifact.tensors.items()}  # fmt: skip
+
+
+def test_a_klein_of_which_nothing_is_said_is_learned_on_with_a_remark(base: BaseModel, folder: Path):
+    assert base.distilled is None
+    (said,) = [line for line in remarks(tiny_job("dreambooth-lora", folder), base, []) if "distilled" in line]
+    assert said.startswith("nothing says whether klein") and said.endswith("draw with the distilled one")
 
 
 def test_a_lora_of_another_family_is_refused(base: BaseModel):
