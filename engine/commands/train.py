@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,8 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
     typed = {name: value for name, value in options.items()
              if value is not None and value is not False and value != []}  # fmt: skip
     typed |= {} if buckets is None else {"buckets": buckets}
+    if prompts := typed.pop("preview_prompt", None):
+        typed["preview_prompt"] = "\n".join(prompts)
     settings = {name: job_file.value_of(typed.pop(name)) for name in names & typed.keys()}
     configured = job_file.read_yaml(config) if config is not None else {}
     concepts = job_file.concepts_of(
@@ -46,6 +49,7 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
 
 def _run(job: Any, concepts: list[Any], look_every: int = 0) -> int:
     from ..training.launch import train
+    from ..training.logs import Recorded
 
     people = _people_on(job)
     output = Path(job.output)
@@ -53,11 +57,14 @@ def _run(job: Any, concepts: list[Any], look_every: int = 0) -> int:
         note(f"there is no checkpoint in {job.checkpoints}; beginning at the first step")
     observer = ConsoleObserver(f"learning ({job.method})", output.with_suffix(".previews"))
     curve = output.with_suffix(".likeness.png")
-    critic = _critic(job, concepts[0] if concepts else None, look_every, curve) if look_every else None
+    recorded = Recorded(observer, job)
+    first = concepts[0] if concepts else None
+    critic = _critic(job, first, look_every, curve, recorded.record) if look_every else None
+    del first
     read = iter(concepts)
     del concepts  # `train` takes them over, and keeps no more of them than it needs
-    with observer.watching():
-        path = train(job, observer, critic=critic, people=people, concepts=read)
+    with observer.watching(), closing(recorded):
+        path = train(job, recorded, critic=critic, people=people, concepts=read)
     say(str(path))
     if critic is not None and critic.looks and not observer.interrupt.pressed:
         note(f"kept is step {critic.best.step}; {critic.ending}")
@@ -80,12 +87,13 @@ def _people_on(job: Any) -> "list[IdentityConditioning]":
     return people_on(texts, [concept.folder for concept in job.concepts])
 
 
-def _critic(job: Any, concept: Any, every: int, curve: Path) -> Any:
+def _critic(job: Any, concept: Any, every: int, curve: Path, record: Callable[[int, Any], None]) -> Any:
     """Who looks at the likeness meanwhile: each look is a line, and a point in the curve's picture."""
     from ..evaluation.loss_plot import plot_losses
-    from ..evaluation.stopping import critic_for, curves, look_in_words
+    from ..evaluation.stopping import critic_for, curves, look_in_words, scores_of
 
     def show(looks: Sequence[Any]) -> None:
+        record(looks[-1].step, scores_of(looks[-1]))
         note(look_in_words(looks))
         save_picture(curve, plot_losses(curves(looks)))
 
@@ -212,7 +220,13 @@ _COMMON: dict[str, dict[str, Any]] = {
     },
     "Watch": {
         "preview_every": Annotated[int | None, Option(help="Steps between preview pictures.")],
-        "preview_prompt": Annotated[str | None, Option(help="What previews show.")],
+        "preview_prompt": Annotated[
+            list[str] | None, Option(help="What previews show; repeat for a sheet of several.")
+        ],
+        "log": Annotated[
+            list[str] | None,
+            Option(help="tensorboard or wandb too, beside the CSV file; repeat for both."),
+        ],
         "hold_out": Annotated[
             int | None,
             Option(

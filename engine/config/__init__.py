@@ -10,7 +10,7 @@ library or touches a picture.
 from .checks import above_zero, at_least, at_most, chosen_preset, finite, one_of, spoken, with_gap
 from .custom_diffusion import CustomDiffusionSettings
 from .dreambooth_lora import DreamBoothLoraSettings
-from .job import DEVICES, PRECISIONS, Job
+from .job import DEVICES, PRECISIONS, TRACKERS, Job
 from .magicapture import MagiCaptureSettings
 from .magictailor import DEGRADATIONS, MagicTailorSettings
 from .masterweaver import (
@@ -36,7 +36,7 @@ __all__ = [
     "METHODS",
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "OPTIMIZERS",
     "PRECISIONS", "PRESETS",
-    "ROLES", "LR_SCHEDULES", "TOKEN", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
+    "ROLES", "LR_SCHEDULES", "TOKEN", "TRACKERS", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "Recipe", "TextualInversionSettings", "above_zero", "at_least",
     "at_most",

@@ -19,6 +19,7 @@ from .specs import TOKEN, BaseSpec, ConceptSpec
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu")
+TRACKERS = ("tensorboard", "wandb")  # by their packages' names
 MOST = 10_000_000  # of anything that is counted
 LAST_SEED = 2**63 - 1  # that all libraries' random numbers can begin from
 
@@ -50,7 +51,8 @@ class Job:
     checkpoint_every: int = 0  # steps; 0: none by steps
     checkpoint_minutes: float = 5.0  # between checkpoints by the clock; 0: none but the one kept after a stop
     preview_every: int = 0  # steps; 0: no previews
-    preview_prompt: str | None = None  # None: "a photo of" the first concept's placeholder
+    log: tuple[str, ...] = ()  # where else numbers go than into the CSV file, of TRACKERS
+    preview_prompt: str | None = None  # a line for each; None: "a photo of" the first placeholder
     resume: bool = False  # go on from the checkpoint beside the output, if there is one
     overwrite: bool = False  # replace an output that is there, and begin again where a run was broken off
     processes: int | None = None  # that must train together, so that none is missing unseen; None: any
@@ -83,6 +85,8 @@ class Job:
         check_name(Path(self.output).stem)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
+        for name in self.log:
+            one_of("tracker", name, TRACKERS)
         at_least(self, 0, "caption_dropout", "caption_keep", "hold_out")
         if self.hold_out and not self.concepts:
             raise LikenessError("hold_out is of a concept's pictures, and there is no concept; leave it away")

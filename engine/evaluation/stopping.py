@@ -122,10 +122,7 @@ class LikenessCritic:
         """The best look's scores by name, and its step."""
         if not self.looks:
             return {}
-        best = self.best
-        prompt = {} if best.prompt is None else {"prompts": best.prompt}
-        copying = {} if best.copying is None else {"copying": best.copying}
-        return {"likeness": best.identity, **copying, **prompt, "step": best.step}
+        return {**scores_of(self.best), "step": self.best.step}
 
     @property
     def ending(self) -> str:
@@ -197,6 +194,13 @@ def critic_for(
     concept = (concept or load_concept(job.concepts[0])).held_out(job.hold_out, job.seed)
     prompts = MINIATURE_PROMPTS if small else PROMPTS
     return LikenessCritic(concept, judge, text, prompts, every=every, seed=job.seed, on_look=on_look)
+
+
+def scores_of(look: LikenessLook) -> dict[str, float]:
+    """A look's scores by name, those that somebody judged."""
+    prompt = {} if look.prompt is None else {"prompts": look.prompt}
+    copying = {} if look.copying is None else {"copying": look.copying}
+    return {"likeness": look.identity, **copying, **prompt}
 
 
 def look_in_words(looks: Sequence[LikenessLook]) -> str:

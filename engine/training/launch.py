@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from .about import about_run
 from .checkpoint import Checkpoints, Origin
 from .faster import arranged, check_backend
 from .host import check_people, merged_adapters
+from .logs import Recorded
 from .memory import MemoryPlan, bytes_of
 from .methods import method_class
 from .methods.base import Method
@@ -74,8 +75,8 @@ def train(
     pictures meanwhile.
     """
     check_people(job, people)
-    if job.preview_prompt:  # before a run of hours meets it
-        weighted(spelled(job.preview_prompt, [concept.token for concept in job.concepts]))
+    for prompt in (job.preview_prompt or "").splitlines():  # before a run of hours meets it
+        weighted(spelled(prompt, [concept.token for concept in job.concepts]))
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(job.seed)
         return _train(job, observer or Silent(), base, critic, people, concepts, runs)
@@ -291,7 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options: dict[str, object] = {name: True for name in flags if getattr(parsed, name)}
         options |= {"processes": parsed.processes} if parsed.processes else {}
         job = build_job(str(config.get("method")), config, options, {})
-        log.info("%s", train(job, Logged(), concepts=iter(check_job(job))))
+        with closing(Recorded(Logged(), job)) as observer:
+            log.info("%s", train(job, observer, concepts=iter(check_job(job))))
         return 0
     except LikenessError as error:
         log.error("%s", error)

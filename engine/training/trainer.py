@@ -322,15 +322,15 @@ class Trainer:
 
     def _preview(self, progress: Progress) -> None:
         subject = self.job.concepts[0].token if self.job.concepts else "a person"
-        prompt = self.job.preview_prompt or f"a photo of {subject}"
+        prompts = (self.job.preview_prompt or "").splitlines() or [f"a photo of {subject}"]
         with torch.random.fork_rng(), self.accelerator.autocast(), self._as_kept:
             try:
-                image = self.method.preview(prompt, self.job.seed, self._check_drawing)
+                images = [self.method.preview(one, self.job.seed, self._check_drawing) for one in prompts]
             except Stopped:
                 return
         if self.accelerator.is_main_process:
-            self.shown = image
-            self.observer.on_preview(progress, image)
+            self.shown = images[0]
+            self.observer.on_preview(progress, tiled(images))
 
     def _seen_enough(self, progress: Progress) -> bool:
         """Lets the critic look where it is due, and keeps the best state; whether it has seen enough."""
@@ -393,6 +393,17 @@ class Trainer:
             total=self.total,
             stopped=stopped,
         )
+
+
+def tiled(images: Sequence[np.ndarray], across: int = 4) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 of one size in rows; a single one is itself."""
+    if len(images) == 1:
+        return images[0]
+    across = min(across, len(images))
+    blank = [np.full_like(images[0], 255)] * (-len(images) % across)
+    tiles = [*images, *blank]
+    rows = [np.concatenate(tiles[at : at + across], axis=1) for at in range(0, len(tiles), across)]
+    return np.concatenate(rows)
 
 
 def due(every: int, step: int) -> bool:
