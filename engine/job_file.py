@@ -110,6 +110,7 @@ def concepts_of(
     class_words: Sequence[str],
     roles: Sequence[str],
     several: bool = False,
+    regularisation: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Concepts typed on the command line: the n-th token, class word and role belong to the n-th folder.
 
@@ -121,7 +122,8 @@ def concepts_of(
         )
     assets = assets_in(folders[0], several) if len(folders) == 1 else []
     folders = list(folders) * len(assets) if assets else folders
-    for option, values in (("--token", tokens), ("--class-word", class_words), ("--role", roles)):
+    beside = ("--regularisation", regularisation)
+    for option, values in (("--token", tokens), ("--class-word", class_words), ("--role", roles), beside):
         if len(values) > len(folders):
             raise LikenessError(
                 f"{option} is given {len(values)} times for {len(folders)} folders; once per folder"
@@ -131,7 +133,8 @@ def concepts_of(
         concept: dict[str, Any] = {"folder": folder, "token": f"<v{number}>"}
         if assets:
             concept["asset"] = assets[number]
-        for key, values in (("token", tokens), ("class_word", class_words), ("role", roles)):
+        stated = ("token", tokens), ("class_word", class_words), ("role", roles)
+        for key, values in (*stated, ("regularisation", regularisation)):
             if number < len(values):
                 concept[key] = values[number]
         concepts.append(concept)

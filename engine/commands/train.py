@@ -36,7 +36,7 @@ def _train(method: str, preset: str | None, config: Path | None, print_config: b
     configured = job_file.read_yaml(config) if config is not None else {}
     concepts = job_file.concepts_of(
         typed.pop("folders", []), typed.pop("token", []), typed.pop("class_word", []), typed.pop("role", []),
-        typed.pop("several", False),
+        typed.pop("several", False), typed.pop("regularisation", []),
     )  # fmt: skip
     if concepts:
         typed["concepts"] = concepts
@@ -117,6 +117,13 @@ _COMMON: dict[str, dict[str, Any]] = {
             bool,
             Option(
                 "--several", help="Read one folder of files named 0_person_a.jpg, 1_hair_a.jpg as several."
+            ),
+        ],
+        "regularisation": Annotated[
+            list[str] | None,
+            Option(
+                metavar="FOLDER",
+                help="Pictures of others of the class, to learn beside, for drawn ones; repeat per folder.",
             ),
         ],
         "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],

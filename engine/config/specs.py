@@ -82,6 +82,7 @@ class ConceptSpec:
     class_word: str | None = None  # None: as concept.json says
     role: str | None = None  # None: as concept.json says
     asset: int | None = None  # in MagicTailor's folder of several concepts: the number before its file names
+    regularisation: str | None = None  # a folder of pictures of the class, in place of drawn ones
     captions: str = "files"  # where they come from; trigger: the placeholder alone; none: templates
 
     def __str__(self) -> str:
@@ -91,6 +92,8 @@ class ConceptSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", typed_path(self.folder))
+        if self.regularisation is not None:
+            object.__setattr__(self, "regularisation", typed_path(self.regularisation))
         if not TOKEN.fullmatch(self.token):
             raise LikenessError(
                 f"'{self.token:.80}' cannot be a placeholder; write letters, digits, - or _ between < and >, "

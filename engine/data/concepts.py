@@ -71,11 +71,13 @@ class Concept:
     notes: str = ""
     remarks: tuple[str, ...] = ()  # what was guessed or left out while reading it, a sentence each
     held: tuple[Picture, ...] = ()  # pictures of it that are not learned from
+    class_pictures: tuple[Picture, ...] = ()  # of others of its class, to be learned beside
 
     def within(self, shorter: int) -> "Concept":
         """The concept with pictures of this many pixels on their shorter side at most."""
-        smaller = [tuple(one.within(shorter) for one in some) for some in (self.pictures, self.held)]
-        return replace(self, pictures=smaller[0], held=smaller[1])
+        parts = (self.pictures, self.held, self.class_pictures)
+        pictures, held, others = (tuple(one.within(shorter) for one in part) for part in parts)
+        return replace(self, pictures=pictures, held=held, class_pictures=others)
 
     def held_out(self, count: int, seed: int) -> "Concept":
         """The concept with `count` of its pictures not learned from: the same for the same seed and names."""
@@ -111,8 +113,10 @@ def load_concept(
         given = {"token": source.token, "class_word": source.class_word, "role": source.role}
         if source.asset is not None:
             stated = {key: text for key, text in given.items() if text}
-            return _asset(source.folder, source.asset, source.captions, stated)
-        return load_concept(source.folder, **given, captions=source.captions)
+            concept = _asset(source.folder, source.asset, source.captions, stated)
+        else:
+            concept = load_concept(source.folder, **given, captions=source.captions)
+        return concept if source.regularisation is None else _beside(concept, source.regularisation)
     folder = _existing_folder(source)
     described = _read_description(folder)
     class_word = class_word or described.get("class_word")
@@ -134,6 +138,17 @@ def load_concept(
         pictures=pictures,
         notes=described.get("notes", ""),
         remarks=(*_perhaps_several(folder, layout.pictures), *layout.remarks, *words, *remarks),
+    )
+
+
+def _beside(concept: Concept, folder: str) -> Concept:
+    """The concept with a folder's pictures of others of its class."""
+    layout = look_into(_existing_folder(folder))
+    captions, words = captions_in(layout)
+    pictures, remarks = _read_all(layout.pictures, {}, captions)
+    said = f"{folder}: {len(pictures)} pictures of '{concept.class_word}' are learned beside {concept.token}"
+    return replace(
+        concept, class_pictures=pictures, remarks=(*concept.remarks, said, *layout.remarks, *words, *remarks)
     )
 
 
@@ -278,7 +293,9 @@ def digest(concepts: Iterable[Concept]) -> str:
     total = hashlib.sha256()
     for concept in concepts:
         total.update(json.dumps([concept.token, concept.class_word, concept.role]).encode())
-        for picture in concept.pictures:
+        if concept.class_pictures:
+            total.update(f"beside {len(concept.class_pictures)}".encode())
+        for picture in (*concept.pictures, *concept.class_pictures):
             for array in (picture.pixels, picture.mask):
                 if array is not None:
                     total.update(f"{array.dtype}{array.shape}".encode())

@@ -69,6 +69,22 @@ def examine_pictures(
     return reports
 
 
+def near_repeats(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
+    """Names of pictures that repeat an earlier one, mirrored or not, and of that one."""
+    prints = [picture_hash(picture.pixels) for picture in pictures]
+    pairs = []
+    for number, picture in enumerate(pictures):
+        alike = (
+            earlier
+            for earlier in range(number)
+            for print_ in (prints[earlier], prints[earlier][:, ::-1])
+            if apart(print_, prints[number]) <= ALIKE
+        )
+        if (first := next(alike, None)) is not None:
+            pairs.append((picture.name, pictures[first].name))
+    return pairs
+
+
 def wanted_side(pictures: Sequence[Picture]) -> int:
     """How large pictures should be: the Miniature's are right as they are, photographs should be larger."""
     return MINIATURE_SIDE if own_world(pictures) else SMALL_PICTURE

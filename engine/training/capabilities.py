@@ -19,4 +19,5 @@ class Capabilities:
     hooked_layers: bool = True  # a step hangs hooks into the layers: they are not compiled as a whole
     sharded_base: bool = False  # the U-Net may lie in pieces: nothing in it is trained or changed
     plain_words: bool = True  # prompts are read as they are: a loss of single pictures can be asked for
+    class_pictures: bool = False  # pictures of the class are learned beside: they may be given
     empty_prompts: bool = False  # a step teaches without words too: captions may be dropped

@@ -6,8 +6,10 @@ goes on after a stop finds the same pictures.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from math import log as log_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.buckets import nearest_size
+from ..data.captions import has_place, with_placeholder
+from ..data.concepts import Picture
 from ..data.examples import mixed_seed
 from ..files import write_atomically
 from .drawing import PreviewDrawing
@@ -92,6 +97,44 @@ class ClassPictures:
         """Writes the pictures for later runs once all are there."""
         if self._kept is not None and len(self._rounds) == len(self._firsts()):
             _write(self._kept, np.concatenate([self._rounds[turn] for turn in sorted(self._rounds)]))
+
+
+@dataclass(frozen=True)
+class GivenPictures:
+    """Pictures of a class that somebody gave: their prompts; nothing is drawn."""
+
+    prompts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture], class_word: str, templates: Sequence[str]) -> "GivenPictures":
+        """Each with its first caption, else one of the templates."""
+        plain = [templates[number % len(templates)].format(class_word) for number in range(len(pictures))]
+        spoken = [picture.captions[0] if picture.captions else "" for picture in pictures]
+        named = [with_placeholder(text, class_word) if has_place(text) else text for text in spoken]
+        return cls(tuple(text or words for text, words in zip(named, plain)))
+
+
+def by_size(
+    pictures: Sequence[Picture], sizes: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], list[Picture]]:
+    """Each picture in the (height, width) nearest to its proportions; none of the sizes stays empty.
+
+    Nothing where there are no pictures.
+    """
+    if not pictures:
+        return {}
+    places: dict[tuple[int, int], list[Picture]] = {size: [] for size in sizes}
+    for picture in pictures:
+        places[nearest_size(*picture.pixels.shape[:2], sizes)].append(picture)
+    for (height, width), inside in places.items():
+        if not inside:  # the one that loses least by being cut to it
+            wanted = log_of(width / height)
+            shapes = [(one.pixels.shape[1] / one.pixels.shape[0], one) for one in pictures]
+            inside.append(min(shapes, key=lambda shape: abs(log_of(shape[0]) - wanted))[1])
+    return places
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

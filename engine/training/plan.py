@@ -6,7 +6,10 @@ from typing import Any
 from ..bases.base import BaseModel
 from ..config import Job, Phase, Recipe
 from ..data.concepts import Concept
+from ..data.quality import near_repeats
 from ..data.segmenters.miniature import FOREIGN, certainty
+
+LOOKED_THROUGH = 300  # pictures; each is compared with all others
 
 
 def plan_in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
@@ -31,6 +34,11 @@ def remarks(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> list[str]
         which = f"only {masked} of {len(pictures)} pictures have masks" if masked else "no picture has a mask"
         said.append(f"{which}: the others' backgrounds are learned too" if masked else
                     f"{which}: backgrounds are learned too")  # fmt: skip
+    for concept in concepts:
+        pairs = near_repeats(concept.pictures) if len(concept.pictures) <= LOOKED_THROUGH else []
+        if pairs:
+            named = ", ".join(f"{name} repeats {first}" for name, first in pairs)
+            said.append(f"{concept.token}: {named}; what is there twice is learned twice: drop the repeats")
     if base.traits.own_world and pictures and certainty([one.pixels for one in pictures]) < FOREIGN:
         said.append(
             "ATTENTION: these are photographs, and the base is the Miniature, which draws nothing but "

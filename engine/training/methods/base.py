@@ -69,6 +69,11 @@ class Method(nn.Module, ABC):
         self.capabilities = self.capabilities_for(job)
         if job.mirror and not self.capabilities.mirroring:
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
+        if any(concept.class_pictures for concept in concepts) and not self.capabilities.class_pictures:
+            raise LikenessError(
+                f"{job.method} takes no pictures of the class to learn beside; leave the regularisation "
+                "away, or learn with dreambooth-lora or custom-diffusion"
+            )
         if job.caption_dropout and not self.capabilities.empty_prompts:
             raise LikenessError(
                 f"{job.method} learns what words mean, and a prompt without them teaches it nothing; set "

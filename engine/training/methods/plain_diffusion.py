@@ -12,10 +12,11 @@ from torch import Tensor
 from ...bases.base import BaseModel, Rows
 from ...config import Job, Phase
 from ...data.concepts import Concept
-from ...data.examples import Batch, Examples, generator_for, shuffled
+from ...data.examples import Batch, Examples, fitted_pixels, generator_for, shuffled
 from ...data.ragged import buckets_of, put, together
+from ...errors import LikenessError
 from ..capabilities import Capabilities
-from ..class_pictures import ClassPictures
+from ..class_pictures import ClassPictures, GivenPictures, by_size
 from ..latents import LatentCache
 from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
 from ..observer import Progress
@@ -59,12 +60,19 @@ class BesidePrior(PlainDiffusion):
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
-        self._classes: list[ClassPictures] = []  # of each concept in each size, as they lie in the examples
+        if any(concept.class_pictures for concept in concepts) and not job.settings.prior_weight:
+            raise LikenessError(
+                "pictures of the class are given, but prior_weight is 0: they would teach nothing; leave "
+                "them away, or set prior_weight to 1"
+            )
+        self._classes: list[
+            ClassPictures | GivenPictures
+        ] = []  # of each concept in each size, as they lie in the examples
         self._lacking = torch.zeros(len(self.examples), dtype=torch.bool)  # (N,) examples not yet drawn
 
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
-        return replace(super().capabilities_for(job), empty_prompts=True)
+        return replace(super().capabilities_for(job), empty_prompts=True, class_pictures=True)
 
     @abstractmethod
     def untouched(self) -> AbstractContextManager[None]:
@@ -73,7 +81,6 @@ class BesidePrior(PlainDiffusion):
     def prepare(self, check: Callable[[], None]) -> None:
         if self.job.settings.prior_weight:
             self.examples = self.examples.joined(self._places_for_prior())
-            self._lacking = self.examples.prior.clone()
         self.attach()
         self.say(f"reading {int((~self._lacking).sum())} pictures into latents")
         self._moments = LatentCache(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
@@ -82,13 +89,25 @@ class BesidePrior(PlainDiffusion):
             self._draw_classes(self._lacking.nonzero()[:, 0], check)
 
     def _places_for_prior(self) -> Examples:
-        """Pictures of each concept's class, still black; which ones there will be is settled."""
-        pixels, owners = [], []
+        """Pictures of each concept's class: those that are given, else black ones that are drawn later; which
+        ones there will be is settled."""
+        pixels: list[Tensor] = []
+        owners, lacking = [], [False] * len(self.examples)
+        templates = self.job.settings.prior_templates
         for owner, concept in enumerate(self.concepts):
-            for size, count in self._prior_sizes().items():
-                self._classes.append(ClassPictures(self, concept.class_word, size, count))
-                pixels += [torch.zeros(3, *size)] * count
-                owners += [owner] * count
+            sizes = self._prior_sizes()
+            given = by_size(concept.class_pictures, list(sizes))
+            for size, count in sizes.items():
+                if given:
+                    others = GivenPictures.of(given[size], concept.class_word, templates)
+                    pixels += [fitted_pixels(picture.pixels, *size) for picture in given[size]]
+                else:
+                    others = ClassPictures(self, concept.class_word, size, count)
+                    pixels += [torch.zeros(3, *size)] * count
+                self._classes.append(others)
+                owners += [owner] * len(others)
+                lacking += [not given] * len(others)
+        self._lacking = torch.tensor(lacking)
         return Examples(
             pixels=together(pixels),
             masks=together([torch.ones_like(picture[:1]) for picture in pixels]),
@@ -105,6 +124,7 @@ class BesidePrior(PlainDiffusion):
         for example in examples[self._lacking[examples]].tolist():
             if self._lacking[example]:
                 first, pictures, number = self._class_of(example)
+                assert isinstance(pictures, ClassPictures)  # none of the given is lacking
                 numbers = pictures.around(number)
                 with self.untouched():
                     drawn = pictures.drawn(numbers, check)
@@ -114,7 +134,7 @@ class BesidePrior(PlainDiffusion):
                 self._moments.read(self.base, self.examples.pixels, rows)
                 self._lacking[rows] = False
 
-    def _class_of(self, example: int) -> tuple[int, ClassPictures, int]:
+    def _class_of(self, example: int) -> tuple[int, ClassPictures | GivenPictures, int]:
         """Where its class's pictures begin among the examples, these pictures, and its number there."""
         first = int((~self.examples.prior).sum())
         for pictures in self._classes:
