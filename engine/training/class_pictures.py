@@ -131,9 +131,9 @@ def by_size(
         places[nearest_size(*picture.pixels.shape[:2], sizes)].append(picture)
     for (height, width), inside in places.items():
         if not inside:  # the one that loses least by being cut to it
-            wanted = log_of(width / height)
+            proportions = log_of(width / height)
             shapes = [(one.pixels.shape[1] / one.pixels.shape[0], one) for one in pictures]
-            inside.append(min(shapes, key=lambda shape: abs(log_of(shape[0]) - wanted))[1])
+            inside.append(min(shapes, key=lambda shape: abs(log_of(shape[0]) - proportions))[1])
     return places
 
 
