@@ -144,7 +144,7 @@ def wired(page: Any, node: str) -> Image.Image:
         around: int | None = AROUND
     else:
         nodes, ends = SMALL[node]
-        page.evaluate(DRAW, [nodes, links(ends), {}, [], {}])
+        page.evaluate(DRAW, [nodes, links(ends), {}, [], {}, []])
         around = None  # all of it
     page.wait_for_timeout(600)
     place = page.evaluate(SHOW, [node, around])

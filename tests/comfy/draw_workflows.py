@@ -131,7 +131,7 @@ def editor(url: str):
     """ComfyUI's editor in a headless Chromium, ready to be told what to do."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = playwright.chromium.launch_persistent_context(
             profile,
             executable_path=CHROMIUM,

@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,6 +155,17 @@ PROMPTS = {
 }
 
 
+def exported_again(folder: str) -> list[list[str]]:
+    """The files of exports under one name: one person's, another's, and the first one's again."""
+    for kind in ("embeddings", "loras"):
+        folder_paths.folder_names_and_paths[kind] = ([f"{folder}/{kind}"], {".safetensors"})
+    somebody = words()
+    other = replace(somebody, tensors={name: rows * 2 for name, rows in somebody.tensors.items()})
+    return [
+        [path.name for path in export_likeness(one, "my-likeness")] for one in (somebody, other, somebody)
+    ]
+
+
 def exported(folder: str) -> dict[str, bool]:
     """By the name an embedding is exported under, whether stock prompts reach what comes of it."""
     for kind in ("embeddings", "loras"):
@@ -261,7 +273,7 @@ def trained_in_nodes(loaded: tuple[Any, Any, Any]) -> dict[str, float]:
     folder = concepts.write_concept(f"{place}/anna", known)
     read, genuine = [], concepts.read_photograph
     concepts.read_photograph = lambda *told: read.append(told) or genuine(*told)
-    spec, _ = LikenessConceptFolder.execute(str(folder), "woman", "<v0>", "subject").args
+    spec, *_ = LikenessConceptFolder.execute(str(folder), "woman", "<v0>", "subject").args
     told = (*loaded, spec, "miniature", 1, 0.02, 1, "yes")
     LikenessTrainTextualInversion.execute(*told, seed=0, preview_every=0, stop_by_likeness=1)
     concepts.read_photograph = genuine
@@ -285,6 +297,7 @@ def main() -> None:
             "sides": sides(model),
             "learned": learned_with_stock_nodes(model, clip),
             "exported": exported(tempfile.mkdtemp()),
+            "exported again": exported_again(tempfile.mkdtemp()),
             "weights": weighted_pictures(model, clip, vae),
             "read otherwise": weights_apart(),
             "trained": trained_in_nodes((model, clip, vae)),

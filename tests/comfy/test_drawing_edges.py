@@ -61,6 +61,11 @@ def test_an_exported_embedding_is_reached_by_its_name(facts: dict, name: str):
     assert facts["exported"][name]
 
 
+def test_an_export_replaces_nobodys_files(facts: dict):
+    first, second = ["my-likeness.safetensors"], ["my-likeness-2.safetensors"]
+    assert facts["exported again"] == [first, second, first]
+
+
 WEIGHTED = (
     "a weight", "no number", "one in another", "a placeholder", "by name", "escapes",
     "square brackets and BREAK", "never closed", "closed too often", "below nothing", "two chunks", "staged",

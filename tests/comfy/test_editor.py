@@ -33,6 +33,17 @@ async ([pack, name]) => {
   await window.app.loadGraphData(workflow, true, true, name);
 }
 """
+BOXES = """
+() => {
+  const boxes = [...document.querySelectorAll('[data-node-id]')]
+    .map(one => [one.dataset.nodeId, one.getBoundingClientRect()]).filter(([, box]) => box.width);
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  const pairs = boxes.flatMap(([one, box], at) =>
+    boxes.slice(at + 1).filter(([, other]) => over(box, other)).map(([other]) => [one, other]));
+  return [boxes.length, pairs];
+}
+"""
 SHOWN = """
 () => Object.fromEntries(window.app.graph._nodes.map(node => [node.type, [
   node.widgets?.find(widget => widget.name === '$$node-text-preview')?.value ?? '',
@@ -109,6 +120,25 @@ def test_every_workflow_is_offered_understood_and_laid_out_to_be_read(
     assert page.evaluate(LAID, LARGEST) == []  # no wire runs under a node, none lies on another
     if not hasattr(drawing(module), "MODELS"):  # what they name is not there
         assert not page.locator(".p-toast-message-warn, .p-toast-message-error").count()
+
+
+@pytest.mark.slow
+def test_in_nodes_2_0_no_node_lies_on_another_either(page: Any, nodes: dict[str, Any]):
+    """There nodes are as tall as what is in them."""
+    if "search_aliases" not in nodes["LikenessConcept"]:
+        pytest.skip("this editor has one renderer")
+    switch = "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    page.evaluate(switch, True)
+    try:
+        lying = {}
+        for file in templates().values():
+            page.evaluate(OPEN_TEMPLATE, [PACK, file.stem])
+            page.wait_for_timeout(1500)
+            count, lying[file.stem] = page.evaluate(BOXES)
+            assert count >= 5, f"{file.stem}: its nodes are not drawn"
+    finally:
+        page.evaluate(switch, False)
+    assert {name: pairs for name, pairs in lying.items() if pairs} == {}
 
 
 def test_every_bundled_workflow_can_be_drawn_again():

@@ -279,8 +279,13 @@ def message_of_failure(server: Server, graph: dict[str, Any]) -> str:
         ("LikenessConcept", {"token": "v0"}, "'v0' cannot be a placeholder"),
         ("LikenessConcept", {"masks": ["fewer", 0]}, "there are 4 pictures but 1 masks"),
         ("LikenessTrainDreamBoothLora", {"more_settings": "rnak: 4"}, "did you mean 'rank'"),
+        (
+            "LikenessTrainDreamBoothLora",
+            {"masked": "yes", "concept": ["bare", 0]},
+            "train inside masks says yes, but no picture has a mask; connect masks to the Training Subject",
+        ),
     ],
-    ids=["token", "masks", "setting"],
+    ids=["token", "masks", "setting", "no masks"],
 )
 def test_mistakes_are_told_in_one_sentence(
     server: Server, prompt: dict[str, Any], node: str, inputs: dict[str, Any], message: str
@@ -289,6 +294,9 @@ def test_mistakes_are_told_in_one_sentence(
     (name,) = by_type(graph, node)
     graph[name]["inputs"] |= inputs
     graph["fewer"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    (concept,) = by_type(graph, "LikenessConcept")
+    bare = {key: value for key, value in graph[concept]["inputs"].items() if key != "masks"}
+    graph["bare"] = {"class_type": "LikenessConcept", "inputs": {**bare, "token": "<bare>"}}
     told = message_of_failure(server, graph)
     assert message in told
     assert "\n" not in told

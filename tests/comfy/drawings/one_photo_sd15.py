@@ -20,7 +20,7 @@ NODES: Nodes = {
     "base": ("CheckpointLoaderSimple", (0, -110), (320, 98), "", {"ckpt_name": SD_15.name}),
     "photo": ("LoadImage", (0, 80), (320, 330), "", {"image": "example.png"}),
     "adapter": ("LikenessLoad", (0, 500), (320, 102), "", {"name": "adapter.pt"}),
-    "vision": ("CLIPVisionLoader", (0, 690), (320, 58), "", {"clip_name": CLIP_VISION_L.name}),
+    "vision": ("CLIPVisionLoader", (0, 720), (320, 58), "", {"clip_name": CLIP_VISION_L.name}),
     "identity": ("LikenessEncodeIdentity", (400, 280), (320, 360), "", {}),
     "apply": ("LikenessApplyIdentity", (780, 240), (320, 122), "", {"weight": 1.0}),
     "prompt": ("PrimitiveStringMultiline", (780, 460), (320, 130), "Prompt",

@@ -18,8 +18,8 @@ the first word of the prompt that nobody has, the second the next.
 NODES: Nodes = {
     "note": ("MarkdownNote", (0, -390), (1080, 220), "Read me", {"": NOTE}),
     "base": ("CheckpointLoaderSimple", (-360, -160), (320, 98), "", {"ckpt_name": SDXL.name}),
-    "anna": ("LikenessLoad", (-360, 80), (320, 102), "First person", {"name": "friend.safetensors"}),
-    "ben": ("LikenessLoad", (-360, 260), (320, 102), "Second person", {"name": "friend-2.safetensors"}),
+    "anna": ("LikenessLoad", (-360, 40), (320, 102), "First person", {"name": "friend.safetensors"}),
+    "ben": ("LikenessLoad", (-360, 270), (320, 102), "Second person", {"name": "friend-2.safetensors"}),
     "people": ("LikenessPeople", (0, 20), (360, 400), "",
                {"prompt": "a photo of <anna> and <ben>, on a beach"}),
     "nothing": ("CLIPTextEncode", (400, 140), (300, 90), "Negative", {"text": "blurry, deformed"}),
