@@ -33,6 +33,7 @@ class Running(Server):
 
 def stand_in(prompt: Mapping[str, Any], numbers: Mapping[str, Any], said: Sequence[str]) -> dict[str, Any]:
     """The prompt of a template for checkpoints, with the Miniature, its pictures and size in their place."""
+    prompt = _as_of_a_checkpoint(prompt)
     (base,) = (name for name, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
     photos = {name for name, node in prompt.items() if node["class_type"] == "LoadImage"}
     gone = {name for name, node in prompt.items() if node["class_type"] == "CLIPVisionLoader"}
@@ -54,7 +55,7 @@ def stand_in(prompt: Mapping[str, Any], numbers: Mapping[str, Any], said: Sequen
             inputs = {**inputs, **numbers}
         elif kind == "KSampler":
             inputs = {**inputs, "sampler_name": "euler", "scheduler": "simple", "cfg": 5.0}
-        elif kind == "CLIPTextEncode" and "<v0>" in inputs["text"]:
+        elif kind == "CLIPTextEncode" and "<v0>" in str(inputs["text"]):
             inputs = {**inputs, "text": next(prompts, inputs["text"])}
         drawn[name] = {"class_type": kind, "inputs": inputs}
     count = 1 if photos else 4
@@ -64,6 +65,29 @@ def stand_in(prompt: Mapping[str, Any], numbers: Mapping[str, Any], said: Sequen
         kept -= {name for name, node in drawn.items() if node["class_type"] == "LikenessLoad"}
     drawn["examples"] = {"class_type": "PreviewImage", "inputs": {"images": [base, 3]}}
     return {name: node for name, node in drawn.items() if name in {*kept, "examples"}}
+
+
+_PARTS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
+
+
+def _as_of_a_checkpoint(prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The prompt with one checkpoint in the place of a model in parts, drawn in as many steps as it needs,
+    and the demo person's class in the place of the word that is written."""
+    parts = {
+        name: _PARTS[node["class_type"]] for name, node in prompt.items() if node["class_type"] in _PARTS
+    }
+    if not parts:
+        return prompt
+    whole: dict[str, Any] = {"checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {}}}
+    for name, node in prompt.items():
+        if name not in parts:
+            inputs = {key: ["checkpoint", parts[value[0]]] if isinstance(value, list) and value[0] in parts
+                      else value for key, value in node["inputs"].items()}  # fmt: skip
+            inputs |= {"steps": 25} if node["class_type"] == "KSampler" else {}
+            inputs |= {"resolution": 0} if "resolution" in inputs else {}
+            inputs |= {"replace": ["checkpoint", 5]} if node["class_type"] == "RegexReplace" else {}
+            whole[name] = {"class_type": node["class_type"], "inputs": inputs}
+    return whole
 
 
 def with_sources(prompt: dict[str, Any]) -> dict[str, Any]:

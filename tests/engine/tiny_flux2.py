@@ -130,3 +130,39 @@ def write_files(folder: Path, **changed: dict[str, Tensor]) -> dict[str, str]:
         save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{name}.safetensors")
     found = {name: str(folder / f"{name}.safetensors") for name in states}
     return {**found, "tokenizer": str(write_tokenizer(folder / "words"))}
+
+
+def write_host_files(models: Path) -> dict[str, str]:
+    """Files as people have them in ComfyUI's folder of models, of sizes that its own loaders take (text
+    encoder and autoencoder: with tests/comfy/tiny_klein). Returns their paths, by `transformer`, `vae`,
+    `clip`."""
+    from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        transformer = Flux2Transformer2DModel(
+            in_channels=128, num_layers=1, num_single_layers=2, attention_head_dim=128, num_attention_heads=2,
+            joint_attention_dim=3 * WIDTH, guidance_embeds=False,
+        )  # fmt: skip
+        vae = AutoencoderKLFlux2(
+            block_out_channels=(32, 64, 128, 128), layers_per_block=1, latent_channels=32, sample_size=SIDE
+        )
+        vae.bn.running_mean.normal_(0, 0.1)
+        vae.bn.running_var.uniform_(0.5, 1.5)
+        text = Qwen3ForCausalLM(Qwen3Config(
+            vocab_size=151936, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=LAYERS,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=128, rope_theta=1e6,
+            tie_word_embeddings=True,
+        ))  # fmt: skip
+    found = {
+        "transformer": ("diffusion_models/flux-2-klein-base-4b", bfl_names(transformer.state_dict())),
+        "vae": ("vae/flux2-vae", vae.state_dict()),
+        "clip": ("text_encoders/qwen_3_4b",
+                 {key: value for key, value in text.state_dict().items() if key != "lm_head.weight"}),
+    }  # fmt: skip
+    for name, state in found.values():
+        file = models / f"{name}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous() for key, value in state.items()}, file)
+    return {part: str(models / f"{name}.safetensors") for part, (name, _) in found.items()}

@@ -82,6 +82,23 @@ CLIP_VISION_L = File(
     f"{_HUGGING_FACE}/openai/clip-vit-large-patch14/resolve/main/model.safetensors",
     "clip_vision",
 )
+_KLEIN = f"{_HUGGING_FACE}/Comfy-Org/flux2-klein/resolve/main/split_files"
+KLEIN_BASE = File(
+    "flux-2-klein-base-4b.safetensors",
+    f"{_KLEIN}/diffusion_models/flux-2-klein-base-4b.safetensors",
+    "diffusion_models",
+)
+KLEIN = File(
+    "flux-2-klein-4b.safetensors",
+    f"{_KLEIN}/diffusion_models/flux-2-klein-4b.safetensors",
+    "diffusion_models",
+)
+QWEN_3_4B = File("qwen_3_4b.safetensors", f"{_KLEIN}/text_encoders/qwen_3_4b.safetensors", "text_encoders")
+FLUX2_VAE = File(
+    "flux2-vae.safetensors",
+    f"{_HUGGING_FACE}/Comfy-Org/flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors",
+    "vae",
+)
 
 # --- the same prompt and seed without and with what was learned, as one node ------------------------------
 
