@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -42,6 +43,7 @@ class Picture:
     mask: np.ndarray | None = None
     original: tuple[int, int] | None = None  # the file's (height, width), where it was read smaller
     captions: tuple[str, ...] = ()  # choices of what is said of it; none: templates say it
+    repeats: int = 1  # how often it comes, against the other pictures
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,7 +132,7 @@ def load_concept(
     role = _valid_role(role or described.get("role") or "subject", folder)
     layout = look_into(folder)
     said, words = captions_in(layout, captions)
-    pictures, remarks = _read_all(layout.pictures, layout.masks, said)
+    pictures, remarks = _read_all(layout.pictures, layout.masks, said, layout.repeats)
     return Concept(
         token=token,
         class_word=class_word,
@@ -300,6 +302,8 @@ def digest(concepts: Iterable[Concept]) -> str:
                 if array is not None:
                     total.update(f"{array.dtype}{array.shape}".encode())
                     total.update(np.ascontiguousarray(array).tobytes())
+            if picture.repeats != 1:
+                total.update(f"{picture.repeats} times".encode())
             if picture.captions:
                 total.update(json.dumps(picture.captions).encode())
     return total.hexdigest()
@@ -352,7 +356,10 @@ def _valid_token(token: str, folder: Path) -> str:
 
 
 def _read_all(
-    paths: Sequence[Path], masks: Mapping[Path, Path], captions: Captions
+    paths: Sequence[Path],
+    masks: Mapping[Path, Path],
+    captions: Captions,
+    repeats: Mapping[Path, int] = MappingProxyType({}),
 ) -> tuple[tuple[Picture, ...], list[str]]:
     """The pictures with their masks, no larger than training can use, and remarks on reading them."""
     pictures, remarks = [], []
@@ -363,7 +370,9 @@ def _read_all(
         seen = (photo.pixels.shape[0], photo.pixels.shape[1])
         mask = mask if mask is None or mask.shape == seen else _scaled(mask, seen)
         size = None if photo.size == seen else photo.size
-        pictures.append(Picture(path.stem, photo.pixels, mask, size, captions.get(path, ())))
+        pictures.append(
+            Picture(path.stem, photo.pixels, mask, size, captions.get(path, ()), repeats.get(path, 1))
+        )
     return tuple(pictures), remarks
 
 

@@ -1,7 +1,8 @@
 """What lies in a folder of pictures: the pictures, the masks that belong to them, and what is left out.
 
 Masks are known by their names: `masks/<name>.png` (ours), and `<name>-masklabel.png` (OneTrainer) or
-`<name>.mask.png` beside the pictures or under masks/. A folder `10_anna woman` inside (kohya) is gone into.
+`<name>.mask.png` beside the pictures or under masks/. A folder `10_anna woman` inside (kohya) is gone into;
+several of one name are one, with their repeats.
 Captions are known by their names too (`captions`). Nothing is passed over unsaid: every file that is no
 picture, and every mask and caption that belongs to none, is named.
 """
@@ -9,6 +10,7 @@ picture, and every mask and caption that belongs to none, is named.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import gcd
 from pathlib import Path
 
 from ..errors import LikenessError
@@ -36,10 +38,13 @@ class Layout:
     remarks: tuple[str, ...] = ()
     captions: Mapping[Path, Path] = field(default_factory=dict)  # by picture: its text file
     tables: tuple[Path, ...] = ()  # JSON files with captions of many, the last goes before
+    repeats: Mapping[Path, int] = field(default_factory=dict)  # how often a picture comes, where said
 
 
 def look_into(folder: Path) -> Layout:
     """What a folder holds to learn from; LikenessError where there is nothing, or masks that fit nothing."""
+    if parts := _several_of_kohya(folder):
+        return _merged(folder, parts)
     where, remarks = _where(folder)
     files = pictures_in(where)
     beside, lost = _masks_beside(files)
@@ -69,6 +74,27 @@ def look_into(folder: Path) -> Layout:
         (*remarks, *_stray_masks(lost), *_stray_masks(strays), *_said_of(left_out)),
         captions,
         tables,
+    )
+
+
+def _merged(folder: Path, parts: Mapping[Path, int]) -> Layout:
+    """Kohya's folders of one name as one, whose pictures come as often as the folders' numbers say."""
+    layouts = [look_into(part) for part in parts]
+    _refuse_twins([picture for layout in layouts for picture in layout.pictures])
+    whole = gcd(*parts.values())
+    left_out = _left_out(folder, {*parts})
+    said = (
+        f"{folder}: read from {few(list(parts))}, as kohya has it: numbers say how often a picture comes"
+    )
+    return Layout(
+        folder,
+        tuple(picture for layout in layouts for picture in layout.pictures),
+        {picture: mask for layout in layouts for picture, mask in layout.masks.items()},
+        tuple(sorted({*left_out, *(path for layout in layouts for path in layout.left_out)})),
+        (said, *(remark for layout in layouts for remark in layout.remarks), *_said_of(left_out)),
+        {picture: text for layout in layouts for picture, text in layout.captions.items()},
+        tuple(table for layout in layouts for table in layout.tables),
+        {one: often // whole for layout, often in zip(layouts, parts.values()) for one in layout.pictures},
     )
 
 
@@ -126,14 +152,29 @@ def _why_left_out(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------- the pictures
 
 
+def _kohya_folders(folder: Path) -> dict[Path, re.Match[str]]:
+    """Folders inside like `10_anna woman` that hold pictures, where nothing else is read."""
+    if (folder / "images").is_dir() or pictures_in(folder):
+        return {}
+    matches = {path: _KOHYA.fullmatch(path.name) for path in _folders(folder)}
+    return {path: match for path, match in matches.items() if match and pictures_in(path)}
+
+
+def _several_of_kohya(folder: Path) -> dict[Path, int]:
+    """Several of kohya's folders of one name, with their repeats; nothing where names differ."""
+    inner = _kohya_folders(folder)
+    if len(inner) < 2 or len({match["name"] for match in inner.values()}) > 1:
+        return {}
+    return {path: max(1, int(match["repeats"])) for path, match in inner.items()}
+
+
 def _where(folder: Path) -> tuple[Path, list[str]]:
     """The folder that holds the pictures, and what to say where it is not simply the one named."""
     if (folder / "images").is_dir():
         return folder / "images", []
     if pictures_in(folder):
         return folder, []
-    inner = {path: match for path in _folders(folder)
-             if (match := _KOHYA.fullmatch(path.name)) and pictures_in(path)}  # fmt: skip
+    inner = _kohya_folders(folder)
     if len(inner) > 1:
         raise LikenessError(
             f"{folder} holds several of kohya's folders ({few(list(inner))}); give each that is to be "

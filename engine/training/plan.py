@@ -9,6 +9,7 @@ from ..data.concepts import Concept
 from ..data.quality import near_repeats
 from ..data.segmenters.miniature import FOREIGN, certainty
 
+OWN_TURNS = ("magictailor", "magicapture", "masterweaver")  # methods that choose pictures themselves
 LOOKED_THROUGH = 300  # pictures; each is compared with all others
 
 
@@ -34,6 +35,8 @@ def remarks(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> list[str]
         which = f"only {masked} of {len(pictures)} pictures have masks" if masked else "no picture has a mask"
         said.append(f"{which}: the others' backgrounds are learned too" if masked else
                     f"{which}: backgrounds are learned too")  # fmt: skip
+    if job.method in OWN_TURNS and any(picture.repeats != 1 for picture in pictures):
+        said.append(f"{job.method} takes pictures in turns of its own: repeats of folders mean nothing to it")
     for concept in concepts:
         pairs = near_repeats(concept.pictures) if len(concept.pictures) <= LOOKED_THROUGH else []
         if pairs:

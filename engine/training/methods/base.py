@@ -178,12 +178,19 @@ class Method(nn.Module, ABC):
         return self.make_batch(indices, self.prompts(indices, generator), generator)
 
     def batch_indices(self, choices: Tensor, phase: Phase, number: int) -> Tensor:
-        """The phase's `number`-th pictures among `choices`: of one size, and all equally often."""
-        seed = (self.job.seed, phase.name)
+        """The phase's `number`-th pictures among `choices`: of one size, all as often as they are to come."""
+        choices, seed = self._as_often(choices), (self.job.seed, phase.name)
         buckets = buckets_of(self.examples.pixels)
         if len(buckets[choices].unique()) == 1:
             return shuffled(choices, phase.batch_size, number, *seed)
         return one_bucket(buckets, choices, phase.batch_size, number, *seed)
+
+    def _as_often(self, choices: Tensor) -> Tensor:
+        """The concepts' pictures among `choices`, each as often as its folder says."""
+        repeats = [picture.repeats for concept in self.concepts for picture in concept.pictures]
+        if all(often == 1 for often in repeats):
+            return choices
+        return choices.repeat_interleave(torch.tensor(repeats)[choices])
 
     def shard(self, phase: Phase, number: int, rank: int, world: int) -> Batch:
         """What process number `rank` of `world` works on of the phase's `number`-th batch."""

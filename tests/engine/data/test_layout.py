@@ -189,6 +189,20 @@ def test_kohyas_folder_is_gone_into_and_several_of_them_are_named(tmp_path: Path
         load_concept(tmp_path, class_word="woman")
 
 
+def test_kohyas_folders_of_one_name_are_one_whose_pictures_come_as_often_as_they_say(tmp_path: Path):
+    picture(tmp_path / "10_anna woman" / "a.png", 10)
+    picture(tmp_path / "4_anna woman" / "b.png", 20)
+    mask(tmp_path / "4_anna woman" / "masks" / "b.png")
+    (tmp_path / "10_anna woman" / "a.txt").write_text("at the sea")
+    concept = load_concept(tmp_path, class_word="woman")
+    told = {one.name: (one.repeats, one.mask is not None, one.captions) for one in concept.pictures}
+    assert told == {"a": (5, False, ("at the sea",)), "b": (2, True, ())}
+    assert "numbers say how often a picture comes" in concept.remarks[0]
+    picture(tmp_path / "4_anna woman" / "a.png", 30)
+    with pytest.raises(LikenessError, match="have the same name; rename or remove one of them"):
+        load_concept(tmp_path, class_word="woman")
+
+
 def test_a_folder_of_folders_names_one_that_holds_pictures(tmp_path: Path):
     picture(tmp_path / "anna" / "a.png")
     with pytest.raises(LikenessError, match=r"no pictures in .* itself; give the folder .*, such as .*anna"):

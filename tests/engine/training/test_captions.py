@@ -1,5 +1,6 @@
 """Captions as training prompts, in every method."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,18 @@ def test_a_caption_too_long_to_look_into_is_refused_before_the_first_step(base, 
     for name in ("personamagic", "magictailor", "magicapture"):
         with pytest.raises(LikenessError, match="can look into; shorten the caption or template"):
             train(tiny_job(name, folder), base=base)
+
+
+def test_pictures_come_as_often_as_their_folder_says(base, folder):
+    job = tiny_job("textual-inversion", folder)
+    concept = load_concept(job.concepts[0])
+    repeated = replace(concept.pictures[0], repeats=4)
+    method = method_class(job.method)(
+        job, base, [replace(concept, pictures=(repeated, *concept.pictures[1:]))]
+    )
+    (phase,) = method.phases()
+    met = torch.cat([method.batch(phase, number).indices for number in range(7)])  # of two each: two rounds
+    assert met.bincount().tolist() == [8, 2, 2, 2]
 
 
 def test_methods_that_learn_words_alone_refuse_to_leave_them_out(base, folder):
