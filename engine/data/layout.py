@@ -83,9 +83,7 @@ def _merged(folder: Path, parts: Mapping[Path, int]) -> Layout:
     _refuse_twins([picture for layout in layouts for picture in layout.pictures])
     whole = gcd(*parts.values())
     left_out = _left_out(folder, {*parts})
-    said = (
-        f"{folder}: read from {few(list(parts))}, as kohya has it: numbers say how often a picture comes"
-    )
+    said = f"{folder}: read from {few(list(parts))}, as kohya has it: numbers say how often a picture comes"
     return Layout(
         folder,
         tuple(picture for layout in layouts for picture in layout.pictures),
