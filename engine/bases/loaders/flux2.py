@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from ...artifact.flux2_names import FRONTS, for_diffusers, front_of
-from ...artifact.inert_folder import check_config, from_folder
+from ...artifact.inert_folder import check_config
 from ...config import BaseSpec
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES, family_of_flux2
 from ..text.qwen import PADDING, taps_for
 from .checkpoint_file import read_checkpoint_tensors
-from .networks import empty, in_full, numbers_in
+from .networks import empty, numbers_in
+from .tokenizer import find_tokenizer, read_tokenizer
+from .vae import build_kl
 
 log = logging.getLogger(__name__)
 
@@ -154,26 +156,13 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
     return _whole(where, "Qwen3 text encoder", build)
 
 
-def build_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
+def build_flux2_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
     """FLUX.2's autoencoder in fp32, around tensors in LDM's, Black Forest Labs' or diffusers' names."""
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
     _, kind = flux2_classes()
 
     def build() -> Any:
-        weights = {
-            _vae_name(key): value for key, value in state.items() if not key.endswith("batches_tracked")
-        }
-        statistics = {key: value for key, value in weights.items() if key.startswith("bn.")}
-        if "encoder.down.0.block.0.conv1.weight" in weights:
-            levels = [None] * len(numbers_in(weights, "encoder.down."))
-            shape = {"down_block_types": levels, "up_block_types": levels}
-            weights = {**convert_ldm_vae_checkpoint(weights, shape), **statistics}
-        network = empty(kind, {**_vae_config(weights), **config})
-        missing, strange = network.load_state_dict(in_full(weights), assign=True, strict=False)
-        gone = [key for key in missing if not key.endswith("batches_tracked")]
-        if gone or strange:
-            raise KeyError([*gone, *strange][0])
+        weights = {_vae_name(key): value for key, value in state.items()}
+        network = build_kl(kind, weights, {"sample_size": _RESOLUTION, **config})
         network.bn.num_batches_tracked = torch.zeros((), dtype=torch.long)
         return network.eval()
 
@@ -188,23 +177,6 @@ def _vae_name(key: str) -> str:
     return key.replace("encoder.quant_conv.", "quant_conv.").replace(
         "decoder.post_quant_conv.", "post_quant_conv."
     )
-
-
-def _vae_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    levels = range(len(numbers_in(state, "encoder.down_blocks.")))
-    channels = [state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels]
-    back = [state[f"decoder.up_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in reversed(levels)]
-    return {
-        "block_out_channels": channels,
-        "decoder_block_out_channels": None if back == channels else back,
-        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
-        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-        "layers_per_block": len(numbers_in(state, "encoder.down_blocks.0.resnets.")),
-        "latent_channels": state["decoder.conv_in.weight"].shape[1],
-        "use_quant_conv": "quant_conv.weight" in state,
-        "use_post_quant_conv": "post_quant_conv.weight" in state,
-        "sample_size": _RESOLUTION,
-    }
 
 
 def assembled(
@@ -266,9 +238,9 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
     return assembled(
         path,
         build_transformer(path / "transformer", _folder_tensors(path / "transformer"), read["transformer"]),
-        build_vae(path / "vae", _folder_tensors(path / "vae"), read["vae"]),
+        build_flux2_vae(path / "vae", _folder_tensors(path / "vae"), read["vae"]),
         encoder,
-        read_tokenizer(path / "tokenizer"),
+        qwen_tokenizer(path / "tokenizer"),
         taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
         resolution=read["vae"].get("sample_size", _RESOLUTION),
         distilled=_told(path / "model_index.json").get("is_distilled"),
@@ -315,15 +287,10 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
         "flux2-vae.safetensors; ComfyUI keeps it in models/vae",
     )  # fmt: skip
     stored = len(numbers_in({key.removeprefix("model."): None for key in text}, "layers."))  # type: ignore[arg-type]
-    words = next((place for place in _tokenizer_places(path, spec) if _has_words(place)), None)
-    if words is None:
-        raise LikenessError(
-            f"{path.name} has no tokenizer in it, as all single files; name the folder of Qwen's (vocab.json "
-            "and merges.txt) with the base's 'tokenizer' (--tokenizer), or set COMFYUI_PATH: ComfyUI has one"
-        )
+    words = find_tokenizer(path, spec.tokenizer, "Qwen's", "text_encoders/qwen25_tokenizer")
     return assembled(
-        path, transformer, build_vae(vae_path, vae, {}), build_text(text_path, text), read_tokenizer(words),
-        taps_for(stored),
+        path, transformer, build_flux2_vae(vae_path, vae, {}), build_text(text_path, text),
+        qwen_tokenizer(words), taps_for(stored),
     )  # fmt: skip
 
 
@@ -347,35 +314,11 @@ def _part(
     raise LikenessError(f"{path} holds no {what}; name one with {option}: {where}")
 
 
-def _tokenizer_places(path: Path, spec: BaseSpec) -> list[Path]:
-    if spec.tokenizer:
-        named = Path(os.path.expanduser(spec.tokenizer))
-        if not _has_words(named):
-            raise LikenessError(f"{named} holds no tokenizer; give the folder with its vocab.json")
-        return [named]
-    places = [path.parent / "tokenizer"]
-    if os.environ.get("COMFYUI_PATH"):
-        host = Path(os.path.expanduser(os.environ["COMFYUI_PATH"]))
-        places.append(host / "comfy" / "text_encoders" / "qwen25_tokenizer")
-    return places
-
-
-def _has_words(place: Path) -> bool:
-    return (place / "vocab.json").exists() or (place / "tokenizer.json").exists()
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """Qwen's tokenizer."""
+def qwen_tokenizer(folder: Path) -> Any:
+    """Qwen's, out of a folder."""
     from transformers import Qwen2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
-    try:
-        return from_folder(Qwen2TokenizerFast, folder)
-    except LikenessError:
-        raise
-    except Exception as error:  # tokenizers raises its own
-        raise LikenessError(
-            f"the tokenizer in {folder} cannot be read ({first_line(error)}); get it again"
-        ) from error
+    return read_tokenizer(Qwen2TokenizerFast, folder)
 
 
 # ---------------------------------------------------------------------------------------------------- numbers

@@ -15,6 +15,7 @@ from ...files import reading
 from ..families import FAMILIES, KNOWN
 from ..families import family_of_unet as row_of_unet
 from ..process.ddpm import noise_schedule
+from .tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def read_text_folder(path: Path, family: str) -> tuple[dict[str, Any], dict[str,
         pooled = name == "clip_g"
         model = CLIPTextModelWithProjection if pooled else CLIPTextModel
         encoders[name] = _part(model, path / f"text_encoder{ending}").float()
-        tokenizers[name] = _part(CLIPTokenizer, path / f"tokenizer{ending}")
+        tokenizers[name] = read_tokenizer(CLIPTokenizer, path / f"tokenizer{ending}")
     return encoders, tokenizers
 
 
@@ -157,11 +158,8 @@ def check_folder(path: Path) -> None:
 def _part(kind: Any, path: Path) -> Any:
     """One part of a diffusers folder, from its full-precision files or else those in fp16."""
     first: Exception | None = None
-    words = "Tokenizer" in kind.__name__
     for variant in ({}, {"variant": "fp16"}):
         try:
-            if words:
-                return from_folder(kind, path)
             network, info = from_folder(kind, path, output_loading_info=True, **variant)
             _check_nothing_missing(path, info["missing_keys"])
             return network

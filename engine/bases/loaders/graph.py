@@ -49,7 +49,7 @@ def _flux2_from_graph(weights: Flux2Weights) -> BaseModel:
     parts = flux2.assembled(
         "the MODEL",
         flux2.build_transformer("the MODEL", weights.transformer, {}),
-        flux2.build_vae("the VAE", weights.vae, {}),
+        flux2.build_flux2_vae("the VAE", weights.vae, {}),
         flux2.build_text("the CLIP", weights.text_encoder, weights.taps),
         weights.tokenizer,
         weights.taps,

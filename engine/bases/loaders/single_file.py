@@ -20,6 +20,7 @@ from ..text.clip_weights import load_text
 from .checkpoint_file import UNET, Stored, check_checkpoint_kind, read_checkpoint_tensors
 from .folder import Parts, checked_prediction, read_text_folder
 from .networks import empty, in_full, numbers_in
+from .tokenizer import find_tokenizer, read_tokenizer
 from .vae import read_vae
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ def _text(
             f"one with the base's 'clip' (--clip): another {FAMILIES[family].name} checkpoint or a diffusers "
             "folder"
         )
-    words = read_tokenizer(path, spec.tokenizer)
+    words = _tokenizer(path, spec.tokenizer)
     encoders = {name: build_text_encoder(family, name, weights, words) for name, weights in states.items()}
     return encoders, {name: padded(words, name) for name in states}
 
@@ -217,42 +218,14 @@ def _text_state(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[st
     return {}
 
 
-def read_tokenizer(path: Path, folder: str | None) -> Any:
-    """CLIP's tokenizer, which checkpoints lack: from the folder named, or from where one usually lies."""
+def _tokenizer(path: Path, named: str | None) -> Any:
+    """CLIP's, which the hub's local cache may hold too."""
+    from huggingface_hub import try_to_load_from_cache
     from transformers import CLIPTokenizer
 
-    places = (
-        [Path(os.path.expanduser(folder))]
-        if folder
-        else [place for place in _usual_places(path) if _has_words(place)]
-    )
-    if not places:
-        raise LikenessError(
-            f"{path.name} has no tokenizer in it, as all single-file checkpoints; name the folder of CLIP's "
-            "(vocab.json and merges.txt) with the base's 'tokenizer' (--tokenizer), or set COMFYUI_PATH: "
-            "ComfyUI has one"
-        )
-    if not _has_words(places[0]):
-        raise LikenessError(f"{places[0]} holds no CLIP tokenizer; give the folder with its vocab.json")
-    try:
-        return CLIPTokenizer.from_pretrained(places[0], local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LikenessError(f"the tokenizer in {places[0]} is damaged; get it again") from error
-
-
-def _usual_places(path: Path) -> list[Path]:
-    """Beside the checkpoint, in ComfyUI, in the hub's local cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    places = [path.parent / "tokenizer"]
-    if os.environ.get("COMFYUI_PATH"):
-        places.append(Path(os.path.expanduser(os.environ["COMFYUI_PATH"])) / "comfy" / "sd1_tokenizer")
     cached = try_to_load_from_cache(CLIP_ON_THE_HUB, "vocab.json")
-    return [*places, Path(cached).parent] if isinstance(cached, str) else places
-
-
-def _has_words(place: Path) -> bool:
-    return (place / "vocab.json").exists() or (place / "tokenizer.json").exists()
+    others = [Path(cached).parent] if isinstance(cached, str) else []
+    return read_tokenizer(CLIPTokenizer, find_tokenizer(path, named, "CLIP's", "sd1_tokenizer", others))
 
 
 def padded(tokenizer: Any, encoder: str) -> Any:

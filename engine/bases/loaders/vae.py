@@ -51,25 +51,49 @@ def build_vae(weights: Mapping[str, Tensor], side: int, scale: float) -> Any:
     """The autoencoder out of LDM's or TAESD's names, without a prefix; LDM's latents are of this `side` and
     `scale`."""
     from diffusers import AutoencoderKL
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     tiny = _tiny_state(weights)
     if tiny is not None:
         return _build_tiny(tiny)
-    levels = range(1 + max(numbers_in(weights, "encoder.down.")))
-    channels = [weights[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in levels]
-    config = {
-        "block_out_channels": channels,
-        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
-        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-        "layers_per_block": 1 + max(numbers_in(weights, "encoder.down.0.block.")),
-        "latent_channels": weights["quant_conv.weight"].shape[0] // 2,
-        "sample_size": side * 2 ** (len(channels) - 1),
-        "scaling_factor": scale,
-    }
-    vae = empty(AutoencoderKL, config)
-    vae.load_state_dict(in_full(convert_ldm_vae_checkpoint(dict(weights), vae.config)), assign=True)
+    halvings = max(numbers_in(weights, "encoder.down."))
+    return build_kl(AutoencoderKL, weights, {"sample_size": side * 2**halvings, "scaling_factor": scale})
+
+
+def build_kl(kind: Any, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
+    """diffusers' autoencoder `kind` in fp32, around tensors in LDM's names or its own; `config` is what
+    shapes do not tell. Raises KeyError for a tensor that is lacking, or that it does not have."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    weights = {key: value for key, value in weights.items() if not key.endswith("batches_tracked")}
+    levels = [None] * len(numbers_in(weights, "encoder.down."))
+    if levels:
+        statistics = {key: value for key, value in weights.items() if key.startswith("bn.")}
+        shape = {"down_block_types": levels, "up_block_types": levels}
+        weights = {**convert_ldm_vae_checkpoint(weights, shape), **statistics}
+    vae = empty(kind, {**_kl_config(weights), **config})
+    missing, strange = vae.load_state_dict(in_full(weights), assign=True, strict=False)
+    gone = [key for key in missing if not key.endswith("batches_tracked")]
+    if gone or strange:
+        raise KeyError([*gone, *strange][0])
     return vae
+
+
+def _kl_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    levels = range(len(numbers_in(weights, "encoder.down_blocks.")))
+    down, up = (
+        [weights[f"{path}_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in levels]
+        for path in ("encoder.down", "decoder.up")
+    )
+    return {
+        "block_out_channels": down,
+        **({} if up[::-1] == down else {"decoder_block_out_channels": up[::-1]}),
+        "down_block_types": ["DownEncoderBlock2D"] * len(down),
+        "up_block_types": ["UpDecoderBlock2D"] * len(up),
+        "layers_per_block": len(numbers_in(weights, "encoder.down_blocks.0.resnets.")),
+        "latent_channels": weights["decoder.conv_in.weight"].shape[1],
+        "use_quant_conv": "quant_conv.weight" in weights,
+        "use_post_quant_conv": "post_quant_conv.weight" in weights,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ TAESD

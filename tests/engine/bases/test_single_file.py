@@ -161,7 +161,7 @@ def test_a_checkpoint_without_a_tokenizer_says_what_to_give(sd1, tmp_path: Path,
     path = written(tmp_path / "model.safetensors", sd1)
     with pytest.raises(LikenessError, match="name the folder of CLIP's"):
         load_base(BaseSpec.parse(str(path)))
-    with pytest.raises(LikenessError, match="holds no CLIP tokenizer"):
+    with pytest.raises(LikenessError, match="holds no tokenizer"):
         load_base(BaseSpec.parse(str(path), tokenizer=str(tmp_path)))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel, load_base
-from likeness_portraits.engine.bases.loaders.flux2 import read_tokenizer
+from likeness_portraits.engine.bases.loaders.flux2 import qwen_tokenizer
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.training import memory
 from likeness_portraits.engine.training.launch import train
@@ -169,7 +169,7 @@ def test_what_waits_elsewhere_stays_there_when_the_base_is_moved(klein: BaseMode
 @pytest.mark.parametrize("method", SETTINGS)
 def test_klein_4b_at_its_real_shapes_fits_where_it_is_said_to(method: str, tmp_path: Path):
     """At 768 pixels in bf16, by the estimate: 12 GB by turns, 8 GB with blocks by turns."""
-    base = klein_shapes.hollow("4B", read_tokenizer(tiny_flux2.write_tokenizer(tmp_path)))
+    base = klein_shapes.hollow("4B", qwen_tokenizer(tiny_flux2.write_tokenizer(tmp_path)))
     learning, _ = klein_shapes.learner(method, base, 768)
     measures = MemorySettings(vae_away=True, half=True, checkpointing=True, turns="networks", pass_size=1)
     assert 8e9 < estimate(learning, measures).total <= 12e9
