@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import LikenessError
+from ..errors import LikenessError, first_line
 from ..files import reading
 from .tensors import refuse_programs
 
 # PyTorch's own; for others transformers fetches a kernel, where the library for these is installed
 MOST_LAYERS = 10_000  # known: up to some hundreds, of channels in a block some thousands
+LOST = 0.05  # share of a network's tensors that its files may lack; files of other networks lack most
 OWN_ATTENTION = ("eager", "sdpa", "None", "")
 
 
@@ -27,6 +28,31 @@ def from_folder(kind: Any, folder: Path, **options: Any) -> Any:
     if kind.__name__.startswith("Auto"):  # only these look for modules in the folder
         options["trust_remote_code"] = False
     return kind.from_pretrained(folder, local_files_only=True, **options)
+
+
+def pretrained(kind: Any, folder: Path, again: str = "get it again") -> Any:
+    """As `from_folder`; whatever fails is a LikenessError, which ends with `again`, what to do.
+
+    A network comes in fp32, in evaluation mode and without gradients; where its files lack weights it is
+    refused, for transformers would make them up.
+    """
+    words = "Tokenizer" in kind.__name__
+    try:
+        if words:
+            return from_folder(kind, folder)
+        network, info = from_folder(kind, folder, output_loading_info=True)
+    except LikenessError:
+        raise
+    except Exception as error:  # transformers, safetensors and tokenizers each raise their own
+        reason = first_line(error)
+        raise LikenessError(f"{folder} cannot be read as {kind.__name__} ({reason}); {again}") from error
+    missing = sorted(info["missing_keys"])
+    if len(missing) > LOST * len(network.state_dict()):
+        raise LikenessError(
+            f"{folder} lacks {len(missing)} weights of {type(network).__name__}, such as {missing[0]}; "
+            f"{again}"
+        )
+    return network.float().eval().requires_grad_(False)
 
 
 def check_config(path: Path) -> None:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..artifact.inert_folder import from_folder
+from ..artifact.inert_folder import pretrained
 from ..artifact.tensors import read_tensors
-from ..errors import LikenessError, first_line
+from ..errors import LikenessError
 from ..files import reading
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -40,13 +40,7 @@ def load_tower(folder: str | Path) -> Any:
             f"{path} is no CLIP image tower; give a transformers folder, such as that of "
             "openai/clip-vit-base-patch32 with its config.json and weights"
         )
-    try:
-        tower = from_folder(CLIPVisionModelWithProjection, path)
-    except Exception as error:  # transformers raises what it likes
-        raise LikenessError(
-            f"{path} cannot be read as a CLIP image tower ({first_line(error)}); get it again"
-        ) from error
-    return tower.float().requires_grad_(False).eval()
+    return pretrained(CLIPVisionModelWithProjection, path)
 
 
 def read_features(path: str | Path, count: int) -> Tensor:

@@ -6,7 +6,9 @@ Nothing is ever downloaded; what is missing is named with its source, its licenc
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..artifact.inert_folder import pretrained
 from ..errors import LikenessError
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # transformers' names; one of them is enough
@@ -33,6 +35,10 @@ class Helper:
         return [
             " or ".join(group) for group in self.needs if not any((place / name).is_file() for name in group)
         ]
+
+    def load(self, kind: Any, folder: Path) -> Any:
+        """The network or tokenizer of transformers' class `kind` in the folder."""
+        return pretrained(kind, folder, f"get the files again from {self.source}")
 
     def sentence(self, place: Path) -> str:
         return (

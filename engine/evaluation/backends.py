@@ -12,9 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
 
-from ..artifact.inert_folder import from_folder
 from ..bases.clip_features import MEAN as CLIP_MEAN
 from ..bases.clip_features import SPREAD as CLIP_SPREAD
 from ..data.faces import Face, load_faces
@@ -144,8 +142,8 @@ class Clip:
     def __init__(self, folder: Path) -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
-        self._model: Any = _loaded(CLIPModel, folder)
-        self._tokenizer: Any = _loaded(CLIPTokenizer, folder)
+        self._model: Any = CLIP_MODEL.load(CLIPModel, folder)
+        self._tokenizer: Any = CLIP_MODEL.load(CLIPTokenizer, folder)
 
     @torch.no_grad()
     def look(self, pictures: Pictures) -> np.ndarray:
@@ -171,7 +169,7 @@ class Dino:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModel
 
-        self._model: Any = _loaded(AutoModel, folder)
+        self._model: Any = DINOV2.load(AutoModel, folder)
 
     @torch.no_grad()
     def look(self, pictures: Pictures) -> np.ndarray:
@@ -225,15 +223,6 @@ def _small(pictures: Pictures) -> np.ndarray:
 def _features(output: Any) -> torch.Tensor:
     """transformers 5 gives an output object where earlier versions gave the tensor."""
     return (output if isinstance(output, torch.Tensor) else output.pooler_output).float()
-
-
-def _loaded(kind: Any, folder: Path) -> Any:
-    try:
-        loaded = from_folder(kind, folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise LikenessError(f"{folder} cannot be read as {kind.__name__} ({reason}); get it again") from error
-    return loaded.float().eval().requires_grad_(False) if isinstance(loaded, torch.nn.Module) else loaded
 
 
 def judges_there(

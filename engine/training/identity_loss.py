@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..artifact.inert_folder import from_folder
+from ..artifact.inert_folder import pretrained
 from ..bases.base import BaseModel
 from ..data.alignment import ARCFACE_SIDE, Points, central_face, similarity, warped
 from ..data.faces import load_faces
@@ -206,13 +206,8 @@ def dino(folder: Path) -> FeatureJudge:
         raise LikenessError(
             f"{folder} holds no image model; get {DINOV2.source} ({DINOV2.licence}) and put its files there"
         )
-    try:
-        tower = from_folder(AutoModel, folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise LikenessError(
-            f"{folder} cannot be read ({str(error).splitlines()[0]}); get it again"
-        ) from error
-    tower = getattr(tower, "vision_model", tower).float().eval().requires_grad_(False)
+    tower = pretrained(AutoModel, folder)
+    tower = getattr(tower, "vision_model", tower)
     side = tower.config.image_size if tower.config.model_type == "clip_vision_model" else _DINO_SIDE
     return FeatureJudge(tower, side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

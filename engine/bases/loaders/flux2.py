@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from ...artifact.flux2_names import FRONTS, for_diffusers, front_of
-from ...artifact.inert_folder import check_config
+from ...artifact.inert_folder import check_config, pretrained
 from ...config import BaseSpec
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES, family_of_flux2
 from ..text.qwen import PADDING, taps_for
 from .checkpoint_file import read_checkpoint_tensors
 from .networks import empty, numbers_in
-from .tokenizer import find_tokenizer, read_tokenizer
+from .tokenizer import find_tokenizer
 from .vae import build_kl
 
 log = logging.getLogger(__name__)
@@ -318,7 +318,7 @@ def qwen_tokenizer(folder: Path) -> Any:
     """Qwen's, out of a folder."""
     from transformers import Qwen2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
-    return read_tokenizer(Qwen2TokenizerFast, folder)
+    return pretrained(Qwen2TokenizerFast, folder)
 
 
 # ---------------------------------------------------------------------------------------------------- numbers

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ...artifact.inert_folder import from_folder
+from ...artifact.inert_folder import from_folder, pretrained
 from ...errors import LikenessError
 from ...files import reading
 from ..families import FAMILIES, KNOWN
 from ..families import family_of_unet as row_of_unet
 from ..process.ddpm import noise_schedule
-from .tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ def read_text_folder(path: Path, family: str) -> tuple[dict[str, Any], dict[str,
         pooled = name == "clip_g"
         model = CLIPTextModelWithProjection if pooled else CLIPTextModel
         encoders[name] = _part(model, path / f"text_encoder{ending}").float()
-        tokenizers[name] = read_tokenizer(CLIPTokenizer, path / f"tokenizer{ending}")
+        tokenizers[name] = pretrained(CLIPTokenizer, path / f"tokenizer{ending}")
     return encoders, tokenizers
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...artifact.inert_folder import pretrained
 from ...config import BaseSpec, from_yaml
 from ...errors import LikenessError
 from ...files import read_text, reading
@@ -20,7 +21,7 @@ from ..text.clip_weights import load_text
 from .checkpoint_file import UNET, Stored, check_checkpoint_kind, read_checkpoint_tensors
 from .folder import Parts, checked_prediction, read_text_folder
 from .networks import empty, in_full, numbers_in
-from .tokenizer import find_tokenizer, read_tokenizer
+from .tokenizer import find_tokenizer
 from .vae import read_vae
 
 log = logging.getLogger(__name__)
@@ -225,7 +226,7 @@ def _tokenizer(path: Path, named: str | None) -> Any:
 
     cached = try_to_load_from_cache(CLIP_ON_THE_HUB, "vocab.json")
     others = [Path(cached).parent] if isinstance(cached, str) else []
-    return read_tokenizer(CLIPTokenizer, find_tokenizer(path, named, "CLIP's", "sd1_tokenizer", others))
+    return pretrained(CLIPTokenizer, find_tokenizer(path, named, "CLIP's", "sd1_tokenizer", others))
 
 
 def padded(tokenizer: Any, encoder: str) -> Any:

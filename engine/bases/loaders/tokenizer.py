@@ -3,10 +3,8 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ...artifact.inert_folder import from_folder
-from ...errors import LikenessError, first_line
+from ...errors import LikenessError
 
 
 def find_tokenizer(
@@ -32,15 +30,3 @@ def find_tokenizer(
 
 def _has_words(place: Path) -> bool:
     return (place / "vocab.json").exists() or (place / "tokenizer.json").exists()
-
-
-def read_tokenizer(kind: Any, folder: Path) -> Any:
-    """A folder's tokenizer as transformers' class `kind`."""
-    try:
-        return from_folder(kind, folder)
-    except LikenessError:
-        raise
-    except Exception as error:  # tokenizers raises its own
-        raise LikenessError(
-            f"the tokenizer in {folder} cannot be read ({first_line(error)}); get it again"
-        ) from error

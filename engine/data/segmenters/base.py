@@ -2,22 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ...artifact.inert_folder import from_folder
-from ...errors import LikenessError
-from ..helpers import Helper
-
-LOST = 0.05  # share of a network's tensors that its file may lack; files of other networks lack most
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -37,22 +30,6 @@ class Segmenter(Protocol):
     def __call__(self, pixels: NDArray[np.uint8], words: Sequence[str]) -> Found:
         """pixels (H, W, 3); unknown words raise LikenessError naming the nearest valid one."""
         ...
-
-
-def pretrained(network: Any, folder: Path, helper: Helper) -> Any:
-    """The transformers class with its weights from a folder; files that are not of it are refused."""
-    again = f"get the files again from {helper.source}"
-    try:
-        model, info = from_folder(network, folder, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LikenessError(f"{folder} cannot be read as {network.__name__} ({reason}); {again}") from error
-    missing = sorted(info["missing_keys"])
-    if len(missing) > LOST * len(model.state_dict()):
-        raise LikenessError(
-            f"{folder} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}; {again}"
-        )
-    return model.eval().requires_grad_(False)
 
 
 def network_input(

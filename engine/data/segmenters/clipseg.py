@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..helpers import CLIPSEG
-from .base import Found, enlarged, network_input, pretrained
+from .base import Found, enlarged, network_input
 
 _SIDE = 352  # what the released weights were trained at
 PHRASINGS = (
@@ -70,5 +70,5 @@ def load(models: Path, device: str = "cpu", side: int = _SIDE) -> ClipSeg:
     folder = CLIPSEG.find(models)
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-    model = pretrained(CLIPSegForImageSegmentation, folder, CLIPSEG)
-    return ClipSeg(model.to(device), CLIPTokenizer.from_pretrained(folder, local_files_only=True), side)
+    model = CLIPSEG.load(CLIPSegForImageSegmentation, folder)
+    return ClipSeg(model.to(device), CLIPSEG.load(CLIPTokenizer, folder), side)

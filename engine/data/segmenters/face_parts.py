@@ -13,7 +13,7 @@ from ...artifact.tensors import read_pickle, read_tensors
 from ...errors import LikenessError, nearest
 from ...files import reading
 from ..helpers import BISENET, FACE_PARSING
-from .base import Found, enlarged, network_input, pretrained
+from .base import Found, enlarged, network_input
 
 _SIDE = 512  # what both kinds of weights were trained at
 # BiSeNet's numbering, which the methods' label sets use; the left eye is the person's own
@@ -113,7 +113,7 @@ def load(models: Path, device: str = "cpu", side: int = _SIDE) -> FaceParser:
 def _segformer(folder: Path, device: str, side: int) -> FaceParser:
     from transformers import SegformerForSemanticSegmentation
 
-    model: Any = pretrained(SegformerForSemanticSegmentation, folder, FACE_PARSING).to(device)
+    model: Any = FACE_PARSING.load(SegformerForSemanticSegmentation, folder).to(device)
     names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
     unknown = [name for name in names if name not in CELEBA_NAMES]
     if unknown:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import LikenessError
 from ..helpers import GROUNDING_DINO, SAM2
 from ..masks import kept_boxes, union
-from .base import Found, network_input, pretrained
+from .base import Found, network_input
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # the detector's picture
 BOX_THRESHOLD, TEXT_THRESHOLD = 0.25, 0.25
@@ -122,8 +122,8 @@ def load(models: Path, device: str = "cpu", short_side: int = SHORT_SIDE) -> Gro
     from transformers import BertTokenizer, GroundingDinoForObjectDetection, Sam2Model
 
     return GroundedSam(
-        pretrained(GroundingDinoForObjectDetection, boxes, GROUNDING_DINO).to(device),
-        BertTokenizer.from_pretrained(boxes, local_files_only=True),
-        pretrained(Sam2Model, outlines, SAM2).to(device),
+        GROUNDING_DINO.load(GroundingDinoForObjectDetection, boxes).to(device),
+        GROUNDING_DINO.load(BertTokenizer, boxes),
+        SAM2.load(Sam2Model, outlines).to(device),
         short_side=short_side,
     )

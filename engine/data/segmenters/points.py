@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...errors import LikenessError
 from ..helpers import SAM2
-from .base import Found, enlarged, network_input, pretrained
+from .base import Found, enlarged, network_input
 
 Clicks = list[tuple[float, float, int]]  # x, y as shares, 1 belongs or 0 does not
 
@@ -68,4 +68,4 @@ def load(models: Path, device: str = "cpu") -> PointedSam:
     folder = SAM2.find(models)
     from transformers import Sam2Model
 
-    return PointedSam(pretrained(Sam2Model, folder, SAM2).to(device))
+    return PointedSam(SAM2.load(Sam2Model, folder).to(device))

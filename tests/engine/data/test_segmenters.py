@@ -211,6 +211,11 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(models, tmp_pat
     (tmp_path / "clipseg" / "model.safetensors").write_bytes(b"half a download")
     with pytest.raises(LikenessError, match=r"clipseg cannot be read as .*; get the files again from https"):
         clipseg.load(tmp_path)
+    shutil.copy(models / "clipseg" / "model.safetensors", tmp_path / "clipseg")
+    for words in (tmp_path / "clipseg").glob("[tv]o*.json"):
+        words.write_text("half a download")
+    with pytest.raises(LikenessError, match=r"clipseg cannot be read as CLIPTokenizer .*; get the files"):
+        clipseg.load(tmp_path)
 
 
 def test_likeness_masks_runs_a_back_end_of_a_models_folder(models, picture, tmp_path):
