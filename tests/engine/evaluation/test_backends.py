@@ -92,7 +92,7 @@ def test_missing_weights_are_named_with_source_and_folder(tmp_path: Path, load, 
 def test_a_damaged_folder_is_named(models: Path, tmp_path: Path):
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(LikenessError, match="get it again"):
+    with pytest.raises(LikenessError, match="get the files again from https"):
         load_clip(tmp_path)
 
 
