@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
+import comfy.patcher_extension
 import comfy.utils
 from torch import Tensor
 
 from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias, Pass, attend
+from ..staged.stages import LAST_TIMESTEP
 
 USERS_KEY = "likeness.attention"  # of our users in transformer_options
 # a user, or who it is for the prompts (by their uuids) in a batch of so many samples
@@ -35,6 +37,28 @@ class Sites:
         cut = len(".to_k.weight")
         paths = {name[:-cut]: path[:-cut] for name, path in named.items() if name.endswith(_ENDING)}
         return cls(paths, {_place(path): name for name, path in paths.items()})
+
+    # what a wrapper that brings in users is around: the network's pass
+    around = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+
+    def text_shapes(self, network: Any) -> dict[str, tuple[int, ...]]:
+        """By layer, the width of keys and of what they are made of."""
+        return {name: tuple(layer.to_k.weight.shape) for name, layer in self.layers(network).items()}
+
+    def heads(self, network: Any) -> dict[str, int]:
+        return {name: layer.heads for name, layer in self.layers(network).items()}
+
+    def network_of(self, wrapped: Any) -> Any:
+        """The network, of what a wrapper is around."""
+        return wrapped
+
+    def queries_like(self, wrapped: Any, x: Tensor) -> Tensor:
+        """(B, …) in the precision and on the device of the queries in a pass of x (B, …)."""
+        return x
+
+    def progress(self, times: Tensor) -> float:
+        """How far drawing is, of what a wrapper is told: 0 is pure noise, 1 the picture."""
+        return 1 - float(times[0]) / LAST_TIMESTEP
 
     def layers(self, network: Any) -> dict[str, Any]:
         """The layers of a MODEL's network by name."""

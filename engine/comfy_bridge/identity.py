@@ -1,6 +1,6 @@
 """Identity adapters in the graph: pictures to an identity, and an identity into what a MODEL draws.
 
-People come in through the seam of attention, and only while the U-Net runs for a MODEL that carries them:
+People come in through the seam of attention, and only while the network runs for a MODEL that carries them:
 attention patches and replacements of other nodes, staged prompts, LoRAs and ControlNets do what they did.
 """
 
@@ -30,12 +30,12 @@ from ..identity.references import (
     miniature_tower,
     references_of,
 )
-from ..staged.stages import LAST_TIMESTEP
 from .areas import area_of, part_of
 from .attention import Sites, user_in
 from .folders import folder
+from .joint_attention import JointSites, model_sites
 from .pictures import image_of, masks_of_tensor, pictures_of
-from .weights import kind_of
+from .weights import check_attention, kind_of
 
 _KEY = "likeness.identity"  # of our wrappers
 AREAS = "likeness.areas"  # in transformer_options: the latents' size, and by prompt where in them it looks
@@ -129,18 +129,16 @@ def apply_identity(
     """
     if mask is not None and len(mask.reshape(-1, *mask.shape[-2:])) != 1:
         raise LikenessError("an identity has one region, but the mask is a batch; connect a single mask")
-    sites = Sites.of(model)
-    attentions = sites.layers(model.model.diffusion_model)
-    shapes = {name: tuple(layer.to_k.weight.shape) for name, layer in attentions.items()}
-    check_fit(identity.adapter, kind_of(model), shapes)
+    check_attention(model, "an identity")
+    sites, network = model_sites(model), model.model.diffusion_model
+    check_fit(identity.adapter, kind_of(model), sites.text_shapes(network))
     region = None if mask is None else mask.reshape(mask.shape[-2:]).cpu().float()
     shown = IdentityConditioning(
         identity=identity, weight=weight, start=start, end=end, layers=factors_of(layers), region=region
     )
     model = model.clone()
     kinds = comfy.patcher_extension.WrappersMP
-    heads = {name: layer.heads for name, layer in attentions.items()}
-    model.add_wrapper_with_key(kinds.DIFFUSION_MODEL, _KEY, _Showing(shown, sites, heads))
+    model.add_wrapper_with_key(sites.around, _KEY, _Showing(shown, sites, sites.heads(network)))
     if region is not None and not model.wrappers.get(kinds.CALC_COND_BATCH, {}).get(_KEY):
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, _tell_areas)
     return model
@@ -161,28 +159,29 @@ def _tell_areas(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, mo
 
 @dataclass(frozen=True, eq=False)
 class _Showing:
-    """A wrapper around the U-Net's pass, whose batch may hold any mix of prompts."""
+    """A wrapper around the network's pass, whose batch may hold any mix of prompts."""
 
     shown: IdentityConditioning
-    sites: Sites
+    sites: Sites | JointSites
     heads: Mapping[str, int]
 
     @torch.no_grad()
     def __call__(
         self, executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any
     ) -> Any:
-        if not self.shown.in_pass(lambda: 1 - float(timesteps[0]) / LAST_TIMESTEP):
+        if not self.shown.in_pass(lambda: self.sites.progress(timesteps)):
             return executor(x, timesteps, *rest, **options)
         by_place = len(rest) > 3  # by place, as ComfyUI does, or by name
         about = rest[3] if by_place else options.get("transformer_options") or {}
         prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt
         who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
-        person = self.shown.person(who, self.heads, x)
+        wrapped = executor.class_obj
+        person = self.shown.person(who, self.heads, self.sites.queries_like(wrapped, x))
         if AREAS in about and person.region is not None:
             person = replace(person, region=self._within(person.region, about, len(x)))
         others = user_in(about, "identity")
         people = [*others.people, person] if isinstance(others, IdentityAttention) else [person]
-        network = executor.class_obj
+        network = self.sites.network_of(wrapped)
         about = self.sites.with_user(about, network, "identity", IdentityAttention(people))
         if by_place:
             rest = (*rest[:3], about, *rest[4:])
@@ -200,5 +199,5 @@ class _Showing:
 
 def people_in(model: Any) -> list[IdentityConditioning]:
     """Whom a MODEL shows, for learning on them: nothing that was made while drawing is taken along."""
-    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    return [replace(wrapper.shown) for wrapper in model.wrappers.get(kind, {}).get(_KEY, ())]
+    wrappers = (model.wrappers.get(kind, {}).get(_KEY, ()) for kind in (Sites.around, JointSites.around))
+    return [replace(wrapper.shown) for group in wrappers for wrapper in group]

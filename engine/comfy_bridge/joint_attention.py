@@ -14,6 +14,7 @@ from comfy.ldm.flux.math import apply_rope
 from torch import Tensor
 
 from ..bases.attention import AttentionSite, AttentionUser, Bias, Pass
+from ..bases.process.flow import flux2_flow
 from .attention import USERS_KEY, Sites, User
 
 _PASS = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
@@ -29,6 +30,29 @@ def model_sites(model: Any) -> "Sites | JointSites":
 @dataclass(frozen=True)
 class JointSites:
     """The attention of a FLUX's blocks, where words stand before the picture."""
+
+    # what a wrapper that brings in users is around: where the network's own pass begins, it is too late
+    around = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+
+    def text_shapes(self, network: Any) -> dict[str, tuple[int, int]]:
+        """By layer, the width of keys and of what they are made of."""
+        width = network.hidden_size
+        return dict.fromkeys(self.layers(network), (width, width))
+
+    def heads(self, network: Any) -> dict[str, int]:
+        return {name: block.num_heads for name, block in self.layers(network).items()}
+
+    def network_of(self, wrapped: Any) -> Any:
+        """The network, of what a wrapper is around."""
+        return wrapped.diffusion_model
+
+    def queries_like(self, wrapped: Any, x: Tensor) -> Tensor:
+        """(B,) in the precision and on the device of the queries in a pass of x (B, …)."""
+        return torch.empty(len(x), dtype=wrapped.get_dtype_inference(), device=x.device)
+
+    def progress(self, times: Tensor) -> float:
+        """How far drawing is, of what a wrapper is told: 0 is pure noise, 1 the picture."""
+        return flux2_flow().progress(float(times[0]))
 
     def layers(self, network: Any) -> dict[str, Any]:
         """The blocks of a MODEL's network by their attention's name in diffusers."""

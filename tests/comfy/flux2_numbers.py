@@ -48,12 +48,15 @@ from likeness_portraits.engine.bases.denoisers.seam import using  # noqa: E402
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
 from likeness_portraits.engine.bases.process.flow import flux2_flow  # noqa: E402
 from likeness_portraits.engine.bases.sampling import dpmpp_2m, euler, seeded_noise  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.identity import apply_identity, people_in  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.joint_attention import JointSites  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.refocus import Run, refocused_prompt, with_refocus  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
+from likeness_portraits.engine.identity.adapter import id_adapter  # noqa: E402
+from likeness_portraits.engine.identity.conditioning import IdentityConditioning, IdentityTokens  # noqa: E402
 from likeness_portraits.engine.inference.generate import applied, generate  # noqa: E402
 from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Spot, fitted  # noqa: E402
 from likeness_portraits.engine.inference.refocused import Refocusing  # noqa: E402
@@ -377,6 +380,56 @@ def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, An
     }  # fmt: skip
 
 
+# ---------------------------------------------------------------------------------------------------- people
+
+
+@torch.inference_mode()
+def people_alike(loaded: tuple[Any, Any, Any], base: BaseModel, artifact: Artifact) -> dict[str, float]:
+    """Pictures of two people in regions, one of them at some steps only, by our node's function and by
+    generate; beside words kept in regions, and other packs' patches."""
+    model, clip, vae = loaded
+    adapter, tokens = id_adapter(artifact), artifact.tensors["identity.v0"][None]
+    nobody = artifact.tensors["identity_nobody"][None]
+    left = (torch.arange(8) < 4).float().expand(8, 8)
+    somebody = [
+        IdentityTokens(adapter=adapter, tokens=one, nobody=nobody) for one in (tokens, 1 - 2 * tokens)
+    ]
+    how = [{"weight": 3.0, "end": 0.6}, {"weight": 2.0, "start": 0.1}]
+    shown = [IdentityConditioning(identity=one, region=where, **told)
+             for one, where, told in zip(somebody, (left, 1 - left), how)]  # fmt: skip
+    patched = model
+    for one, where, told in zip(somebody, (left, 1 - left), how):
+        patched = apply_identity(patched, one, mask=where[None], **told)
+    prompt, plain = said(clip, TOGETHER), sampled(model, clip, said(clip, TOGETHER))
+    found = {"learned on": float(len(people_in(patched)))}
+
+    def mine(**more: Any) -> np.ndarray:
+        size = {"width": 32, "height": 32}
+        return generate(base, [TOGETHER], steps=6, guidance=4.0, seed=5, people=shown, **size, **more)[0]
+
+    theirs = sampled(patched, clip, prompt)
+    found["pictures"] = min(psnr(mine(), pixels_of(vae, theirs)), 99.0)
+    found["seen"] = apart(theirs, plain)
+    both, positive = patched, None
+    for focus in FOCUSES:
+        both, positive = refocused_prompt(both, clip, TOGETHER, focus, conditioning=positive)
+    drawn = pixels_of(vae, sampled(both, clip, positive))
+    found["beside regions"] = min(psnr(mine(refocus=Refocusing(focuses=FOCUSES)), drawn), 99.0)
+    neutral = apply_identity(apply_identity(model, somebody[0], weight=0.0), somebody[1], weight=0.0)
+    found["neutral"] = apart(sampled(neutral, clip, prompt), plain)
+    found["afterwards"] = apart(sampled(model, clip, prompt), plain)
+    other = model.clone()  # with other packs' patches, which are heard
+    other.model_options["transformer_options"] = foreign(model.model_options["transformer_options"], True)
+    once = apply_identity(other, somebody[0], weight=3.0)
+    with using(base.network, "values", Louder()):
+        alone = IdentityConditioning(identity=somebody[0], weight=3.0)
+        picture = generate(
+            base, [TOGETHER], steps=6, guidance=4.0, seed=5, people=[alone], width=32, height=32
+        )[0]
+    found["foreign"] = min(psnr(picture, pixels_of(vae, sampled(once, clip, prompt))), 99.0)
+    return found
+
+
 class Heard(logging.Handler):
     """What ComfyUI says."""
 
@@ -492,6 +545,7 @@ def main() -> dict[str, Any]:
     write_person(FOLDER / "person")
     found["used"] = {name: used(loaded, graph, learned(name, graph))
                      for name in ("textual-inversion", "dreambooth-lora")}  # fmt: skip
+    found["people"] = people_alike(loaded, graph, learned("masterweaver", graph))
     return found
 
 
