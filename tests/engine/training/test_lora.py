@@ -1,9 +1,12 @@
 import pytest
 import torch
 
-from likeness_portraits.engine.artifact.lora import adaptable, merged
+from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.artifact.lora import RANK_BY_NOISE, adaptable, merged
 from likeness_portraits.engine.bases.denoisers.conditional_unet import LORA_TARGETS
 from likeness_portraits.engine.bases.lora_ranks import RankByNoise, ranks_at
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training import lora
 from likeness_portraits.engine.training.orthogonal_lora import last_singular_values
 from likeness_portraits.tests.engine.tiny import tiny_base
@@ -144,3 +147,18 @@ def test_a_stock_loader_draws_an_orthogonal_loras_whole_rank():
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     assert tensors[f"{name}.lora_down.weight"].shape == (8, 32)
     assert tensors[f"{name}.alpha"] == 4.0  # so that alpha / rank is what it was
+
+
+@pytest.mark.parametrize(
+    "told", [{"rank": 4}, {"rank": 0, "least": 0}, {"rank": "x", "least": 1}, {"rank": 3, "least": 1}, 7]
+)
+def test_a_file_that_says_nonsense_of_its_rank_is_refused_by_name(told):
+    base = tiny_base()
+    lora.inject(base.unet, LORA_TARGETS["attention"], rank=4, alpha=2.0)
+    tensors = lora.tensors(base)
+    lora.remove(base.unet)
+    artifact = Artifact(
+        kind="lora", method="test", tensors=tensors, base_family="sd1", extra={RANK_BY_NOISE: told}
+    )
+    with pytest.raises(LikenessError, match="what the LoRA says of its rank at each noise level is damaged"):
+        generate(base, ["a man"], artifacts=[(artifact, 1.0)], steps=1)

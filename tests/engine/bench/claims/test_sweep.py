@@ -9,6 +9,7 @@ from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bench.claims.bench import Arm, Bench
 from likeness_portraits.engine.bench.claims.masterweaver import MasterWeaverClaims
 from likeness_portraits.engine.bench.claims.sweep import Sweep, run_sweep, sweep_values
+from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.miniature import world
 from likeness_portraits.engine.miniature.making.id_adapter import PEOPLE, prepare_adapter
@@ -84,6 +85,23 @@ class Edited(Sweep):
 def test_edits_count_as_much_as_the_person(tmp_path: Path):
     record = run_sweep(Edited("masterweaver", {"editing_weight": [0.02, 0.2, 0.4]}), Bench(tmp_path))
     assert [line["chosen"] for line in record["lines"]] == [False, True, False]
+
+
+class Unseen(Bench):
+    """Nothing is drawn: all learn as well."""
+
+    def portrait_of(self, *_of: object) -> dict[str, list[float]]:  # type: ignore[override]
+        return {"identity": [0.5], "prompt": [1.0], "leakage": [0.0]}
+
+
+def test_a_sweep_may_learn_from_one_picture_of_each_person(tmp_path: Path):
+    sweep = Sweep("textual-inversion", {"steps": [1]}, pictures=1)
+    record = run_sweep(sweep, Unseen(tmp_path), people=1)
+    assert record["pictures"] == 1
+    (concept,) = (tmp_path / "concepts").iterdir()
+    assert len(load_concept(concept).pictures) == 1
+    with pytest.raises(LikenessError, match="measured on pictures of its own"):
+        Sweep("magictailor", {"joint_share": [0.5]}, pictures=1)
 
 
 def test_settings_are_all_combined():

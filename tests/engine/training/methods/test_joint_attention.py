@@ -1,5 +1,9 @@
 """MagicTailor and MagiCapture where words and picture attend to one another, on a flow."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +25,25 @@ from likeness_portraits.engine.training.degradation import (
 )
 from likeness_portraits.engine.training.head_crops import head_boxes, moved
 from likeness_portraits.engine.training.identity_loss import FaceJudge, IdentityLoss
+from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.tiny import SIZE, tiny_job, write_person, write_style
+from likeness_portraits.tests.engine.training.test_methods import between
 
 pytest.importorskip("diffusers", "0.36")
 pytest.importorskip("transformers", "4.51")
 
 
 @pytest.fixture(scope="module")
-def klein(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return load_base(BaseSpec.parse(str(tiny_flux2.write_folder(tmp_path_factory.mktemp("klein")))))
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_flux2.write_folder(tmp_path_factory.mktemp("klein"))
+
+
+@pytest.fixture(scope="module")
+def klein(files: Path) -> BaseModel:
+    return load_base(BaseSpec.parse(str(files)))
 
 
 @pytest.fixture
@@ -264,3 +275,37 @@ def test_heads_at_the_rim_stay_within_the_picture():
     corner = np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 10.0]])  # reaches beyond the upper left
     heads = head_boxes([corner], side=SIZE, size=(8, 8), cell=4)
     assert heads.starts == ((0, 0),) and heads.size <= (8, 8)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_where_attention_is_joint(base, files, folder, package_parent):
+    """Two concepts that are balanced, composed prompts, identity tokens, and a LoRA whose rank falls."""
+
+    def job(method: str, name: str, batch_size: int) -> Any:
+        settings: dict[str, Any] = {"batch_size": batch_size}
+        if method == "dreambooth-lora":
+            settings |= {"min_rank": 2, "orthogonal": True, "text_encoder": False}
+        if method != "magictailor":
+            return tiny_job(method, folder, name, settings=settings)
+        return replace(pair(folder, **settings), output=str(folder / f"{name}.safetensors"))
+
+    methods = ("dreambooth-lora", "magictailor", "magicapture", "masterweaver")
+    jobs = [job(method, f"two-{method}", 4).to_dict() for method in methods]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    script = Path(__file__).parents[1] / "two_processes.py"
+    environment = {**os.environ, "PYTHONPATH": str(package_parent), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, script, folder / "jobs.json", files], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [one["processes"] for one in json.loads((folder / "jobs.json.seen").read_text())] == [2] * 4
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for method in methods:
+            alone, half = (train(job(method, f"{n}-{method}", n), base=base) for n in (4, 2))
+            both = folder / f"two-{method}.safetensors"
+            assert between(both, alone) < 0.01 * between(half, alone), method
+    finally:
+        torch.set_num_threads(threads)
