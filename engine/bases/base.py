@@ -157,7 +157,7 @@ class BaseModel(nn.Module):
         self.turns = Turns(parts if blocks else [words, [self.network, *network]], device)
         return self.turns
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BaseModel":
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "BaseModel":
         """Whatever moves it, and all around it, leaves what waits where it is."""
         waiting = set(self.turns.waiting if self.turns else ())
         for part in self._away:

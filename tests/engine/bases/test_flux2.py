@@ -23,8 +23,9 @@ from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.plan import remarks
 from likeness_portraits.tests.engine import tiny_flux2
+from likeness_portraits.tests.engine.evaluation.test_stopping import Scripted
 from likeness_portraits.tests.engine.tiny import tiny_job, write_person
-from likeness_portraits.tests.engine.training import test_methods
+from likeness_portraits.tests.engine.training import test_methods, test_sizes
 
 pytest.importorskip("diffusers", "0.36")
 pytest.importorskip("transformers", "4.51")
@@ -307,6 +308,32 @@ def test_a_lora_of_another_family_is_refused(base: BaseModel):
 def test_klein_is_learned_on(check, method, base, folder, monkeypatch):
     monkeypatch.setattr(base.text, "length", 96)  # a fifth of the time
     check(method, base, folder)
+
+
+def test_pictures_keep_their_proportions_inside_masks_and_runs_resume_bit_for_bit(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(base.text, "length", 96)
+    folder, tokens = test_sizes.write_shapes(tmp_path), set()
+    handle = base.network.register_forward_pre_hook(lambda _, inputs: tokens.add(inputs[0].shape[1]))
+    changes = {"settings": {"steps": 5, "masked_loss": True}}
+    whole = Artifact.load(train(tiny_job("dreambooth-lora", folder, "whole", **changes), base=base))
+    handle.remove()
+    assert tokens >= {60, 64}  # latents of 24 x 40 and 32 x 32 pixels, one a token
+    train(tiny_job("dreambooth-lora", folder, "part", **changes), test_sizes.StopAt(2), base)
+    rest = Artifact.load(
+        train(tiny_job("dreambooth-lora", folder, "part", resume=True, **changes), base=base)
+    )
+    assert rest.steps == 5
+    test_methods.assert_same_tensors(dict(whole.tensors), dict(rest.tensors))
+
+
+def test_a_run_ends_when_its_pictures_are_liked(base, folder, monkeypatch):
+    monkeypatch.setattr(base.text, "length", 96)
+    critic = Scripted(liked=2, enough_at=3)
+    found = Artifact.load(train(tiny_job("textual-inversion", folder), base=base, critic=critic))
+    assert [step for step, _ in critic.seen] == [1, 2, 3] and critic.seen[0][1] == (1, 32, 32, 3)
+    assert found.steps == 2
 
 
 @pytest.mark.parametrize("method", ["custom-diffusion", "personamagic"])

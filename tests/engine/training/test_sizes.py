@@ -28,6 +28,10 @@ SQUARE_ONLY = sorted(set(METHODS) - set(IN_BUCKETS))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return write_shapes(tmp_path)
+
+
+def write_shapes(folder: Path) -> Path:
     """A person in pictures of several proportions, with masks."""
     random = np.random.default_rng(3)
     pictures = []
@@ -36,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
         mask[height // 4 : -height // 4, width // 4 : -width // 4] = 1
         pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
         pictures.append(Picture(name=f"{number}", pixels=pixels, mask=mask))
-    write_concept(tmp_path / "person", Concept("<v0>", "woman", "subject", tuple(pictures)))
-    return tmp_path
+    write_concept(folder / "person", Concept("<v0>", "woman", "subject", tuple(pictures)))
+    return folder
 
 
 def learner(job: Job, base: Any) -> Method:

@@ -10,11 +10,14 @@ import torch
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.loaders.flux2 import qwen_tokenizer
+from likeness_portraits.engine.bases.loaders.random_base import random_base
+from likeness_portraits.engine.bench.speed import speed_job
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.training import memory
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.memory import MemorySettings, estimate, rungs
-from likeness_portraits.tests.engine import klein_shapes, tiny_flux2
+from likeness_portraits.engine.training.probe import META
+from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 from likeness_portraits.tests.engine.training.test_memory import CLOSE, Listener, learner, measured
 from likeness_portraits.tests.engine.training.test_methods import assert_same_tensors
@@ -169,8 +172,9 @@ def test_what_waits_elsewhere_stays_there_when_the_base_is_moved(klein: BaseMode
 @pytest.mark.parametrize("method", SETTINGS)
 def test_klein_4b_at_its_real_shapes_fits_where_it_is_said_to(method: str, tmp_path: Path):
     """At 768 pixels in bf16, by the estimate: 12 GB by turns, 8 GB with blocks by turns."""
-    base = klein_shapes.hollow("4B", qwen_tokenizer(tiny_flux2.write_tokenizer(tmp_path)))
-    learning, _ = klein_shapes.learner(method, base, 768)
+    base = random_base("klein4b", META)
+    base.text.tokenizers["qwen3_4b"] = qwen_tokenizer(tiny_flux2.write_tokenizer(tmp_path))
+    learning = learner(speed_job(method, base, tmp_path, 1, "bf16", 768), base)
     measures = MemorySettings(vae_away=True, half=True, checkpointing=True, turns="networks", pass_size=1)
     assert 8e9 < estimate(learning, measures).total <= 12e9
     assert 1e9 < estimate(learning, replace(measures, turns="blocks")).total <= 8e9
