@@ -17,6 +17,10 @@ class Conditioning:
     values: Tensor | None = None  # (B, T, D), of which it makes values; None: of the states
     pooled: Tensor | None = None  # (B, P), a summary of each prompt, where the denoiser reads one
     mask: Tensor | None = None  # (B, T) bool: which states there are; None: all
+    # where attention is joint: rows (B, P, W) that every block's values of text are moved by, through its own
+    # projection, and which of the states' (B, P); None: none are moved
+    added: Tensor | None = None
+    added_at: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.states)
@@ -43,9 +47,10 @@ class Conditioning:
         return self._each(lambda part: part.repeat(count, *[1] * (part.ndim - 1)))
 
     def to(self, *where: Any) -> "Conditioning":
-        """On another device or, but for the mask, in another precision."""
-        mask = None if self.mask is None else self.mask.to(self.states.to(*where).device)
-        return replace(self._each(lambda part: part.to(*where)), mask=mask)
+        """On another device or, but for the mask and places, in another precision."""
+        device = self.states.to(*where).device
+        mask, at = (None if part is None else part.to(device) for part in (self.mask, self.added_at))
+        return replace(self._each(lambda part: part.to(*where)), mask=mask, added_at=at)
 
     def lengthened(self, length: int) -> "Conditioning":
         """With `length` states, at least as many as there are.
@@ -84,6 +89,10 @@ class Conditioning:
             ]
         if any(part.values is not None for part in parts):
             parts = [replace(part, values=part.states) if part.values is None else part for part in parts]
+        if any(part.added is not None for part in parts):
+            moved = [part.added for part in parts if part.added is not None]
+            count, width = max(rows.shape[1] for rows in moved), moved[0].shape[2]
+            parts = [part._with_places(count, width) for part in parts]
         length = Conditioning.common_length(parts)
         whole = [part.lengthened(length) for part in parts]
         joined: dict[str, Tensor | None] = {}
@@ -92,6 +101,15 @@ class Conditioning:
             assert all((piece is None) == (pieces[0] is None) for piece in pieces)
             joined[entry.name] = None if pieces[0] is None else torch.cat(pieces)
         return Conditioning(**joined)  # type: ignore[arg-type]
+
+    def _with_places(self, count: int, width: int) -> "Conditioning":
+        """With so many places for rows so wide; rows of zeros, which move nothing, in those that are more."""
+        added, at = self.added, self.added_at
+        if added is None or at is None:
+            added = self.states.new_zeros(len(self), 0, width)
+            at = torch.zeros(len(self), 0, dtype=torch.long, device=self.states.device)
+        more, pad = count - added.shape[1], torch.nn.functional.pad
+        return replace(self, added=pad(added, (0, 0, 0, more)), added_at=pad(at, (0, more)))
 
     def _all_there(self) -> Tensor:
         return torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)

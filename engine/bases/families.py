@@ -41,6 +41,7 @@ class Family:
     attention_side: int | None = None  # where masks are compared with attention; None: by the latents' side
     # and in which of its layers there, best first as `likeness interval` ranks them; (): in all
     attention_layers: tuple[str, ...] = ()
+    noise_scale: float = 1.0  # by how much more noise hides as much of its pictures as of SD's of 512 pixels
     learned_sizes: tuple[int, int] | None = (256, 1536)  # pixels a side, multiples of 64; None: any that fits
     buckets: bool = True  # pictures keep their proportions unless a job says otherwise
     preset: str = "default"  # of every method's settings
@@ -102,13 +103,13 @@ _ROWS = (
     Family(
         key="flux2", name="FLUX.2 Klein 4B", architecture="flux-2-klein-4b", text_widths={"qwen3_4b": 2560},
         latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True, distilled_twin=True,
-        comfy_class="Flux2", comfy_version="0.26", degradation=None, head_alone=True,
+        comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(
         key="flux2_9b", name="FLUX.2 Klein 9B", architecture="flux-2-klein-9b",
         text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True,
         distilled_twin=True,
-        comfy_class="Flux2", comfy_version="0.26", degradation=None, head_alone=True,
+        comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}

@@ -10,7 +10,7 @@ TEXT_PROJECTIONS = "layers that read nothing but the prompt"  # keys and values 
 SPLIT_VALUES = "values of other text states than the keys'"
 IDENTITY_ATTENTION = "attention to identity tokens beside the prompt"
 TEXT_ATTENTION_MAPS = "attention maps of its text encoder"
-CLIP_TEXT = "a CLIP text encoder"
+STAGED_TEXT = "words of their own for each sample in its text encoder"
 
 
 def check_offered(who: str, needs: Iterable[str], base: Any) -> None:

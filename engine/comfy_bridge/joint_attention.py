@@ -155,7 +155,7 @@ def _site(users: _Users, options: Mapping[str, Any], heads: int, pe: Any) -> Att
 
     # pictures to look at (reference latents) stand behind the one that is drawn
     return AttentionSite(
-        _name(kind, number), heads, slice(words), slice(words, words + tokens), present.latents, to_k,
+        _name(kind, number), heads, slice(0, words), slice(words, words + tokens), present.latents, to_k,
         lambda text: projected(text, 2), rotate,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
 from .folders import temporary_folder
 from .joint_attention import model_sites
+from .staged_joint import OFFSETS, encoded_by_few, moved_values, percents, stages_offsets
 from .weights import check_kind, text_towers_of
 from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows, word_pieces
 
@@ -61,11 +62,11 @@ def staged_prompt(
     plain = _encode(clip, clip.tokenize(_with_class_word(text, words)))
     pooled = plain["pooled_output"]
     timesteps = sorted({stage.timestep for stage in words.plan.all() if stage.timestep is not None})
-    keys, values = _dynamic(clip, text, words, timesteps)
+    keys, besides = _dynamic(clip, text, words, timesteps)
     stands = placeholder_rows(clip, text, words.token, words.mapper.words)
     word_stands = placeholder_rows(clip, text, words.token, _length(clip, words.class_word))
     entries = []
-    for (first, last), stage in zip(words.plan.percents(), words.plan.all()):
+    for (first, last), stage in zip(percents(model, words.plan), words.plan.all()):
         about = {"clip_start_percent": first, "clip_end_percent": last, "pooled_output": pooled}
         if stage.timestep is None:
             about |= {PLACES: {words.token: word_stands}, SPOKEN: _with_class_word(text, words)}
@@ -73,9 +74,7 @@ def staged_prompt(
             continue
         about |= {PLACES: {words.token: stands}, SPOKEN: _with_full_stops(text, words)}
         number = timesteps.index(stage.timestep)
-        if values is not None:
-            about |= {VALUES: values[number : number + 1], _KEYS: keys[number : number + 1]}
-        entries.append([keys[number : number + 1], about])
+        entries.append([keys[number : number + 1], about | besides[number]])
     return with_split_values(model), entries
 
 
@@ -119,8 +118,9 @@ def _encode(clip: Any, tokens: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dynamic(
     clip: Any, text: str, words: StagedWords, timesteps: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Keys and values (S, T, D) of the prompt with the words of each of S timesteps; all in one batch."""
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Keys (S, T, D) of the prompt with the words of each of S timesteps, and what each one's entry says of
+    values."""
     markers = {
         name: torch.randn(words.mapper.words, width, generator=torch.Generator().manual_seed(5))
         for name, width in words.mapper.text_widths.items()
@@ -129,7 +129,7 @@ def _dynamic(
     batch, places = {}, {}
     spoken = [words.at(timestep) for timestep in timesteps]
     for short, chunks in tokens.items():
-        name = f"clip_{short}"
+        name = short if short in markers else f"clip_{short}"
         marked = _marked(chunks, markers[name])
         batch[short], places[name] = [], []
         for number, (vectors, bypass) in enumerate(spoken):
@@ -139,11 +139,16 @@ def _dynamic(
                 row = number * len(chunks) + chunk
                 places[name].append((row, position, vectors[name][word], bypass[name][word]))
             batch[short] += written
+    if not all(hasattr(encoder.transformer, "text_model") for encoder in text_towers_of(clip).values()):
+        (stands,) = places.values()
+        return encoded_by_few(clip, batch), stages_offsets(stands, len(timesteps))
     keys = _by_stage(_encode(clip, batch)["cond"], len(timesteps))
     if not any(place[3].any() for entries in places.values() for place in entries):
-        return keys, None
+        return keys, [{} for _ in timesteps]
     with bypassed(clip, {name: _as_places(entries) for name, entries in places.items()}):
-        return keys, _by_stage(_encode(clip, batch)["cond"], len(timesteps))
+        values = _by_stage(_encode(clip, batch)["cond"], len(timesteps))
+    parts = zip(values.split(1), keys.split(1))
+    return keys, [{VALUES: stage_values, _KEYS: stage_keys} for stage_values, stage_keys in parts]
 
 
 def placeholder_rows(clip: Any, text: str, token: str, count: int) -> tuple[int, ...]:
@@ -257,6 +262,11 @@ def _hand_over(
     sigma = float(timestep[0])
     conds = [group and [entry for entry in group if _due(entry, sigma)] for group in conds]
     entries = [entry for group in conds for entry in group or () if "cross_attn" in entry]
+    offsets = {e["uuid"]: e[OFFSETS] for e in entries if OFFSETS in e}
+    if offsets:
+        options = model_options.get("transformer_options", {})
+        users = sites.with_user(options, model.diffusion_model, "values", partial(moved_values, offsets))
+        model_options = {**model_options, "transformer_options": users}
     values_by_uuid = {e["uuid"]: staged_values(e["cross_attn"], e) for e in entries if VALUES in e}
     if values_by_uuid:
         options = model_options.get("transformer_options", {})

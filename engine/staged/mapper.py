@@ -50,16 +50,21 @@ class Mapper(nn.Module):
         interval: tuple[int, int] = (400, 800),
         hidden: int = 128,
         zero_init: bool = False,
+        bypass_width: int | None = None,  # of what values are moved by; None: as the text encoders' states
     ) -> None:
         super().__init__()
         self.text_widths = dict(text_widths)
+        self.bypass_widths = self.text_widths
+        if bypass_width is not None:
+            self.bypass_widths = {next(iter(self.text_widths)): bypass_width}
         self.words = words
         self.image_width = image_width
         outputs = words * sum(self.text_widths.values())
         self.input_layer = nn.Linear(CODE_WIDTH, anchors)
         self.timestep_proj = _two_layers(anchors, hidden)
         self.image_proj = _two_layers(hidden + image_width, hidden)
-        self.image_output_layer = nn.Sequential(nn.Linear(hidden, outputs))
+        moved = words * sum(self.bypass_widths.values())
+        self.image_output_layer = nn.Sequential(nn.Linear(hidden, moved))
         self.output_layer = nn.Sequential(nn.Linear(hidden, outputs))
         with torch.no_grad():
             self.input_layer.weight.copy_(anchor_codes(anchors, interval))
@@ -79,9 +84,11 @@ class Mapper(nn.Module):
         words = weights["output_layer.0.weight"].shape[0] // sum(text_widths.values())
         if image_width < 0 or words < 1:
             raise ValueError(f"{words} words, a picture's feature {image_width} wide")
+        moved = weights["image_output_layer.0.weight"].shape[0] // words
         mapper = cls(
-            text_widths=text_widths, image_width=image_width, words=words, anchors=anchors, hidden=hidden
-        )
+            text_widths=text_widths, image_width=image_width, words=words, anchors=anchors, hidden=hidden,
+            bypass_width=None if moved == sum(text_widths.values()) else moved,
+        )  # fmt: skip
         mapper.load_state_dict(dict(weights))
         return mapper.requires_grad_(False).eval()
 
@@ -95,13 +102,13 @@ class Mapper(nn.Module):
         """
         hidden = self.timestep_proj(self.input_layer(time_code(timesteps)))
         mixed = self.image_proj(torch.cat([hidden, image], dim=-1))
-        heads = self._by_encoder(self.output_layer(hidden))
+        heads = self._by_encoder(self.output_layer(hidden), self.text_widths)
         vectors = {
             name: norms[name] * F.normalize(head + class_rows[name], dim=-1) for name, head in heads.items()
         }
-        return vectors, self._by_encoder(self.image_output_layer(mixed))
+        return vectors, self._by_encoder(self.image_output_layer(mixed), self.bypass_widths)
 
-    def _by_encoder(self, flat: Tensor) -> dict[str, Tensor]:
+    def _by_encoder(self, flat: Tensor, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """(B, words * all widths) as (B, words, D) for each text encoder."""
         rows = flat.unflatten(-1, (self.words, -1))
-        return dict(zip(self.text_widths, rows.split(list(self.text_widths.values()), dim=-1)))
+        return dict(zip(widths, rows.split(list(widths.values()), dim=-1)))

@@ -20,7 +20,14 @@ class Places:
     prompts: Tensor  # (P,) which prompt
     positions: Tensor  # (P,) which token of it
     vectors: Tensor  # (P, D) token vectors
-    bypass: Tensor  # (P, D) added to the last layer's states, for values only; 0 changes nothing
+    bypass: Tensor  # (P, D) added to the last layer's states, for values only; 0 changes nothing. Where
+    # attention is joint (P, W), added to what each block makes values of
+
+    def by_prompt(self, prompts: int) -> tuple[Tensor, Tensor]:
+        """The bypass (prompts, P, W), and its positions (prompts, P); zeros, which change nothing, in those
+        that are another prompt's."""
+        rows = torch.arange(prompts, device=self.prompts.device)[:, None] == self.prompts  # (prompts, P)
+        return self.bypass * rows[..., None], self.positions * rows
 
     def in_chunks(self, count: int, length: int) -> "Places":
         """The same places in rows of `length` tokens, `count` of which make up a prompt."""
@@ -42,6 +49,9 @@ class TextStates:
     keys: Tensor
     values: Tensor
     attention: Tensor | None = None
+    # as in Conditioning, for joint attention
+    added: Tensor | None = None
+    added_at: Tensor | None = None
 
 
 def encode_staged(
@@ -147,6 +157,26 @@ class SplitValues(AttentionUser):
             values = None if context is None else site.to_v(context.to(v))
             made.append(given if values is None else _instead(given, values, self._even))
         return q, k, made[0] if len(made) == 1 else torch.cat(made), bias
+
+
+class ValueOffsets(AttentionUser):
+    """Values of words moved by W_v(R) at their places, W_v being the block's own projection of text: keys,
+    and so who attends to whom, stay (ConceptSplit, arXiv 2510.04668, changes values alone too).
+
+    rows (B, P, W), at (B, P): places among the words.
+    """
+
+    def __init__(self, rows: Tensor, at: Tensor) -> None:
+        self._rows, self._at = rows, at
+
+    def before(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None
+    ) -> tuple[Tensor, Tensor, Tensor, Bias | None]:
+        assert site.text is not None
+        at = self._at.to(v.device) + site.text.start
+        prompts = torch.arange(len(v), device=v.device)[:, None].expand_as(at)
+        moved = site.to_v(self._rows.to(v)).to(v.dtype)
+        return q, k, v.index_put((prompts, at), moved, accumulate=True), bias
 
 
 def _instead(given: Tensor, new: Tensor, even: int | None) -> Tensor:

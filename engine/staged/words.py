@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..bases.conditioning import Conditioning
-from ..bases.text.chunks import side_by_side
 from ..bases.text.prompt_weights import weighed
 from .mapper import Mapper
 from .stages import LAST_TIMESTEP, Stage, StagePlan
-from .text import Places, TextStates, encode_staged, nowhere
+from .text import Places, TextStates, nowhere
 
 StagedRows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder
 
@@ -119,29 +118,26 @@ class StagedModel:
         if not dynamic:
             return self._base.encode_text(prompts, self._rows, weights=True)
         parts = []
-        for name, encoder in self._base.text_encoders.items():
+        for name in self._base.text_encoders:
             tokens = self._base.tokenize(prompts, rows, name, weights=True)
             added = {token: bypass[name] for token, (_, bypass) in dynamic.items()}
             here = {token: row[name] for token, row in rows.items()}
             places = places_of(tokens, here, added, self._base.device)
-            states = encode_staged(
-                encoder, tokens.ids.to(self._base.device), places, penultimate=self._base.text.pooled
-            )
+            states = self._base.text.encode_staged(name, tokens.ids.to(self._base.device), places)
             parts.append(states if tokens.weights is None else self._weighed(states, name, tokens.weights))
-        keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
         pooled = None
         if self._base.text.pooled:
             # the pooled vector has no room for what changes with the noise: it is the class word's
             for words in self._concepts:
                 prompts = tuple(with_class_word(prompt, words) for prompt in prompts)
             pooled = self._base.encode_text(prompts, weights=True).pooled
-        return Conditioning(states=keys, values=values, pooled=pooled)
+        return self._base.text.said(parts, pooled)
 
     def _weighed(self, states: TextStates, name: str, weights: Tensor) -> TextStates:
         """The states with each word counting as the prompts' brackets say."""
         text = self._base.text
         ids = text.empty_chunk(name)[None].to(self._base.device)
-        (nothing,) = encode_staged(text.encoders[name], ids, nowhere(ids), penultimate=text.pooled).keys
+        (nothing,) = text.encode_staged(name, ids, nowhere(ids)).keys
         nothing = nothing.repeat(states.keys.shape[1] // len(nothing), 1)
         keys, values = (weighed(part, weights, nothing) for part in (states.keys, states.values))
         return TextStates(keys, keys if states.values is states.keys else values)
@@ -152,9 +148,10 @@ def places_of(
 ) -> Places:
     """Where tokenised prompts hold placeholders, and each one's vector (n, D) and bypass, if it has any."""
     rows = [vectors[name][number].to(device) for _, _, name, number in tokens.places]
+    moved = next(iter(bypass.values())).shape[-1]
     added = [
-        bypass[name][number].to(device) if name in bypass else torch.zeros_like(rows[index])
-        for index, (_, _, name, number) in enumerate(tokens.places)
+        bypass[name][number].to(device) if name in bypass else torch.zeros(moved, device=device)
+        for _, _, name, number in tokens.places
     ]
     width = next(iter(vectors.values())).shape[-1]
     none = torch.zeros(0, width, device=device)

@@ -21,8 +21,6 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import logging  # noqa: E402
-from contextlib import ExitStack  # noqa: E402
-from dataclasses import replace  # noqa: E402
 
 import comfy.k_diffusion.sampling  # noqa: E402
 import comfy.model_sampling  # noqa: E402
@@ -42,26 +40,15 @@ from safetensors.torch import save_file  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.artifact.other_tools import export_stock, import_file  # noqa: E402
-from likeness_portraits.engine.bases.attention import AttentionUser  # noqa: E402
 from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
-from likeness_portraits.engine.bases.denoisers.seam import using  # noqa: E402
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
 from likeness_portraits.engine.bases.process.flow import flux2_flow  # noqa: E402
 from likeness_portraits.engine.bases.sampling import dpmpp_2m, euler, seeded_noise  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.identity import apply_identity, people_in  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.joint_attention import JointSites  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.refocus import Run, refocused_prompt, with_refocus  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
-from likeness_portraits.engine.identity.adapter import id_adapter  # noqa: E402
-from likeness_portraits.engine.identity.conditioning import IdentityConditioning, IdentityTokens  # noqa: E402
 from likeness_portraits.engine.inference.generate import applied, generate  # noqa: E402
-from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Spot, fitted  # noqa: E402
-from likeness_portraits.engine.inference.refocused import Refocusing  # noqa: E402
-from likeness_portraits.engine.inference.regions import FocusedPrompt, Regions  # noqa: E402
-from likeness_portraits.engine.staged.text import TextStates  # noqa: E402
 from likeness_portraits.engine.training.launch import train  # noqa: E402
 from likeness_portraits.tests.comfy.hosts import psnr  # noqa: E402
 from likeness_portraits.tests.engine import flux2_loras  # noqa: E402
@@ -280,156 +267,6 @@ def drawn_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, floa
     return found
 
 
-# ---------------------------------------------------------------------------------------------------- regions
-
-TOGETHER = "Anna and Ben on a beach"
-FOCUSES = [  # one with a prompt of its own, one word that keeps to a mask
-    Focus(token="Anna", region=(0.0, 0.0, 0.5, 1.0), own_prompt="Anna on a beach"),
-    Focus(token="Ben", region=(torch.arange(8) > 3).float().expand(1, 8, 8), scope="word", strength=0.8),
-]
-
-
-class Louder(AttentionUser):
-    """What a foreign patch does, without ComfyUI."""
-
-    def before(self, site: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
-        return q, k, v * 1.3, bias
-
-    def after(self, site: Any, q: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return out * 0.9
-
-
-def foreign(options: dict[str, Any], before: bool) -> dict[str, Any]:
-    """The options with another pack's patches before those that are there, or after."""
-
-    def louder(q: Any, k: Any, v: Any, pe: Any = None, attn_mask: Any = None, extra_options: Any = None):
-        assert extra_options["img_slice"][0] >= 512
-        return {"v": v * 1.3}
-
-    def softer(out: torch.Tensor, extra_options: Any) -> torch.Tensor:
-        return out * 0.9
-
-    patches = dict(options.get("patches", {}))
-    for name, patch in (("attn1_patch", louder), ("attn1_output_patch", softer)):
-        there = patches.get(name, [])
-        patches[name] = [patch, *there] if before else [*there, patch]
-    return {**options, "patches": patches}
-
-
-@torch.inference_mode()
-def passes_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, float]:
-    """One pass of two prompts, the first without regions, here and there, with other packs' patches."""
-    network, found = loaded[0].model.diffusion_model, {}
-    noisy, times = torch.randn(2, LATENTS, 8, 8, generator=RANDOM), torch.tensor([0.6, 0.6])
-    context = base.encode_text(["a dog", TOGETHER])
-    own = base.encode_text(["Anna on a beach"]).states
-    spots = [Spot(FOCUSES[0], (3,), (3,), own.shape[1]), Spot(FOCUSES[1], (5, 6))]
-    regions = [fitted(spot.focus.region, (8, 8), 1, "") for spot in spots]  # type: ignore[arg-type]
-    prompt = FocusedPrompt(LogMasks(spots, regions), context.length, [TextStates(own, own)])
-
-    def user() -> Regions:
-        return Regions([(1, None), (1, prompt)], 0.5, {})
-
-    def ours(*others: AttentionUser) -> torch.Tensor:
-        with ExitStack() as stack:
-            for other in others:
-                stack.enter_context(using(base.network, "values", other))
-            stack.enter_context(using(base.network, "regions", user()))
-            return base.predict(noisy, times, context)
-
-    def theirs(before: dict[str, Any], after: bool = False) -> torch.Tensor:
-        options = JointSites().with_user(before, network, "regions", user())
-        options = foreign(options, before=False) if after else options
-        return network(noisy, times, context=context.states, transformer_options=options)
-
-    found["regions"] = apart(ours(), theirs({}))
-    found["after another"] = apart(ours(Louder()), theirs(foreign({}, before=True)))
-    found["before another"] = apart(ours(Louder()), theirs({}, after=True))
-    plain = base.predict(noisy, times, context)
-    found["seen"] = apart(ours()[1], plain[1])
-    found["seen by a prompt without"] = apart(ours()[0], plain[0])
-    found["seen of the other"] = apart(ours(Louder()), ours())
-    return found
-
-
-@torch.inference_mode()
-def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, Any]:
-    """Pictures and where words looked, by our nodes' functions and by generate."""
-    model, clip, vae = loaded
-    maps: list[torch.Tensor] = []
-    mine = generate(
-        base, [TOGETHER], steps=6, guidance=4.0, seed=5, width=32, height=32,
-        refocus=Refocusing(focuses=FOCUSES, on_maps=lambda _group, seen, *_rest: maps.append(seen)),
-    )  # fmt: skip
-    patched, positive = model, None
-    for focus in FOCUSES:
-        patched, positive = refocused_prompt(patched, clip, TOGETHER, focus, conditioning=positive)
-    before, run = sampled(model, clip, said(clip, TOGETHER)), Run(record=True)
-    drawn = sampled(with_refocus(patched, run), clip, positive)
-    seen = torch.cat([one.mean() for one in run.maps.values()], 1)  # type: ignore[misc]
-    neutral = model, None
-    for focus in FOCUSES:
-        off = replace(focus, strength=0.0, scope="word", own_prompt=None)
-        neutral = refocused_prompt(neutral[0], clip, TOGETHER, off, conditioning=neutral[1])
-    return {
-        "pictures": min(psnr(mine[0], pixels_of(vae, drawn)), 99.0),
-        "maps": apart(seen, maps[0]), "maps' size": maps[0].max().item(),
-        "seen": apart(drawn, before),
-        "neutral": apart(sampled(neutral[0], clip, neutral[1]), before),
-        "afterwards": apart(sampled(patched, clip, said(clip, TOGETHER)), before),
-    }  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------- people
-
-
-@torch.inference_mode()
-def people_alike(loaded: tuple[Any, Any, Any], base: BaseModel, artifact: Artifact) -> dict[str, float]:
-    """Pictures of two people in regions, one of them at some steps only, by our node's function and by
-    generate; beside words kept in regions, and other packs' patches."""
-    model, clip, vae = loaded
-    adapter, tokens = id_adapter(artifact), artifact.tensors["identity.v0"][None]
-    nobody = artifact.tensors["identity_nobody"][None]
-    left = (torch.arange(8) < 4).float().expand(8, 8)
-    somebody = [
-        IdentityTokens(adapter=adapter, tokens=one, nobody=nobody) for one in (tokens, 1 - 2 * tokens)
-    ]
-    how = [{"weight": 3.0, "end": 0.6}, {"weight": 2.0, "start": 0.1}]
-    shown = [IdentityConditioning(identity=one, region=where, **told)
-             for one, where, told in zip(somebody, (left, 1 - left), how)]  # fmt: skip
-    patched = model
-    for one, where, told in zip(somebody, (left, 1 - left), how):
-        patched = apply_identity(patched, one, mask=where[None], **told)
-    prompt, plain = said(clip, TOGETHER), sampled(model, clip, said(clip, TOGETHER))
-    found = {"learned on": float(len(people_in(patched)))}
-
-    def mine(**more: Any) -> np.ndarray:
-        size = {"width": 32, "height": 32}
-        return generate(base, [TOGETHER], steps=6, guidance=4.0, seed=5, people=shown, **size, **more)[0]
-
-    theirs = sampled(patched, clip, prompt)
-    found["pictures"] = min(psnr(mine(), pixels_of(vae, theirs)), 99.0)
-    found["seen"] = apart(theirs, plain)
-    both, positive = patched, None
-    for focus in FOCUSES:
-        both, positive = refocused_prompt(both, clip, TOGETHER, focus, conditioning=positive)
-    drawn = pixels_of(vae, sampled(both, clip, positive))
-    found["beside regions"] = min(psnr(mine(refocus=Refocusing(focuses=FOCUSES)), drawn), 99.0)
-    neutral = apply_identity(apply_identity(model, somebody[0], weight=0.0), somebody[1], weight=0.0)
-    found["neutral"] = apart(sampled(neutral, clip, prompt), plain)
-    found["afterwards"] = apart(sampled(model, clip, prompt), plain)
-    other = model.clone()  # with other packs' patches, which are heard
-    other.model_options["transformer_options"] = foreign(model.model_options["transformer_options"], True)
-    once = apply_identity(other, somebody[0], weight=3.0)
-    with using(base.network, "values", Louder()):
-        alone = IdentityConditioning(identity=somebody[0], weight=3.0)
-        picture = generate(
-            base, [TOGETHER], steps=6, guidance=4.0, seed=5, people=[alone], width=32, height=32
-        )[0]
-    found["foreign"] = min(psnr(picture, pixels_of(vae, sampled(once, clip, prompt))), 99.0)
-    return found
-
-
 class Heard(logging.Handler):
     """What ComfyUI says."""
 
@@ -525,15 +362,19 @@ def _in_files(key: str) -> str:
     return key[: -len("weight")] + "scale" if key.endswith("_norm.weight") else key
 
 
-def main() -> dict[str, Any]:
-    found: dict[str, Any] = {"process": process_apart()}
+def both() -> tuple[tuple[Any, Any, Any], BaseModel]:
+    """MODEL, CLIP and VAE, and the engine's base, from the same files."""
     folder_paths.set_temp_directory(str(FOLDER / "temp"))
     (FOLDER / "embeddings").mkdir(exist_ok=True)
     clip, vae = tiny_clip(), tiny_vae()
     spec = written(clip, vae)
     model = comfy.sd.load_diffusion_model(spec.path, model_options={"dtype": torch.float32})
-    loaded = (model, clip, vae)
-    base = load_base(spec)
+    return (model, clip, vae), load_base(spec)
+
+
+def main() -> dict[str, Any]:
+    found: dict[str, Any] = {"process": process_apart()}
+    loaded, base = both()
     found["files"] = differences(loaded, base)
     found["drawn"] = drawn_alike(loaded, base)
     with torch.inference_mode(), torch.inference_mode(False):
@@ -541,12 +382,11 @@ def main() -> dict[str, Any]:
     found["graph"] = differences(loaded, graph)
     found["same fingerprint"] = graph.fingerprint == base.fingerprint
     found["layouts"] = layouts(loaded, base)
-    found["passes"], found["regions"] = passes_alike(loaded, base), regions_alike(loaded, base)
     write_person(FOLDER / "person")
     found["used"] = {name: used(loaded, graph, learned(name, graph))
                      for name in ("textual-inversion", "dreambooth-lora")}  # fmt: skip
-    found["people"] = people_alike(loaded, graph, learned("masterweaver", graph))
     return found
 
 
-print(json.dumps(main()))  # noqa: T201 (the answer)
+if __name__ == "__main__":
+    print(json.dumps(main()))  # noqa: T201 (the answer)

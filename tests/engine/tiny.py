@@ -195,11 +195,15 @@ def tiny_job(method: str, folder: Path, name: str = "me", **changes) -> Job:
     return Job.from_json(job)
 
 
-def staged_person(token: str, width: int | dict[str, int], family: str) -> Artifact:
+def staged_person(
+    token: str, width: int | dict[str, int], family: str, bypass_width: int | None = None
+) -> Artifact:
     """Words that change with the noise level and that nobody has learned, for text encoders so wide."""
     generator = torch.Generator().manual_seed(11)
     widths = {"clip_l": width} if isinstance(width, int) else width
-    mapper = Mapper(text_widths=widths, image_width=4, words=2, anchors=8, hidden=8)
+    mapper = Mapper(
+        text_widths=widths, image_width=4, words=2, anchors=8, hidden=8, bypass_width=bypass_width
+    )
     weights = {
         f"mapper.{name}": torch.randn(weight.shape, generator=generator) * 0.3
         for name, weight in mapper.state_dict().items()

@@ -12,6 +12,7 @@ SIDE = 32  # pixels that it was trained with: eight latents
 WIDTH = 32  # of the text encoder
 LAYERS = 5  # of the text encoder, the last two of which nobody reads
 _MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+_WORDS = ("woman",)  # that are one token, as common words are; all else is bytes
 
 
 def write_tokenizer(folder: Path) -> Path:
@@ -24,6 +25,7 @@ def write_tokenizer(folder: Path) -> Path:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in _MARKS])
+    made.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
     told = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": _MARKS[0], "eos_token": _MARKS[2]}
@@ -33,7 +35,7 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def tiny_parts(words: int = 256 + len(_MARKS)) -> dict[str, Any]:
+def tiny_parts(words: int = 256 + len(_MARKS) + len(_WORDS)) -> dict[str, Any]:
     """The three networks, always of the same weights; `words` in the text encoder's vocabulary."""
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
     from transformers import Qwen3Config, Qwen3ForCausalLM

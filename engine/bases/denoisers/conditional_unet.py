@@ -39,6 +39,7 @@ class ConditionalUNet:
         }
     )
     lora_targets: Mapping[str, tuple[str, ...]] = LORA_TARGETS
+    value_width: int | None = None
 
     def __init__(self, module: nn.Module, pixels_per_latent: int) -> None:
         self.module: Any = module

@@ -80,7 +80,7 @@ class _Processor:
         def compute(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
             return attend(rotate(q), rotate(k), v, bias)
 
-        text, image = slice(users.text), slice(users.text, None)
+        text, image = slice(0, users.text), slice(users.text, None)
         site = AttentionSite(self._name, q.shape[2], text, image, users.latents, to_k, to_v, rotate)
         return users.attention(site, q, k, v, compute).flatten(2).to(q.dtype)
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...staged.text import ValueOffsets
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import dtype_of, without_autocast
 from .protocol import AttentionLayer, CrossAttention, TextProjections
+from .seam import Seam
 
 _DOUBLE = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -34,12 +36,14 @@ class _Single(AttentionLayer):
 class Flux2Transformer:
     """Reads latents (B, 128, h, w), one token each, and text states, whose places are on RoPE's last axis."""
 
-    offers = frozenset({features.CROSS_ATTENTION_MAPS, features.IDENTITY_ATTENTION})
+    offers = frozenset({features.CROSS_ATTENTION_MAPS, features.IDENTITY_ATTENTION, features.SPLIT_VALUES})
     side_multiple = 1
     whole_blocks = True
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
+        self.value_width: int | None = self.module.inner_dim
+        self._seam: Seam | None = None  # opened while values are moved
         # without the single blocks' outputs, faces stay generic (unslothai/unsloth#8267); by whole paths, for
         # a double block's output is a list of the same name
         singles = [
@@ -86,7 +90,11 @@ class Flux2Transformer:
         words[:, 3] = torch.arange(conditioning.length, device=xt.device)
         # weights in half precision know what they compute in
         whole = nullcontext() if dtype == torch.float32 else without_autocast(xt.device)
-        with whole:
+        moved = nullcontext()
+        if conditioning.added is not None and conditioning.added_at is not None:
+            self._seam = self._seam or Seam(self.module)
+            moved = self._seam.using("values", ValueOffsets(conditioning.added, conditioning.added_at))
+        with whole, moved:
             output = self.module(
                 xt.to(dtype).flatten(2).transpose(1, 2), encoder_hidden_states=conditioning.states.to(dtype),
                 timestep=t, img_ids=places, txt_ids=words, return_dict=False,

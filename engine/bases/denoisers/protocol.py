@@ -51,6 +51,8 @@ class Denoiser(Protocol):
     offers: frozenset[str]  # of `features`
     lora_targets: Mapping[str, tuple[str, ...]]  # endings of layers' paths, by what a LoRA is for
     whole_blocks: bool  # what `blocks` names is computed again as a whole, and all large weights are in it
+    # of rows that values of text are moved by; None: values are made of text states of their own
+    value_width: int | None
 
     @property
     def side_multiple(self) -> int:

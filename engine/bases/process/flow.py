@@ -21,7 +21,8 @@ _EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
 class RectifiedFlow:
     """`shift` moves the times that are learned and drawn at towards noise, as large pictures need it:
     s = shift u / (1 + (shift - 1) u). `time_scale`: what the network is told is s times so much. `shift_at`:
-    the base's own shift for so many latents in a picture and so many steps, where it has one."""
+    the base's own shift for so many latents in a picture and so many steps, where it has one. `noise_scale`:
+    published timesteps lie at so many times their noise (a picture's side over 512 pixels)."""
 
     weighs_by_snr = False
     estimates_until = 0.5
@@ -32,7 +33,9 @@ class RectifiedFlow:
         time_scale: float = 1.0,
         levels: int = LEVELS,
         shift_at: Callable[[int, int], float] | None = None,
+        noise_scale: float = 1.0,
     ) -> None:
+        self.noise_scale = noise_scale
         self.shift = shift
         self.time_scale = time_scale
         self.shift_at = shift_at
@@ -93,18 +96,18 @@ class RectifiedFlow:
         return network_time / self.time_scale
 
     def published_time(self, timestep: float) -> float:
-        """By the noise beside a picture of unit weight: s / (1 - s) is that of the timestep."""
+        """By the noise beside a picture of unit weight: s / (1 - s) is that of the timestep, scaled."""
         if timestep <= 0 or timestep >= PUBLISHED_STEPS:
             return float(timestep > 0)
         noise = published_sigmas()
         below = int(timestep)
         above = min(below + 1, PUBLISHED_STEPS - 1)
-        level = float(torch.lerp(noise[below], noise[above], timestep - below))
+        level = self.noise_scale * float(torch.lerp(noise[below], noise[above], timestep - below))
         return level / (1 + level)
 
     def published_timestep(self, t: Tensor) -> Tensor:
         noise = (t / (1 - t).clamp(min=_EDGE)).clamp(min=_EDGE).log()  # (B,)
-        log_sigmas = published_sigmas().log().to(t.device)  # (1000,)
+        log_sigmas = (self.noise_scale * published_sigmas()).log().to(t.device)  # (1000,)
         return (noise[:, None] - log_sigmas).abs().argmin(1).float()
 
     def progress(self, t: float) -> float:
@@ -144,9 +147,11 @@ def flux2_shift(latents: int, steps: int) -> float:
     return math.exp(slope * steps + many - 200 * slope)
 
 
-def flux2_flow() -> RectifiedFlow:
+def flux2_flow(noise_scale: float = 1.0) -> RectifiedFlow:
     """The process of all FLUX.2 models."""
-    return RectifiedFlow(shift=FLUX2_SHIFT, levels=FLUX2_LEVELS, shift_at=flux2_shift)
+    return RectifiedFlow(
+        shift=FLUX2_SHIFT, levels=FLUX2_LEVELS, shift_at=flux2_shift, noise_scale=noise_scale
+    )
 
 
 def _normal_share(u: float) -> float:

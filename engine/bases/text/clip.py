@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...devices import to_device
+from ...staged.text import Places, TextStates, encode_staged
 from .. import features
 from ..conditioning import Conditioning
 from ..precision import device_of
@@ -22,7 +23,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 class ClipText:
     """The encoders "clip_l", "clip_g" or "clip_h"; where several listen, their states stand side by side."""
 
-    offers = frozenset({features.CLIP_TEXT, features.TEXT_ATTENTION_MAPS})
+    offers = frozenset({features.STAGED_TEXT, features.TEXT_ATTENTION_MAPS})
     lora_targets: tuple[str, ...] = ATTENTION
 
     def __init__(self, encoders: nn.ModuleDict, tokenizers: dict[str, Any], pooled: bool) -> None:
@@ -97,6 +98,22 @@ class ClipText:
         return conditioning.rows(
             to_device(torch.tensor([unique.index(prompt) for prompt in prompts]), device)
         )
+
+    def encode_staged(
+        self, encoder: str, ids: Tensor, places: Places, *, attention: bool = False
+    ) -> TextStates:
+        return encode_staged(
+            self.encoders[encoder], ids, places, penultimate=self.pooled, attention=attention
+        )
+
+    def said(self, parts: Sequence[TextStates], pooled: Tensor | None = None) -> Conditioning:
+        keys, values = (side_by_side(side) for side in zip(*((part.keys, part.values) for part in parts)))
+        return Conditioning(states=keys, values=values, pooled=pooled)
+
+    def spoken(self, tokens: Tokens, encoder: str) -> tuple[Tensor, Tensor]:
+        positions, end = torch.arange(tokens.ids.shape[1]), self.tokenizers[encoder].eos_token_id
+        ends = torch.tensor([line.index(end) - 1 for line in tokens.ids.tolist()])[:, None]
+        return (positions >= 1) & (positions <= ends), positions[None] <= ends + 1
 
     def word_rows(self, text: str) -> dict[str, Tensor]:
         rows = {}

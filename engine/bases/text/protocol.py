@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...staged.text import Places, TextStates
 from ..conditioning import Conditioning
 
 Rows = Mapping[str, Mapping[str, Tensor]]  # vectors (n, D) by placeholder, then by text encoder (clip_l, …)
@@ -28,6 +29,7 @@ class TextStack(Protocol):
     tokenizers: dict[str, Any]
     offers: frozenset[str]  # of `features`
     lora_targets: tuple[str, ...]  # endings of paths of an encoder's attention projections
+    pooled: bool  # whether a summary of each prompt is read too
 
     def tokenize(
         self, prompts: Sequence[str], rows: Rows | None, encoder: str, *, weights: bool = False
@@ -43,6 +45,22 @@ class TextStack(Protocol):
         self, prompts: Sequence[str], rows: Rows | None, device: torch.device, *, weights: bool = False
     ) -> Conditioning:
         """What the prompts say, on the device, with `rows` in the place of placeholders."""
+        ...
+
+    def encode_staged(
+        self, encoder: str, ids: Tensor, places: Places, *, attention: bool = False
+    ) -> TextStates:
+        """States of ids (B, T) with each prompt's own vectors in their places; with the attention of what is
+        listened to, (B, heads, T, T), on request."""
+        ...
+
+    def said(self, parts: Sequence[TextStates], pooled: Tensor | None = None) -> Conditioning:
+        """What the encoders' states tell a denoiser, in the order of the encoders."""
+        ...
+
+    def spoken(self, tokens: Tokens, encoder: str) -> tuple[Tensor, Tensor]:
+        """Which places (B, T) of tokenised prompts are words of the user, and which listen to them, with no
+        padding among them."""
         ...
 
     def word_rows(self, text: str) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from ...config import TOKEN
 from ...devices import to_device
 from ...errors import LikenessError
+from ...staged.text import Places, TextStates
+from .. import features
 from ..conditioning import Conditioning
 from ..precision import device_of, dtype_of, without_autocast
 from .placeholders import vectors_in_place
@@ -34,8 +36,9 @@ def taps_for(layers: int) -> tuple[int, ...]:
 class QwenText:
     """A causal language model; prompts are filled up to one length, padding is heard by the picture too."""
 
-    offers = frozenset[str]()
+    offers = frozenset({features.STAGED_TEXT, features.TEXT_ATTENTION_MAPS})
     lora_targets: tuple[str, ...] = _ATTENTION
+    pooled = False
 
     def __init__(
         self, name: str, model: nn.Module, tokenizer: Any, taps: Sequence[int], length: int = LENGTH
@@ -107,18 +110,8 @@ class QwenText:
         unique = list(dict.fromkeys(prompts))
         ((name, model),) = self.encoders.items()
         tokens = self.tokenize(unique, rows, name, weights=weights)
-        # behind a prompt's last mark is padding; before it, padding's id holds a place for a vector
-        ends = torch.stack([1 + (ids != self._padding).nonzero()[-1] for ids in tokens.ids])  # (B, 1)
-        where = device_of(model)
-        ids, mask = to_device(tokens.ids, where), _mask(ends, self.length, dtype_of(model)).to(where)
-        with ExitStack() as stack:
-            stack.enter_context(without_autocast(where))
-            stack.enter_context(vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name))
-            if self.checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_recomputed(model.layers))
-            tapped = stack.enter_context(_tapped(model.layers, self.taps))
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
-        states = torch.cat([tapped[tap] for tap in self.taps], -1)
+        with vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name):
+            states = self._states(model, to_device(tokens.ids, device_of(model)))
         conditioning = Conditioning(states=states.to(device))
         if len(unique) == len(prompts):
             return conditioning
@@ -126,18 +119,113 @@ class QwenText:
             to_device(torch.tensor([unique.index(prompt) for prompt in prompts]), device)
         )
 
+    def _states(self, model: Any, ids: Tensor) -> Tensor:
+        """(B, T, three times the width)."""
+        with ExitStack() as stack:
+            stack.enter_context(without_autocast(ids.device))
+            if self.checkpointing and torch.is_grad_enabled():
+                stack.enter_context(_recomputed(model.layers))
+            tapped = stack.enter_context(_tapped(model.layers, self.taps))
+            model(input_ids=ids, attention_mask=self._mask(ids, dtype_of(model)), use_cache=False)
+        return torch.cat([tapped[tap] for tap in self.taps], -1)
+
+    def _mask(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to logits (B, 1, T, T): each place hears words before it. transformers would make the
+        same, but looks at the numbers for it, and so waits for the device."""
+        place = torch.arange(ids.shape[1], device=ids.device)
+        # behind a prompt's last mark is padding; before it, padding's id holds a place for a vector
+        ends = ((ids != self._padding) * (place + 1)).amax(1, keepdim=True)
+        heard = (place < ends)[:, None, None, :] & (place <= place[:, None])
+        return torch.zeros(heard.shape, dtype=dtype, device=ids.device).masked_fill_(
+            ~heard, torch.finfo(dtype).min
+        )
+
+    def encode_staged(
+        self, encoder: str, ids: Tensor, places: Places, *, attention: bool = False
+    ) -> TextStates:
+        """The attention is that of all the layers whose states are tapped, one after the other."""
+        model = self.encoders[encoder]
+        ids = to_device(ids, device_of(model))
+
+        def written(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+            where = to_device(places.prompts, output.device), to_device(places.positions, output.device)
+            return output.index_put(where, places.vectors.to(output))
+
+        handle = model.get_input_embeddings().register_forward_hook(written)
+        seen: dict[Any, Any] = {}
+        try:
+            with _attention_seen(model, [tap - 1 for tap in self.taps] if attention else [], seen):
+                states = self._states(model, ids)
+        finally:
+            handle.remove()
+        maps = None
+        if attention:
+            mask = self._mask(ids, torch.float32)
+            maps = torch.cat([_maps(*seen[tap - 1], seen["places"], mask) for tap in self.taps], 1)
+        added, at = places.by_prompt(len(ids)) if len(places.prompts) else (None, None)
+        states = states.to(places.vectors.device)
+        return TextStates(states, states, maps, added, at)
+
+    def said(self, parts: Sequence[TextStates], pooled: Tensor | None = None) -> Conditioning:
+        (part,) = parts
+        return Conditioning(states=part.keys, added=part.added, added_at=part.added_at)
+
+    def spoken(self, tokens: Tokens, encoder: str) -> tuple[Tensor, Tensor]:
+        """The chat's marks, which hold attention sinks, are no words of the user."""
+        before, *marks = (
+            self.tokenizers[encoder](text, add_special_tokens=False)["input_ids"]
+            for text in (BEFORE, "<|im_end|>")
+        )
+        positions, ((end,),) = torch.arange(tokens.ids.shape[1]), marks
+        ends = torch.tensor([line.index(end) for line in tokens.ids.tolist()])[:, None]
+        last = torch.stack([1 + (ids != self._padding).nonzero()[-1] for ids in tokens.ids])  # (B, 1)
+        words = (positions >= len(before)) & (positions < ends)
+        return words, (positions >= len(before)) & (positions < last)
+
     def word_rows(self, text: str) -> dict[str, Tensor]:
         ((name, model),) = self.encoders.items()
         ids = self.tokenizers[name](text, add_special_tokens=False)["input_ids"]
         return {name: model.get_input_embeddings().weight[ids].detach().float().clone()}
 
 
-def _mask(ends: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """What is added to logits (B, 1, T, T): each place hears words before it. transformers would make the
-    same, but looks at the numbers for it, and so waits for the device."""
-    place = torch.arange(length)
-    heard = (place < ends)[:, None, None, :] & (place <= place[:, None])
-    return torch.zeros(heard.shape, dtype=dtype).masked_fill_(~heard, torch.finfo(dtype).min)
+@contextmanager
+def _attention_seen(model: Any, layers: Sequence[int], seen: dict[Any, Any]) -> Iterator[None]:
+    """Within, a pass leaves the queries and keys (B, T, heads, d) of these layers behind, after their norm,
+    and the cosines and sines (1, T, d) of their `places`."""
+
+    def keep(layer: int, side: int) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
+            seen.setdefault(layer, [None, None])[side] = output
+
+        return hook
+
+    def places(_module: Any, _inputs: Any, output: Any) -> None:
+        seen["places"] = output
+
+    handles = [model.rotary_emb.register_forward_hook(places)] if layers else []
+    for layer in layers:
+        attention = model.layers[layer].self_attn
+        for side, norm in enumerate((attention.q_norm, attention.k_norm)):
+            handles.append(norm.register_forward_hook(keep(layer, side)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _maps(queries: Tensor, keys: Tensor, places: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """Attention (B, heads of the queries, T, T) after the softmax, in fp32."""
+    cos, sin = (part.float()[:, None] for part in places)  # (1, 1, T, d)
+
+    def turned(states: Tensor) -> Tensor:
+        states = states.float().transpose(1, 2)
+        first, second = states.chunk(2, -1)
+        return states * cos + torch.cat([-second, first], -1) * sin
+
+    queries, keys = turned(queries), turned(keys)
+    keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], 1)
+    return (queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5 + mask).softmax(-1)
 
 
 @contextmanager

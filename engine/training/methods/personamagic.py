@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from ...devices import to_device
 from ...errors import LikenessError
 from ...staged.mapper import Mapper
 from ...staged.stages import StagePlan
-from ...staged.text import Places, TextStates, encode_staged
+from ...staged.text import Places, TextStates
 from ...staged.words import StagedModel, StagedWords
 from ..capabilities import Capabilities
 from ..drawing import PreviewDrawing, drawn
@@ -52,7 +51,7 @@ class PersonaMagic(Method):
     @classmethod
     def needs(cls, job: Job) -> tuple[str, ...]:
         maps = (features.TEXT_ATTENTION_MAPS,) if job.settings.balance_weight else ()
-        return (features.CLIP_TEXT, features.SPLIT_VALUES, *maps)
+        return (features.STAGED_TEXT, features.SPLIT_VALUES, *maps)
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
@@ -65,8 +64,6 @@ class PersonaMagic(Method):
         if self.settings.squash:
             self.examples = squashed_examples(self.concept, self.size, base.pixels_per_latent)
         self.interval = (self.settings.interval[0], self.settings.interval[1])
-        text: Any = base.text  # CLIP's
-        self.early: bool = text.pooled  # SDXL listens to the last layer but one
         self.class_rows = class_rows(base, self.concept.class_word)
         self.norms = {name: float(row.norm()) for name, row in self.class_rows.items()}
         self.features = self._features()  # (N, W), one per picture
@@ -78,6 +75,7 @@ class PersonaMagic(Method):
             interval=self.interval,
             hidden=self.settings.hidden_width,
             zero_init=self.settings.zero_init,
+            bypass_width=base.denoiser.value_width,
         )
         for part in (self.mapper.image_proj, self.mapper.image_output_layer):
             part.requires_grad_(self.settings.bypass)
@@ -156,9 +154,8 @@ class PersonaMagic(Method):
         prompts = batch.prompts + batch.open_prompts if balanced else batch.prompts
         parts = self._text_states(prompts, *self._words(batch), attention=balanced)
         count = len(batch.prompts)
-        keys = torch.cat([states.keys[:count] for states in parts.values()], dim=-1)
-        values = torch.cat([states.values[:count] for states in parts.values()], dim=-1)
-        said = Conditioning(states=keys, values=values, pooled=self._pooled(batch.prompts))
+        said = self.base.text.said(list(parts.values())).rows(slice(count))
+        said = replace(said, pooled=self._pooled(batch.prompts))
         losses = {"diffusion": self._diffusion(batch, said)}
         if balanced:
             terms = [
@@ -206,7 +203,7 @@ class PersonaMagic(Method):
     ) -> dict[str, TextStates]:
         """By text encoder; prompts (k * B): the words of sample i stand in prompts i, i + B, …"""
         states = {}
-        for name, encoder in self.base.text_encoders.items():
+        for name in self.base.text_encoders:
             tokens = [self._tokens(prompt, name) for prompt in prompts]
             device, samples = vectors[name].device, len(vectors[name])
             where = [(row, place[1], place[3]) for row, token in enumerate(tokens) for place in token.places]
@@ -215,12 +212,12 @@ class PersonaMagic(Method):
                 rows, positions, vectors[name][rows % samples, numbers], bypass[name][rows % samples, numbers]
             )
             ids = to_device(torch.cat([token.ids for token in tokens]), device)
-            states[name] = encode_staged(encoder, ids, places, penultimate=self.early, attention=attention)
+            states[name] = self.base.text.encode_staged(name, ids, places, attention=attention)
         return states
 
     def _pooled(self, prompts: Sequence[str]) -> Tensor | None:
         """The class prompts' pooled vectors (B, P), where the base reads some."""
-        if not self.early:
+        if not self.base.text.pooled:
             return None
         plain = [prompt.replace(self.concept.token, self.concept.class_word) for prompt in prompts]
         with torch.no_grad():
@@ -250,15 +247,12 @@ class PersonaMagic(Method):
     def _balance(self, attention: Tensor, prompts: Sequence[str], encoder: str) -> Tensor:
         """Tandem Equilibrium of the open prompts in one text encoder: scalar."""
         tokens = [self._tokens(prompt, encoder) for prompt in prompts]
-        ids = torch.cat([token.ids for token in tokens])
-        end = self.base.tokenizers[encoder].eos_token_id
-        ends = torch.tensor([_length(token, end) for token in tokens])
-        positions = torch.arange(ids.shape[1])
-        real = (positions >= 1) & (positions[None] <= ends[:, None])
+        spoken = [self.base.text.spoken(token, encoder) for token in tokens]
+        real, asking = (torch.cat(side) for side in zip(*spoken))
         ours = torch.zeros_like(real)
         for row, token in enumerate(tokens):
             ours[row, [place[1] for place in token.places]] = True
-        which = (ours & real, ~ours & real, positions[None] <= ends[:, None] + 1)
+        which = (ours & real, ~ours & real, asking)
         pseudo, ordinary, queries = (to_device(selection, attention.device) for selection in which)
         return tandem_equilibrium(
             attention,
@@ -291,11 +285,6 @@ class PersonaMagic(Method):
             context = model.context()
         people = self.base.model_wrapper(model, range(len(prompts)))
         return drawn(self.base, people, context, (self.size, self.size), how)
-
-
-def _length(tokens: Tokens, end: int) -> int:
-    """How many tokens of a prompt lie between its start and its end token, whose id is `end`."""
-    return tokens.ids[0].tolist().index(end) - 1
 
 
 def class_rows(base: BaseModel, class_word: str) -> dict[str, Tensor]:

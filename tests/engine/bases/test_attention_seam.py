@@ -12,6 +12,7 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.identity.attention import IdentityAttention, Person
 from likeness_portraits.engine.inference.refocus import FLOOR, Focus, LogMasks, Maps, Spot
 from likeness_portraits.engine.inference.regions import FocusedPrompt, Regions
+from likeness_portraits.engine.staged.text import ValueOffsets
 from likeness_portraits.engine.training.attention_maps import AttentionMaps
 from likeness_portraits.tests.engine.tiny import tiny_base
 
@@ -220,27 +221,18 @@ def test_maps_in_regions_are_what_the_picture_reads_of_a_word_among_all_words(fl
     close(found.flatten(1), torch.stack(seen).mean(0))
 
 
-class Offset(AttentionUser):
-    """What PersonaMagic's bypass becomes: the values of the placeholder's place are moved by W_v(R)."""
-
-    def __init__(self, row: Tensor) -> None:
-        self.row = row
-
-    def before(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None):
-        moved = v.clone()
-        moved[:, 2] += site.to_v(self.row[None, None])[:, 0]
-        return q, k, moved, bias
-
-
 def test_a_words_values_are_moved_through_the_blocks_own_projection_of_text(flux: nn.Module):
+    """What PersonaMagic's bypass becomes: the second picture's third word is moved by W_v(R)."""
     row = torch.randn(WIDTH, generator=torch.Generator().manual_seed(2))
-    for layer in drawn(flux, ("values", Offset(row)))[1].values():
+    rows = torch.stack([torch.zeros(2, WIDTH), torch.stack([row, torch.zeros(WIDTH)])])
+    user = ValueOffsets(rows, torch.tensor([[0, 0], [2, 0]]))
+    for layer in drawn(flux, ("values", user))[1].values():
         module, values = layer.module, parts(layer)[2].clone()
         if hasattr(module, "add_v_proj"):
             moved = module.add_v_proj(row)
         else:
             moved = module.to_qkv_mlp_proj.weight[2 * WIDTH : 3 * WIDTH] @ row
-        values[:, 2] += heads(moved)
+        values[1, 2] += heads(moved)
         close(layer.out, expected(layer, logits_of(layer), values))
 
 

@@ -336,7 +336,7 @@ def test_a_run_ends_when_its_pictures_are_liked(base, folder, monkeypatch):
     assert found.steps == 2
 
 
-@pytest.mark.parametrize("method", ["custom-diffusion", "personamagic"])
+@pytest.mark.parametrize("method", ["custom-diffusion"])
 def test_methods_that_need_what_klein_lacks_are_refused_by_name(method, base, folder):
     with pytest.raises(LikenessError, match=rf"{method} needs .* \(FLUX\.2 Klein 4B\) does not offer"):
         train(tiny_job(method, folder), base=base)

@@ -23,11 +23,20 @@ from likeness_portraits.engine.training.component_losses import attention_to
 from likeness_portraits.engine.training.interval import measure_overlap
 from likeness_portraits.engine.training.memory import MemorySettings, estimate
 from likeness_portraits.engine.training.methods import method_class
+from likeness_portraits.engine.training.methods.personamagic import PersonaMagic, StagedBatch
+from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.tiny import tiny_job, write_person
+from likeness_portraits.tests.engine.training import test_methods
 
 pytest.importorskip("diffusers", "0.36")
 pytest.importorskip("transformers", "4.51")
+CONTRACT = (
+    test_methods.test_frozen_base_is_bit_identical_after_training,
+    test_methods.test_only_declared_parameters_move,
+    test_methods.test_the_saved_artifact_draws_what_the_method_drew,
+    test_methods.test_cancelling_saves_and_resuming_equals_an_uninterrupted_run_bit_for_bit,
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +122,101 @@ def test_two_people_are_drawn_in_boxes_and_neutral_ones_change_nothing(base):
     assert (drawn(strength=0.0, scope="word") == plain).all()
     apart, words = drawn(own=True), drawn(scope="word")
     assert (apart != plain).any() and (words != plain).any() and (apart != words).any()
+
+
+# ----------------------------------------------------------------------------- words that follow the noise
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__[5:25])
+def test_words_that_follow_the_noise_are_learned(check, base, folder):
+    check("personamagic", base, folder)
+
+
+def staged(base, folder, **settings) -> tuple[PersonaMagic, StagedBatch]:
+    job = tiny_job("personamagic", folder, settings={"bypass_dropout": 0.0, **settings})
+    method = PersonaMagic(job, base, [load_concept(folder / "person")])
+    method.prepare(lambda: None)
+    batch = method.batch(method.phases()[0], 0)
+    assert isinstance(batch, StagedBatch)
+    return method, batch
+
+
+def test_both_losses_reach_the_mapper_and_the_bypass_is_as_wide_as_the_blocks(base, folder):
+    method, batch = staged(base, folder, balance_weight=1.0)
+    heads = {name: part for name, part in method.mapper.named_parameters() if "output_layer.0" in name}
+    width = base.network.config.num_attention_heads * base.network.config.attention_head_dim
+    assert heads["image_output_layer.0.weight"].shape[0] == 4 * width
+    losses = method(batch, Progress(phase="mapping", phase_step=0, phase_steps=4, step=0, total=4))
+    of = {
+        loss: [
+            grad is not None and bool(grad.any())
+            for grad in torch.autograd.grad(
+                losses[loss], list(heads.values()), retain_graph=True, allow_unused=True
+            )
+        ]
+        for loss in losses
+    }
+    image, words = [name.startswith("image") for name in heads], [True] * len(heads)
+    assert of["diffusion"] == words  # the picture's part too
+    assert of["text_attention"] == [not part for part in image]
+
+
+def test_the_text_models_attention_is_its_own_and_the_users_words_alone_are_compared(base, folder):
+    """transformers' eager attention, at the layers that are tapped; heads of queries, two for each key."""
+    method, batch = staged(base, folder)
+    (states,) = method._text_states(batch.open_prompts, *method._words(batch), attention=True).values()
+    tokens = [method._tokens(prompt, "qwen3_4b") for prompt in batch.open_prompts]
+    ids = torch.cat([one.ids for one in tokens])
+    vectors = method._words(batch)[0]["qwen3_4b"]
+    model = base.text_encoders["qwen3_4b"]
+    embedded = model.get_input_embeddings()(ids)
+    for row, one in enumerate(tokens):
+        for _, position, _, number in one.places:
+            embedded[row, position] = vectors[row, number]
+    ends = [int((line != 256).nonzero()[-1]) + 1 for line in ids]
+    mask = torch.stack([(torch.arange(96) < end).long() for end in ends])
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        plain = model(inputs_embeds=embedded, attention_mask=mask, output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation(usual)
+    wanted = torch.cat([plain[tap - 1] for tap in base.text.taps], 1)
+    assert states.attention is not None and states.attention.shape == (2, 3 * 2, 96, 96)
+    for row, end in enumerate(ends):
+        torch.testing.assert_close(
+            states.attention[row, :, :end, :end], wanted[row, :, :end, :end], atol=1e-5, rtol=1e-4
+        )
+    words, asking = base.text.spoken(tokens[0], "qwen3_4b")
+    read = base.tokenizers["qwen3_4b"]
+    heard = [piece for piece, ours in zip(ids[0].tolist(), words[0].tolist()) if ours]
+    before, behind = (read(part)["input_ids"] for part in batch.open_prompts[0].split("<v0>"))
+    assert heard[: len(before) + 4] == [*before, *[256] * 4]
+    assert heard[len(before) + 4 :] in (behind, behind[1:])  # a space in front is not read
+    assert int(asking.sum()) == ends[0] - len(read("<|im_start|>user\n")["input_ids"])
+
+
+def test_a_value_offset_leaves_attention_whole_where_an_offset_of_the_context_changes_it(base):
+    """What the picture reads of each word in the first block: the published bypass must not change keys."""
+    said = base.encode_text(["a man"])
+    row = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0))
+    at = torch.tensor([[5]])
+    moved = said.states.clone()
+    moved[0, 5] += torch.nn.functional.pad(row[0, 0], (0, 64))
+    noisy, times = torch.randn(1, 16, 8, 8), torch.tensor([0.8])
+    seen, drawn = [], []
+    for one in (said, Conditioning(states=said.states, added=row, added_at=at), Conditioning(states=moved)):
+        with recorded(base.network, mask_layers(base)) as maps, torch.enable_grad():
+            drawn.append(base.predict(noisy, times, one))
+        seen.append(maps.probabilities("transformer_blocks.0.attn"))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(drawn[0], drawn[1])
+    assert (seen[0] - seen[2]).abs().max() > 1e-6
+
+
+def test_stages_lie_at_the_noise_that_a_picture_of_1024_pixels_needs(base):
+    ends = [base.process.published_time(end) for end in (400, 800)]
+    assert ends == pytest.approx([0.70, 0.91], abs=0.005)
+    assert base.process.published_timestep(torch.tensor(ends)).tolist() == [400, 800]
 
 
 def test_blocks_are_ranked_by_how_well_they_see_the_subject(base, folder):

@@ -31,6 +31,7 @@ class ToyText:
 
     offers = frozenset[str]()
     lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    pooled = False
 
     def __init__(self, model: nn.Module) -> None:
         self.encoders: Any = nn.ModuleDict({ENCODER: model})

@@ -62,7 +62,7 @@ def test_a_lora_whose_rank_follows_the_noise_keeps_the_contract(check, joint, fo
 
 REFUSED = {
     "custom-diffusion": "layers that read nothing but the prompt",
-    "personamagic": "a CLIP text encoder",
+    "personamagic": "words of their own for each sample in its text encoder",
     "magictailor": "cross-attention maps",
     "magicapture": "cross-attention maps",
     "masterweaver": "attention to identity tokens beside the prompt",
