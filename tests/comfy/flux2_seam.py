@@ -11,21 +11,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-# isort: split (it starts ComfyUI)
-import torch
-from flux2_numbers import (
-    FOLDER,
-    LATENTS,
-    RANDOM,
-    WIDTH,
-    apart,
-    both,
-    learned,
-    pixels_of,
-    said,
-    sampled,
-)  # fmt: skip
+# it starts ComfyUI, and so comes before all that needs it
+from flux2_numbers import FOLDER, LATENTS, RANDOM, WIDTH, apart, both, learned, pixels_of, said, sampled
 
+# isort: split
+import numpy as np
+import torch
+
+from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.attention import AttentionUser
 from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.bases.denoisers.seam import using

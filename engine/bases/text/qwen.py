@@ -161,7 +161,9 @@ class QwenText:
         maps = None
         if attention:
             mask = self._mask(ids, torch.float32)
-            maps = torch.cat([_maps(*seen[tap - 1], seen["places"], mask) for tap in self.taps], 1)
+            maps = torch.cat(
+                [_maps(seen[tap - 1][0], seen[tap - 1][1], seen["places"], mask) for tap in self.taps], 1
+            )
         added, at = places.by_prompt(len(ids)) if len(places.prompts) else (None, None)
         states = states.to(places.vectors.device)
         return TextStates(states, states, maps, added, at)
