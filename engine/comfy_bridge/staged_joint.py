@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import comfy.model_sampling
 import torch
 from torch import Tensor
 
@@ -21,10 +22,10 @@ Stand = tuple[int, int, Tensor, Tensor]
 
 def percents(model: Any, plan: StagePlan) -> list[tuple[float, float]]:
     """Start and end of every stage as this MODEL counts noise levels."""
-    row = FAMILIES[kind_of(model)]
-    if row.denoiser == "unet":
+    sampling = model.get_model_object("model_sampling")  # as other nodes have shifted it
+    if not isinstance(sampling, comfy.model_sampling.CONST):
         return plan.percents()
-    process, sampling = flux2_flow(row.noise_scale), model.model.model_sampling
+    process = flux2_flow(FAMILIES[kind_of(model)].noise_scale)
     # half-way between two timesteps, as there
     levels = [process.published_time(stage.low - 0.5) for stage in plan.all()[:-1]]
     edges = [0.0, *(percent_at(sampling, level) for level in levels), 1.0]
