@@ -290,6 +290,8 @@ class Trainer:
 
     def _hold_out(self) -> None:
         """Reads the pictures that validation looks at."""
+        if not self.job.hold_out:
+            return
         for concept in self.method.concepts:
             if concept.held and self._measures_pictures:
                 with self.accelerator.autocast():

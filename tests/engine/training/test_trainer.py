@@ -30,6 +30,7 @@ class Toy(Method):
     def __init__(self, *phases: Phase) -> None:
         nn.Module.__init__(self)
         self._phases = phases
+        self.concepts = ()  # it learns a line, no pictures
         self.slope = nn.Parameter(torch.tensor(0.0))
         self.offset = nn.Parameter(torch.tensor(0.5))
         self.average = torch.tensor(0.0)
