@@ -198,6 +198,34 @@ def test_the_attention_loss_and_its_gradients_are_those_of_the_published_formula
     torch.testing.assert_close(fast.grad, slow.grad, atol=1e-7, rtol=1e-3)
 
 
+def test_passes_in_parts_and_checkpointing_change_no_gradient(base, folder):
+    """The worst concept, the teacher's hold and attention in masks, over four rows at once or one by one."""
+    gradients = []
+    for settings in ({}, {"pass_size": 1}, {"gradient_checkpointing": True}):
+        torch.manual_seed(5)
+        job = pair(folder, **settings)
+        method = method_class("magictailor")(job, base, [load_concept(concept) for concept in job.concepts])
+        method.prepare(lambda: None)
+        try:
+            balance = method.phases()[-1]
+            method.begin_phase(balance)
+            weights = method.parameter_groups()["unet"]
+            with torch.no_grad():
+                for weight in weights:
+                    weight += 0.05 * torch.randn(weight.shape)
+            progress = Progress(phase=balance.name, phase_step=0, phase_steps=2, step=2, total=4)
+            losses = method(method.batch(balance, 0), progress)
+            assert set(losses) == {"worst_concept", "preservation", "attention"}
+            assert all(loss > 0 for loss in losses.values())
+            sum(losses.values()).backward()
+            gradients.append([weight.grad.clone() for weight in weights])
+        finally:
+            method.close()
+    for other in gradients[1:]:
+        for ours, theirs in zip(gradients[0], other):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
 # ------------------------------------------------------------------------------------------ the identity loss
 
 
