@@ -16,7 +16,7 @@ INSIDE = drawn(replace="a woman")
 
 # fmt: off
 NODES: Nodes = {
-    "note": ("MarkdownNote", (0, -410), (1080, 210), "Read me", {"": NOTE}),
+    "note": ("MarkdownNote", (0, -390), (1080, 210), "Read me", {"": NOTE}),
     "base": ("LikenessMiniature", (320, -100), (300, 182), "The person", {"person": 5}),
     "other": ("LikenessMiniature", (-20, 560), (300, 182), "Somebody with the hair", {"person": 7}),
     "head": ("LikenessSegmentText", (680, 250), (300, 380), "Head without hair",
@@ -24,9 +24,9 @@ NODES: Nodes = {
     "hair": ("LikenessParseFace", (320, 240), (300, 380), "Only the hair", {"parts": "hair"}),
     "subject": ("LikenessConcept", (980, -10), (300, 170), "Subject: the person",
                 {"token": "<v0>", "role": "subject"}),
-    "component": ("LikenessConcept", (680, 700), (300, 170), "Subject: the hair",
+    "component": ("LikenessConcept", (680, 690), (300, 170), "Subject: the hair",
                   {"token": "<v1>", "role": "component", "class_word": "hair"}),
-    "learn": ("LikenessTrainMagicTailor", (1160, 250), (340, 640), "",
+    "learn": ("LikenessTrainMagicTailor", (1160, 250), (340, 610), "",
               {"preview_every": 50, "preview_prompt": PROMPT, "seed": 0, "save_as": "that-hair"}),
     "prompt": ("PrimitiveStringMultiline", (1120, -260), (340, 100), "Prompt", {"value": PROMPT}),
     **INSIDE,
