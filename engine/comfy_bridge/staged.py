@@ -28,7 +28,7 @@ from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
 from .folders import temporary_folder
 from .joint_attention import model_sites
-from .staged_joint import OFFSETS, encoded_by_few, moved_values, percents, stages_offsets
+from .staged_joint import OFFSETS, encoded_by_few, moved_values, percents, stages_offsets, value_width
 from .weights import check_kind, text_towers_of
 from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows, word_pieces
 
@@ -90,7 +90,7 @@ def _words_for(model: Any, clip: Any, artifact: Artifact, text: str) -> StagedWo
     widths = {
         name: encoder.transformer.get_input_embeddings().weight.shape[1] for name, encoder in encoders.items()
     }
-    check_width(words, widths)
+    check_width(words, widths, value_width(model))
     check_used([text.replace(f"embedding:{words.token[1:-1]}", words.token)], words)
     if clip.layer_idx is not None and any(
         clip.layer_idx != (encoder.options_default[1] or -1) for encoder in encoders.values()

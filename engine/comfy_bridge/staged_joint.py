@@ -20,6 +20,12 @@ _TOGETHER = 8  # prompts that go through a language model at once
 Stand = tuple[int, int, Tensor, Tensor]
 
 
+def value_width(model: Any) -> int | None:
+    """How wide the rows are that move values of text in a MODEL's joint attention; None: it has none."""
+    network = model.model.diffusion_model
+    return network.hidden_size if hasattr(network, "double_blocks") else None
+
+
 def percents(model: Any, plan: StagePlan) -> list[tuple[float, float]]:
     """Start and end of every stage as this MODEL counts noise levels."""
     sampling = model.get_model_object("model_sampling")  # as other nodes have shifted it

@@ -175,7 +175,7 @@ def _staged(
     for artifact, strength in artifacts:
         if artifact.kind == STAGED_KIND and artifact.base_family == base.family:
             words = adjusted(staged_words(artifact), bypass=strength)
-            check_width(words, _widths(base))
+            check_width(words, _widths(base), base.denoiser.value_width)
             check_used(prompts, words)
             words.mapper.to(base.device)
             staged.append(words)

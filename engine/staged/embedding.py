@@ -88,9 +88,16 @@ def adjusted(
     )
 
 
-def check_width(words: StagedWords, widths: Mapping[str, int]) -> None:
-    """Raises unless the words were learned for text encoders of these widths."""
+def check_width(words: StagedWords, widths: Mapping[str, int], value_width: int | None = None) -> None:
+    """Raises unless the words were learned for text encoders of these widths, and for blocks of joint
+    attention so wide where there are such."""
     check_widths(words.token, {name: len(row) for name, row in words.class_rows.items()}, widths)
+    moved, here = words.mapper.bypass_widths, value_width or sum(widths.values())
+    if sum(moved.values()) != here:
+        raise LikenessError(
+            f"{words.token} was learned for a network {sum(moved.values())} wide, this model's is {here}; "
+            "connect the model it was learned on, or learn it on this one"
+        )
 
 
 def check_widths(token: str, made_for: Mapping[str, int], widths: Mapping[str, int]) -> None:

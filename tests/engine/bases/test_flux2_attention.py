@@ -13,6 +13,7 @@ from likeness_portraits.engine.bases.denoisers.seam import using
 from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.data.concepts import load_concept
+from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Spot
 from likeness_portraits.engine.inference.refocused import Refocusing
@@ -26,7 +27,7 @@ from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.personamagic import PersonaMagic, StagedBatch
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine import tiny_flux2
-from likeness_portraits.tests.engine.tiny import tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import staged_person, tiny_job, write_person
 from likeness_portraits.tests.engine.training import test_methods
 
 pytest.importorskip("diffusers", "0.36")
@@ -211,6 +212,15 @@ def test_a_value_offset_leaves_attention_whole_where_an_offset_of_the_context_ch
         seen.append(maps.probabilities("transformer_blocks.0.attn"))
     assert torch.equal(seen[0], seen[1]) and not torch.equal(drawn[0], drawn[1])
     assert (seen[0] - seen[2]).abs().max() > 1e-6
+
+
+def test_words_for_another_network_are_refused_with_its_width(base):
+    artifact = staged_person("<v0>", {"qwen3_4b": 32}, "flux2", bypass_width=48)
+    with pytest.raises(LikenessError, match="<v0> was learned for a network 48 wide, this model's is 32"):
+        generate(base, ["a photo of <v0>"], artifacts=[(artifact, 1.0)], steps=1)
+    artifact = staged_person("<v0>", {"qwen3_4b": 24}, "flux2", bypass_width=32)
+    with pytest.raises(LikenessError, match="for a text encoder 24 wide, this model's is 32"):
+        generate(base, ["a photo of <v0>"], artifacts=[(artifact, 1.0)], steps=1)
 
 
 def test_stages_lie_at_the_noise_that_a_picture_of_1024_pixels_needs(base):

@@ -79,6 +79,7 @@ class ToyJoint:
     offers = frozenset[str]()
     whole_blocks = False
     side_multiple = 1
+    value_width: int | None = None
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
