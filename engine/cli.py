@@ -21,13 +21,14 @@ from .commands import (  # noqa: F401 (each enters its commands, in the order th
     import_files,
     info,
     interval,
+    lora,
     masks,
     measure,
     restore,
     shards,
     train,
 )
-from .commands.apps import INTERRUPTED, USER_MISTAKE, app, bench_app, train_app
+from .commands.apps import INTERRUPTED, USER_MISTAKE, app, bench_app, lora_app, train_app
 from .commands.options import as_meant, say_plain_types, without_types_of_python
 from .console import Interrupted, note, say, spell_out
 from .errors import LikenessError, nearest
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
     silence_onnxruntime()  # whichever library may load it
     spell_out()
-    for part in (app, train_app, bench_app):
+    for part in (app, train_app, lora_app, bench_app):
         for command in part.registered_commands:
             say_plain_types(command.callback or _root)
     try:

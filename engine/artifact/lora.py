@@ -133,12 +133,16 @@ def lora_changed(weight: Tensor, parts: Mapping[str, Tensor], strength: float) -
     parts = {part: tensor.to(weight.device).float() for part, tensor in parts.items()}
     if "oft_blocks" in parts:
         return weight + strength**2 * _rotation(weight, parts["oft_blocks"], float(parts.get("alpha", 0.0)))
-    update, rank = _update(parts)
-    scale = float(parts["alpha"]) / rank if rank and "alpha" in parts else 1.0
-    update = scale * update.reshape(weight.shape)
+    update = update_of(parts).reshape(weight.shape)
     if "dora_scale" not in parts:
         return weight + strength * update
     return weight + strength * (_of_magnitude(parts["dora_scale"], weight, weight + update) - weight)
+
+
+def update_of(parts: Mapping[str, Tensor]) -> Tensor:
+    """What a module's weight changes by at strength 1, (out, in) or flattened behind, before any DoRA."""
+    update, rank = _update(parts)
+    return update * (float(parts["alpha"]) / rank if rank and "alpha" in parts else 1.0)
 
 
 def _update(parts: Mapping[str, Tensor]) -> tuple[Tensor, int]:

@@ -1,5 +1,6 @@
 """Other tools' files: LoRAs and embeddings brought in as concept files, and written for others to read."""
 
+import json
 import logging
 import os
 import re
@@ -21,6 +22,8 @@ from .tensors import is_safetensors, read_header, read_pickle, read_tensors, wri
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LYCORIS = {"hada_": "loha", "lokr_": "lokr", "oft_": "diag-oft"}  # how its trainer calls them
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,8 @@ def export_numbered(artifact: Artifact, path: str | os.PathLike[str], *, overwri
     check_name(path.stem)
     if path.exists() and not overwrite:
         raise LikenessError(f"{path} exists; choose another name or folder, or allow overwriting")
+    if any(not key.endswith((".lora_down.weight", ".lora_up.weight", ".alpha")) for key in artifact.lora()):
+        raise LikenessError("files of this kind hold a LoRA alone; export a stock file of this adapter")
     if artifact.base_family == "sdxl":
         raise LikenessError("files of this kind know one text encoder; export a stock LoRA for SDXL")
     rows = {token.token: next(iter(artifact.rows(token.token).values())) for token in artifact.tokens}
@@ -179,8 +184,10 @@ def _kohya_metadata(artifact: Artifact, lora: "Mapping[str, Tensor]") -> dict[st
         return about
     ranks = {tensor.shape[0] for key, tensor in lora.items() if key.endswith("lora_down.weight")}
     alphas = {float(tensor) for key, tensor in lora.items() if key.endswith(".alpha")}
+    lycoris = next((algo for sign, algo in _LYCORIS.items() if any(sign in key for key in lora)), None)
     return about | {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
+        **({"ss_network_args": json.dumps({"algo": lycoris})} if lycoris else {}),
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_network_alpha": str(max(alphas, default=0.0)),
         "ss_steps": str(artifact.steps),

@@ -16,5 +16,7 @@ train_app = typer.Typer(
     help="Learn a concept from a folder of pictures; one sub-command per method.", no_args_is_help=True
 )
 app.add_typer(train_app, name="train")
+lora_app = typer.Typer(help="Merge, resize, extract and measure LoRAs.", no_args_is_help=True)
+app.add_typer(lora_app, name="lora")
 bench_app = typer.Typer(help="Measure what the project claims.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")

@@ -7,6 +7,7 @@ where data may lie). The method then makes its `Phase`s (`phase`) out of the set
 library or touches a picture.
 """
 
+from .adapters import ADAPTERS, BlockRank, block_ranks
 from .checks import above_zero, at_least, at_most, chosen_preset, finite, one_of, spoken, with_gap
 from .custom_diffusion import CustomDiffusionSettings
 from .dreambooth_lora import DreamBoothLoraSettings
@@ -32,14 +33,15 @@ from .specs import BASE_KINDS, CAPTION_SOURCES, HUB_NAME, MODEL_FILES, ROLES, TO
 from .textual_inversion import TextualInversionSettings
 
 __all__ = [
-    "BASE_KINDS", "CAPTION_SOURCES", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES", "HUB_NAME",
-    "METHODS",
+    "ADAPTERS", "BASE_KINDS", "CAPTION_SOURCES", "DEGRADATIONS", "DEVICES", "EDITS", "EDIT_TEMPLATES",
+    "HUB_NAME", "METHODS",
     "MINIATURE_EDITS", "MINIATURE_EDIT_TEMPLATES", "MINIATURE_OPEN_PROMPTS", "MODEL_FILES", "OPTIMIZERS",
     "PRECISIONS", "PRESETS",
-    "ROLES", "LR_SCHEDULES", "TOKEN", "TRACKERS", "BaseSpec", "ConceptSpec", "CustomDiffusionSettings",
+    "ROLES", "LR_SCHEDULES", "TOKEN", "TRACKERS", "BaseSpec", "BlockRank", "ConceptSpec",
+    "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "Recipe", "TextualInversionSettings", "above_zero", "at_least",
-    "at_most",
+    "at_most", "block_ranks",
     "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",
     "from_json", "from_yaml", "gathered", "is_address", "known_keys", "one_of", "presets_of", "read",
     "settings_for", "spoken", "typed_path", "with_gap",

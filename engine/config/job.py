@@ -145,6 +145,11 @@ class Job:
             # a partial mapping changes the method's own starting point, not the class's bare defaults
             if not isinstance(settings, Mapping):
                 raise LikenessError(f"'settings' must be a mapping of {method} settings")
+            if "adapter" in settings and not hasattr(start, "adapter"):
+                raise LikenessError(
+                    f"{method} learns what its paper does and no other adapter; leave 'adapter' away, or "
+                    "take dreambooth-lora"
+                )
             changed = known_keys(METHODS[str(method)], settings, "settings")
             start = read(METHODS[str(method)], {**asdict(start), **changed}, "settings")
         return read(cls, {**plain, "settings": start, "shards_from_web": shards_from_web}, "job")

@@ -1,5 +1,5 @@
-"""LoRA layers while they are trained: peft puts them in and takes them out again; files have their family's
-names."""
+"""LoRA layers and their relatives (`adapters`) while they are trained: peft puts them in and takes them out
+again; files have their family's names."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +12,8 @@ from ..artifact import lora as kohya
 from ..bases.base import BaseModel
 from ..bases.lora_ranks import RankByNoise
 from ..errors import LikenessError
+from .adapters import ADAPTER, AdapterShape, adapted_layers, file_parts, magnitude, put_in, trained
 from .orthogonal_lora import OrthogonalDown, halves, merged_halves
-
-ADAPTER = "likeness"
 
 
 def inject(
@@ -26,31 +25,23 @@ def inject(
     gaussian: bool = False,
     orthogonal: bool = False,
     ranks: RankByNoise | None = None,
+    shape: AdapterShape | None = None,
 ) -> list[nn.Parameter]:
     """Adds LoRA to every layer whose path ends in one of the targets; returns the new parameters in order.
 
     The first update is zero; the random half comes from torch's global generator, evenly within bounds or
     normal with a deviation of 1 / rank; or both halves are `orthogonal`. `ranks`: how many count in a pass.
+    `shape`: of another kind of adapter, or with other ranks in some layers.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    start = "gaussian" if gaussian else True
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] (said to be whole; PEFT scales by any number)
-        target_modules=list(targets),
-        init_lora_weights=start,
-    )
-    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    shape = shape or AdapterShape(rank=rank, alpha=alpha)
+    put_in(module, targets, shape, "gaussian" if gaussian else True)
     added = []
-    for _, layer in _layers(module):
+    for _, layer in adapted_layers(module):
         if orthogonal:
             _begin_orthogonal(layer, rank)
         if ranks is not None:
             layer.lora_A[ADAPTER].register_forward_hook(lambda _half, _inputs, low: ranks.masked(low))
-        # what is trained stays in fp32 where the frozen layer is kept in half precision
-        for half in (layer.lora_A, layer.lora_B):
-            added += list(half[ADAPTER].float().parameters())
+        added += trained(layer)
     return added
 
 
@@ -70,7 +61,8 @@ def starts(module: nn.Module) -> dict[str, Tensor]:
     """Where orthogonal LoRA layers began, as they are held: what resuming needs beside their parameters."""
     return {
         f"{path}.{side}.{name}": start
-        for path, layer in _layers(module)
+        for path, layer in adapted_layers(module)
+        if hasattr(layer, "lora_A")
         for side, half in (("down", layer.lora_A), ("up", layer.lora_B))
         for name, start in half[ADAPTER].named_buffers()
     }
@@ -78,7 +70,7 @@ def starts(module: nn.Module) -> dict[str, Tensor]:
 
 def remove(module: nn.Module) -> None:
     """Takes the LoRA layers out; the module is as it was before `inject`."""
-    for path, layer in _layers(module):
+    for path, layer in adapted_layers(module):
         parent, _, leaf = path.rpartition(".")
         setattr(module.get_submodule(parent), leaf, layer.get_base_layer())
     if hasattr(module, "peft_config"):
@@ -88,7 +80,7 @@ def remove(module: nn.Module) -> None:
 @contextmanager
 def switched_off(*modules: nn.Module) -> Iterator[None]:
     """Within, the modules compute as if the LoRA layers were not there."""
-    layers = [layer for module in modules for _, layer in _layers(module)]
+    layers = [layer for module in modules for _, layer in adapted_layers(module)]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -99,16 +91,24 @@ def switched_off(*modules: nn.Module) -> Iterator[None]:
 
 
 def tensors(base: BaseModel) -> dict[str, Tensor]:
-    """Copies of all LoRA weights in the base, under its family's names with explicit alpha."""
+    """Copies of all LoRA weights in the base, under its family's names with explicit alpha; other kinds of
+    adapters under LyCORIS' endings."""
     peft = base.traits.peft_names
     down_name, up_name = (kohya.PEFT_DOWN, kohya.PEFT_UP) if peft else (kohya.DOWN, kohya.UP)
     weights: dict[str, Tensor] = {}
     for name, layer in _named(base, peft):
+        parts = file_parts(layer)
+        if parts is not None:
+            weights |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+            continue
         down, up = _halves(layer)
-        weights[name + down_name] = down.detach().float().cpu().clone()
-        weights[name + up_name] = up.detach().float().cpu().clone()
-        weights[name + kohya.ALPHA] = torch.tensor(layer.scaling[ADAPTER] * down.shape[0])
-    return weights
+        weights[name + down_name], weights[name + up_name] = down, up
+        scaling = layer.scaling[ADAPTER]
+        weights[name + kohya.ALPHA] = torch.tensor(scaling * down.shape[0])
+        scale = magnitude(layer, scaling * (up.flatten(1) @ down.flatten(1)).detach().float())
+        if scale is not None:
+            weights[f"{name}.dora_scale"] = scale
+    return {key: tensor.detach().float().cpu().clone().contiguous() for key, tensor in weights.items()}
 
 
 def _halves(layer: Any) -> tuple[Tensor, Tensor]:
@@ -122,19 +122,17 @@ def _halves(layer: Any) -> tuple[Tensor, Tensor]:
 def _named(base: BaseModel, peft: bool) -> list[tuple[str, Any]]:
     """The LoRA layers in the base by the names that files have for them."""
     encoders: dict[str, Any] = dict(base.text_encoders.items())
-    layers = _layers(base.network)
+    layers = adapted_layers(base.network)
     if peft:
         named = [(kohya.transformer_name(path), layer) for path, layer in layers]
         for name, encoder in encoders.items():
-            named += [(kohya.language_model_name(path, name), layer) for path, layer in _layers(encoder)]
+            named += [
+                (kohya.language_model_name(path, name), layer) for path, layer in adapted_layers(encoder)
+            ]
         return named
     named = [(kohya.unet_name(path), layer) for path, layer in layers]
     for number, encoder in enumerate(encoders.values()):
-        named += [(kohya.text_name(path, number, len(encoders)), layer) for path, layer in _layers(encoder)]
+        named += [
+            (kohya.text_name(path, number, len(encoders)), layer) for path, layer in adapted_layers(encoder)
+        ]
     return named
-
-
-def _layers(module: nn.Module) -> list[tuple[str, Any]]:
-    from peft.tuners.lora import LoraLayer
-
-    return [(path, layer) for path, layer in module.named_modules() if isinstance(layer, LoraLayer)]

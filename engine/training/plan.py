@@ -88,6 +88,10 @@ def _recipe(recipe: Recipe) -> list[str]:
 def _own(settings: Any) -> list[str]:
     """What the settings say beyond steps and rates, where the method has it."""
     said = []
+    if (kind := getattr(settings, "adapter", "lora")) != "lora":
+        said.append(kind)
+    if (layers := getattr(settings, "layers", "attention")) != "attention":
+        said.append(f"{layers} too")
     if rank := getattr(settings, "rank", None):
         said.append(f"rank {rank}")
     if vectors := getattr(settings, "vectors", None):

@@ -5,6 +5,7 @@ What the tools themselves can write here (diffusers, PEFT) they write.
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 
 from likeness_portraits.engine.artifact.lora import ldm_paths
 from likeness_portraits.engine.bases.base import BaseModel
+from likeness_portraits.engine.bases.denoisers.conditional_unet import LORA_TARGETS
+from likeness_portraits.engine.config import ADAPTERS, block_ranks
+from likeness_portraits.engine.training import lora
+from likeness_portraits.engine.training.adapters import AdapterShape
 
 RANK = 3
 Tensors = dict[str, Tensor]
@@ -217,7 +222,26 @@ def write_all(base: BaseModel, folder: Path) -> dict[str, Path]:
             written[f"{name}, pickled"] = folder / f"{name}.bin"
             torch.save(tensors, written[f"{name}, pickled"])
     written["diffusers now"] = by_diffusers(base, folder)
+    for kind in ADAPTERS:
+        written[f"ours, {kind}"] = folder / f"ours, {kind}.safetensors"
+        save_file(as_trained(base, kind), written[f"ours, {kind}"])
     return written
+
+
+def as_trained(base: BaseModel, kind: str) -> Tensors:
+    """What our own training writes of a kind of adapter on all layers, with random numbers."""
+    shape = AdapterShape(kind=kind, rank=RANK, alpha=4.0, by_block=block_ranks(["up_blocks=2"]))
+    parts = [(base.unet, LORA_TARGETS["convolutions"], shape)]
+    parts += [(encoder, base.text.lora_targets, replace(shape, by_block=()))
+              for encoder in base.text_encoders.values()]  # fmt: skip
+    with torch.no_grad():
+        for network, targets, own in parts:
+            for number, weight in enumerate(lora.inject(network, targets, RANK, 4.0, shape=own)):
+                weight += random(*weight.shape, seed=number, size=0.02 if kind == "oft" else 0.1)
+    tensors = lora.tensors(base)
+    for network, _, _ in parts:
+        lora.remove(network)
+    return tensors
 
 
 def by_diffusers(base: BaseModel, folder: Path) -> Path:

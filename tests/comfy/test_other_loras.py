@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from likeness_portraits.engine.bases.base import load_base
-from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.config import ADAPTERS, BaseSpec
 from likeness_portraits.tests.comfy.hosts import numbers_of
 from likeness_portraits.tests.comfy.lora_files import write_all
 from likeness_portraits.tests.conftest import kit_folder
@@ -25,6 +25,7 @@ LAYOUTS = {
     "SimpleTuner's LyCORIS.safetensors": 56, "fp16.safetensors": 68, "bf16.safetensors": 68,
     "fp8.safetensors": 68, "LoCon.safetensors": 96, "DoRA.safetensors": 56, "LoHa.safetensors": 96,
     "LoKr.safetensors": 96, "OFT.safetensors": 56, "differences.safetensors": 160,
+    **{f"ours, {kind}.safetensors": 140 for kind in ADAPTERS},
 }  # fmt: skip
 # what ComfyUI's loader takes for nothing, or fails at (Tucker cores of a LoKr)
 OURS_ALONE = {

@@ -21,6 +21,20 @@ LORA_TARGETS = {
     "attention": _ATTENTION,
     "feed-forward": (*_ATTENTION, "ff.net.0.proj"),  # and the way in of what follows each attention
     "transformer": (*_ATTENTION, "proj_in", "proj_out", "ff.net.2"),  # what else is in attention blocks
+    "blocks": (*_ATTENTION, "ff.net.0.proj", "ff.net.2"),  # attention and feed-forward, whole
+    "convolutions": (  # and all else but the ends, as LyCORIS and kohya's trainer choose
+        *_ATTENTION,
+        "ff.net.0.proj",
+        "ff.net.2",
+        "proj_in",
+        "proj_out",
+        "conv1",
+        "conv2",
+        "conv_shortcut",
+        "time_emb_proj",
+        "downsamplers.0.conv",
+        "upsamplers.0.conv",
+    ),
     "cross-attention": tuple(f"attn2.{leaf}" for leaf in _ATTENTION),
     "text": ("attn2.to_k", "attn2.to_v"),  # what reads nothing but the prompt
 }

@@ -56,6 +56,7 @@ class Flux2Transformer:
             "attention": attention,
             "feed-forward": (*attention, "linear_in"),
             "transformer": (*attention, "linear_in", "linear_out"),
+            "blocks": (*attention, "linear_in", "linear_out"),
         }
 
     def blocks(self) -> list[nn.Module]:

@@ -10,10 +10,12 @@ from ...artifact import Artifact
 from ...artifact.lora import RANK_BY_NOISE
 from ...bases.base import BaseModel
 from ...bases.lora_ranks import RankByNoise
-from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings
+from ...config import DreamBoothLoraSettings, Job, Phase, TextualInversionSettings, block_ranks
 from ...data.concepts import Concept
 from ...data.examples import Batch
+from ...errors import LikenessError
 from .. import lora
+from ..adapters import AdapterShape
 from ..capabilities import Capabilities
 from ..observer import Progress
 from ..tokens import TokenRows, initial_rows
@@ -52,6 +54,10 @@ class DreamBoothLora(BesidePrior):
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__(job, base, concepts)
         self.settings: DreamBoothLoraSettings = job.settings
+        if self.settings.adapter != "lora" and base.traits.peft_names:
+            raise LikenessError(
+                f"files for {base.traits.name} hold a LoRA; leave adapter: {self.settings.adapter} away"
+            )
         self.tokens = TokenRows({c.token: self._first_rows(c) for c in self.concepts})
         self._unet_lora: list[nn.Parameter] = []
         self._text_lora: list[nn.Parameter] = []
@@ -61,7 +67,10 @@ class DreamBoothLora(BesidePrior):
     def capabilities_for(cls, job: Job) -> Capabilities:
         trained_text = job.settings.train_token or job.settings.text_encoder
         by_noise = job.settings.min_rank is not None
-        return replace(super().capabilities_for(job), trained_text=trained_text, hooked_layers=by_noise)
+        return replace(
+            super().capabilities_for(job), trained_text=trained_text, hooked_layers=by_noise,
+            half=job.settings.adapter in ("lora", "dora"),  # the others multiply whole weights
+        )  # fmt: skip
 
     def _first_rows(self, concept: Concept) -> dict[str, Tensor]:
         if self.settings.train_token:
@@ -73,15 +82,30 @@ class DreamBoothLora(BesidePrior):
         if settings.min_rank is not None:
             ranks = RankByNoise(self.base.process, settings.rank, settings.min_rank)
             self._deafen = ranks.listen(self.base.network)
+        shape = AdapterShape(
+            kind=settings.adapter, rank=settings.rank, alpha=settings.alpha, rslora=settings.rslora,
+            by_block=block_ranks(settings.rank_by_block),
+        )  # fmt: skip
         self._unet_lora = lora.inject(
-            self.base.network, self.base.denoiser.lora_targets["attention"], settings.rank, settings.alpha,
-            orthogonal=settings.orthogonal, ranks=ranks,
+            self.base.network, self._targets(), settings.rank, settings.alpha,
+            orthogonal=settings.orthogonal, ranks=ranks, shape=shape,
         )  # fmt: skip
         if settings.text_encoder:
+            alike = replace(shape, by_block=())  # whose patterns are of the network's blocks
             for encoder in self.base.text_encoders.values():
                 self._text_lora += lora.inject(
-                    encoder, self.base.text.lora_targets, settings.rank, settings.alpha
+                    encoder, self.base.text.lora_targets, settings.rank, settings.alpha, shape=alike
                 )
+
+    def _targets(self) -> tuple[str, ...]:
+        """Endings of the paths of the network's layers that are adapted."""
+        purpose = {"feed-forward": "blocks"}.get(self.settings.layers, self.settings.layers)
+        targets = self.base.denoiser.lora_targets
+        if purpose not in targets:
+            raise LikenessError(
+                f"{self.base.traits.name} has no {purpose}; choose layers: feed-forward, which are all"
+            )
+        return targets[purpose]
 
     def phases(self) -> Sequence[Phase]:
         settings = self.settings

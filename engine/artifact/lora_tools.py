@@ -1,0 +1,143 @@
+"""What can be done to finished LoRAs without learning: merge, resize, extract from two models, measure.
+
+All go through the whole update of a layer and its singular values, as kohya's tools do. Kinds that are no sum
+(DoRA, OFT) need the base's weight to be known as an update, and are refused.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import LikenessError
+from .lora import ALPHA, DOWN, PEFT_DOWN, PEFT_UP, UP, by_module, update_of
+
+_BLOCK = re.compile(
+    r"lora_unet_(?P<unet>(?:down_blocks|up_blocks|input_blocks|output_blocks)_\d+|mid_block|middle_block)"
+    r"|transformer\.(?P<dit>\w+_blocks\.\d+)"
+)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """How much of each layer's update is kept."""
+
+    most: int  # ranks
+    share: float | None = None  # of the update's energy (sum of squared singular values) that is enough
+
+
+@dataclass(frozen=True)
+class BlockNorm:
+    """How strong a LoRA is in one block."""
+
+    block: str
+    layers: int
+    norm: float  # of all its updates together (Frobenius)
+    largest: float  # singular value, of any of them
+    rank: int  # the highest
+
+
+def whole_updates(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each layer's update at strength 1, in its weight's shape but for convolutions, (out, in · kernel)."""
+    found = {}
+    for name, parts in by_module(tensors).items():
+        kinds = parts.keys() & {"dora_scale", "oft_blocks", "diff_b"}
+        if kinds:
+            raise LikenessError(
+                f"{name} has {min(kinds)}, which is no plain update of a weight; this works on LoRA, "
+                "LoHa, LoKr and differences"
+            )
+        found[name] = update_of({part: tensor.float() for part, tensor in parts.items()})
+    return found
+
+
+def merged_loras(
+    loras: Sequence[tuple[Mapping[str, Tensor], float]], rank: Rank, peft: bool
+) -> dict[str, Tensor]:
+    """One LoRA that does what several do together, each with its strength, as far as the rank goes."""
+    total: dict[str, Tensor] = {}
+    kernels: dict[str, Sequence[int]] = {}
+    for tensors, strength in loras:
+        kernels |= _kernels(tensors)
+        for name, update in whole_updates(tensors).items():
+            if name in total and total[name].numel() != update.numel():
+                raise LikenessError(f"{name} has another size in two of the files; they are for two bases")
+            own = strength * update.flatten(1)
+            total[name] = total[name] + own if name in total else own
+    merged: dict[str, Tensor] = {}
+    for name, update in total.items():
+        merged |= _factors(name, update, rank, peft, kernels.get(name, ()))
+    return merged
+
+
+def resized(tensors: Mapping[str, Tensor], rank: Rank, peft: bool) -> dict[str, Tensor]:
+    """The nearest LoRA of another rank (Eckart and Young 1936)."""
+    return merged_loras([(tensors, 1.0)], rank, peft)
+
+
+def difference(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], rank: Rank, peft: bool
+) -> dict[str, Tensor]:
+    """A LoRA of what weights (out, in, …) of one model changed by in another, by their layers' names."""
+    lora: dict[str, Tensor] = {}
+    for name, weight in before.items():
+        other = after.get(name)
+        if other is None or other.shape != weight.shape:
+            raise LikenessError(f"{name} is not in both models in one size; give two models of one family")
+        change = other.float() - weight.float()
+        if change.any():
+            lora |= _factors(name, change.flatten(1), rank, peft, weight.shape[2:])
+    if not lora:
+        raise LikenessError("the two models have the same weights; there is no difference to extract")
+    return lora
+
+
+def norms_by_block(tensors: Mapping[str, Tensor]) -> list[BlockNorm]:
+    """How strong a LoRA is in each block of the network, in the order of their names."""
+    blocks: dict[str, list[tuple[Tensor, int]]] = {}
+    for name, update in whole_updates(tensors).items():
+        match = _BLOCK.match(name)
+        block = next(filter(None, match.groups()), "other") if match else name.split("_")[1]
+        values = torch.linalg.svdvals(update.flatten(1))
+        rank = int((values > values[0] * 1e-5).sum()) if len(values) and values[0] > 0 else 0
+        blocks.setdefault(block, []).append((values, rank))
+    return [
+        BlockNorm(
+            block=block,
+            layers=len(found),
+            norm=math.sqrt(sum(float(values.square().sum()) for values, _ in found)),
+            largest=max(float(values.max()) for values, _ in found),
+            rank=max(rank for _, rank in found),
+        )
+        for block, found in sorted(blocks.items())
+    ]
+
+
+def _factors(name: str, update: Tensor, rank: Rank, peft: bool, kernel: Sequence[int]) -> dict[str, Tensor]:
+    """The update (out, in · kernel) as down, up and alpha, each half with half of the singular values."""
+    u, values, v = torch.linalg.svd(update, full_matrices=False)
+    kept = min(rank.most, len(values))
+    if rank.share is not None and values.any():
+        energy = values.square().cumsum(0) / values.square().sum()
+        kept = min(kept, int((energy < rank.share).sum()) + 1)
+    root = values[:kept].sqrt()
+    down, up = root[:, None] * v[:kept], u[:, :kept] * root
+    if kernel:
+        down, up = down.view(kept, -1, *kernel), up[:, :, None, None]
+    ends = (PEFT_DOWN, PEFT_UP) if peft else (DOWN, UP)
+    halves = {name + ends[0]: down.contiguous(), name + ends[1]: up.contiguous()}
+    return {**halves, name + ALPHA: torch.tensor(float(kept))}
+
+
+def _kernels(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+    """The convolution kernels of the layers that have one."""
+    found: dict[str, Sequence[int]] = {}
+    for name, parts in by_module(tensors).items():
+        whole = next((parts[part] for part in ("lora_mid.weight", DOWN[1:], "diff", "hada_t1", "lokr_w2")
+                      if part in parts), None)  # fmt: skip
+        if whole is not None and whole.ndim == 4:
+            found[name] = tuple(whole.shape[2:])
+    return found

@@ -1,0 +1,126 @@
+"""LoRAs merged, resized, extracted and measured without learning."""
+
+import json
+
+import pytest
+import torch
+
+from likeness_portraits.engine.artifact import Artifact, Token
+from likeness_portraits.engine.artifact.lora_tools import (
+    Rank,
+    difference,
+    merged_loras,
+    norms_by_block,
+    resized,
+    whole_updates,
+)
+from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.errors import LikenessError
+
+NAME, CONV = "lora_unet_up_blocks_0_attentions_0_proj", "lora_unet_mid_block_resnets_0_conv1"
+
+
+def matrix(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lora(seed: int, rank: int = 2, alpha: float = 3.0) -> dict[str, torch.Tensor]:
+    return {
+        f"{NAME}.lora_down.weight": matrix(rank, 6, seed=seed),
+        f"{NAME}.lora_up.weight": matrix(5, rank, seed=seed + 1),
+        f"{NAME}.alpha": torch.tensor(alpha),
+        f"{CONV}.lora_down.weight": matrix(rank, 4, 3, 3, seed=seed + 2),
+        f"{CONV}.lora_up.weight": matrix(5, rank, 1, 1, seed=seed + 3),
+    }
+
+
+def test_a_merge_does_what_both_do_together_with_their_strengths():
+    first, second = lora(1), lora(5, rank=3)
+    merged = merged_loras([(first, 1.0), (second, -0.5)], Rank(8), peft=False)
+    for name, update in whole_updates(merged).items():
+        expected = whole_updates(first)[name].flatten(1) - 0.5 * whole_updates(second)[name].flatten(1)
+        torch.testing.assert_close(update.flatten(1), expected, atol=1e-5, rtol=1e-4)
+    assert merged[f"{CONV}.lora_down.weight"].shape == (5, 4, 3, 3)
+    assert merged[f"{CONV}.lora_up.weight"].shape == (5, 5, 1, 1)
+
+
+def test_a_smaller_lora_is_off_by_the_singular_values_that_it_lacks():
+    whole, small = lora(1, rank=4), resized(lora(1, rank=4), Rank(2), peft=False)
+    assert small[f"{NAME}.lora_down.weight"].shape == (2, 6) and small[f"{NAME}.alpha"] == 2
+    before = whole_updates(whole)[NAME]
+    lost = torch.linalg.svdvals(before)[2:].square().sum().sqrt()
+    assert (before - whole_updates(small)[NAME]).norm() == pytest.approx(float(lost), rel=1e-4)
+
+
+def test_energy_keeps_no_more_ranks_than_are_enough():
+    update = torch.diag(torch.tensor([3.0, 1.0, 0.1]))
+    plain = {f"{NAME}.lora_down.weight": torch.eye(3), f"{NAME}.lora_up.weight": update}
+    ranks = [len(resized(plain, Rank(9, share), peft=False)[f"{NAME}.lora_down.weight"])
+             for share in (0.5, 0.95, 1.0)]  # fmt: skip
+    assert ranks == [1, 2, 3]  # 9 and 1 of 10.01 are the shares
+
+
+def test_the_difference_of_two_models_is_extracted_where_there_is_one():
+    before = {NAME: matrix(5, 6, seed=1), CONV: matrix(5, 4, 3, 3, seed=2)}
+    change = matrix(5, 2, seed=3) @ matrix(2, 6, seed=4)
+    found = difference(before, {**before, NAME: before[NAME] + change}, Rank(2), peft=False)
+    assert {key.split(".")[0] for key in found} == {NAME}
+    torch.testing.assert_close(whole_updates(found)[NAME], change, atol=1e-5, rtol=1e-4)
+    with pytest.raises(LikenessError, match="the same weights"):
+        difference(before, before, Rank(2), peft=False)
+    with pytest.raises(LikenessError, match="two models of one family"):
+        difference(before, {NAME: before[NAME]}, Rank(2), peft=False)
+
+
+def test_norms_are_told_by_block():
+    up, middle = sorted(norms_by_block(lora(1)), key=lambda block: block.block)[::-1]
+    assert (up.block, up.layers, up.rank) == ("up_blocks_0", 1, 2) and middle.block == "mid_block"
+    assert up.norm == pytest.approx(float(whole_updates(lora(1))[NAME].norm()), rel=1e-5)
+
+
+def test_kinds_that_are_no_sum_are_refused_by_what_they_hold():
+    with pytest.raises(LikenessError, match="has oft_blocks, which is no plain update"):
+        whole_updates({f"{NAME}.oft_blocks": torch.zeros(1, 2, 2)})
+
+
+@pytest.fixture
+def files(tmp_path):
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    for number, word in enumerate(("anna", "bert")):
+        tensors = {
+            f"{name}.lora_down.weight": matrix(2, 128, seed=number),
+            f"{name}.lora_up.weight": matrix(128, 2, seed=number + 4),
+            f"{name}.alpha": torch.tensor(2.0), f"token.{word}.clip_l": matrix(1, 128, seed=9),
+        }  # fmt: skip
+        tokens = (Token(token=f"<{word}>", class_word="woman"),)
+        artifact = Artifact(kind="lora", method="dreambooth-lora", tensors=tensors, tokens=tokens,
+                            base_family="miniature")  # fmt: skip
+        artifact.save(tmp_path / f"{word}.safetensors")
+    return tmp_path
+
+
+def test_the_command_merges_concept_files_with_their_words_and_measures_them(files, capsys):
+    inputs, out = (
+        [str(files / f"{word}.safetensors") for word in ("anna", "bert")],
+        files / "both.safetensors",
+    )
+    assert main(["lora", "merge", *inputs, "--strength", "1", "--strength", "0.5", "-o", str(out)]) == 0
+    both = Artifact.load(out)
+    assert [token.token for token in both.tokens] == [
+        "<anna>",
+        "<bert>",
+    ] and "token.bert.clip_l" in both.tensors
+    assert main(["lora", "resize", str(out), "--rank", "1", "-o", str(files / "small.safetensors")]) == 0
+    capsys.readouterr()
+    assert main(["lora", "norms", str(files / "small.safetensors"), "--json"]) == 0
+    (block,) = json.loads(capsys.readouterr().out)
+    assert block["block"] == "mid_block" and block["rank"] == 1
+    assert main(["lora", "merge", *inputs, "-o", str(out)]) == 2
+    assert "is there already; give --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_equal_models_have_no_difference_to_extract(tmp_path, capsys):
+    out = tmp_path / "difference.safetensors"
+    assert main(["lora", "extract", "miniature", "miniature", "-o", str(out)]) == 2
+    assert "the same weights" in capsys.readouterr().err and not out.exists()
