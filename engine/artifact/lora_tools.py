@@ -42,7 +42,7 @@ class BlockNorm:
 
 def whole_updates(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each layer's update at strength 1, in its weight's shape but for convolutions, (out, in · kernel)."""
-    found = {}
+    updates = {}
     for name, parts in by_module(tensors).items():
         kinds = parts.keys() & {"dora_scale", "oft_blocks", "diff_b"}
         if kinds:
@@ -50,8 +50,8 @@ def whole_updates(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"{name} has {min(kinds)}, which is no plain update of a weight; this works on LoRA, "
                 "LoHa, LoKr and differences"
             )
-        found[name] = update_of({part: tensor.float() for part, tensor in parts.items()})
-    return found
+        updates[name] = update_of({part: tensor.float() for part, tensor in parts.items()})
+    return updates
 
 
 def merged_loras(
@@ -65,8 +65,8 @@ def merged_loras(
         for name, update in whole_updates(tensors).items():
             if name in total and total[name].numel() != update.numel():
                 raise LikenessError(f"{name} has another size in two of the files; they are for two bases")
-            own = strength * update.flatten(1)
-            total[name] = total[name] + own if name in total else own
+            scaled = strength * update.flatten(1)
+            total[name] = total[name] + scaled if name in total else scaled
     merged: dict[str, Tensor] = {}
     for name, update in total.items():
         merged |= _factors(name, update, rank, peft, kernels.get(name, ()))
@@ -107,12 +107,12 @@ def norms_by_block(tensors: Mapping[str, Tensor]) -> list[BlockNorm]:
     return [
         BlockNorm(
             block=block,
-            layers=len(found),
-            norm=math.sqrt(sum(float(values.square().sum()) for values, _ in found)),
-            largest=max(float(values.max()) for values, _ in found),
-            rank=max(rank for _, rank in found),
+            layers=len(layers),
+            norm=math.sqrt(sum(float(values.square().sum()) for values, _ in layers)),
+            largest=max(float(values.max()) for values, _ in layers),
+            rank=max(rank for _, rank in layers),
         )
-        for block, found in sorted(blocks.items())
+        for block, layers in sorted(blocks.items())
     ]
 
 
@@ -134,10 +134,10 @@ def _factors(name: str, update: Tensor, rank: Rank, peft: bool, kernel: Sequence
 
 def _kernels(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
     """The convolution kernels of the layers that have one."""
-    found: dict[str, Sequence[int]] = {}
+    kernels: dict[str, Sequence[int]] = {}
     for name, parts in by_module(tensors).items():
         whole = next((parts[part] for part in ("lora_mid.weight", DOWN[1:], "diff", "hada_t1", "lokr_w2")
                       if part in parts), None)  # fmt: skip
         if whole is not None and whole.ndim == 4:
-            found[name] = tuple(whole.shape[2:])
-    return found
+            kernels[name] = tuple(whole.shape[2:])
+    return kernels

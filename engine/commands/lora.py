@@ -52,7 +52,7 @@ def merge_files(
     families = {artifact.base_family for artifact in read}
     if len(families) != 1:
         raise LikenessError(f"these files are for different bases ({', '.join(sorted(families))})")
-    loras = [(_lora_of(artifact, file), own) for artifact, file, own in zip(read, files, strengths)]
+    loras = [(_lora_of(artifact, file), factor) for artifact, file, factor in zip(read, files, strengths)]
     tensors = merged_loras(loras, Rank(rank, energy), _peft(read[0]))
     tokens = {token.token: token for artifact in read for token in artifact.tokens}
     if len(tokens) < sum(len(artifact.tokens) for artifact in read):
@@ -125,13 +125,13 @@ def norms(
     from ..artifact import import_file
     from ..artifact.lora_tools import norms_by_block
 
-    found = norms_by_block(_lora_of(import_file(file), file))
+    blocks = norms_by_block(_lora_of(import_file(file), file))
     if as_json:
-        say(json.dumps([asdict(block) for block in found], indent=2))
+        say(json.dumps([asdict(block) for block in blocks], indent=2))
         return
-    width = max(len(block.block) for block in found)
+    width = max(len(block.block) for block in blocks)
     say(f"{'block':{width}}  layers   norm  largest  rank")
-    for one in found:
+    for one in blocks:
         say(f"{one.block:{width}}  {one.layers:6}  {one.norm:5.3g}  {one.largest:7.3g}  {one.rank:4}")
 
 
@@ -161,10 +161,10 @@ def _weights(base: Any) -> "dict[str, Tensor]":
     from ..artifact.lora import adaptable_in
 
     seen: set[int] = set()
-    found = {}
+    weights = {}
     for name, module in adaptable_in(base.network, base.text_encoders, base.traits.peft_names).items():
         weight: Any = module.weight
         if id(module) not in seen and weight.ndim > 1:
             seen.add(id(module))
-            found[name] = weight.detach()
-    return found
+            weights[name] = weight.detach()
+    return weights

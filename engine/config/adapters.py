@@ -23,7 +23,7 @@ class BlockRank:
 
 def block_ranks(entries: Sequence[str]) -> tuple[BlockRank, ...]:
     """What `up_blocks=32` and `mid_block=8:4` (rank, alpha) say; the first pattern that is found counts."""
-    found = []
+    ranks = []
     for entry in entries:
         match = _ENTRY.fullmatch(entry)
         try:
@@ -36,5 +36,5 @@ def block_ranks(entries: Sequence[str]) -> tuple[BlockRank, ...]:
                 f"'rank_by_block' holds '{entry:.80}'; write a part of layers' paths and a rank, such as "
                 "up_blocks=32 or, with an alpha, mid_block=8:4"
             ) from error
-        found.append(BlockRank(match["pattern"], int(match["rank"]), alpha))
-    return tuple(found)
+        ranks.append(BlockRank(match["pattern"], int(match["rank"]), alpha))
+    return tuple(ranks)

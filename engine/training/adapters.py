@@ -33,11 +33,11 @@ class AdapterShape:
 
     def of(self, path: str) -> tuple[int, float]:
         """The rank and alpha of a layer, such that it is scaled by alpha / rank."""
-        own = next((entry for entry in self.by_block if re.search(entry.pattern, path)), None)
-        rank = self.rank if own is None else own.rank
+        by_pattern = next((entry for entry in self.by_block if re.search(entry.pattern, path)), None)
+        rank = self.rank if by_pattern is None else by_pattern.rank
         alpha = self.alpha
-        if own is not None:
-            alpha = self.alpha * own.rank / self.rank if own.alpha is None else own.alpha
+        if by_pattern is not None:
+            alpha = self.alpha * by_pattern.rank / self.rank if by_pattern.alpha is None else by_pattern.alpha
         return rank, alpha * (math.sqrt(rank) if self.rslora else 1.0)
 
 
@@ -58,8 +58,8 @@ def put_in(module: nn.Module, targets: Sequence[str], shape: AdapterShape, start
     if shape.kind == "oft":
         for path in paths:
             parent, _, leaf = path.rpartition(".")
-            own = module.get_submodule(path)
-            setattr(module.get_submodule(parent), leaf, OutputRotation(own, shape.of(path)[0]))
+            plain = module.get_submodule(path)
+            setattr(module.get_submodule(parent), leaf, OutputRotation(plain, shape.of(path)[0]))
         return
     from peft import inject_adapter_in_model
 
@@ -103,17 +103,17 @@ def trained(layer: Any) -> list[nn.Parameter]:
     """What is trained of a layer's adapter in fp32, also where the frozen layer is kept in half precision."""
     if isinstance(layer, OutputRotation):
         return [layer.oft_blocks]
-    found = []
+    weights = []
     for name in dict.fromkeys(layer.adapter_layer_names):  # PEFT names DoRA's magnitudes twice
         part = getattr(layer, name)
         if ADAPTER in part:
             inner = part[ADAPTER]
             if isinstance(inner, nn.Parameter):
                 inner.data = inner.data.float()
-                found.append(inner)
+                weights.append(inner)
             else:
-                found += list(inner.float().parameters())
-    return found
+                weights += list(inner.float().parameters())
+    return weights
 
 
 def file_parts(layer: Any) -> dict[str, Tensor] | None:
@@ -141,12 +141,12 @@ def magnitude(layer: Any, update: Tensor) -> Tensor | None:
 
     PEFT divides rows by the length they have with the update, ComfyUI by the one they had before.
     """
-    found: Mapping[str, Any] = getattr(layer, "lora_magnitude_vector", {})
-    if ADAPTER not in found:
+    vectors: Mapping[str, Any] = getattr(layer, "lora_magnitude_vector", {})
+    if ADAPTER not in vectors:
         return None
     before = layer.get_base_layer().weight.detach().float()
     lengths = [weight.flatten(1).norm(dim=1) for weight in (before, before + update.view_as(before))]
-    scale = found[ADAPTER].weight.detach().float().flatten() * lengths[0] / lengths[1]
+    scale = vectors[ADAPTER].weight.detach().float().flatten() * lengths[0] / lengths[1]
     return scale.view(-1, *[1] * (before.ndim - 1))
 
 
