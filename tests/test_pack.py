@@ -470,7 +470,7 @@ def test_variables_say_what_they_hold():
 OF_ONE_KIND = re.compile(
     r"\bunet\b|UNet|\bclip_[lgh]\b|CLIPText|v_prediction|alphas_cumprod|\battn[12]\b|down_blocks|up_blocks|mid_block"
 )
-AS_USERS_WRITE = re.compile(r"up_blocks\.1=1\.3|mid_block=0")
+AS_USERS_WRITE = re.compile(r"up_blocks\.1=1\.3|mid_block=0|up_blocks=32|mid_block=8:4")
 MAY_KNOW_ONE_KIND = {
     *(
         f"engine.artifact.{name}"

@@ -16,8 +16,7 @@ from ..errors import LikenessError
 from .lora import ALPHA, DOWN, PEFT_DOWN, PEFT_UP, UP, by_module, update_of
 
 _BLOCK = re.compile(
-    r"lora_unet_(?P<unet>(?:down_blocks|up_blocks|input_blocks|output_blocks)_\d+|mid_block|middle_block)"
-    r"|transformer\.(?P<dit>\w+_blocks\.\d+)"
+    r"lora_unet_(?P<kohya>[a-z]+_blocks_\d+|[a-z]+_block)_|transformer\.(?P<peft>\w+_blocks\.\d+)"
 )
 
 

@@ -16,7 +16,7 @@ _ENTRY = re.compile(r"(?P<pattern>.+?)=(?P<rank>\d+)(?::(?P<alpha>[\d.]+))?")
 class BlockRank:
     """The rank and alpha of layers whose path a pattern is found in."""
 
-    pattern: str  # a regular expression, searched for in paths such as up_blocks.1.attentions.0…to_q
+    pattern: str  # a regular expression, searched for in layers' paths
     rank: int
     alpha: float | None  # None: as rank to rank, what the run's is
 
