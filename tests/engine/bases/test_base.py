@@ -18,11 +18,6 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base
 
 
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
-
-
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_clean_latents_come_back_from_the_right_prediction(kind):
     base = tiny_base(kind)

@@ -24,7 +24,7 @@ from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.plan import remarks
 from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.evaluation.test_stopping import Scripted
-from likeness_portraits.tests.engine.tiny import tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_job
 from likeness_portraits.tests.engine.training import test_methods, test_sizes
 
 pytest.importorskip("diffusers", "0.36")
@@ -46,12 +46,6 @@ def klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(klein: Path) -> BaseModel:
     return load_base(BaseSpec.parse(str(klein)))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
 
 
 # ----------------------------------------------------------------------------------------------------- folder

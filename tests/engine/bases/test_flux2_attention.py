@@ -1,17 +1,15 @@
 """What methods find inside FLUX.2's attention: where each word is looked for; tiny random weights."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.bases.denoisers.seam import using
 from likeness_portraits.engine.bases.families import FAMILIES
-from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
@@ -26,8 +24,7 @@ from likeness_portraits.engine.training.memory import MemorySettings, estimate
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.personamagic import PersonaMagic, StagedBatch
 from likeness_portraits.engine.training.observer import Progress
-from likeness_portraits.tests.engine import tiny_flux2
-from likeness_portraits.tests.engine.tiny import staged_person, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import staged_person, tiny_job
 from likeness_portraits.tests.engine.training import test_methods
 
 pytest.importorskip("diffusers", "0.36")
@@ -40,21 +37,10 @@ CONTRACT = (
 )
 
 
-@pytest.fixture(scope="module")
-def klein(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return load_base(BaseSpec.parse(str(tiny_flux2.write_folder(tmp_path_factory.mktemp("klein")))))
-
-
 @pytest.fixture
 def base(klein: BaseModel, monkeypatch: pytest.MonkeyPatch) -> BaseModel:
     monkeypatch.setattr(klein.text, "length", 96)  # a fifth of the time
     return klein
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
 
 
 def test_words_are_looked_for_in_all_blocks_or_in_those_that_the_row_names(base, monkeypatch):

@@ -21,15 +21,9 @@ from likeness_portraits.engine.identity.files import adapter_tensors, released_n
 from likeness_portraits.engine.identity.references import ImageTower, Reference
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.miniature import world
-from likeness_portraits.tests.engine.tiny import tiny_base
 from likeness_portraits.tests.golden.goldens import Golden
 
 PROMPT = "a photo of a woman"
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
 
 
 def adapter_for(base: BaseModel, face_width: int = 0, **changes: Any) -> Artifact:

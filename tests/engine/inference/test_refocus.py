@@ -41,7 +41,7 @@ from likeness_portraits.engine.inference.refocus import (
 )
 from likeness_portraits.engine.inference.refocus_options import focus_of, refocusing_of
 from likeness_portraits.engine.inference.refocused import Refocusing
-from likeness_portraits.tests.engine.tiny import staged_person, tiny_base
+from likeness_portraits.tests.engine.tiny import staged_person
 
 LEFT, RIGHT, ALL = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)
 PROMPT = "a photo of <v0> and <v1>, on a beach"
@@ -58,11 +58,6 @@ def person(token: str, seed: int, width: int = 32, family: str = "sd1") -> Artif
         base_family=family,
         tensors={f"token.{name.name}.clip_l": rows},
     )
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
 
 
 @pytest.fixture(scope="module")

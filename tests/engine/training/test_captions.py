@@ -14,20 +14,9 @@ from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_job
 
 WITH_WORDS = sorted(set(METHODS) - {"masterweaver"})
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
 
 
 def caption(folder: Path, text: str = "a woman beside {} on a beach") -> None:

@@ -1,14 +1,12 @@
 """Pictures that are not learned from: which they are, the loss and the likeness to them, and copying."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.evaluation.metrics import nearest_similarity, own_nearness
@@ -16,18 +14,7 @@ from likeness_portraits.engine.evaluation.stopping import LikenessCritic, Likene
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.engine.training.validation import learned_worst
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
+from likeness_portraits.tests.engine.tiny import tiny_job
 
 
 class Listener:

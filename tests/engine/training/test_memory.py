@@ -133,12 +133,6 @@ def test_estimating_leaves_the_method_and_its_base_as_they_are(tmp_path: Path):
 FRUGAL = ("textual-inversion", "dreambooth-lora", "custom-diffusion", "magictailor")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
-
-
 def budget(method: str, folder: Path, rung: int) -> float:
     """GB that are just enough for a rung."""
     job = tiny_job(method, folder)

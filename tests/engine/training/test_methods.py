@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from likeness_portraits.engine.artifact import Artifact
-from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.config import METHODS
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
@@ -42,11 +41,6 @@ class Watcher:
 
     def should_stop(self) -> bool:
         return self.last is not None and self.last.step == self.stop_at
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
 
 
 @pytest.fixture

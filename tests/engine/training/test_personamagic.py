@@ -22,19 +22,8 @@ from likeness_portraits.engine.training.methods.personamagic import (
     nearest_mask,
     squashed_pixels,
 )
-from likeness_portraits.tests.engine.tiny import staged_person, tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import staged_person, tiny_base, tiny_job
 from likeness_portraits.tests.golden.goldens import Golden
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
 
 
 def method(folder: Path, base: BaseModel, **settings) -> PersonaMagic:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.config import Phase
 from likeness_portraits.engine.data.concepts import Picture, digest, load_concept
 from likeness_portraits.engine.data.quality import near_repeats
@@ -15,12 +14,7 @@ from likeness_portraits.engine.job_file import concepts_of
 from likeness_portraits.engine.training.class_pictures import by_size
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
+from likeness_portraits.tests.engine.tiny import tiny_job, write_person
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.memory import MemorySettings, estimate, rungs
 from likeness_portraits.engine.training.probe import META
 from likeness_portraits.tests.engine import tiny_flux2
-from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job
 from likeness_portraits.tests.engine.training.test_memory import CLOSE, Listener, learner, measured
 from likeness_portraits.tests.engine.training.test_methods import assert_same_tensors
 
@@ -41,12 +41,6 @@ def klein(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     base = load_base(BaseSpec.parse(str(tiny_flux2.write_folder(tmp_path_factory.mktemp("klein")))))
     base.text.length = 96  # type: ignore[attr-defined]  # a fifth of the time
     return base
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
 
 
 def only(monkeypatch: pytest.MonkeyPatch, measures: MemorySettings) -> None:

@@ -29,7 +29,7 @@ from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine import tiny_flux2
-from likeness_portraits.tests.engine.tiny import SIZE, tiny_job, write_person, write_style
+from likeness_portraits.tests.engine.tiny import SIZE, tiny_job, write_style
 from likeness_portraits.tests.engine.training.test_methods import between
 
 pytest.importorskip("diffusers", "0.36")
@@ -50,12 +50,6 @@ def klein(files: Path) -> BaseModel:
 def base(klein: BaseModel, monkeypatch: pytest.MonkeyPatch) -> BaseModel:
     monkeypatch.setattr(klein.text, "length", 96)  # a fifth of the time
     return klein
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_person(tmp_path / "person")
-    return tmp_path
 
 
 def pair(folder: Path, **settings: Any) -> Any:

@@ -49,11 +49,6 @@ PAINTINGS = Concept("<s0>", "sketch", "style", tuple(picture(n, 1 - FACE) for n 
 BOTH = [PERSON, PAINTINGS]
 
 
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
-
-
 def job(folder: Path, **settings: Any) -> Job:
     return tiny_job("magicapture", folder, settings=settings)
 

@@ -56,11 +56,6 @@ PERSON = Concept("<v0>", "woman", "subject", (picture(0), picture(1), picture(2)
 HAIR = Concept("<v1>", "hair", "component", (picture(3, 0, 8), picture(4, 0, 8)))
 
 
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     write_concept(tmp_path / "person", PERSON)
