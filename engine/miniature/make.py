@@ -18,11 +18,13 @@ from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from . import model, world
+from . import model, second, world
 from .making import autoencoder, clip, dataset, id_adapter, judges, text, unet, vocabulary
+from .making import text16 as second_text
+from .making import transformer16 as second_transformer
 
 log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -30,7 +32,7 @@ _PEOPLE = 4500
 _STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
     "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
-    "autoencoder16": 4000,
+    "autoencoder16": 1500, "text16": 300, "transformer16": 14_000,
 }  # fmt: skip
 
 
@@ -41,6 +43,7 @@ def write_weights(name: str, network: nn.Module) -> None:
         for key, value in network.state_dict().items()
     }
     temporary = model.WEIGHTS / f"{name}.tmp"
+    temporary.parent.mkdir(exist_ok=True)
     save_file(tensors, temporary)
     temporary.chmod(0o644)
     temporary.replace(model.weights_file(name))
@@ -122,6 +125,39 @@ class Workshop:
         )
         save_file(wide.state_dict(), self.work / "autoencoder16.safetensors")
 
+    @cached_property
+    def chat_listener(self) -> second_text.ChatListener:
+        return second_text.make_chat_listener(self.work, self.steps("text16"), device=self.device)
+
+    def text16(self) -> None:
+        _ = self.chat_listener
+
+    @cached_property
+    def wide(self) -> tuple[AutoencoderKL, torch.Tensor]:
+        """The finished autoencoder, and the training pictures' latents (N, 16, 16, 16) of unit weight."""
+        vae = AutoencoderKL(**second.vae_config())
+        vae.load_state_dict(load_file(self.work / "autoencoder16.safetensors"))
+        raw = unet.cache_latents(
+            vae, self.training, self.work / "latents16.npy", model.RESOLUTION, self.device
+        )
+        mean, deviation = (of(raw, (0, 2, 3), keepdim=True) for of in (torch.mean, torch.std))
+        return autoencoder.evened(vae, raw), (raw - mean) / deviation
+
+    def transformer16(self) -> None:
+        vae, latents = self.wide
+        weights = second_transformer.cell_weights(self.training, self.work / "weights16.npy")
+        side = model.RESOLUTION
+        seen = unet.cache_latents(vae, self.held_out, self.work / "tuning16.npy", side, self.device)
+        people = world.TUNING_SEEDS[: self.people]
+        look = second_transformer.looker(vae, self.held_out, seen, people, self.work / "looks")
+        painter = second_transformer.make_transformer(
+            self.chat_listener, self.training, latents, weights, self.work, self.steps("transformer16"),
+            device=self.device, report=look,
+        )  # fmt: skip
+        parts = (painter.transformer, vae, painter.listener.encoder)
+        for name, network in zip(second.NETWORKS, parts, strict=True):
+            write_weights(name, network)
+
     def unet(self) -> None:
         write_weights("unet", self.painter.unet)
         write_weights("text_encoder", self.painter.listener.encoder)
@@ -171,7 +207,7 @@ class Workshop:
 MAKING_STAGES = (
     "vocabulary", "autoencoder", "unet", "judges", "clip", "id_adapter", "card", "learnability", "sheets",
 )  # fmt: skip
-SECOND_STAGES = ("autoencoder16",)
+SECOND_STAGES = ("autoencoder16", "text16", "transformer16")
 
 
 def main() -> None:

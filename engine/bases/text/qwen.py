@@ -20,7 +20,7 @@ from .placeholders import vectors_in_place
 from .protocol import Rows, Tokens
 
 BEFORE = "<|im_start|>user\n"  # the prompt
-_BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 PADDING = "<|endoftext|>"
 MARKS = frozenset({"<think>"})  # what looks like a placeholder among the marks of the chat
 LENGTH = 512  # tokens that are read, with the marks of the chat
@@ -91,7 +91,7 @@ class QwenText:
         last, matches = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
         for number, match in enumerate([*matches, None]):
             end = len(prompt) if match is None else match.start()
-            text = (BEFORE if number == 0 else "") + prompt[last:end] + (_BEHIND if match is None else "")
+            text = (BEFORE if number == 0 else "") + prompt[last:end] + (BEHIND if match is None else "")
             if number:
                 text = " ".join(text.split())
             elif match is not None and not text[-1].isspace():
@@ -111,7 +111,7 @@ class QwenText:
         ((name, model),) = self.encoders.items()
         tokens = self.tokenize(unique, rows, name, weights=weights)
         with vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name):
-            states = self._states(model, to_device(tokens.ids, device_of(model)))
+            states = self.states_of(model, to_device(tokens.ids, device_of(model)))
         conditioning = Conditioning(states=states.to(device))
         if len(unique) == len(prompts):
             return conditioning
@@ -119,8 +119,8 @@ class QwenText:
             to_device(torch.tensor([unique.index(prompt) for prompt in prompts]), device)
         )
 
-    def _states(self, model: Any, ids: Tensor) -> Tensor:
-        """(B, T, three times the width)."""
+    def states_of(self, model: Any, ids: Tensor) -> Tensor:
+        """What the denoiser reads (B, T, three times the width) of ids (B, T) as they are."""
         with ExitStack() as stack:
             stack.enter_context(without_autocast(ids.device))
             if self.checkpointing and torch.is_grad_enabled():
@@ -155,7 +155,7 @@ class QwenText:
         seen: dict[Any, Any] = {}
         try:
             with _attention_seen(model, [tap - 1 for tap in self.taps] if attention else [], seen):
-                states = self._states(model, ids)
+                states = self.states_of(model, ids)
         finally:
             handle.remove()
         maps = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import model, world
 from .dataset import Dataset
-from .fitting import fit
+from .fitting import fit, half_precision
 
 FEATURES = [world.PART_ID[part] for part in ("eye", "brow", "nose", "mouth", "glasses")]
 _FACE = [world.PART_ID[part] for part in world.FACE_PARTS]
@@ -65,7 +65,7 @@ def _loss(data: Dataset, batch: int, side: int, device: str):
         index = rng.integers(0, len(data), batch)
         pixels = F.interpolate(data.images(index, device), size=(side, side), mode="area")
         weight = weight_map(data.parts(index, device), side)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             posterior = vae.encode(pixels).latent_dist
             latents = posterior.mode() + 0.05 * torch.randn_like(posterior.mean)
             output = vae.decode(latents).sample
@@ -131,7 +131,7 @@ def make_whole(
         index = rng.integers(0, len(data), batch)
         pixels = data.images(index, device)
         weight = weight_map(data.parts(index, device), model.RESOLUTION)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             with torch.no_grad():
                 goal = teacher.encode(
                     F.interpolate(pixels, size=(half, half), mode="area")
@@ -166,7 +166,7 @@ def finish_decoder(
         pixels, parts = data.images(index, device), data.parts(index, device)
         weight = weight_map(parts, model.RESOLUTION, person=1.5, face=3.0, features=6.0)
         goal = latents[torch.from_numpy(index)].to(device)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             output = vae.decode(goal + 0.06 * torch.randn_like(goal)).sample
         error = output.float() - pixels
         smooth = F.avg_pool2d(error, 8)
@@ -221,7 +221,7 @@ def make_wide(
         index = np.sort(rng.integers(0, len(data), batch))
         pixels, parts = data.images(index, device), data.parts(index, device)
         weight = weight_map(parts, model.RESOLUTION, person=1.5, face=3.0, features=6.0)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             mean = vae.encode(pixels).latent_dist.mode()
             output = vae.decode(mean + 0.05 * torch.randn_like(mean)).sample
         error, mean = output.float() - pixels, mean.float()
@@ -241,6 +241,22 @@ def make_wide(
         "autoencoder16", vae, loss_of, steps=steps, learning_rate=1e-3, work=work, report=report,
         report_every=200,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def evened(vae: Any, latents: Tensor, noise: float = 0.05) -> AutoencoderKL:
+    """Moves each channel's mean and deviation over raw latents (N, C, h, w) into the layers beside them, so
+    that all have unit weight; the posterior's deviation becomes the `noise` that the decoder learned with."""
+    channels = latents.shape[1]
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    vae.quant_conv.weight[:channels] /= deviation.view(-1, 1, 1, 1)
+    vae.quant_conv.bias[:channels] = (vae.quant_conv.bias[:channels] - mean) / deviation
+    vae.quant_conv.weight[channels:] = 0
+    vae.quant_conv.bias[channels:] = 2 * (noise / deviation).log()
+    weight = vae.post_quant_conv.weight
+    vae.post_quant_conv.bias += (weight[:, :, 0, 0] * mean).sum(1)
+    weight *= deviation.view(1, -1, 1, 1)
+    return vae
 
 
 def _on(vae: AutoencoderKL, device: str | torch.device) -> AutoencoderKL:

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithPro
 from .. import model, world
 from ..networks import text_encoder
 from .dataset import Dataset
-from .fitting import fit
+from .fitting import fit, half_precision
 
 NEGATIVES = 3  # captions beside the true one in which one attribute is changed
 SCALE = 20.0  # inverse temperature
@@ -71,7 +71,7 @@ def make_clip(
         index = rng.integers(0, len(data), batch)
         texts = [text for picture in index for text in texts_of(int(picture), rng)]
         tokens = torch.tensor(tokenizer(texts, padding="longest")["input_ids"]).to(device)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             images, words = pair.embed_images(data.images(index, device)), pair.embed_texts(tokens)
         logits = SCALE * images @ words.T
         true = torch.arange(batch, device=device) * (NEGATIVES + 1)

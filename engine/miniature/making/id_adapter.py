@@ -33,6 +33,7 @@ from ...identity.references import ImageTower, miniature_tower
 from ...training.launch import train
 from ...training.observer import Logged
 from .. import model, world
+from .fitting import half_precision
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def lesson(base: BaseModel, samples: list[ShardSample]) -> Lesson:
         pixels = torch.stack(
             [torch.from_numpy(one.pixels.copy()).permute(2, 0, 1) / 127.5 - 1 for one in few]
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision("cpu"):
             latents = base.vae.encode(pixels).latent_dist.mean.float() * base.latent_scale
         plain, full = (base.encode_text(texts) for texts in zip(*map(captions_of, few)))
         times = base.process.sample_times(len(few), generator, low=base.process.published_time(50))

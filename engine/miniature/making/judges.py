@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import judges, world
 from .dataset import ATTRIBUTE_NAMES, PICTURES_EACH, Dataset
-from .fitting import fit
+from .fitting import fit, half_precision
 
 
 def roughened(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -63,7 +63,7 @@ def make_recogniser(
     def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(0, len(data), batch)
         person = torch.from_numpy(index // PICTURES_EACH).to(device)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             vectors = network(roughened(data.images(index, device), rng))
         cosine = vectors.float() @ F.normalize(centres, dim=-1).T
         margin = 0.3 * min(1.0, progress * 3) * F.one_hot(person, people)
@@ -90,7 +90,7 @@ def make_reporting(
         index = np.concatenate(
             [person * PICTURES_EACH + rng.permutation(PICTURES_EACH)[:3] for person in picked]
         )
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             vectors = network(roughened(data.images(index, device), rng))
         logits = (vectors.float() @ vectors.float().T) / 0.1
         person = torch.from_numpy(index // PICTURES_EACH).to(device)
@@ -127,7 +127,7 @@ def make_reader(
 
     def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(0, len(data), batch)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             logits = network(roughened(data.images(index, device), rng))
         targets = data.targets[index].to(device)
         losses = [
@@ -157,7 +157,7 @@ def finish_reader(
     def loss_of(network: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
         index = np.sort(rng.integers(0, len(data), batch))
         pixels, half = data.images(index, device), batch // 2
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             logits = network(torch.cat([roughened(pixels[:half], rng), pixels[half:]]))
         targets = data.targets[index].to(device)
         losses = [
@@ -202,7 +202,7 @@ def make_parser(
         pixels = data.images(index, device)
         pixels = pixels * rng.uniform(0.88, 1.12) + rng.uniform(-0.08, 0.08)
         pixels = pixels + torch.randn_like(pixels) * rng.uniform(0, 0.08)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             logits = network(pixels)
         return F.cross_entropy(logits.float(), data.parts(index, device), weight / weight.mean())
 
@@ -234,7 +234,7 @@ def finish_parser(
         pixels, true = data.images(index, device), data.parts(index, device)
         pixels = pixels * rng.uniform(0.88, 1.12) + rng.uniform(-0.08, 0.08)
         pixels = pixels + torch.randn_like(pixels) * rng.uniform(0, 0.08)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             logits = network(pixels).float()
         return F.cross_entropy(logits, true) + 0.5 * (1 - soft_overlap(logits, true).mean())
 

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from .. import model, world
 from .dataset import ATTRIBUTE_NAMES, targets_of
-from .fitting import fit
+from .fitting import fit, half_precision
 
 UNMENTIONED = 0  # class 0 of every head; value k of an attribute is class k + 1
 
@@ -89,7 +89,7 @@ def make_text_encoder(work: Path, steps: int, batch: int = 128, device: str = "c
 
     def loss_of(listener: nn.Module, rng: np.random.Generator, progress: float) -> Tensor:
         texts, targets = fresh_captions(rng, batch)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             return listening_loss(listener, tokens_of(texts).to(device), targets.to(device))
 
     @torch.no_grad()

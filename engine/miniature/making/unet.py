@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import model
 from .dataset import Dataset
-from .fitting import fit
+from .fitting import fit, half_precision
 from .text import Listener, fresh_captions, listening_loss
 
 CAPTION_DROP = 0.1
@@ -40,7 +40,7 @@ def cache_latents(vae: Any, data: Dataset, file: Path, side: int, device: str = 
         for start in range(0, len(data), 64):
             pixels = data.images(np.arange(start, min(start + 64, len(data))), device)
             pixels = nn.functional.interpolate(pixels, size=(side, side), mode="area")
-            with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
+            with torch.no_grad(), half_precision(device):
                 batches.append(vae.encode(pixels).latent_dist.mode().float().cpu())
         np.save(file, torch.cat(batches).numpy().astype(np.float16))
     latents = torch.from_numpy(np.load(file)).float()
@@ -69,7 +69,7 @@ def make_unet(
         timesteps = torch.from_numpy(rng.integers(0, 1000, batch)).to(device)
         noise = torch.randn_like(clean)
         noisy = schedule.add_noise(clean, noise, timesteps)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half_precision(device):
             predicted = painter(noisy, timesteps, tokens.to(device))
         weight = snr[timesteps].clamp(max=MIN_SNR_GAMMA) / snr[timesteps]
         denoising = ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()

@@ -1,0 +1,194 @@
+"""The second Miniature's diffusion model: learns the flow to cached latents, its text encoder with it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import Flux2Transformer2DModel
+from PIL import Image
+from torch import Tensor, nn
+
+from ...bases.conditioning import Conditioning
+from ...bases.denoisers.flux2_transformer import Flux2Transformer
+from ...bases.process.flow import RectifiedFlow
+from .. import judges, model, second, world
+from .autoencoder import weight_map
+from .dataset import ATTRIBUTE_NAMES, Dataset
+from .fitting import fit, half_precision
+from .text import fresh_captions, listening_loss
+from .text16 import ChatListener
+
+CAPTION_DROP = 0.1
+LISTENING_WEIGHT = 0.02
+LISTENING_EVERY = 4  # steps, with so much more weight
+TEXT_RATE = 0.2  # the text encoder's learning rate as a share of the transformer's
+GUIDANCE = 4.0
+_LOOK_STEPS = 16
+_SHEET = 24  # pictures
+
+
+def flow() -> RectifiedFlow:
+    """The second Miniature's process."""
+    return RectifiedFlow(shift=second.SHIFT, levels=second.LEVELS)
+
+
+def transformer() -> Any:
+    """diffusers' Flux2Transformer2DModel of the second Miniature's sizes; its blocks begin as identities."""
+    network: Any = Flux2Transformer2DModel(**second.transformer_config())
+    modulations = ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
+    for layer in [getattr(network, name) for name in modulations] + [network.norm_out]:
+        nn.init.zeros_(layer.linear.weight)
+    nn.init.zeros_(network.proj_out.weight)
+    return network
+
+
+class FlowTrainer(nn.Module):
+    """Transformer and listener together: what this stage trains."""
+
+    def __init__(self, listener: ChatListener) -> None:
+        super().__init__()
+        self.transformer = transformer()
+        self.listener = listener
+        self._denoiser = [Flux2Transformer(self.transformer)]  # in a list: no part of its own
+
+    def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
+        """Predicted velocity; noisy (B, 16, 16, 16), times (B,), tokens (B, 64)."""
+        return self.velocity(noisy, times, self.listener.states(tokens))
+
+    def velocity(self, noisy: Tensor, times: Tensor, states: Tensor) -> Tensor:
+        """The same from what the transformer reads (B, 64, 384)."""
+        return self._denoiser[0](noisy, times, Conditioning(states=states))
+
+
+def chat_tokens(tokens: Tensor, listener: ChatListener) -> Tensor:
+    """Ids (…, 64) with the marks of the chat, of captions' ids (…, 77) as the first Miniature reads them."""
+    words = model.tokenizer()
+    end, body = int(words.eos_token_id), tokens[..., 1 : second.LENGTH]  # padding is the end's id in both
+    length = (body == end).int().argmax(-1, keepdim=True)  # (…, 1)
+    (marks,) = listener.tokens_of([""]).unbind()
+    found = torch.full((*tokens.shape[:-1], second.LENGTH), end)
+    found[..., 0], found[..., 1:] = marks[0], body
+    for number, mark in enumerate(marks[1 : len(second.MARKS)]):
+        found.scatter_(-1, length + 1 + number, int(mark))
+    return found
+
+
+def cell_weights(data: Dataset, file: Path) -> Tensor:
+    """How much each latent counts (N, 16, 16), from `file` if it is there: faces most."""
+    if not file.exists():
+        side = model.RESOLUTION // 8
+        found = [
+            weight_map(data.parts(np.arange(start, min(start + 256, len(data)))), side, 1.5, 2.5, 4.0)[:, 0]
+            for start in range(0, len(data), 256)
+        ]
+        np.save(file, torch.cat(found).numpy().astype(np.float16))
+    return torch.from_numpy(np.load(file)).float()
+
+
+def make_transformer(
+    listener: ChatListener, data: Dataset, latents: Tensor, weights: Tensor, work: Path, steps: int,
+    batch: int = 16, learning_rate: float = 2e-3, device: str = "cpu",
+    report: Callable[[FlowTrainer], object] = lambda painter: "", report_every: int = 1000,
+) -> FlowTrainer:  # fmt: skip
+    """Trains the painter on latents (N, 16, 16, 16) of unit weight, each of which counts by (N, 16, 16)."""
+    torch.manual_seed(0)
+    painter, process = FlowTrainer(listener).to(device), flow()
+    tokens, empty = chat_tokens(data.tokens, listener), listener.tokens_of([""])
+
+    def loss_of(painter: FlowTrainer, rng: np.random.Generator, progress: float) -> Tensor:
+        index = torch.from_numpy(rng.integers(0, len(data), batch))
+        said = tokens[index, torch.from_numpy(rng.integers(0, tokens.shape[1], batch))]
+        said[torch.from_numpy(rng.random(batch) < CAPTION_DROP)] = empty
+        clean, times = latents[index].to(device), process.sample_times(batch, None).to(device)
+        noise = torch.randn_like(clean)
+        with half_precision(device):
+            found = painter(process.add_noise(clean, noise, times), times, said.to(device))
+        error = (found.float() - process.target(clean, noise, times)).square().mean(1)  # (B, 16, 16)
+        loss = (error * weights[index].to(device)).sum() / weights[index].sum()
+        if rng.random() * LISTENING_EVERY < 1:
+            texts, targets = fresh_captions(rng, 16)
+            heard = listening_loss(painter.listener, listener.tokens_of(texts).to(device), targets.to(device))
+            loss = loss + LISTENING_EVERY * LISTENING_WEIGHT * heard
+        return loss
+
+    rates, unheard = {"transformer": 1.0, "listener": TEXT_RATE}, listener.encoder.norm.weight
+    groups = [
+        {"params": [p for p in getattr(painter, part).parameters() if p is not unheard], "rate": rate}
+        for part, rate in rates.items()
+    ]
+    return fit(
+        "transformer16", painter, loss_of, steps=steps, learning_rate=learning_rate, work=work, groups=groups,
+        report=report, report_every=report_every,
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------- a look
+
+
+@torch.no_grad()
+def paint(
+    painter: FlowTrainer, prompts: Sequence[str], steps: int = 20, guidance: float = GUIDANCE, seed: int = 0
+) -> Tensor:
+    """Latents (N, 16, 16, 16) drawn by Euler's steps: a look at the work in progress."""
+    device = next(painter.parameters()).device
+    tokens = painter.listener.tokens_of([*prompts, *[""] * len(prompts)]).to(device)
+    states = painter.listener.states(tokens)
+    side = model.RESOLUTION // 8
+    x = torch.randn(len(prompts), second.CHANNELS, side, side, generator=torch.Generator().manual_seed(seed))
+    x, levels = x.to(device), flow().sigmas(steps, "simple")
+    for level, following in zip(levels, levels[1:]):
+        times = torch.full((len(tokens),), float(level), device=device)
+        told, without = painter.velocity(torch.cat([x, x]), times, states).chunk(2)
+        x = x + (following - level) * (without + guidance * (told - without))
+    return x
+
+
+@torch.no_grad()
+def held_out_loss(painter: FlowTrainer, data: Dataset, latents: Tensor) -> float:
+    """The velocity's error on fixed pictures, noise and times: what trials are compared by."""
+    random, process = torch.Generator().manual_seed(5), flow()
+    tokens = chat_tokens(data.tokens[:, 0], painter.listener)
+    errors = []
+    for part in torch.arange(0, len(data), 6)[:96].split(16):
+        times = process.shifted((torch.arange(len(part)) + 0.5) / len(part))
+        noise = torch.randn(latents[part].shape, generator=random)
+        found = painter(process.add_noise(latents[part], noise, times), times, tokens[part])
+        errors.append((found - process.target(latents[part], noise, times)).square().mean())
+    return float(torch.stack(errors).mean())
+
+
+def looker(
+    vae: Any, data: Dataset, latents: Tensor, people: range, folder: Path, count: int = 48
+) -> Callable[[FlowTrainer], dict[str, float]]:
+    """A report for `make_transformer`: the held-out error, what the reader sees of captions of these people,
+    and a sheet of pictures in `folder`."""
+    chosen = [people[number % len(people)] for number in range(count)]
+    persons = [(world.sample_identity(seed), world.sample_context(6 * seed)) for seed in chosen]
+    prompts = [world.caption(*one) for one in persons]
+    truths = [world.attributes(*one) for one in persons]
+    reader = judges.load_judges()
+
+    def look(painter: FlowTrainer) -> dict[str, float]:
+        drawn = torch.cat([paint(painter, prompts[k : k + 12], _LOOK_STEPS) for k in range(0, count, 12)])
+        with torch.no_grad():
+            pixels = torch.cat([vae.decode(part).sample for part in drawn.split(12)]).clamp(-1, 1)
+        pictures = ((pixels / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        read = reader.read(pictures)
+        seen = {
+            name: round(float(np.mean([got == asked[name] for got, asked in zip(read[name], truths)])), 2)
+            for name in ATTRIBUTE_NAMES
+        }
+        _save_sheet(pictures[:_SHEET], folder)
+        error = round(held_out_loss(painter, data, latents), 4)
+        return {"error": error, "mean": round(float(np.mean(list(seen.values()))), 3), **seen}
+
+    return look
+
+
+def _save_sheet(pictures: np.ndarray, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [np.concatenate(list(pictures[k : k + 8]), 1) for k in range(0, len(pictures), 8)]
+    number = len(list(folder.glob("*.png")))
+    Image.fromarray(np.concatenate(rows)).save(folder / f"{number:03}.png")

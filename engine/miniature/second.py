@@ -1,0 +1,122 @@
+"""The second Miniature's networks: FLUX.2's architecture in small, on latents of 16 channels.
+
+Transformer, text encoder and autoencoder are its own; world, vocabulary and judges are the first one's.
+"""
+
+import functools
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AddedToken, CLIPTokenizer
+
+from ..errors import LikenessError
+from . import model
+
+NETWORKS = ("second/transformer", "second/vae", "second/text_encoder")  # as `model.weights_file` takes them
+CHANNELS = 16
+TAPS = (2, 4, 6)  # behind these of the text encoder's layers its states are read
+LENGTH = 64  # tokens that are read, with the marks of the chat
+SHIFT = 2.0  # of the times that it is trained and drawn at, towards noise
+LEVELS = 10_000  # in the table of its levels, as in ComfyUI's of FLUX.2
+# of Qwen's chat, each one token here; the world's words stand between the first two
+MARKS = ("<|im_start|>user", "<|im_end|>", "<|im_start|>assistant", "<think>", "</think>")
+
+
+def transformer_config() -> dict[str, Any]:
+    """Arguments of `diffusers.Flux2Transformer2DModel`: Klein in small, a token for each latent."""
+    return {
+        "patch_size": 1,
+        "in_channels": CHANNELS,
+        "num_layers": 2,
+        "num_single_layers": 6,
+        "attention_head_dim": 32,
+        "num_attention_heads": 4,
+        "joint_attention_dim": len(TAPS) * model.TEXT_WIDTH,
+        "mlp_ratio": 3.0,
+        "axes_dims_rope": (8, 8, 8, 8),
+        "rope_theta": 2000,
+        "guidance_embeds": False,
+    }
+
+
+def vae_config() -> dict[str, Any]:
+    """Arguments of `diffusers.AutoencoderKL`: the first one's with 16 channels, each of unit weight."""
+    return {**model.vae_config(), "latent_channels": CHANNELS, "scaling_factor": 1.0}
+
+
+def text_config() -> dict[str, Any]:
+    """Arguments of `transformers.Qwen3Config`."""
+    return {
+        "vocab_size": len(tokenizer()),
+        "hidden_size": model.TEXT_WIDTH,
+        "intermediate_size": 2 * model.TEXT_WIDTH,
+        "num_hidden_layers": TAPS[-1],
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "rms_norm_eps": 1e-6,
+    }
+
+
+class ChatTokenizer:
+    """The world's vocabulary with the marks of Qwen's chat behind it; it puts nothing around a text."""
+
+    def __init__(self, words: CLIPTokenizer) -> None:
+        self._words: Any = words
+        marks = [AddedToken(mark, normalized=False, special=True) for mark in MARKS]
+        self._words.add_tokens(marks, special_tokens=True)
+
+    @classmethod
+    def from_pretrained(cls, folder: str, **options: Any) -> "ChatTokenizer":
+        """As transformers' own do, for ComfyUI."""
+        return cls(CLIPTokenizer.from_pretrained(folder, local_files_only=True, **options))
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __call__(self, text: str | list[str], **options: Any) -> Any:
+        return self._words(text, **{**options, "add_special_tokens": False})
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._words.get_vocab()
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        return self._words.convert_tokens_to_ids(tokens)
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        return self._words.convert_ids_to_tokens(ids)
+
+    def decode(self, ids: Any) -> str:
+        return self._words.decode(ids)
+
+
+def tokenizer() -> ChatTokenizer:
+    """A fresh one."""
+    return ChatTokenizer(model.tokenizer())
+
+
+def missing() -> list[str]:
+    """Its weights' files that are not here."""
+    files = [model.weights_file(name) for name in NETWORKS]
+    return [str(file.relative_to(model.WEIGHTS)) for file in files if not file.is_file()]
+
+
+def state_dict(network: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The weights of one of `NETWORKS`; raises LikenessError where its weights are not all here."""
+    if missing():
+        raise LikenessError(
+            "the second Miniature's weights are not part of this installation yet "
+            f"({', '.join(missing())}); take the first: 'miniature'"
+        )
+    return model.state_dict(network, dtype)
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Names the weights that a concept was learned on."""
+    digest = hashlib.sha256()
+    for network in ("second/transformer", "second/text_encoder"):
+        digest.update(model.weights_file(network).read_bytes())
+    return digest.hexdigest()[:16]
