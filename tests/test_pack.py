@@ -53,6 +53,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.miniature": MIDDLE,
     "engine.miniature.networks": MIDDLE | {"engine.bases.text.clip_weights"},
     "engine.miniature.making.id_adapter": BASED | {"engine.training"},  # made as a user would make one
+    "engine.miniature.making.text16": MIDDLE | {"engine.bases.text.qwen"},
+    "engine.miniature.making.transformer16": MIDDLE
+    | {"engine.bases.conditioning", "engine.bases.denoisers.flux2_transformer", "engine.bases.process.flow"},
     "engine.miniature.make": MIDDLE | {"engine.bench"},  # the maker prints the scores of what it made
     "engine.bases": MIDDLE,
     "engine.identity": BASED,

@@ -94,6 +94,25 @@ def swapped(layer: str) -> bool:
     return layer == _SCALE
 
 
+def transformer_for_core(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """A transformer's tensors under Black Forest Labs' names, as ComfyUI has them, out of diffusers'."""
+    import torch
+
+    blocks = dict.fromkeys(match.groups()[:2] for match in map(_THEIR_BLOCK.fullmatch, state) if match)
+    inner = [(name, name.startswith(("img_", "txt_"))) for name in (*_IN_BLOCKS, *_FUSED)]
+    layers = [*_TOPS]
+    for single, number in blocks:
+        kind = "single" if single else "double"
+        layers += [f"{kind}_blocks.{number}.{name}" for name, double in inner if double != bool(single)]
+    found: dict[str, Tensor] = {}
+    for layer in layers:
+        parts = [state[f"{path}.weight"] for path in paths_of(layer) if f"{path}.weight" in state]
+        if parts:
+            whole = torch.cat(parts)
+            found[f"{layer}.weight"] = torch.cat(whole.chunk(2)[::-1]) if swapped(layer) else whole
+    return found
+
+
 def for_diffusers(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """A transformer's tensors, without a front, under diffusers' names. Raises KeyError for one that FLUX.2
     does not have."""

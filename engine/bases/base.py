@@ -26,16 +26,17 @@ from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
 from .denoisers.flux2_transformer import Flux2Transformer
 from .denoisers.protocol import Denoiser
-from .families import FAMILIES, KNOWN, MINIATURE, Family, distilled_by_name
+from .families import FAMILIES, KNOWN, MINIATURE, SECOND_MINIATURE, Family, distilled_by_name
 from .loaders.checkpoint_file import read_checkpoint_tensors
 from .loaders.flux2 import Flux2Parts, is_flux2_folder, read_flux2_file, read_flux2_folder
 from .loaders.folder import import_networks, read_folder
+from .loaders.second_miniature import second_miniature
 from .loaders.single_file import read_single_file
 from .numbers import check_pixels
 from .packed_vae import PackedVAE
 from .precision import dtype_of, without_autocast
 from .process.ddpm import DDPM, noise_schedule
-from .process.flow import flux2_flow
+from .process.flow import flux2_flow, miniature_flow
 from .process.protocol import Process
 from .sampling import ModelWrapper, unwrapped
 from .text.clip import ClipText
@@ -330,12 +331,13 @@ def unet_base(
 
 def flux2_base(parts: Flux2Parts, fingerprint: str | None = None) -> BaseModel:
     """A base of FLUX.2's kind: joint attention that reads Qwen3, rectified flow."""
-    (name,) = FAMILIES[parts.family].encoders
+    row = FAMILIES[parts.family]
+    (name,) = row.encoders
     base = BaseModel(
         denoiser=Flux2Transformer(parts.transformer),
-        vae=PackedVAE(parts.vae),
-        text=QwenText(name, parts.text_encoder, parts.tokenizer, parts.taps),
-        process=flux2_flow(FAMILIES[parts.family].noise_scale),
+        vae=parts.vae if row.own_world else PackedVAE(parts.vae),
+        text=QwenText(name, parts.text_encoder, parts.tokenizer, parts.taps, parts.length),
+        process=miniature_flow() if row.own_world else flux2_flow(row.noise_scale),
         family=parts.family,
         resolution=parts.resolution,
         fingerprint=fingerprint,
@@ -364,7 +366,9 @@ def load_base(spec: BaseSpec) -> BaseModel:
     import_networks()
     with torch.random.fork_rng(devices=[]):  # building networks draws random weights first
         if spec.kind == "miniature":
-            return named(_load_miniature(), "miniature")
+            return named(_load_miniature(), MINIATURE)
+        if spec.kind == "miniature-2":
+            return named(flux2_base(*second_miniature()), SECOND_MINIATURE)
         if spec.kind == "graph":
             raise LikenessError(
                 "a base taken from ComfyUI lives only there; name a checkpoint or 'miniature'"

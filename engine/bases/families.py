@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MINIATURE = "miniature"
+SECOND_MINIATURE = "miniature-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,12 @@ _ROWS = (
         distilled_twin=True,
         comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
+    Family(
+        key=SECOND_MINIATURE, name="the second Miniature", architecture="likeness-miniature-2",
+        text_widths={"qwen3_4b": 128}, latent_scale=1.0, sample_size=16, denoiser="flux2", peft_names=True,
+        comfy_class="Flux2", comfy_version="0.26", attention_side=16, learned_sizes=None, buckets=False,
+        preset=MINIATURE, segmenter=MINIATURE, face_judge=MINIATURE, image_tower=MINIATURE, own_world=True,
+    ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}
 KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, or 'miniature'"
@@ -125,8 +132,8 @@ def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:
 
 
 def family_of_flux2(text_width: int) -> Family:
-    """The row of a FLUX.2 whose text encoder's states are so wide; tiny ones count as Klein 4B."""
-    rows = [row for row in FAMILIES.values() if row.denoiser == "flux2"]
+    """The row of a FLUX.2 Klein whose text encoder's states are so wide; tiny ones count as Klein 4B."""
+    rows = [row for row in FAMILIES.values() if row.denoiser == "flux2" and not row.own_world]
     return next((row for row in rows if text_width in row.text_widths.values()), rows[0])
 
 

@@ -128,11 +128,11 @@ def _miniature_model(disable_dynamic: bool = False) -> Any:
     )
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = {names[name]: weight for name, weight in miniature.state_dict("unet").items()}
-    model.diffusion_model.load_state_dict(weights, assign=_keeps_given_tensors(patcher))
+    model.diffusion_model.load_state_dict(weights, assign=keeps_given_tensors(patcher))
     return patcher
 
 
-def _keeps_given_tensors(patcher: Any) -> bool:
+def keeps_given_tensors(patcher: Any) -> bool:
     """Newer ComfyUI manages memory by the tensors it is given: they must be assigned, not copied."""
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
@@ -150,12 +150,16 @@ def _miniature_clip(disable_dynamic: bool = False) -> Any:
     stored = miniature.state_dict("text_encoder")
     weights = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in stored.items()}
     weights["text_projection.weight"] = torch.eye(miniature.text_config()["hidden_size"])  # unused by SD 1.x
-    text_model.load_state_dict(weights, assign=_keeps_given_tensors(clip.patcher))
+    text_model.load_state_dict(weights, assign=keeps_given_tensors(clip.patcher))
     return clip
 
 
 def _miniature_vae() -> Any:
-    config = miniature.vae_config()
+    return ldm_vae(miniature.vae_config(), miniature.state_dict("vae"))
+
+
+def ldm_vae(config: Mapping[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+    """ComfyUI's VAE by diffusers' description of an AutoencoderKL, in fp32."""
     channels = config["block_out_channels"]
     ddconfig = {
         "double_z": True,
@@ -170,7 +174,7 @@ def _miniature_vae() -> Any:
         "dropout": 0.0,
     }
     params = {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}
-    return comfy.sd.VAE(sd=miniature.state_dict("vae"), config={"params": params}, dtype=torch.float32)
+    return comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
 
 
 def miniature_person(number: int, count: int) -> tuple[torch.Tensor, torch.Tensor, str]:

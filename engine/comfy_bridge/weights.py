@@ -11,17 +11,21 @@ import comfy.model_sampling
 import comfy.supported_models
 import torch
 
-from ..bases.families import FAMILIES, MINIATURE, Family, family_of_flux2
+from ..bases.families import FAMILIES, MINIATURE, SECOND_MINIATURE, family_of_flux2
 from ..bases.loaders.checkpoint_file import UNET
 from ..bases.loaders.graph_weights import BaseWeights, Flux2Weights, TextTower
 from ..bases.loaders.vae import is_tiny
 from ..config import MODEL_FILES
 from ..errors import LikenessError
 from ..miniature import model as miniature
+from ..miniature import second
+from .host import check_host
 from .miniature import MiniatureModel
+from .second_miniature import SecondMiniatureModel
 
 WEIGHT_KINDS: dict[type, str] = {  # ComfyUI's kinds of model that can be learned on
     MiniatureModel: MINIATURE,
+    SecondMiniatureModel: SECOND_MINIATURE,
     **{getattr(comfy.supported_models, row.comfy_class or ""): row.key
        for row in reversed(FAMILIES.values()) if hasattr(comfy.supported_models, row.comfy_class or "")},
 }  # fmt: skip
@@ -80,19 +84,9 @@ def own_side(model: Any) -> int:
 
 def _row_of(model: Any, key: str) -> str:
     """Which of the families that ComfyUI has one class for a MODEL is of."""
-    if FAMILIES[key].denoiser != "flux2":
+    if FAMILIES[key].denoiser != "flux2" or FAMILIES[key].own_world:
         return key
     return family_of_flux2(model.model.model_config.unet_config["context_in_dim"] // STATES).key
-
-
-def check_host(row: Family) -> None:
-    """Raises unless this ComfyUI knows models of the family."""
-    if row.comfy_class is not None and not hasattr(comfy.supported_models, row.comfy_class):
-        from comfyui_version import __version__ as version
-
-        raise LikenessError(
-            f"{row.name} needs ComfyUI {row.comfy_version} or newer, and this is {version}: update ComfyUI"
-        )
 
 
 def check_kind(model: Any, family: str, what: str) -> None:
@@ -117,8 +111,8 @@ def check_attention(model: Any, what: str) -> None:
 
 def name_of_model(model: Any) -> str:
     """The file that a MODEL came out of, where the host remembers (0.33 does); empty where it does not."""
-    if family_of_model(model) == MINIATURE:
-        return MINIATURE
+    if FAMILIES[family_of_model(model)].own_world:
+        return family_of_model(model)
     began = getattr(model, "cached_patcher_init", None)  # what loads it again, and with which arguments
     arguments = began[1] if began and len(began) > 1 and isinstance(began[1], tuple | list) else ()
     files = [os.path.basename(one) for one in arguments if isinstance(one, str) and one.endswith(MODEL_FILES)]
@@ -160,14 +154,18 @@ def _flux2_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2Weights
     (name,) = FAMILIES[family].encoders
     if clip.layer_idx is not None:
         raise LikenessError("CLIP Set Last Layer cannot be trained with; connect Load CLIP's own output")
-    if getattr(vae.first_stage_model, "bn", None) is None:
+    own = FAMILIES[family].own_world
+    if not own and getattr(vae.first_stage_model, "bn", None) is None:
         raise LikenessError("this VAE is not FLUX.2's; connect flux2-vae.safetensors with Load VAE")
+    known = {} if own else vae.first_stage_model.bn.state_dict()
     statistics = {f"bn.{key}": value.detach().cpu().float().clone()
-                  for key, value in vae.first_stage_model.bn.state_dict().items()
-                  if value.is_floating_point()}  # fmt: skip
+                  for key, value in known.items() if value.is_floating_point()}  # fmt: skip
+    untouched = own and not model.patches and not clip.patcher.patches
     return Flux2Weights(
+        family=family,
+        fingerprint=second.second_fingerprint() if untouched else None,
         transformer=_weights_in_use(model, "diffusion_model.", half=True),
-        vae={**_weights_in_use(vae.patcher, ""), **statistics},
+        vae={**(_vae_weights(vae, 1.0) if own else _weights_in_use(vae.patcher, "")), **statistics},
         text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True),
         taps=tuple(getattr(clip.cond_stage_model, name).layer),
         tokenizer=getattr(clip.tokenizer, name).tokenizer,

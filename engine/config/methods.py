@@ -41,5 +41,5 @@ def presets_of(method: str) -> dict[str, Any]:
 def settings_for(method: str, base: BaseSpec | None = None) -> Any:
     """The method's settings before anybody changes them: tuned for the Miniature, or the default."""
     one_of("method", method, METHODS)
-    small = base is None or base.kind == "miniature"
+    small = base is None or base.own_world
     return METHODS[method].preset("miniature" if small else "default")

@@ -11,7 +11,8 @@ from .paths import typed_path
 
 ROLES = ("subject", "style", "component")
 CAPTION_SOURCES = ("files", "pictures", "trigger", "none")  # beside the pictures; in their own files too
-BASE_KINDS = ("miniature", "checkpoint", "diffusers", "hub", "graph")
+MINIATURES = ("miniature", "miniature-2")  # kinds that come with Likeness, and draw a world of their own
+BASE_KINDS = (*MINIATURES, "checkpoint", "diffusers", "hub", "graph")
 PREDICTIONS = ("epsilon", "v_prediction")  # the noise, or the velocity
 TOKEN = re.compile(r"<[A-Za-z0-9_-]+>")
 MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -42,10 +43,15 @@ class BaseSpec:
         one_of("base kind", self.kind, BASE_KINDS)
         if self.prediction is not None:
             one_of("prediction", self.prediction, PREDICTIONS)
-            if self.kind == "miniature":
-                raise LikenessError("the Miniature predicts noise; leave the prediction away")
+            if self.own_world:
+                raise LikenessError("it is known what the Miniatures predict; leave the prediction away")
         if self.kind in ("checkpoint", "diffusers", "hub") and not self.path:
             raise LikenessError(f"a base of kind '{self.kind}' needs a path; give the file or folder")
+
+    @property
+    def own_world(self) -> bool:
+        """Whether it draws a drawn world, whose people, parts and judges come with it."""
+        return self.kind in MINIATURES
 
     @classmethod
     def parse(
@@ -57,7 +63,7 @@ class BaseSpec:
         tokenizer: str | None = None,
         prediction: str | None = None,
     ) -> "BaseSpec":
-        """`miniature`, a folder, a file or a model in the hub's cache (`owner/name`), as typed.
+        """A Miniature, a folder, a file or a model in the hub's cache (`owner/name`), as typed.
 
         `vae`, `clip` and `tokenizer` stand in place of a checkpoint's own; `prediction` says what it predicts
         where its files do not.
@@ -65,11 +71,11 @@ class BaseSpec:
         text = typed_path(text)
         path = Path(text)
         kind = "diffusers" if path.is_dir() else "checkpoint"
-        if text == "miniature":
+        if text in MINIATURES:
             kind = text
         elif not path.exists() and HUB_NAME.fullmatch(text) and path.suffix.lower() not in MODEL_FILES:
             kind = "hub"
-        where = None if kind == "miniature" else text
+        where = None if kind in MINIATURES else text
         return cls(kind=kind, path=where, vae=vae, clip=clip, tokenizer=tokenizer, prediction=prediction)
 
 

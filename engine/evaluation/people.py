@@ -118,7 +118,8 @@ def evaluate_person(
         raise LikenessError(
             "only concepts with a placeholder, learned on the Miniature, can be measured this way"
         )
-    base, judges, seeds = load_base(BaseSpec()), load_judges(), range(1, rounds + 1)
+    base, judges = load_base(BaseSpec(kind=artifact.base_family)), load_judges()
+    seeds = range(1, rounds + 1)
     references = as_many_as([picture.pixels for picture in concept.pictures], base.resolution)
     before, after = all_shots(f"a {concept.class_word}", seeds), all_shots(artifact.tokens[0].token, seeds)
     half = _halves(on_step)

@@ -188,7 +188,7 @@ def critic_for(
     """
     if job.method == "masterweaver":
         raise LikenessError("an adapter for everybody has no likeness to stop by; leave it to its steps")
-    small = job.base.kind == "miniature" if miniature is None else miniature
+    small = job.base.own_world if miniature is None else miniature
     judge = load_face_judge(("miniature" if small else "auraface") if faces == "auto" else faces, packs)
     text, _ = judges_there(judge, models)
     concept = (concept or load_concept(job.concepts[0])).held_out(job.hold_out, job.seed)

@@ -135,7 +135,7 @@ class Workshop:
     @cached_property
     def wide(self) -> tuple[AutoencoderKL, torch.Tensor]:
         """The finished autoencoder, and the training pictures' latents (N, 16, 16, 16) of unit weight."""
-        vae = AutoencoderKL(**second.vae_config())
+        vae = AutoencoderKL(**second.second_vae_config())
         vae.load_state_dict(load_file(self.work / "autoencoder16.safetensors"))
         raw = unet.cache_latents(
             vae, self.training, self.work / "latents16.npy", model.RESOLUTION, self.device
@@ -155,7 +155,7 @@ class Workshop:
             device=self.device, report=look,
         )  # fmt: skip
         parts = (painter.transformer, vae, painter.listener.encoder)
-        for name, network in zip(second.NETWORKS, parts, strict=True):
+        for name, network in zip(second.SECOND_NETWORKS, parts, strict=True):
             write_weights(name, network)
 
     def unet(self) -> None:

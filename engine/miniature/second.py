@@ -14,14 +14,16 @@ from transformers import AddedToken, CLIPTokenizer
 from ..errors import LikenessError
 from . import model
 
-NETWORKS = ("second/transformer", "second/vae", "second/text_encoder")  # as `model.weights_file` takes them
+SECOND_NETWORKS = (
+    "second/transformer",
+    "second/vae",
+    "second/text_encoder",
+)  # as `model.weights_file` takes them
 CHANNELS = 16
-TAPS = (2, 4, 6)  # behind these of the text encoder's layers its states are read
-LENGTH = 64  # tokens that are read, with the marks of the chat
-SHIFT = 2.0  # of the times that it is trained and drawn at, towards noise
-LEVELS = 10_000  # in the table of its levels, as in ComfyUI's of FLUX.2
+CHAT_TAPS = (2, 4, 6)  # behind these of the text encoder's layers its states are read
+CHAT_LENGTH = 64  # tokens that are read, with the marks of the chat
 # of Qwen's chat, each one token here; the world's words stand between the first two
-MARKS = ("<|im_start|>user", "<|im_end|>", "<|im_start|>assistant", "<think>", "</think>")
+CHAT_MARKS = ("<|im_start|>user", "<|im_end|>", "<|im_start|>assistant", "<think>", "</think>")
 
 
 def transformer_config() -> dict[str, Any]:
@@ -33,7 +35,7 @@ def transformer_config() -> dict[str, Any]:
         "num_single_layers": 6,
         "attention_head_dim": 32,
         "num_attention_heads": 4,
-        "joint_attention_dim": len(TAPS) * model.TEXT_WIDTH,
+        "joint_attention_dim": len(CHAT_TAPS) * model.TEXT_WIDTH,
         "mlp_ratio": 3.0,
         "axes_dims_rope": (8, 8, 8, 8),
         "rope_theta": 2000,
@@ -41,18 +43,18 @@ def transformer_config() -> dict[str, Any]:
     }
 
 
-def vae_config() -> dict[str, Any]:
+def second_vae_config() -> dict[str, Any]:
     """Arguments of `diffusers.AutoencoderKL`: the first one's with 16 channels, each of unit weight."""
     return {**model.vae_config(), "latent_channels": CHANNELS, "scaling_factor": 1.0}
 
 
-def text_config() -> dict[str, Any]:
+def chat_text_config() -> dict[str, Any]:
     """Arguments of `transformers.Qwen3Config`."""
     return {
-        "vocab_size": len(tokenizer()),
+        "vocab_size": len(chat_tokenizer()),
         "hidden_size": model.TEXT_WIDTH,
         "intermediate_size": 2 * model.TEXT_WIDTH,
-        "num_hidden_layers": TAPS[-1],
+        "num_hidden_layers": CHAT_TAPS[-1],
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
@@ -65,7 +67,7 @@ class ChatTokenizer:
 
     def __init__(self, words: CLIPTokenizer) -> None:
         self._words: Any = words
-        marks = [AddedToken(mark, normalized=False, special=True) for mark in MARKS]
+        marks = [AddedToken(mark, normalized=False, special=True) for mark in CHAT_MARKS]
         self._words.add_tokens(marks, special_tokens=True)
 
     @classmethod
@@ -92,29 +94,34 @@ class ChatTokenizer:
         return self._words.decode(ids)
 
 
-def tokenizer() -> ChatTokenizer:
+def chat_tokenizer() -> ChatTokenizer:
     """A fresh one."""
     return ChatTokenizer(model.tokenizer())
 
 
-def missing() -> list[str]:
+def padding_id() -> int:
+    """The id that prompts are filled up with: Qwen's, and the first Miniature's too."""
+    return int(chat_tokenizer().convert_tokens_to_ids("<|endoftext|>"))
+
+
+def missing_weights() -> list[str]:
     """Its weights' files that are not here."""
-    files = [model.weights_file(name) for name in NETWORKS]
+    files = [model.weights_file(name) for name in SECOND_NETWORKS]
     return [str(file.relative_to(model.WEIGHTS)) for file in files if not file.is_file()]
 
 
-def state_dict(network: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The weights of one of `NETWORKS`; raises LikenessError where its weights are not all here."""
-    if missing():
+def second_weights(network: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The weights of one of `SECOND_NETWORKS`; raises LikenessError where its weights are not all here."""
+    if missing_weights():
         raise LikenessError(
             "the second Miniature's weights are not part of this installation yet "
-            f"({', '.join(missing())}); take the first: 'miniature'"
+            f"({', '.join(missing_weights())}); take the first: 'miniature'"
         )
     return model.state_dict(network, dtype)
 
 
 @functools.cache
-def fingerprint() -> str:
+def second_fingerprint() -> str:
     """Names the weights that a concept was learned on."""
     digest = hashlib.sha256()
     for network in ("second/transformer", "second/text_encoder"):

@@ -22,7 +22,7 @@ from ...artifact.inert_folder import check_config, pretrained
 from ...config import BaseSpec
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES, family_of_flux2
-from ..text.qwen import PADDING, taps_for
+from ..text.qwen import LENGTH, PADDING, taps_for
 from .checkpoint_file import read_checkpoint_tensors
 from .networks import empty, numbers_in
 from .tokenizer import find_tokenizer
@@ -47,11 +47,12 @@ class Flux2Parts:
 
     family: str  # a key of FAMILIES
     transformer: Any  # diffusers' Flux2Transformer2DModel
-    vae: Any  # diffusers' AutoencoderKLFlux2
+    vae: Any  # diffusers' AutoencoderKLFlux2; the second Miniature's AutoencoderKL
     text_encoder: Any  # transformers' Qwen3Model, as far as it is read
     taps: tuple[int, ...]  # before which of its layers
     tokenizer: Any
     resolution: int = _RESOLUTION
+    length: int = LENGTH  # tokens that it reads of a prompt, with the marks of the chat
     distilled: bool | None = None  # to few steps, where the files say
 
 
@@ -366,7 +367,9 @@ def _whole(where: object, what: str, build: Callable[[], Any]) -> Any:
 
 
 def _dev(where: object) -> LikenessError:
-    names = " or ".join(row.name for row in FAMILIES.values() if row.denoiser == "flux2")
+    names = " or ".join(
+        row.name for row in FAMILIES.values() if row.denoiser == "flux2" and not row.own_world
+    )
     return LikenessError(
         f"{where} is FLUX.2 dev or another FLUX.2 than Klein, which cannot be learned on yet; choose {names}"
     )

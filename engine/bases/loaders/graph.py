@@ -5,11 +5,12 @@ from torch import Tensor
 
 from ...errors import LikenessError
 from ..base import BaseModel, flux2_base, unet_base
-from ..families import KNOWN
+from ..families import KNOWN, SECOND_MINIATURE
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from . import flux2
 from .folder import import_networks
 from .graph_weights import BaseWeights, Flux2Weights
+from .second_miniature import second_miniature_from_graph
 from .single_file import build_text_encoder, build_unet, padded, trained_side
 from .vae import build_vae
 
@@ -46,6 +47,8 @@ def base_from_graph(weights: BaseWeights | Flux2Weights) -> BaseModel:
 
 
 def _flux2_from_graph(weights: Flux2Weights) -> BaseModel:
+    if weights.family == SECOND_MINIATURE:
+        return flux2_base(second_miniature_from_graph(weights), weights.fingerprint)
     parts = flux2.assembled(
         "the MODEL",
         flux2.build_transformer("the MODEL", weights.transformer, {}),

@@ -35,8 +35,10 @@ class BaseWeights:
 class Flux2Weights:
     """A FLUX.2's single files in memory, copies that nobody else holds, and what no shape tells."""
 
+    family: str  # a key of FAMILIES
     transformer: Mapping[str, Tensor]  # double_blocks.…, by Black Forest Labs' names
     vae: Mapping[str, Tensor]  # encoder.…, decoder.…, bn.…
     text_encoder: Mapping[str, Tensor]  # model.layers.…
     taps: tuple[int, ...]  # before which of its layers ComfyUI reads it
     tokenizer: Any  # transformers' Qwen2Tokenizer
+    fingerprint: str | None = None  # None: from the weights

@@ -14,6 +14,7 @@ from .schedules import OWN, scheduled
 LEVELS = 1000  # in the table that schedules pick from, as ComfyUI has it
 FLUX2_SHIFT = math.exp(2.02)  # that ComfyUI draws FLUX.2 at: of 1024 pixels a side and 50 steps
 FLUX2_LEVELS = 10_000  # in ComfyUI's table of it
+_MINIATURE_SHIFT = 2.0  # the second Miniature's pictures are small
 _FLUX2_STEPS = 50  # for which the base's own shift is that at any size: what it is learned at
 _EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
 
@@ -40,6 +41,11 @@ class RectifiedFlow:
         self.time_scale = time_scale
         self.shift_at = shift_at
         self.sigma_table = self.shifted(torch.arange(1, levels + 1) / levels)
+
+    @property
+    def log_shift(self) -> float:
+        """As ComfyUI is told of it."""
+        return math.log(self.shift)
 
     def recipe(self) -> bytes:
         return f"flow {self.shift} {self.time_scale}".encode()
@@ -152,6 +158,11 @@ def flux2_flow(noise_scale: float = 1.0) -> RectifiedFlow:
     return RectifiedFlow(
         shift=FLUX2_SHIFT, levels=FLUX2_LEVELS, shift_at=flux2_shift, noise_scale=noise_scale
     )
+
+
+def miniature_flow() -> RectifiedFlow:
+    """The second Miniature's process."""
+    return RectifiedFlow(shift=_MINIATURE_SHIFT, levels=FLUX2_LEVELS)
 
 
 def _normal_share(u: float) -> float:

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
-from ...bases.text.qwen import BEFORE, BEHIND, PADDING, tapped_states
+from ...bases.text.qwen import BEFORE, BEHIND, QwenText
 from .. import model, second, world
 from .dataset import ATTRIBUTE_NAMES
 from .fitting import fit
 from .text import UNMENTIONED, fresh_captions, listening_loss
 
 
-def text_encoder() -> Any:
+def chat_text_encoder() -> Any:
     """transformers' Qwen3Model of the second Miniature's sizes, with random weights."""
     rope: Any = {"rope_theta": 1e6}  # newer transformers name it otherwise, and still take it so
-    return Qwen3Model(Qwen3Config(**second.text_config(), **rope))
+    return Qwen3Model(Qwen3Config(**second.chat_text_config(), **rope))
 
 
 class ChatListener(nn.Module):
@@ -27,31 +27,32 @@ class ChatListener(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = text_encoder()
-        width = len(second.TAPS) * model.TEXT_WIDTH
+        self.encoder = chat_text_encoder()
+        width = len(second.CHAT_TAPS) * model.TEXT_WIDTH
         self.heads = nn.ModuleDict(
             {name: nn.Linear(width, len(values) + 1) for name, values in world.ATTRIBUTES.items()}
         )
-        self._tokenizer = second.tokenizer()
-        self._padding = self._tokenizer.convert_tokens_to_ids(PADDING)
+        self._tokenizer = second.chat_tokenizer()
+        self._padding = second.padding_id()
+        self._reading = QwenText("qwen3_4b", self.encoder, self._tokenizer, second.CHAT_TAPS)
 
     def tokens_of(self, texts: Sequence[str]) -> Tensor:
         """Ids (B, 64) of texts as one message of a chat each; what is too long is cut, with its marks."""
-        ids = torch.full((len(texts), second.LENGTH), self._padding)
+        ids = torch.full((len(texts), second.CHAT_LENGTH), self._padding)
         for row, line in zip(ids, self._tokenizer([BEFORE + text + BEHIND for text in texts])["input_ids"]):
-            row[: len(line)] = torch.tensor(line[: second.LENGTH])
+            row[: len(line)] = torch.tensor(line[: second.CHAT_LENGTH])
         return ids
 
     def ends_of(self, tokens: Tensor) -> Tensor:
-        """Where padding begins (B, 1), on the CPU."""
-        return (tokens.cpu() != self._padding).sum(1, keepdim=True)
+        """Where padding begins (B, 1)."""
+        return (tokens != self._padding).sum(1, keepdim=True)
 
     def states(self, tokens: Tensor) -> Tensor:
         """What the transformer reads (B, 64, 384) of tokens (B, 64)."""
-        return tapped_states(self.encoder, tokens, self.ends_of(tokens), second.TAPS)
+        return self._reading.states_of(self.encoder, tokens)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        last = self.ends_of(tokens).to(tokens.device) - 1  # (B, 1)
+        last = self.ends_of(tokens) - 1  # (B, 1)
         known = self.states(tokens).take_along_dim(last[..., None], 1)[:, 0]
         return {name: head(known.float()) for name, head in self.heads.items()}
 

@@ -12,26 +12,19 @@ from torch import Tensor, nn
 
 from ...bases.conditioning import Conditioning
 from ...bases.denoisers.flux2_transformer import Flux2Transformer
-from ...bases.process.flow import RectifiedFlow
+from ...bases.process.flow import miniature_flow
 from .. import judges, model, second, world
 from .autoencoder import weight_map
 from .dataset import ATTRIBUTE_NAMES, Dataset
 from .fitting import fit, half_precision
 from .text import fresh_captions, listening_loss
 from .text16 import ChatListener
+from .unet import CAPTION_DROP, LISTENING_WEIGHT, TEXT_RATE
 
-CAPTION_DROP = 0.1
-LISTENING_WEIGHT = 0.02
 LISTENING_EVERY = 4  # steps, with so much more weight
-TEXT_RATE = 0.2  # the text encoder's learning rate as a share of the transformer's
 GUIDANCE = 4.0
 _LOOK_STEPS = 16
 _SHEET = 24  # pictures
-
-
-def flow() -> RectifiedFlow:
-    """The second Miniature's process."""
-    return RectifiedFlow(shift=second.SHIFT, levels=second.LEVELS)
 
 
 def transformer() -> Any:
@@ -65,12 +58,15 @@ class FlowTrainer(nn.Module):
 def chat_tokens(tokens: Tensor, listener: ChatListener) -> Tensor:
     """Ids (…, 64) with the marks of the chat, of captions' ids (…, 77) as the first Miniature reads them."""
     words = model.tokenizer()
-    end, body = int(words.eos_token_id), tokens[..., 1 : second.LENGTH]  # padding is the end's id in both
+    end, body = (
+        int(words.eos_token_id),
+        tokens[..., 1 : second.CHAT_LENGTH],
+    )  # padding is the end's id in both
     length = (body == end).int().argmax(-1, keepdim=True)  # (…, 1)
     (marks,) = listener.tokens_of([""]).unbind()
-    found = torch.full((*tokens.shape[:-1], second.LENGTH), end)
+    found = torch.full((*tokens.shape[:-1], second.CHAT_LENGTH), end)
     found[..., 0], found[..., 1:] = marks[0], body
-    for number, mark in enumerate(marks[1 : len(second.MARKS)]):
+    for number, mark in enumerate(marks[1 : len(second.CHAT_MARKS)]):
         found.scatter_(-1, length + 1 + number, int(mark))
     return found
 
@@ -94,7 +90,7 @@ def make_transformer(
 ) -> FlowTrainer:  # fmt: skip
     """Trains the painter on latents (N, 16, 16, 16) of unit weight, each of which counts by (N, 16, 16)."""
     torch.manual_seed(0)
-    painter, process = FlowTrainer(listener).to(device), flow()
+    painter, process = FlowTrainer(listener).to(device), miniature_flow()
     tokens, empty = chat_tokens(data.tokens, listener), listener.tokens_of([""])
 
     def loss_of(painter: FlowTrainer, rng: np.random.Generator, progress: float) -> Tensor:
@@ -128,7 +124,7 @@ def make_transformer(
 
 
 @torch.no_grad()
-def paint(
+def paint_flow(
     painter: FlowTrainer, prompts: Sequence[str], steps: int = 20, guidance: float = GUIDANCE, seed: int = 0
 ) -> Tensor:
     """Latents (N, 16, 16, 16) drawn by Euler's steps: a look at the work in progress."""
@@ -137,7 +133,7 @@ def paint(
     states = painter.listener.states(tokens)
     side = model.RESOLUTION // 8
     x = torch.randn(len(prompts), second.CHANNELS, side, side, generator=torch.Generator().manual_seed(seed))
-    x, levels = x.to(device), flow().sigmas(steps, "simple")
+    x, levels = x.to(device), miniature_flow().sigmas(steps, "simple")
     for level, following in zip(levels, levels[1:]):
         times = torch.full((len(tokens),), float(level), device=device)
         told, without = painter.velocity(torch.cat([x, x]), times, states).chunk(2)
@@ -148,7 +144,7 @@ def paint(
 @torch.no_grad()
 def held_out_loss(painter: FlowTrainer, data: Dataset, latents: Tensor) -> float:
     """The velocity's error on fixed pictures, noise and times: what trials are compared by."""
-    random, process = torch.Generator().manual_seed(5), flow()
+    random, process = torch.Generator().manual_seed(5), miniature_flow()
     tokens = chat_tokens(data.tokens[:, 0], painter.listener)
     errors = []
     for part in torch.arange(0, len(data), 6)[:96].split(16):
@@ -171,7 +167,9 @@ def looker(
     reader = judges.load_judges()
 
     def look(painter: FlowTrainer) -> dict[str, float]:
-        drawn = torch.cat([paint(painter, prompts[k : k + 12], _LOOK_STEPS) for k in range(0, count, 12)])
+        drawn = torch.cat(
+            [paint_flow(painter, prompts[k : k + 12], _LOOK_STEPS) for k in range(0, count, 12)]
+        )
         with torch.no_grad():
             pixels = torch.cat([vae.decode(part).sample for part in drawn.split(12)]).clamp(-1, 1)
         pictures = ((pixels / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,59 @@
+"""The second Miniature in ComfyUI's own classes for FLUX.2, and in the engine, on the same random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likeness_portraits.tests.comfy.hosts import numbers_of
+
+pytestmark = pytest.mark.comfy
+
+
+@pytest.fixture(scope="module")
+def measured(
+    checkout: Path, python: Path, package_parent: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("second")
+    return numbers_of("second_numbers.py", python, checkout, package_parent, folder)
+
+
+@pytest.fixture
+def known(measured: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, on hosts that know FLUX.2."""
+    if "refused" in measured:
+        pytest.skip("this ComfyUI has no FLUX.2")
+    return measured
+
+
+def test_an_older_comfyui_is_refused_with_the_version_that_is_needed(measured: dict[str, Any]):
+    if "refused" not in measured:
+        pytest.skip("this ComfyUI knows FLUX.2")
+    assert measured["refused"].startswith(
+        "the second Miniature needs ComfyUI 0.26 or newer, and this is 0.3."
+    )
+
+
+def test_without_its_weights_the_first_is_named(known: dict[str, Any]):
+    assert "weights are not part of this installation" in known["missing"]
+
+
+@pytest.mark.parametrize("way", ["files", "graph"])
+def test_text_velocity_latents_and_pictures_are_the_engines(known: dict[str, Any], way: str):
+    found = known[way]
+    for what in ("text", "velocity", "latents", "pictures"):
+        assert found[what] <= 1e-4, what
+    assert found["states"] == 64 and found["text size"] > 0.1 and found["velocity size"] > 0.3
+
+
+def test_ksampler_draws_what_generate_draws(known: dict[str, Any]):
+    assert known["drawn"]["psnr"] >= 40 and known["drawn"]["spread"] > 1
+
+
+def test_words_and_a_lora_mean_the_same_in_both(known: dict[str, Any]):
+    used = known["used"]
+    assert used["words"] <= 1e-4 and used["velocity"] <= 1e-4 < used["seen"]
+
+
+def test_it_comes_back_for_training_as_what_it_is(known: dict[str, Any]):
+    assert known["same"] and known["name"] == "miniature-2" and known["again"] <= 1e-4
