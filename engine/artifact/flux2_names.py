@@ -104,13 +104,13 @@ def transformer_for_core(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     for single, number in blocks:
         kind = "single" if single else "double"
         layers += [f"{kind}_blocks.{number}.{name}" for name, double in inner if double != bool(single)]
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for layer in layers:
         parts = [state[f"{path}.weight"] for path in paths_of(layer) if f"{path}.weight" in state]
         if parts:
             whole = torch.cat(parts)
-            found[f"{layer}.weight"] = torch.cat(whole.chunk(2)[::-1]) if swapped(layer) else whole
-    return found
+            renamed[f"{layer}.weight"] = torch.cat(whole.chunk(2)[::-1]) if swapped(layer) else whole
+    return renamed
 
 
 def for_diffusers(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

@@ -44,12 +44,12 @@ class SecondMiniatureModel(_Config):
 
 
 class _SecondMiniature(_Model):
-    def extra_conds(self, **told: Any) -> dict[str, Any]:
+    def extra_conds(self, **inputs: Any) -> dict[str, Any]:
         """ComfyUI fills what FLUX.2 is told up to 512 states; ours stays as long as it is."""
-        found = super().extra_conds(**told)
-        if told.get("cross_attn") is not None:
-            found["c_crossattn"] = comfy.conds.CONDRegular(told["cross_attn"])
-        return found
+        conds = super().extra_conds(**inputs)
+        if inputs.get("cross_attn") is not None:
+            conds["c_crossattn"] = comfy.conds.CONDRegular(inputs["cross_attn"])
+        return conds
 
 
 class _Latents(comfy.latent_formats.LatentFormat):
@@ -133,15 +133,15 @@ def _vae_patcher(disable_dynamic: bool = False) -> Any:
 
 def _network_config() -> dict[str, Any]:
     """diffusers' description of the transformer in the words of ComfyUI's."""
-    told = second.transformer_config()
-    heads = told["num_attention_heads"]
+    sizes = second.transformer_config()
+    heads = sizes["num_attention_heads"]
     return {
-        "image_model": "flux2", "in_channels": told["in_channels"], "out_channels": told["in_channels"],
-        "patch_size": told["patch_size"], "vec_in_dim": None, "context_in_dim": told["joint_attention_dim"],
-        "hidden_size": heads * told["attention_head_dim"], "num_heads": heads,
-        "mlp_ratio": told["mlp_ratio"], "depth": told["num_layers"],
-        "depth_single_blocks": told["num_single_layers"], "axes_dim": list(told["axes_dims_rope"]),
-        "theta": told["rope_theta"], "guidance_embed": told["guidance_embeds"], "global_modulation": True,
+        "image_model": "flux2", "in_channels": sizes["in_channels"], "out_channels": sizes["in_channels"],
+        "patch_size": sizes["patch_size"], "vec_in_dim": None, "context_in_dim": sizes["joint_attention_dim"],
+        "hidden_size": heads * sizes["attention_head_dim"], "num_heads": heads,
+        "mlp_ratio": sizes["mlp_ratio"], "depth": sizes["num_layers"],
+        "depth_single_blocks": sizes["num_single_layers"], "axes_dim": list(sizes["axes_dims_rope"]),
+        "theta": sizes["rope_theta"], "guidance_embed": sizes["guidance_embeds"], "global_modulation": True,
         "mlp_silu_act": True, "qkv_bias": False, "ops_bias": False, "txt_ids_dims": [3],
     }  # fmt: skip
 

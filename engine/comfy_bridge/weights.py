@@ -154,18 +154,18 @@ def _flux2_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2Weights
     (name,) = FAMILIES[family].encoders
     if clip.layer_idx is not None:
         raise LikenessError("CLIP Set Last Layer cannot be trained with; connect Load CLIP's own output")
-    own = FAMILIES[family].own_world
-    if not own and getattr(vae.first_stage_model, "bn", None) is None:
+    own_world = FAMILIES[family].own_world
+    if not own_world and getattr(vae.first_stage_model, "bn", None) is None:
         raise LikenessError("this VAE is not FLUX.2's; connect flux2-vae.safetensors with Load VAE")
-    known = {} if own else vae.first_stage_model.bn.state_dict()
+    spread = {} if own_world else vae.first_stage_model.bn.state_dict()
     statistics = {f"bn.{key}": value.detach().cpu().float().clone()
-                  for key, value in known.items() if value.is_floating_point()}  # fmt: skip
-    untouched = own and not model.patches and not clip.patcher.patches
+                  for key, value in spread.items() if value.is_floating_point()}  # fmt: skip
+    untouched = own_world and not model.patches and not clip.patcher.patches
     return Flux2Weights(
         family=family,
         fingerprint=second.second_fingerprint() if untouched else None,
         transformer=_weights_in_use(model, "diffusion_model.", half=True),
-        vae={**(_vae_weights(vae, 1.0) if own else _weights_in_use(vae.patcher, "")), **statistics},
+        vae={**(_vae_weights(vae, 1.0) if own_world else _weights_in_use(vae.patcher, "")), **statistics},
         text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True),
         taps=tuple(getattr(clip.cond_stage_model, name).layer),
         tokenizer=getattr(clip.tokenizer, name).tokenizer,

@@ -53,8 +53,8 @@ class ChatListener(nn.Module):
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         last = self.ends_of(tokens) - 1  # (B, 1)
-        known = self.states(tokens).take_along_dim(last[..., None], 1)[:, 0]
-        return {name: head(known.float()) for name, head in self.heads.items()}
+        summary = self.states(tokens).take_along_dim(last[..., None], 1)[:, 0]
+        return {name: head(summary.float()) for name, head in self.heads.items()}
 
 
 def heard(listener: ChatListener, tokens: Tensor, targets: Tensor) -> dict[str, float]:
@@ -63,9 +63,9 @@ def heard(listener: ChatListener, tokens: Tensor, targets: Tensor) -> dict[str, 
         logits = {name: part.cpu() for name, part in listener(tokens).items()}
     right = {}
     for number, name in enumerate(ATTRIBUTE_NAMES):
-        wanted = targets[:, number]
-        stated = wanted != UNMENTIONED
-        right[name] = round(float((logits[name].argmax(1) == wanted)[stated].float().mean()), 3)
+        true = targets[:, number]
+        stated = true != UNMENTIONED
+        right[name] = round(float((logits[name].argmax(1) == true)[stated].float().mean()), 3)
     return right
 
 

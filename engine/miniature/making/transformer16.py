@@ -64,22 +64,22 @@ def chat_tokens(tokens: Tensor, listener: ChatListener) -> Tensor:
     )  # padding is the end's id in both
     length = (body == end).int().argmax(-1, keepdim=True)  # (…, 1)
     (marks,) = listener.tokens_of([""]).unbind()
-    found = torch.full((*tokens.shape[:-1], second.CHAT_LENGTH), end)
-    found[..., 0], found[..., 1:] = marks[0], body
+    ids = torch.full((*tokens.shape[:-1], second.CHAT_LENGTH), end)
+    ids[..., 0], ids[..., 1:] = marks[0], body
     for number, mark in enumerate(marks[1 : len(second.CHAT_MARKS)]):
-        found.scatter_(-1, length + 1 + number, int(mark))
-    return found
+        ids.scatter_(-1, length + 1 + number, int(mark))
+    return ids
 
 
 def cell_weights(data: Dataset, file: Path) -> Tensor:
     """How much each latent counts (N, 16, 16), from `file` if it is there: faces most."""
     if not file.exists():
         side = model.RESOLUTION // 8
-        found = [
+        batches = [
             weight_map(data.parts(np.arange(start, min(start + 256, len(data)))), side, 1.5, 2.5, 4.0)[:, 0]
             for start in range(0, len(data), 256)
         ]
-        np.save(file, torch.cat(found).numpy().astype(np.float16))
+        np.save(file, torch.cat(batches).numpy().astype(np.float16))
     return torch.from_numpy(np.load(file)).float()
 
 
@@ -100,8 +100,8 @@ def make_transformer(
         clean, times = latents[index].to(device), process.sample_times(batch, None).to(device)
         noise = torch.randn_like(clean)
         with half_precision(device):
-            found = painter(process.add_noise(clean, noise, times), times, said.to(device))
-        error = (found.float() - process.target(clean, noise, times)).square().mean(1)  # (B, 16, 16)
+            velocity = painter(process.add_noise(clean, noise, times), times, said.to(device))
+        error = (velocity.float() - process.target(clean, noise, times)).square().mean(1)  # (B, 16, 16)
         loss = (error * weights[index].to(device)).sum() / weights[index].sum()
         if rng.random() * LISTENING_EVERY < 1:
             texts, targets = fresh_captions(rng, 16)
@@ -136,8 +136,8 @@ def paint_flow(
     x, levels = x.to(device), miniature_flow().sigmas(steps, "simple")
     for level, following in zip(levels, levels[1:]):
         times = torch.full((len(tokens),), float(level), device=device)
-        told, without = painter.velocity(torch.cat([x, x]), times, states).chunk(2)
-        x = x + (following - level) * (without + guidance * (told - without))
+        prompted, without = painter.velocity(torch.cat([x, x]), times, states).chunk(2)
+        x = x + (following - level) * (without + guidance * (prompted - without))
     return x
 
 
@@ -150,8 +150,8 @@ def held_out_loss(painter: FlowTrainer, data: Dataset, latents: Tensor) -> float
     for part in torch.arange(0, len(data), 6)[:96].split(16):
         times = process.shifted((torch.arange(len(part)) + 0.5) / len(part))
         noise = torch.randn(latents[part].shape, generator=random)
-        found = painter(process.add_noise(latents[part], noise, times), times, tokens[part])
-        errors.append((found - process.target(latents[part], noise, times)).square().mean())
+        velocity = painter(process.add_noise(latents[part], noise, times), times, tokens[part])
+        errors.append((velocity - process.target(latents[part], noise, times)).square().mean())
     return float(torch.stack(errors).mean())
 
 
@@ -160,8 +160,8 @@ def looker(
 ) -> Callable[[FlowTrainer], dict[str, float]]:
     """A report for `make_transformer`: the held-out error, what the reader sees of captions of these people,
     and a sheet of pictures in `folder`."""
-    chosen = [people[number % len(people)] for number in range(count)]
-    persons = [(world.sample_identity(seed), world.sample_context(6 * seed)) for seed in chosen]
+    seeds = [people[number % len(people)] for number in range(count)]
+    persons = [(world.sample_identity(seed), world.sample_context(6 * seed)) for seed in seeds]
     prompts = [world.caption(*one) for one in persons]
     truths = [world.attributes(*one) for one in persons]
     reader = judges.load_judges()

@@ -62,6 +62,7 @@ def test_a_new_transformer_predicts_nothing_and_its_blocks_do_nothing(listener):
     assert torch.allclose(drawn, noise)
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_a_flow_and_goes_on_where_it_was(listener, tmp_path: Path):
     data = dataset.prepare_dataset(tmp_path / "train", world.TRAINING_SEEDS[:2])
     latents = torch.randn(len(data), 16, 16, 16, generator=torch.Generator().manual_seed(3))
