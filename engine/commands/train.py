@@ -150,6 +150,16 @@ _COMMON: dict[str, dict[str, Any]] = {
         "ema": Annotated[
             float | None, Option(help="Keep a moving average of what is learned, with this decay: 0.99.")
         ],
+        "huber": Annotated[
+            float | None, Option(help="Errors beyond this count linearly, such as 0.1; plain losses only.")
+        ],
+        "noise_offset": Annotated[
+            float | None, Option(help="Noise of each channel as a whole, such as 0.05; plain losses only.")
+        ],
+        "least_noise": Annotated[
+            float | None, Option(help="Learn at times from here on: 0 is the picture, 1 noise.")
+        ],
+        "most_noise": Annotated[float | None, Option(help="Learn at times up to here.")],
         "cycles": Annotated[
             int | None, Option(help="Times that --schedule cosine_with_restarts falls to 0.")
         ],

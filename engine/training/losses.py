@@ -5,19 +5,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def pseudo_huber(prediction: Tensor, target: Tensor, size: float) -> Tensor:
+    """Squared errors up to about `size`, linear beyond (Charbonnier et al. 1997): as both, (B, C, H, W)."""
+    return 2 * size * (((prediction.float() - target.float()).square() + size**2).sqrt() - size)
+
+
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample: prediction, target (B, C, H, W) -> (B,)."""
     return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
 
 
-def masked_squared_error(prediction: Tensor, target: Tensor, mask: Tensor, background: float = 0.0) -> Tensor:
+def masked_squared_error(
+    prediction: Tensor, target: Tensor, mask: Tensor, background: float = 0.0, huber: float | None = None
+) -> Tensor:
     """Squared error inside the mask, `background` times as heavy outside, as a weighted mean of each sample.
 
     prediction, target (B, C, H, W); mask (B, 1, H, W) in [0, 1] -> (B,). An empty mask counts as full.
+    huber: size from which on errors count linearly.
     """
     weight = mask + background * (1 - mask)
     weight = weight.where(mask.flatten(1).sum(1).view(-1, 1, 1, 1) > 0, mask.new_ones(()))
-    error = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    if huber is None:
+        error = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    else:
+        error = pseudo_huber(prediction, target, huber)
     # dividing by the weight's sum keeps small faces from learning slowly
     return (error * weight).flatten(1).sum(1) / (weight.flatten(1).sum(1) * prediction.shape[1])
 

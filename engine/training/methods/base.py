@@ -55,6 +55,7 @@ def _unheard(text: str) -> None:
 class Method(nn.Module, ABC):
     """What differs between concept-learning methods; the rest is the trainer's."""
 
+    plain_loss = False  # whose size, noise and times the job's recipe may change
     base_in_pieces = False  # the U-Net lies in pieces: only all processes together can run it
 
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
@@ -62,6 +63,8 @@ class Method(nn.Module, ABC):
         check_offered(job.method, self.needs(job), base)
         if getattr(job.settings, "min_snr_gamma", None) and not base.process.weighs_by_snr:
             log.warning("min_snr_gamma says nothing on this base, whose process weighs all times alike")
+        if job.recipe.of_loss() and not self.plain_loss:
+            raise LikenessError(f"{job.method} has a loss of its own; leave {job.recipe.of_loss()[0]} away")
         self.job = job
         self.base = base
         self.concepts = tuple(concepts)

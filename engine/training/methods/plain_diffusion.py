@@ -1,5 +1,6 @@
 """What methods share that learn from the plain diffusion loss, some beside pictures of the class."""
 
+import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from ...errors import LikenessError
 from ..capabilities import Capabilities
 from ..class_pictures import ClassPictures, GivenPictures, by_size
 from ..latents import LatentCache
-from ..losses import latent_masks, masked_squared_error, mean_where, squared_error
+from ..losses import latent_masks, masked_squared_error, mean_where, pseudo_huber, squared_error
 from ..observer import Progress
 from ..tokens import TokenRows
 from .base import AT_ONCE, Load, Method
@@ -28,6 +29,7 @@ class PlainDiffusion(Method):
     """Learns from the plain diffusion loss; methods differ in what they train and on which pictures."""
 
     tokens: TokenRows
+    plain_loss = True
 
     @classmethod
     def capabilities_for(cls, job: Job) -> Capabilities:
@@ -38,9 +40,22 @@ class PlainDiffusion(Method):
     def rows(self) -> Rows:
         return self.tokens.rows()
 
+    def make_batch(self, indices: Tensor, prompts: tuple[str, ...], generator: torch.Generator) -> Batch:
+        batch, recipe = super().make_batch(indices, prompts, generator), self.job.recipe
+        if recipe.noise_offset:  # one number for each channel (Guttenberg 2023)
+            shift = torch.randn(*batch.noise.shape[:2], 1, 1, generator=generator)
+            batch = replace(batch, noise=batch.noise + recipe.noise_offset * shift)
+        if (recipe.least_noise, recipe.most_noise) != (0.0, 1.0):
+            times = self.base.process.sample_times(
+                len(indices), generator, recipe.least_noise, recipe.most_noise,
+                latents=math.prod(batch.noise.shape[2:]),
+            )  # fmt: skip
+            batch = replace(batch, times=times)
+        return batch
+
     def errors(self, batch: Batch) -> Tensor:
         """The diffusion loss of each example: (B,)."""
-        settings = self.job.settings
+        settings, huber = self.job.settings, self.job.recipe.huber
         latents = self.latents(batch)
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         context = self.text_states(batch.prompts)
@@ -48,7 +63,9 @@ class PlainDiffusion(Method):
         target = self.base.process.target(latents, batch.noise, batch.times)
         if settings.masked_loss:
             mask = latent_masks(batch.masks, latents)
-            error = masked_squared_error(prediction, target, mask, settings.background_weight)
+            error = masked_squared_error(prediction, target, mask, settings.background_weight, huber)
+        elif huber is not None:
+            error = pseudo_huber(prediction, target, huber).flatten(1).mean(1)
         else:
             error = squared_error(prediction, target)
         return error * self.base.process.loss_weight(batch.times, settings.min_snr_gamma)

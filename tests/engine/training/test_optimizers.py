@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from likeness_portraits.engine.config import OPTIMIZERS, Job, Phase, Recipe
+from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.data.examples import Batch, generator_for
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training import optimiser as optimisers
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.launch import _accelerator, _forget
+from likeness_portraits.engine.training.losses import pseudo_huber
+from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
 from likeness_portraits.engine.training.optimiser import (
@@ -24,7 +27,7 @@ from likeness_portraits.engine.training.optimiser import (
     schedule,
 )
 from likeness_portraits.engine.training.trainer import Trainer
-from likeness_portraits.tests.engine.tiny import tiny_job
+from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
 HERE = [name for name in OPTIMIZERS if name != "adamw8bit"]  # bitsandbytes' works on GPUs
 PLAIN = Recipe()
@@ -216,3 +219,41 @@ def test_a_jobs_recipe_may_stand_by_itself_or_in_its_own_mapping(tmp_path):
                         ({"optimizer": "schedulefree", "ema": 0.9}, "leave ema away")):  # fmt: skip
         with pytest.raises(LikenessError, match=said):
             Job.from_json({**plain, **wrong})
+
+
+def test_huber_counts_small_errors_squared_and_large_ones_linearly():
+    error = pseudo_huber(torch.tensor([0.001, 10.0]), torch.zeros(2), 0.1)
+    assert error[0].item() == pytest.approx(1e-6, rel=0.01) and error[1].item() == pytest.approx(
+        2 - 0.02, 0.01
+    )
+
+
+@pytest.fixture(scope="module")
+def toned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toned")
+    write_person(folder / "person")
+    base = tiny_base()
+
+    def batch(**recipe):
+        job = tiny_job("textual-inversion", folder, recipe=recipe, settings={"batch_size": 4})
+        method = method_class(job.method)(job, base, [load_concept(concept) for concept in job.concepts])
+        return method.batch(method.phases()[0], 0)
+
+    return batch
+
+
+def test_noise_offset_moves_each_channel_as_a_whole(toned):
+    moved = toned(noise_offset=0.5).noise - toned().noise
+    assert torch.allclose(moved, moved.mean((2, 3), keepdim=True), atol=1e-6) and moved.std() > 0.2
+    assert torch.equal(toned(noise_offset=0.5).times, toned().times)
+
+
+def test_times_stay_within_the_interval(toned):
+    times = toned(least_noise=0.4, most_noise=0.5).times
+    assert times.min() >= 0.4 and times.max() <= 0.5
+
+
+def test_a_method_with_a_loss_of_its_own_refuses_what_is_said_of_it(tmp_path):
+    job = tiny_job("magictailor", tmp_path, recipe={"noise_offset": 0.1})
+    with pytest.raises(LikenessError, match="magictailor has a loss of its own; leave noise_offset away"):
+        method_class(job.method)(job, tiny_base(), [])
