@@ -151,11 +151,14 @@ class BaseModel(nn.Module):
     def take_turns(self, device: torch.device, blocks: bool = False) -> Turns:
         """From now on one network at a time has its weights on the device, the denoiser or the text encoder;
         with `blocks`, one of their blocks, for which inner states must be computed again (`recompute`)."""
-        if self.turns:
-            self.turns.end()
+        before = self.turns
+        if before:
+            before.end()
         network, words = self.denoiser.blocks(), self.text.blocks()
         parts = [[block] for block in (*words, *network)]
         self.turns = Turns(parts if blocks else [words, [self.network, *network]], device)
+        if before:
+            self.to(device)  # what is in no block waited with the others
         return self.turns
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "BaseModel":

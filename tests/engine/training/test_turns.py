@@ -162,6 +162,19 @@ def test_what_waits_elsewhere_stays_there_when_the_base_is_moved(klein: BaseMode
                      "rest": {torch.float64}}  # fmt: skip
 
 
+@pytest.mark.gpu
+def test_what_is_in_no_block_is_on_the_gpu_where_blocks_begin_to_take_turns(klein: BaseModel):
+    try:
+        klein.take_turns(torch.device("cuda"))
+        klein.take_turns(torch.device("cuda"), blocks=True)
+        parts = (klein.network.x_embedder, klein.network.transformer_blocks[0].attn.to_q)
+        places = [layer.weight.device.type for layer in parts]
+    finally:
+        klein.call_back()
+        klein.to("cpu")
+    assert places == ["cuda", "cpu"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SETTINGS)
 def test_klein_4b_at_its_real_shapes_fits_where_it_is_said_to(method: str, tmp_path: Path):
