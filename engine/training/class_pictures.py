@@ -128,7 +128,8 @@ def by_size(
         return {}
     places: dict[tuple[int, int], list[Picture]] = {size: [] for size in sizes}
     for picture in pictures:
-        places[nearest_size(*picture.pixels.shape[:2], sizes)].append(picture)
+        height, width = picture.pixels.shape[:2]
+        places[nearest_size(height, width, sizes)].append(picture)
     for (height, width), inside in places.items():
         if not inside:  # the one that loses least by being cut to it
             proportions = log_of(width / height)
