@@ -97,7 +97,8 @@ def description_in(path: str | os.PathLike[str]) -> str:
     """What a picture's file says that it shows, in IPTC, a PNG's text or EXIF; else nothing."""
     with _opened(path, SHORTEST_SIDE) as (image, _, _):
         exif, fields = image.getexif(), getattr(image, "text", {})
-        caption = (IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_CAPTION, b"")
+        file: Any = image  # as it was opened: Pillow's stub asks for the narrower type
+        caption = (IptcImagePlugin.getiptcinfo(file) or {}).get(_IPTC_CAPTION, b"")
         texts: list[Any] = [
             caption,
             *(fields.get(name, "") for name in ("Description", "Comment", "caption")),
