@@ -31,6 +31,7 @@ from ...data.segmenters.base import Segmenter
 from ...devices import to_device
 from ...errors import LikenessError
 from .. import lora
+from ..adapters import adapted_layers
 from ..attention_maps import mask_layers, recorded
 from ..capabilities import Capabilities
 from ..capture_losses import (
@@ -226,7 +227,7 @@ class MagiCapture(Method):
 
     def _lora_layers(self) -> list[tuple[nn.Module, Any]]:
         modules = (self.base.network, *self.base.text_encoders.values())
-        return [(module, layer) for module in modules for _, layer in lora._layers(module)]
+        return [(module, layer) for module in modules for _, layer in adapted_layers(module)]
 
     def after_step(self, progress: Progress) -> None:
         length = self.settings.pull_length
