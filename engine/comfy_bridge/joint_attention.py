@@ -189,7 +189,7 @@ def _with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
     if mask is None:
         return whole
     if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+        mask = whole.new_zeros(()).where(mask, float("-inf"))
     return whole + (mask[:, None] if mask.ndim == 3 else mask)
 
 

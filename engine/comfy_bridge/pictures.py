@@ -25,11 +25,10 @@ def pictures_of(images: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarra
 
     A list of such batches, each of its own size, gives the pictures of all of them.
     """
-    if not isinstance(images, torch.Tensor):
+    if isinstance(images, Sequence):
         return [picture for batch in images for picture in pictures_of(batch)]
-    if images.shape[-1] < 3:
-        images = images[..., :1].expand(-1, -1, -1, 3)
-    return list((images[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    coloured = images if images.shape[-1] >= 3 else images[..., :1].expand(-1, -1, -1, 3)
+    return list((coloured[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
 def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
@@ -58,7 +57,7 @@ def opened(jpeg: bytes) -> np.ndarray | None:
 
 def masks_of_tensor(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarray]:
     """MASK (B, H, W) or (H, W), or a list of such, as arrays (H, W) float32 in [0, 1]."""
-    if not isinstance(masks, torch.Tensor):
+    if isinstance(masks, Sequence):
         return [mask for batch in masks for mask in masks_of_tensor(batch)]
     return [mask.detach().cpu().float().clamp(0, 1).numpy() for mask in masks.reshape(-1, *masks.shape[-2:])]
 

@@ -192,7 +192,7 @@ class ImageTower:
     def to(self, device: torch.device) -> "ImageTower":
         """The same tower, whose network now works there."""
         if isinstance(self.network, nn.Module):  # ComfyUI's moves by itself
-            self.network.to(device)
+            nn.Module.to(self.network, device)
         return self
 
     def values(self, pictures: Sequence[ReferencePicture] | ReferencePicture) -> Tensor:
