@@ -188,9 +188,8 @@ def _with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
     whole = torch.cat(parts)[:, None]
     if mask is None:
         return whole
-    if mask.dtype == torch.bool:
-        mask = whole.new_zeros(()).where(mask, float("-inf"))
-    return whole + (mask[:, None] if mask.ndim == 3 else mask)
+    theirs = whole.new_zeros(()).where(mask, float("-inf")) if mask.dtype == torch.bool else mask
+    return whole + (theirs[:, None] if theirs.ndim == 3 else theirs)
 
 
 def _after(out: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
