@@ -5,6 +5,7 @@ from typing import Any
 
 from ..bases.base import BaseModel
 from ..config import Job, Phase, Recipe
+from ..config.adapters import ADAPTERS
 from ..data.concepts import Concept
 from ..data.quality import near_repeats
 from ..data.segmenters.miniature import FOREIGN, certainty
@@ -88,7 +89,8 @@ def _recipe(recipe: Recipe) -> list[str]:
 def _own(settings: Any) -> list[str]:
     """What the settings say beyond steps and rates, where the method has it."""
     said = []
-    if (kind := getattr(settings, "adapter", "lora")) != "lora":
+    kind = getattr(settings, "adapter", None)  # MasterWeaver's is a file
+    if kind in ADAPTERS and kind != "lora":
         said.append(kind)
     if (layers := getattr(settings, "layers", "attention")) != "attention":
         said.append(f"{layers} too")
