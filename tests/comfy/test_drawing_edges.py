@@ -22,7 +22,10 @@ def facts(checkout: Path, python: Path, package_parent: Path) -> dict[str, Any]:
         ("LoRA of sd1, other network", "learned on sd1, but the MODEL is Flux"),
         ("words, other network", "learned on miniature, but the MODEL is Flux"),
         ("staged, other network", "learned on miniature, but the MODEL is Flux"),
-        ("identity, other network", "trained for miniature, but the model is Flux"),
+        (
+            "identity, other network",
+            "this MODEL is Flux, whose network is Flux: it has no attention for an identity",
+        ),
         (
             "region, other network",
             "this MODEL is Flux, whose network is Flux: it has no attention for refocusing",

@@ -250,7 +250,7 @@ def test_what_a_folder_predicts_may_be_said_where_it_does_not_say_it(tmp_path: P
     assert load_base(told).process.prediction_type == "v_prediction"
     with pytest.raises(LikenessError, match="unknown prediction 'velocity'"):
         BaseSpec.parse(folder, prediction="velocity")
-    with pytest.raises(LikenessError, match="the Miniature predicts noise"):
+    with pytest.raises(LikenessError, match="it is known what the Miniatures predict"):
         BaseSpec.parse("miniature", prediction="v_prediction")
 
 

@@ -18,6 +18,7 @@ from likeness_portraits.engine.config import Job, MagiCaptureSettings
 from likeness_portraits.engine.data.concepts import Concept, Picture
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training import lora
+from likeness_portraits.engine.training.adapters import adapted_layers
 from likeness_portraits.engine.training.capture_losses import COMPOSED, STYLE, SUBJECT
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.identity_loss import FaceJudge, IdentityLoss
@@ -487,7 +488,7 @@ class Traced(MagiCapture):
             for vectors, name in zip(self.tokens.vectors, ("in.subject_id", "in.style_id")):
                 vectors.copy_(table[int(self.told[name])][None])
             for part, module in (("unet", self.base.unet), ("text", self.base.text_encoders["clip_l"])):
-                for path, layer in lora._layers(module):
+                for path, layer in adapted_layers(module):
                     layer.lora_A[lora.ADAPTER].weight.copy_(
                         self.told[f"in.lora_down.{part}.{long(part, path)}"]
                     )
@@ -576,7 +577,7 @@ def compare_weights(method: Traced, told: Golden) -> None:
         table[int(told[name])] = vectors[0].detach()
     close(table, told["out.token_table"], atol=5e-5)
     for part, module in (("unet", method.base.unet), ("text", encoder)):
-        for path, layer in lora._layers(module):
+        for path, layer in adapted_layers(module):
             name = f"{part}.{long(part, path)}"
             close(layer.lora_A[lora.ADAPTER].weight.detach(), told[f"out.lora_down.{name}"], atol=5e-5)
             close(layer.lora_B[lora.ADAPTER].weight.detach(), told[f"out.lora_up.{name}"], atol=5e-5)

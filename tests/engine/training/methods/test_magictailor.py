@@ -22,6 +22,7 @@ from likeness_portraits.engine.data.concepts import Concept, Picture, write_conc
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
 from likeness_portraits.engine.training import lora
+from likeness_portraits.engine.training.adapters import adapted_layers
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.component_losses import masked_mean_error
 from likeness_portraits.engine.training.launch import _accelerator, _forget, train
@@ -546,7 +547,7 @@ def test_sd2_gets_the_references_176_modules_of_the_same_shapes():
     assert sum(parameter.numel() for parameter in parameters) == int(case["out.parameters"]) == 10_233_856
     theirs = to_kohya({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, Path("x"))
     ours = {}
-    for path, layer in lora._layers(unet):
+    for path, layer in adapted_layers(unet):
         name = lora.kohya.unet_name(path)
         ours[f"{name}.lora_down.weight"] = layer.lora_A[lora.ADAPTER].weight.shape
         ours[f"{name}.lora_up.weight"] = layer.lora_B[lora.ADAPTER].weight.shape
@@ -598,7 +599,7 @@ class Traced(MagicTailor):
         start = Golden("magictailor", "trace_weights").under("in.lora.")
         start = to_kohya({f"unet.{name}": tensor for name, tensor in start.items()}, Path("trace"))
         with torch.no_grad():
-            for path, layer in lora._layers(self.base.unet):
+            for path, layer in adapted_layers(self.base.unet):
                 layer.lora_A[lora.ADAPTER].weight.copy_(
                     start[f"{lora.kohya.unet_name(path)}.lora_down.weight"]
                 )
