@@ -199,7 +199,7 @@ def test_an_adapter_for_another_base_is_refused(base: BaseModel):
     other = id_adapter(
         Artifact(kind="id_adapter", method="x", tensors=fewer, base_family="sd1", extra=artifact.extra)
     )
-    with pytest.raises(LikenessError, match=r"trained for another U-Net: its layer up_blocks\.7"):
+    with pytest.raises(LikenessError, match=r"trained for another network: its layer up_blocks\.7"):
         drawn(base, IdentityConditioning(identity=encode_identity(other, [reference(1)], tower())))
 
 
