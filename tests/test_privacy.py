@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.main import get_command
 
 from likeness_portraits.engine.cli import app
 from likeness_portraits.engine.config import METHODS
 from likeness_portraits.engine.data.concepts import Concept, Picture, load_concept, write_concept
+from likeness_portraits.tests.engine.bases.test_base import save_folder
 from likeness_portraits.tests.engine.data.packs_made import bright_detector_pack
-from likeness_portraits.tests.engine.tiny import write_two
+from likeness_portraits.tests.engine.tiny import tiny_base, write_two
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAP = ROOT / "tests" / "trap"
@@ -46,6 +48,10 @@ info ann.safetensors ann --json
 export ann.safetensors -o others
 train lora ann -o alias.safetensors --print-config
 import others/ann-stock.safetensors others/ann-v0.safetensors -o back.safetensors
+lora merge ann.safetensors others/ann-stock.safetensors -o merged.safetensors
+lora resize ann.safetensors --rank 2 -o resized.safetensors
+lora norms resized.safetensors
+lora extract before after --rank 1 -o difference.safetensors
 generate a.photo.of.<v0> --concept ann.safetensors --steps 1 -o drawn
 generate a.woman --identity ann/images/0.png --steps 1 -o people
 masks bare --subject face
@@ -83,13 +89,18 @@ def learn(method: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two concepts, pictures without masks, and a pack of face models."""
+    """A folder with two concepts, pictures without masks, a pack of face models, a model before and after."""
     folder = tmp_path_factory.mktemp("place")
     write_two(folder)
     first = load_concept(folder / "bob").pictures[0]
     bare = (Picture("0", first.pixels),)
     write_concept(folder / "bare", Concept("<v0>", "woman", "subject", bare))
     bright_detector_pack(folder / "packs")
+    model = tiny_base()
+    save_folder(model, folder / "before")
+    with torch.no_grad():
+        model.unet.get_parameter("mid_block.attentions.0.proj_in.weight").add_(1e-2)
+    save_folder(model, folder / "after")
     return folder
 
 
@@ -171,7 +182,7 @@ def test_onnxruntime_is_silenced_wherever_it_is_imported():
 
 
 def test_every_command_is_tried_here():
-    tried = {line[0] if line[0] not in ("bench", "train") else " ".join(line[:2])
+    tried = {line[0] if line[0] not in ("bench", "lora", "train") else " ".join(line[:2])
              for line in (*map(learn, TRAINED), *lines(QUICK), *lines(LONG))}  # fmt: skip
     known = set()
     for name, command in get_command(app).commands.items():
