@@ -25,6 +25,7 @@ from safetensors import safe_open
 
 from likeness_portraits.engine.config import METHODS
 from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.training.logs import read_table
 from likeness_portraits.tests.campaigns.campaign import SEED, Tally, numbered
 from likeness_portraits.tests.engine.tiny import write_two
 
@@ -250,6 +251,9 @@ def learn_killed(
             status = forks.wait()
     there = contents_of(folder)
     there.pop("me.checkpoint/lock", None)  # of a process that was killed while it put things away
+    there.pop("me.log.csv", None)
+    steps = [int(row["step"]) for row in read_table(folder / "me.log.csv")]
+    assert steps and steps == sorted(set(steps)), "a step has two rows in the log, or one too early"
     assert there == {"me.safetensors": want}, (folder / "log.txt").read_text()[-3000:]
 
 
