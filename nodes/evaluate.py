@@ -10,8 +10,8 @@ from .types import Concept, Likeness, face_packs, schema, side_inputs, side_of, 
 
 _EXACT_SIZE, _SIZE = side_inputs(
     "size", "size",
-    "Pixels a side. automatic takes the model's own: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL. "
-    "Lower it for a quick look.",
+    "Pixels a side. automatic takes the model's own: 128 for the Miniature, 512 for SD 1.x, 1024 for SDXL "
+    "and FLUX.2. Lower it for a quick look.",
 )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ OPTIONAL = [
 _EXACT_SIZE, _CROP_SIZE = side_inputs(
     "size", "crop size",
     "Pixels a side at which faces are drawn. automatic takes the size the model draws best: 128 for the "
-    "Miniature, 512 for SD 1.x, 1024 for SDXL. Lower it when memory runs out.",
+    "Miniature, 512 for SD 1.x, 1024 for SDXL and FLUX.2. Lower it when memory runs out.",
     optional=False,
 )
 CROP = [

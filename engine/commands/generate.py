@@ -111,7 +111,7 @@ class Words:
     refocus: Annotated[
         list[str] | None,
         Option(
-            help="Keep a word in a region: <v0>=left, right, a box 0,0,0.5,1, mask.png, attention or face; "
+            help="Keep a word in a region: <v0>=left, right, a box 0,0,0.5,1, mask.png or face; "
             "then ;mode=soft;scope=word;strength=0.8;redraw=0.6;tries=3;like=FOLDER …; repeat."
         ),
     ] = None

@@ -144,7 +144,7 @@ _COMMON: dict[str, dict[str, Any]] = {
             str | None,
             Option(
                 help=f"{', '.join(OPTIMIZERS)}; beyond adamw and adafactor: pip install "
-                "'likeness-portraits[optimizers]'."
+                r"'likeness-portraits\[optimizers]'."  # brackets alone are Rich's markup
             ),
         ],
         "ema": Annotated[

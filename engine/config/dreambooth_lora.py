@@ -38,7 +38,7 @@ class DreamBoothLoraSettings(PriorSettings):
     rank: int = 16  # of the updates; 4 to 32, larger files and likeness with it
     alpha: float = 16.0  # updates are scaled by alpha / rank
     rslora: bool = False  # by alpha / sqrt(rank) instead, so that high ranks learn as fast
-    rank_by_block: tuple[str, ...] = ()  # [up_blocks=32, mid_block=8:4]: other ranks (and alphas) in layers
+    rank_by_block: tuple[str, ...] = ()  # other ranks (and alphas) in layers: up_blocks=32, mid_block=8:4
     min_rank: int | None = None  # of the U-Net's ranks at pure noise; more as it falls (T-LoRA); None: all
     orthogonal: bool = False  # the U-Net's LoRA begins with orthogonal halves; files have twice the rank
     text_encoder: bool = False  # give the text encoder a LoRA too: closer likeness, looser prompts

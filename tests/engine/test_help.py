@@ -6,8 +6,10 @@ from dataclasses import fields
 
 import pytest
 from rich.console import Console
+from rich.text import Text
+from typer.main import get_command
 
-from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.cli import app, main
 from likeness_portraits.engine.config import METHODS, presets_of
 from likeness_portraits.engine.console import _bar
 from likeness_portraits.engine.job_file import setting_defaults
@@ -65,6 +67,17 @@ def test_the_list_of_methods_ends_its_sentences_and_knows_lora(shown):
         line = next(line for line in text.splitlines() if line.strip().startswith(f"{name} "))
         assert line.strip().endswith("."), line
     assert "--rank" in shown("train", "lora", "--help")
+
+
+def test_no_help_loses_words_in_brackets_to_markup():
+    waiting, texts = [get_command(app)], []
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        texts += [text for one in (command, *command.params) if (text := getattr(one, "help", None))]
+    assert len(texts) > 300
+    lost = [text for text in texts if Text.from_markup(text).plain != text.replace(r"\[", "[")]
+    assert lost == []
 
 
 def test_train_lora_is_dreambooth_lora(shown, tmp_path):
