@@ -61,8 +61,8 @@ def check_fit(adapter: IdAdapter, family: str, shapes: Mapping[str, tuple[int, .
     wrong = [name for name in needed if needed[name] != tuple(shapes.get(name, ()))]
     if wrong or not needed:
         raise LikenessError(
-            f"this identity adapter was trained for another network: its layer {(wrong or ['?'])[0]} does not "
-            "fit this model; use the base it was trained on"
+            f"this identity adapter was trained for another network: its layer {(wrong or ['?'])[0]} does "
+            "not fit this model; use the base it was trained on"
         )
 
 
