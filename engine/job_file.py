@@ -34,6 +34,8 @@ COMMON_HELP = {
     "templates": "training prompts; {} becomes the placeholder",
     "prior_templates": "prompts of the pictures of the class; {} becomes the class word",
 }
+PUBLISHED = {"paper", "reference"}  # presets that repeat what others did
+AS_PUBLISHED, ADVANCED = "As in the paper", "Advanced"  # moved by these alone; moved by no preset
 JOB_PARTS = ("vae", "clip", "tokenizer", "prediction")  # what of a base may be said beside it
 
 
@@ -194,6 +196,23 @@ def setting_defaults(method: str) -> dict[str, str]:
         differing = [f"{name} {_shown(other)}" for name, other in others.items() if other != value]
         in_words[entry.name] = "; ".join([_shown(value), *differing])
     return in_words
+
+
+def setting_groups(method: str) -> dict[str, str]:
+    """Under which heading of help each setting stands, by the presets that move it from its default; the
+    method's own come first. What may name a file stands with the data."""
+    presets = presets_of(method)
+    usual = presets.pop("default")
+    groups: dict[str, str] = {}
+    for entry in fields(usual):
+        value = getattr(usual, entry.name)
+        moving = {name for name, preset in presets.items() if getattr(preset, entry.name) != value}
+        if moving:
+            groups[entry.name] = f"Settings of {method}" if moving - PUBLISHED else AS_PUBLISHED
+        else:
+            groups[entry.name] = "Data" if entry.type == str | None else ADVANCED
+    order = [f"Settings of {method}", AS_PUBLISHED, ADVANCED]
+    return dict(sorted(groups.items(), key=lambda group: order.index(group[1]) if group[1] in order else -1))
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..config import METHODS, OPTIMIZERS, PRESETS, Job, Recipe
+from ..config import METHODS, OPTIMIZERS, PRESETS, TIMESTEP_SAMPLING, Job, Recipe
 from ..console import ConsoleObserver, note, save_picture, say
 from .apps import ELSEWHERE, INTERRUPTED, train_app
 from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE_OPTION
@@ -153,6 +153,14 @@ _COMMON: dict[str, dict[str, Any]] = {
         "huber": Annotated[
             float | None, Option(help="Errors beyond this count linearly, such as 0.1; plain losses only.")
         ],
+        "debiased": Annotated[
+            bool,
+            Option(
+                "--debiased",
+                help="Errors weigh 1/sqrt(SNR), with --min-snr-gamma null; bases that predict noise, plain "
+                "losses only.",
+            ),
+        ],
         "noise_offset": Annotated[
             float | None, Option(help="Noise of each channel as a whole, such as 0.05; plain losses only.")
         ],
@@ -160,6 +168,10 @@ _COMMON: dict[str, dict[str, Any]] = {
             float | None, Option(help="Learn at times from here on: 0 is the picture, 1 noise.")
         ],
         "most_noise": Annotated[float | None, Option(help="Learn at times up to here.")],
+        "timestep_sampling": Annotated[
+            str | None,
+            Option(help=f"{', '.join(TIMESTEP_SAMPLING)}; flows (FLUX.2), plain losses only."),
+        ],
         "cycles": Annotated[
             int | None, Option(help="Times that --schedule cosine_with_restarts falls to 0.")
         ],
@@ -264,7 +276,7 @@ _COMMON: dict[str, dict[str, Any]] = {
 
 def _train_command(method: str) -> Callable[..., int]:
     """A command whose options are the run's and the method's settings, explained by their own comments."""
-    from ..job_file import setting_defaults, setting_help
+    from ..job_file import setting_defaults, setting_groups, setting_help
 
     def command(**options: Any) -> int:
         return _train(method, **options)
@@ -275,15 +287,16 @@ def _train_command(method: str) -> Callable[..., int]:
         for name, kind in entries.items()
     }
     help_texts, usual = setting_help(METHODS[method]), setting_defaults(method)
-    for field in fields(METHODS[method]):
+    types = {field.name: field.type for field in fields(METHODS[method])}
+    for name, panel in setting_groups(method).items():
         option = Option(
-            f"--{field.name.replace('_', '-')}",
-            help=help_texts.get(field.name, ""),
-            rich_help_panel=f"Settings of {method}",
-            metavar=plain_type(field.type),
-            show_default=usual[field.name],
+            f"--{name.replace('_', '-')}",
+            help=help_texts.get(name, ""),
+            rich_help_panel=panel,
+            metavar=plain_type(types[name]),
+            show_default=usual[name],
         )
-        kinds[field.name] = Annotated[str | None, option]
+        kinds[name] = Annotated[str | None, option]
     if "shards" in kinds:
         kinds["shards_from_web"] = Annotated[
             bool,
@@ -301,6 +314,7 @@ def _train_command(method: str) -> Callable[..., int]:
         "channels_last",
         "shards_from_web",
         "caption_shuffle",
+        "debiased",
     }
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [

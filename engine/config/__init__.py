@@ -28,7 +28,7 @@ from .phase import LR_SCHEDULES, Phase, divided
 from .places import check_place, is_address
 from .plain import check_plain, check_text, from_json, from_yaml
 from .reading import convert, known_keys, read
-from .recipe import OPTIMIZERS, Recipe, gathered
+from .recipe import OPTIMIZERS, TIMESTEP_SAMPLING, Recipe, gathered
 from .specs import BASE_KINDS, CAPTION_SOURCES, HUB_NAME, MODEL_FILES, ROLES, TOKEN, BaseSpec, ConceptSpec
 from .textual_inversion import TextualInversionSettings
 
@@ -40,8 +40,8 @@ __all__ = [
     "ROLES", "LR_SCHEDULES", "TOKEN", "TRACKERS", "BaseSpec", "BlockRank", "ConceptSpec",
     "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
-    "PersonaMagicSettings", "Phase", "Recipe", "TextualInversionSettings", "above_zero", "at_least",
-    "at_most", "block_ranks",
+    "PersonaMagicSettings", "Phase", "Recipe", "TIMESTEP_SAMPLING", "TextualInversionSettings", "above_zero",
+    "at_least", "at_most", "block_ranks",
     "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",
     "from_json", "from_yaml", "gathered", "is_address", "known_keys", "one_of", "presets_of", "read",
     "settings_for", "spoken", "typed_path", "with_gap",

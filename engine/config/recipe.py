@@ -16,6 +16,7 @@ OPTIMIZERS = {  # by the package that has each; None: torch or transformers, whi
     "lion": "pytorch_optimizer",
     "muon": "pytorch_optimizer",
 }
+TIMESTEP_SAMPLING = ("logit-normal", "uniform")  # most in the middle (Esser et al. 2024), or evenly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,11 @@ class Recipe:
     ema: float | None = None  # decay of a moving average of what is trained, such as 0.99: the file is that
     cycles: int = 3  # times that the schedule cosine_with_restarts falls to 0
     huber: float | None = None  # errors beyond it count linearly (pseudo-Huber), such as 0.1; None: squares
+    debiased: bool = False  # errors weigh 1/sqrt(SNR) (Yu et al. 2023), in the place of min_snr_gamma
     noise_offset: float = 0.0  # of each channel as a whole, such as 0.05: darker and lighter pictures
     least_noise: float = 0.0  # times that are learned at, as shares of the way from the picture to noise
     most_noise: float = 1.0
+    timestep_sampling: str = TIMESTEP_SAMPLING[0]  # of these, on flows; noise schedules are learned evenly
 
     def __post_init__(self) -> None:
         one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -36,6 +39,7 @@ class Recipe:
         at_most(self, 0.999999, "ema")
         at_least(self, 1, "cycles")
         above_zero(self, "huber")
+        one_of("timestep_sampling", self.timestep_sampling, TIMESTEP_SAMPLING)
         at_least(self, 0, "noise_offset", "least_noise")
         at_most(self, 1, "noise_offset", "most_noise")
         if self.least_noise >= self.most_noise:

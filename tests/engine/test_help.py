@@ -12,7 +12,7 @@ from typer.main import get_command
 from likeness_portraits.engine.cli import app, main
 from likeness_portraits.engine.config import METHODS, presets_of
 from likeness_portraits.engine.console import _bar
-from likeness_portraits.engine.job_file import setting_defaults
+from likeness_portraits.engine.job_file import ADVANCED, AS_PUBLISHED, setting_defaults, setting_groups
 
 
 @pytest.fixture
@@ -47,10 +47,29 @@ def test_defaults_are_those_of_the_presets_themselves():
         assert list(setting_defaults(method)) == [entry.name for entry in fields(METHODS[method])]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_stand_by_the_presets_that_move_them(shown, method: str):
+    text = re.sub(r" +", " ", shown("train", method, "--help"))
+    headings = ["Data", f"Settings of {method}", AS_PUBLISHED, ADVANCED]
+    presets, groups = presets_of(method), setting_groups(method)
+    for entry in fields(METHODS[method]):
+        usual = getattr(presets["default"], entry.name)
+        moved = {name for name, preset in presets.items() if getattr(preset, entry.name) != usual}
+        wanted = headings[1] if "miniature" in moved else AS_PUBLISHED if moved else ADVANCED
+        if entry.name in ("shards", "validation", "adapter") and method == "masterweaver":
+            wanted = "Data"
+        assert groups.pop(entry.name) == wanted, entry.name
+        above = text[: text.index(f"\n --{entry.name.replace('_', '-')} ")]
+        places = {heading: above.rfind(f" {heading} ") for heading in headings}
+        assert max(places, key=lambda heading: places[heading]) == wanted, entry.name
+    assert not groups
+
+
 def test_options_stand_in_groups_under_plain_types(shown):
     text = shown("train", "dreambooth-lora", "--help")
     places = [
-        text.index(f" {name} ") for name in ("Data", "Base", "Run", "Watch", "Settings of dreambooth-lora")
+        text.index(f" {name} ")
+        for name in ("Data", "Base", "Run", "Watch", "Settings of dreambooth-lora", AS_PUBLISHED, ADVANCED)
     ]
     assert places == sorted(places)
     for rest in (r"--steps +INTEGER", r"--masked-loss +true\|false", r"--max-grad-norm +NUMBER",

@@ -103,7 +103,7 @@ class DDPM:
 
     def sample_times(
         self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0,
-        latents: int | None = None,
+        latents: int | None = None, uniform: bool = False,
     ) -> Tensor:  # fmt: skip
         """All timesteps within are equally likely."""
         first = round(low * len(self))
@@ -129,15 +129,15 @@ class DDPM:
     def estimate_weight(self, t: Tensor) -> Tensor:
         return torch.ones(len(t), device=t.device)
 
-    def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:
-        """1 without a gamma."""
-        if gamma is None:
+    def loss_weight(self, t: Tensor, gamma: float | None, debiased: bool = False) -> Tensor:
+        """1 without either."""
+        if gamma is None and not debiased:
             return torch.ones(len(t), device=t.device)
         alpha = self._alpha(t).flatten()
         snr = alpha / (1 - alpha)
         # a velocity error weighs snr + 1 already
         scale = snr if self.prediction_type == "epsilon" else snr + 1
-        return snr.clamp(max=gamma) / scale
+        return (snr.sqrt() if debiased else snr.clamp(max=gamma)) / scale
 
     # ---------------------------------------------------------------------------------------- what t means
 

@@ -64,16 +64,19 @@ class RectifiedFlow:
 
     def sample_times(
         self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0,
-        latents: int | None = None,
+        latents: int | None = None, uniform: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Logit-normal (Esser et al. 2024), then shifted as the base is for pictures of so many latents; from
-        `low` to `high` with the same density."""
+        """Logit-normal (Esser et al. 2024) or uniform, then shifted as the base is for pictures of so many
+        latents; from `low` to `high` with the same density."""
         shift = self.shift
         if self.shift_at is not None and latents is not None:
             shift = self.shift_at(latents, _FLUX2_STEPS)
-        ends = [_normal_share(self.unshifted(min(max(end, 0.0), 1.0), shift)) for end in (low, high)]
+        ends = [self.unshifted(min(max(end, 0.0), 1.0), shift) for end in (low, high)]
+        if not uniform:
+            ends = [_normal_share(end) for end in ends]
         share = ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator)  # (count,)
-        return self.shifted(torch.special.ndtri(share.clamp(_EDGE, 1 - _EDGE)).sigmoid(), shift)
+        share = share.clamp(_EDGE, 1 - _EDGE)
+        return self.shifted(share if uniform else torch.special.ndtri(share).sigmoid(), shift)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         s = t.view(-1, 1, 1, 1)
@@ -89,8 +92,8 @@ class RectifiedFlow:
         """(1 - s)^2: an estimate's error is s times that of the velocity."""
         return (1 - t).square() * (t <= self.estimates_until)
 
-    def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:
-        """1: where times are drawn says how much each counts, and Min-SNR has no counterpart here."""
+    def loss_weight(self, t: Tensor, gamma: float | None, debiased: bool = False) -> Tensor:
+        """1: where times are drawn says how much each counts, and weights by SNR have no counterpart here."""
         return torch.ones(len(t), device=t.device)
 
     # ---------------------------------------------------------------------------------------- what t means

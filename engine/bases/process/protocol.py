@@ -13,7 +13,7 @@ class Process(Protocol):
     of them lies here, by its noise. While drawing, x is what samplers carry, at a level sigma.
     """
 
-    weighs_by_snr: bool  # whether `loss_weight` knows Min-SNR
+    weighs_by_snr: bool  # whether `loss_weight` knows Min-SNR and 1/sqrt(SNR)
     estimates_until: float  # the t beyond which `predict_x0` is not looked at
     sigma_table: Tensor  # (T,) fp32 on the CPU: the levels that schedules pick from, lowest first
 
@@ -25,10 +25,10 @@ class Process(Protocol):
 
     def sample_times(
         self, count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0,
-        latents: int | None = None,
+        latents: int | None = None, uniform: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Times (count,) to learn at, as this process spreads them, from `low` up to `high`, for pictures of
-        so many latents where that makes a difference."""
+        """Times (count,) to learn at, as this process spreads them or evenly, from `low` up to `high`, for
+        pictures of so many latents where that makes a difference."""
         ...
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -48,8 +48,9 @@ class Process(Protocol):
         on."""
         ...
 
-    def loss_weight(self, t: Tensor, gamma: float | None) -> Tensor:
-        """(B,) that errors at t count; `gamma`: of Min-SNR (Hang et al. 2023), where the process has one."""
+    def loss_weight(self, t: Tensor, gamma: float | None, debiased: bool = False) -> Tensor:
+        """(B,) that errors at t count; `gamma`: of Min-SNR (Hang et al. 2023), `debiased`: by 1/sqrt(SNR) (Yu
+        et al. 2023), where the process has a signal-to-noise ratio."""
         ...
 
     # ------------------------------------------------------------------------------------------ what t means

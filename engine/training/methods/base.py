@@ -61,8 +61,7 @@ class Method(nn.Module, ABC):
     def __init__(self, job: Job, base: BaseModel, concepts: Sequence[Concept]) -> None:
         super().__init__()
         check_offered(job.method, self.needs(job), base)
-        if getattr(job.settings, "min_snr_gamma", None) and not base.process.weighs_by_snr:
-            log.warning("min_snr_gamma says nothing on this base, whose process weighs all times alike")
+        _check_weights(job, base)
         if job.recipe.of_loss() and not self.plain_loss:
             raise LikenessError(f"{job.method} has a loss of its own; leave {job.recipe.of_loss()[0]} away")
         self.job = job
@@ -383,6 +382,21 @@ def turned(batch: Batch, which: Tensor) -> Batch:
     side = which.view(-1, 1, 1, 1)
     pixels, masks = (torch.where(side, mirrored(part), part) for part in (batch.pixels, batch.masks))
     return replace(batch, pixels=pixels, masks=masks, mirrored=which)
+
+
+def _check_weights(job: Job, base: BaseModel) -> None:
+    """Refuses two weights of one error; says which weights or times mean nothing on the base."""
+    by_snr = {"min_snr_gamma": getattr(job.settings, "min_snr_gamma", None), "debiased": job.recipe.debiased}
+    asked = [name for name, value in by_snr.items() if value]
+    if len(asked) > 1:
+        raise LikenessError(
+            "min_snr_gamma and debiased both say how much an error counts by its noise; set min_snr_gamma to "
+            "null, or leave debiased away"
+        )
+    if asked and not base.process.weighs_by_snr:
+        log.warning("%s says nothing on this base, whose process weighs all times alike", asked[0])
+    if job.recipe.timestep_sampling == "uniform" and base.process.weighs_by_snr:
+        log.warning("timestep_sampling says nothing on this base, whose timesteps are learned evenly anyway")
 
 
 def single_phase(name: str, settings: Any, learning_rates: Mapping[str, float]) -> Phase:

@@ -45,17 +45,19 @@ class PlainDiffusion(Method):
         if recipe.noise_offset:  # one number for each channel (Guttenberg 2023)
             shift = torch.randn(*batch.noise.shape[:2], 1, 1, generator=generator)
             batch = replace(batch, noise=batch.noise + recipe.noise_offset * shift)
-        if (recipe.least_noise, recipe.most_noise) != (0.0, 1.0):
+        uniform = recipe.timestep_sampling == "uniform"
+        if uniform or (recipe.least_noise, recipe.most_noise) != (0.0, 1.0):
             times = self.base.process.sample_times(
                 len(indices), generator, recipe.least_noise, recipe.most_noise,
-                latents=math.prod(batch.noise.shape[2:]),
+                latents=math.prod(batch.noise.shape[2:]), uniform=uniform,
             )  # fmt: skip
             batch = replace(batch, times=times)
         return batch
 
     def errors(self, batch: Batch) -> Tensor:
         """The diffusion loss of each example: (B,)."""
-        settings, huber = self.job.settings, self.job.recipe.huber
+        settings, recipe = self.job.settings, self.job.recipe
+        huber = recipe.huber
         latents = self.latents(batch)
         noisy = self.base.process.add_noise(latents, batch.noise, batch.times)
         context = self.text_states(batch.prompts)
@@ -68,7 +70,7 @@ class PlainDiffusion(Method):
             error = pseudo_huber(prediction, target, huber).flatten(1).mean(1)
         else:
             error = squared_error(prediction, target)
-        return error * self.base.process.loss_weight(batch.times, settings.min_snr_gamma)
+        return error * self.base.process.loss_weight(batch.times, settings.min_snr_gamma, recipe.debiased)
 
 
 class BesidePrior(PlainDiffusion):

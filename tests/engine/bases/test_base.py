@@ -50,6 +50,17 @@ def test_min_snr_weights_are_gamma_over_snr_where_there_is_little_noise(base):
     assert base.process.loss_weight(t, None).tolist() == [1, 1]
 
 
+def test_debiased_weights_are_one_over_the_root_of_snr(base):
+    """Of the noise's error, which is snr times the picture's; a velocity's is snr + 1 times it."""
+    alpha = noise_schedule(SCHEDULE)[[1, 500, 999]]
+    snr = alpha / (1 - alpha)
+    t = torch.tensor([0.001, 0.5, 0.999])
+    weights = base.process.loss_weight(t, None, True).double()
+    torch.testing.assert_close(weights, 1 / snr.sqrt(), atol=1e-6, rtol=1e-5)
+    velocity = tiny_base("v_prediction").process.loss_weight(t, None, True).double()
+    torch.testing.assert_close(velocity, snr.sqrt() / (snr + 1), atol=1e-6, rtol=1e-5)
+
+
 def test_latents_are_drawn_from_the_posterior_around_its_mean(base):
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     mean, std = base.encode_posterior(pixels)

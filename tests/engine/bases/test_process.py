@@ -61,6 +61,17 @@ def test_times_of_flow_are_logit_normal_and_shifted():
     torch.testing.assert_close(shifted, 3 * drawn / (1 + 2 * drawn))
 
 
+def test_uniform_times_of_flow_are_even_before_the_shift():
+    drawn = RectifiedFlow().sample_times(20_000, seeded(0), uniform=True)
+    for share in (0.1, 0.5, 0.9):
+        assert float((drawn < share).float().mean()) == pytest.approx(share, abs=0.01)
+    shifted = RectifiedFlow(shift=3.0).sample_times(20_000, seeded(0), uniform=True)
+    torch.testing.assert_close(shifted, 3 * drawn / (1 + 2 * drawn))
+    part = RectifiedFlow(shift=3.0).sample_times(20_000, seeded(0), 0.5, 0.75, uniform=True)
+    assert 0.5 <= part.min() and part.max() <= 0.75  # u is from 1/4 to 1/2, and 3/8 in the middle
+    assert float((part < 9 / 14).float().mean()) == pytest.approx(0.5, abs=0.015)
+
+
 def test_between_bounds_the_density_of_times_is_kept():
     flow = RectifiedFlow(shift=3.0)
     everywhere, part = flow.sample_times(40_000, seeded(1)), flow.sample_times(20_000, seeded(2), 0.7, 0.9)

@@ -248,12 +248,38 @@ def test_noise_offset_moves_each_channel_as_a_whole(toned):
     assert torch.equal(toned(noise_offset=0.5).times, toned().times)
 
 
+def test_debiased_errors_count_by_the_root_of_noise_over_signal(tmp_path):
+    write_person(tmp_path / "person")
+    base, errors = tiny_base(), {}
+    for debiased in (False, True):
+        plain = {"min_snr_gamma": None}
+        job = tiny_job("textual-inversion", tmp_path, recipe={"debiased": debiased}, settings=plain)
+        method = method_class(job.method)(job, base, [load_concept(concept) for concept in job.concepts])
+        method.attach()
+        batch = method.batch(method.phases()[0], 0)
+        errors[debiased] = method.errors(batch)
+        method.close()
+    alpha = base.process.alphas_cumprod[base.process.timesteps(batch.times)]
+    wanted = ((1 - alpha) / alpha).sqrt().float()
+    torch.testing.assert_close(errors[True] / errors[False], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_two_weights_of_one_error_are_refused(tmp_path):
+    job = tiny_job("textual-inversion", tmp_path, recipe={"debiased": True}, settings={"min_snr_gamma": 5.0})
+    with pytest.raises(LikenessError, match="set min_snr_gamma to null, or leave debiased away"):
+        method_class(job.method)(job, tiny_base(), [])
+
+
 def test_times_stay_within_the_interval(toned):
     times = toned(least_noise=0.4, most_noise=0.5).times
     assert times.min() >= 0.4 and times.max() <= 0.5
 
 
-def test_a_method_with_a_loss_of_its_own_refuses_what_is_said_of_it(tmp_path):
-    job = tiny_job("magictailor", tmp_path, recipe={"noise_offset": 0.1})
-    with pytest.raises(LikenessError, match="magictailor has a loss of its own; leave noise_offset away"):
+@pytest.mark.parametrize(
+    "recipe", [{"noise_offset": 0.1}, {"debiased": True}, {"timestep_sampling": "uniform"}], ids=str
+)
+def test_a_method_with_a_loss_of_its_own_refuses_what_is_said_of_it(recipe, tmp_path):
+    job = tiny_job("magictailor", tmp_path, recipe=recipe)
+    told = f"magictailor has a loss of its own; leave {next(iter(recipe))} away"
+    with pytest.raises(LikenessError, match=told):
         method_class(job.method)(job, tiny_base(), [])

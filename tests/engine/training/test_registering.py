@@ -95,3 +95,11 @@ def test_without_the_ingredient_that_is_lacking_the_rest_is_learned(method, sett
 def test_min_snr_says_nothing_on_a_flow_and_it_is_said(joint, folder, caplog):
     train(tiny_job("textual-inversion", folder, settings={"min_snr_gamma": 5.0}), base=joint)
     assert "min_snr_gamma says nothing on this base" in caplog.text
+
+
+def test_debiased_says_nothing_on_a_flow_and_uniform_times_nothing_on_a_noise_schedule(joint, folder, caplog):
+    for base, name, value in ((joint, "debiased", True), (tiny_base(), "timestep_sampling", "uniform")):
+        plain = {"min_snr_gamma": None}
+        job = tiny_job("textual-inversion", folder, recipe={name: value}, settings=plain)
+        method_class(job.method)(job, base, [])
+        assert f"{name} says nothing on this base" in caplog.text
