@@ -6,7 +6,7 @@ All go through the whole update of a layer and its singular values, as kohya's t
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,36 +39,46 @@ class BlockNorm:
     rank: int  # the highest
 
 
-def whole_updates(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each layer's update at strength 1, in its weight's shape but for convolutions, (out, in · kernel)."""
-    updates = {}
+def whole_updates(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's update at strength 1, in its weight's shape but for convolutions, (out, in · kernel).
+
+    One after the other: all together are as large as the network.
+    """
     for name, parts in by_module(tensors).items():
-        kinds = parts.keys() & {"dora_scale", "oft_blocks", "diff_b"}
-        if kinds:
-            raise LikenessError(
-                f"{name} has {min(kinds)}, which is no plain update of a weight; this works on LoRA, "
-                "LoHa, LoKr and differences"
-            )
-        updates[name] = update_of({part: tensor.float() for part, tensor in parts.items()})
-    return updates
+        yield name, _whole_update(name, parts)
+
+
+def _whole_update(name: str, parts: Mapping[str, Tensor]) -> Tensor:
+    kinds = parts.keys() & {"dora_scale", "oft_blocks", "diff_b"}
+    if kinds:
+        raise LikenessError(
+            f"{name} has {min(kinds)}, which is no plain update of a weight; this works on LoRA, "
+            "LoHa, LoKr and differences"
+        )
+    update = update_of({part: tensor.float() for part, tensor in parts.items()})
+    if update.ndim < 2:
+        raise LikenessError(f"{name} changes {update.numel()} single numbers, which no LoRA does")
+    return update
 
 
 def merged_loras(
     loras: Sequence[tuple[Mapping[str, Tensor], float]], rank: Rank, peft: bool
 ) -> dict[str, Tensor]:
     """One LoRA that does what several do together, each with its strength, as far as the rank goes."""
-    total: dict[str, Tensor] = {}
+    files = [(by_module(tensors), strength) for tensors, strength in loras]
     kernels: dict[str, Sequence[int]] = {}
-    for tensors, strength in loras:
+    for tensors, _ in loras:
         kernels |= _kernels(tensors)
-        for name, update in whole_updates(tensors).items():
-            if name in total and total[name].numel() != update.numel():
-                raise LikenessError(f"{name} has another size in two of the files; they are for two bases")
-            scaled = strength * update.flatten(1)
-            total[name] = total[name] + scaled if name in total else scaled
     merged: dict[str, Tensor] = {}
-    for name, update in total.items():
-        merged |= _factors(name, update, rank, peft, kernels.get(name, ()))
+    for name in dict.fromkeys(name for modules, _ in files for name in modules):
+        updates = [
+            strength * _whole_update(name, modules[name]).flatten(1)
+            for modules, strength in files
+            if name in modules
+        ]
+        if any(update.shape != updates[0].shape for update in updates):
+            raise LikenessError(f"{name} has another size in two of the files; they are for two bases")
+        merged |= _factors(name, torch.stack(updates).sum(0), rank, peft, kernels.get(name, ()))
     return merged
 
 
@@ -97,9 +107,10 @@ def difference(
 def norms_by_block(tensors: Mapping[str, Tensor]) -> list[BlockNorm]:
     """How strong a LoRA is in each block of the network, in the order of their names."""
     blocks: dict[str, list[tuple[Tensor, int]]] = {}
-    for name, update in whole_updates(tensors).items():
+    for name, update in whole_updates(tensors):
         match = _BLOCK.match(name)
-        block = next(filter(None, match.groups()), "other") if match else name.split("_")[1]
+        part = name.split(".")[1] if "." in name else name.split("_")[1]  # PEFT's, kohya's
+        block = next(filter(None, match.groups()), part) if match else part
         values = torch.linalg.svdvals(update.flatten(1))
         rank = int((values > values[0] * 1e-5).sum()) if len(values) and values[0] > 0 else 0
         blocks.setdefault(block, []).append((values, rank))

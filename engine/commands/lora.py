@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..console import say
+from ..console import note, say
 from ..errors import LikenessError
 from ..files import check_name
 from .apps import lora_app
@@ -62,6 +62,13 @@ def merge_files(
     rows = {
         key: row for artifact in read for key, row in artifact.tensors.items() if key.startswith("token.")
     }
+    for artifact, file in zip(read, files):
+        if artifact.tables():
+            raise LikenessError(
+                f"{file} learned a whole table of words, which cannot be merged; merge files that learned "
+                "placeholders alone"
+            )
+        _note_ranks(artifact, file)
     whole = replace(read[0], method="merged", tensors={**tensors, **rows}, tokens=tuple(tokens.values()),
                     settings={}, steps=0, digest="", extra={}, about={}, thumbnail=b"")  # fmt: skip
     say(str(whole.save(output)))
@@ -82,6 +89,7 @@ def resize_file(
     _check_output(output, overwrite)
     artifact = import_file(file)
     lora = _lora_of(artifact, file)
+    _note_ranks(artifact, file)
     smaller = resized(lora, Rank(rank, energy), _peft(artifact))
     rest = {key: tensor for key, tensor in artifact.tensors.items() if key not in lora}
     say(str(replace(artifact, tensors={**rest, **smaller}, extra={}).save(output)))
@@ -141,6 +149,14 @@ def _check_output(output: Path, overwrite: bool) -> None:
     check_name(output.stem)
     if output.exists() and not overwrite:
         raise LikenessError(f"{output} is there already; give --overwrite to replace it, or another --output")
+
+
+def _note_ranks(artifact: "Artifact", file: Path) -> None:
+    """Says what of T-LoRA no file of singular values has."""
+    from ..artifact.lora import RANK_BY_NOISE
+
+    if RANK_BY_NOISE in artifact.extra:
+        note(f"{file} has fewer ranks where there is more noise; in what is written all count at all noise")
 
 
 def _lora_of(artifact: "Artifact", file: Path) -> "Mapping[str, Tensor]":

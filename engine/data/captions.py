@@ -14,11 +14,14 @@ import numpy as np
 from ..config import CAPTION_SOURCES, check_text, from_json
 from ..errors import LikenessError
 from ..files import read_text, reading
-from .layout import Layout, by_name, few, picture_named
+from .layout import NAMED, Layout, by_name, few, picture_named
 from .pictures import description_in
 
 _PLACES = ("{}", "[trigger]")  # where the placeholder belongs in a caption; the latter is ai-toolkit's
 LONGEST = 4000  # characters; what is longer is no caption
+MOST_BYTES = 1 << 20  # of a picture's text file
+MOST_BYTES_OF_TABLE = 1 << 26
+SHOWN = 60  # characters of a name in a table that is no file's
 _FILE_KEYS = ("file_name", "file", "filename", "image", "path")
 _TEXT_KEYS = ("text", "caption", "captions", "prompt", "description", "tags")
 
@@ -113,15 +116,25 @@ def _beside(layout: Layout) -> tuple[dict[Path, tuple[str, ...]], list[Path]]:
     captions: dict[Path, tuple[str, ...]] = {}
     for picture, path in layout.captions.items():
         with reading(path, "is no text that can be read; save it as UTF-8"):
-            captions[picture] = caption_lines(read_text(path), path)
+            captions[picture] = caption_lines(_text_of(path, MOST_BYTES), path)
     empty = [picture for picture, lines in captions.items() if not lines]
     return {picture: lines for picture, lines in captions.items() if lines}, empty
+
+
+def _text_of(path: Path, most: int) -> str:
+    """A file's text; one that is far too large to be what its name says is not read."""
+    if path.stat().st_size > most:
+        raise LikenessError(
+            f"{path} has {path.stat().st_size:,} bytes, too many for captions ({most:,} at most); mend it or "
+            "delete it"
+        )
+    return read_text(path)
 
 
 def _in_table(table: Path, pictures: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], list[str]]:
     """Captions from a JSON file about many pictures, and names in it that are of none."""
     with reading(table, "is no JSON about pictures; mend it or delete it"):
-        text = read_text(table)
+        text = _text_of(table, MOST_BYTES_OF_TABLE)
         if table.suffix == ".jsonl":
             lines = [line for line in text.splitlines() if line.strip()]
             content: Any = [from_json(line, f"{table}, entry {n}") for n, line in enumerate(lines, start=1)]
@@ -176,4 +189,6 @@ def _in_pictures(pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
 
 
 def _few(names: Sequence[str]) -> str:
-    return few([Path(name) for name in names])
+    """The names, the first of them where they are many; they may be anything."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(name[:SHOWN] for name in names[:NAMED]) + more

@@ -4,7 +4,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -95,18 +95,19 @@ def texts_in(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def description_in(path: str | os.PathLike[str]) -> str:
     """What a picture's file says that it shows, in IPTC, a PNG's text or EXIF; else nothing."""
+    texts: list[Any] = []
     with _opened(path, SHORTEST_SIDE) as (image, _, _):
-        exif, fields = image.getexif(), getattr(image, "text", {})
         file: Any = image  # as it was opened: Pillow's stub asks for the narrower type
-        caption = (IptcImagePlugin.getiptcinfo(file) or {}).get(_IPTC_CAPTION, b"")
-        texts: list[Any] = [
-            caption,
-            *(fields.get(name, "") for name in ("Description", "Comment", "caption")),
-        ]
-        texts += [exif.get(tag, "") for tag in (_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE)]
+        with suppress(Exception):  # cameras and programs write broken ones, beside sound pictures
+            texts.append((IptcImagePlugin.getiptcinfo(file) or {}).get(_IPTC_CAPTION, b""))
+        fields = getattr(image, "text", {})
+        texts += [fields.get(name, "") for name in ("Description", "Comment", "caption")]
+        with suppress(Exception):
+            exif = image.getexif()
+            texts += [exif.get(tag, "") for tag in (_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE)]
     for text in texts:
         if isinstance(text, tuple):  # bytes of UTF-16, as Windows' explorer writes them
-            text = bytes(text)
+            text = bytes(part for part in text if isinstance(part, int) and 0 <= part < 256)
         if isinstance(text, bytes):
             wide = b"\0" in text[1::2]
             text = text.decode("utf-16-le" if wide else "utf-8", "replace")

@@ -21,6 +21,7 @@ from ..data.buckets import nearest_size
 from ..data.captions import has_place, with_placeholder
 from ..data.concepts import Picture
 from ..data.examples import mixed_seed
+from ..errors import LikenessError
 from ..files import write_atomically
 from .drawing import PreviewDrawing
 from .host import content_of_host
@@ -96,7 +97,10 @@ class ClassPictures:
     def _keep(self) -> None:
         """Writes the pictures for later runs once all are there."""
         if self._kept is not None and len(self._rounds) == len(self._firsts()):
-            _write(self._kept, np.concatenate([self._rounds[turn] for turn in sorted(self._rounds)]))
+            try:
+                _write(self._kept, np.concatenate([self._rounds[turn] for turn in sorted(self._rounds)]))
+            except LikenessError as error:  # a full disk: what is learned is worth more
+                log.warning("%s; later runs draw these pictures again", error)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ A run that goes on appends to its file; rows behind the step it goes on from are
 import csv
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import Job
-from ..errors import LikenessError
+from ..errors import LikenessError, first_line
 from ..files import make_folder, write_atomically
 from .observer import Observer, Progress
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FLUSHED = 50  # steps that are written together: reading losses makes a GPU wait
 STEP, PHASE, LOSS = "step", "phase", "loss"
+_STEP = re.compile(r"[0-9]{1,12}")
 
 
 class Recorded:
@@ -34,16 +36,14 @@ class Recorded:
         self._rows: dict[int, dict[str, Any]] = {}  # by step, not written yet
         self._unread: dict[int, Mapping[str, float]] = {}  # losses of those steps
         self._table = LossTable(Path(job.output).with_suffix(".log.csv"))
-        self._trackers: list[Any] | None = None  # begun with the first step: in the main process alone
+        self._trackers: list[Any] | None = None  # begun with the first number: in the main process alone
 
     def __getattr__(self, name: str) -> Any:
         """What else the other listens to."""
         return getattr(self._observer, name)
 
     def on_step(self, progress: Progress, losses: Mapping[str, float]) -> None:
-        if self._trackers is None:
-            self._table.begin(progress.step - 1)
-            self._trackers = [begun_tracker(name, self._job) for name in self._job.log]
+        self._begin(progress.step - 1)
         self._observer.on_step(progress, losses)
         if len(self._rows) >= FLUSHED:  # before this step: its scores are still to come
             self.flush()
@@ -57,14 +57,22 @@ class Recorded:
             listener(progress, scores)
 
     def record(self, step: int, scores: Mapping[str, float]) -> None:
-        """Numbers that somebody else measured at a step."""
+        """Numbers that somebody else measured at a step: also before the first, where a stop had broken into
+        measuring them."""
+        self._begin(step)
         self._rows.setdefault(step, {STEP: step}).update(scores)
+
+    def on_checkpoint(self) -> None:
+        """A run that goes on from here has the rows until here."""
+        self.flush()
 
     def on_preview(self, progress: Progress, image: np.ndarray) -> None:
         self._observer.on_preview(progress, image)
+        if self._trackers:
+            self.flush()  # W&B takes nothing of a step before one that it knows
         for tracker in self._trackers or ():
             how = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({"preview": image[None]}, step=progress.step, **how)
+            self._told(tracker, tracker.log_images, {"preview": image[None]}, step=progress.step, **how)
 
     def should_stop(self) -> bool:
         return self._observer.should_stop()
@@ -79,14 +87,33 @@ class Recorded:
         for tracker in self._trackers or ():
             for row in rows:
                 numbers = {name: value for name, value in row.items() if name not in (STEP, PHASE)}
-                tracker.log(numbers, step=row[STEP])
+                self._told(tracker, tracker.log, numbers, step=row[STEP])
 
     def close(self) -> None:
         """Writes the rest; trackers end."""
         self.flush()
         for tracker in self._trackers or ():
-            (getattr(tracker.tracker, "finish", None) or tracker.tracker.close)()
+            self._told(tracker, getattr(tracker.tracker, "finish", None) or tracker.tracker.close)
         self._trackers = []
+
+    def _begin(self, done: int) -> None:
+        """Once, in a run that begins or goes on after so many steps."""
+        if self._trackers is None:
+            self._table.begin(done)
+            self._trackers = [begun_tracker(name, self._job) for name in self._job.log]
+
+    def _told(self, tracker: Any, how: Callable[..., Any], *what: Any, **options: Any) -> None:
+        """Hands something to a tracker; one that fails (a full disk, no net) hears nothing more."""
+        if tracker not in (self._trackers or ()):
+            return
+        try:
+            how(*what, **options)
+        except Exception as error:  # each library raises its own
+            self._trackers = [other for other in self._trackers or () if other is not tracker]
+            log.warning(
+                "%s fails (%s); learning goes on without it, numbers are in %s",
+                tracker.name, first_line(error), self._table.path,
+            )  # fmt: skip
 
 
 class LossTable:
@@ -95,6 +122,7 @@ class LossTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._columns: list[str] = []
+        self._last = 0  # step that has a row
         self._broken = False
 
     def begin(self, done: int) -> None:
@@ -102,15 +130,21 @@ class LossTable:
         rows = read_table(self.path) if done else []
         rows = [row for row in rows if int(row[STEP]) <= done]
         self._columns = list(dict.fromkeys(name for row in rows for name in row)) or [STEP, PHASE, LOSS]
-        self._write(rows, [])
+        self._last = max((int(row[STEP]) for row in rows), default=0)
+        self._write(rows)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of further steps, in order; numbers of a step that has a row go into that."""
         if not rows or self._broken:
             return
         fresh = [name for row in rows for name in row if name not in self._columns]
-        if fresh:
+        known, self._last = self._last, max(self._last, rows[-1][STEP])
+        if fresh or rows[0][STEP] <= known:
             self._columns += dict.fromkeys(fresh)
-            self._write(read_table(self.path), rows)
+            by_step: dict[int, dict[str, Any]] = {}
+            for row in [*read_table(self.path), *rows]:
+                by_step.setdefault(int(row[STEP]), {}).update(row)
+            self._write([by_step[step] for step in sorted(by_step)])
             return
         try:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
@@ -118,13 +152,13 @@ class LossTable:
         except OSError as error:
             self._give_up(error)
 
-    def _write(self, before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The whole file anew."""
         try:
             with write_atomically(self.path) as temporary:
                 with open(temporary, "w", encoding="utf-8", newline="") as file:
                     csv.DictWriter(file, self._columns).writeheader()
-                    self._rows_to(file, [*before, *rows])
+                    self._rows_to(file, rows)
         except (OSError, LikenessError) as error:
             self._give_up(error)
 
@@ -145,13 +179,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a log that can be read; none where there is no such file. A line cut short is left out."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            lines = file.read().splitlines(keepends=True)
+        whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]  # a cut number looks like another
+        rows = list(csv.DictReader(whole))
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
     return [
         {name: value for name, value in row.items() if value}
         for row in rows
-        if None not in row and None not in row.values() and str(row.get(STEP, "")).isdecimal()
+        if None not in row and None not in row.values() and _STEP.fullmatch(row.get(STEP, ""))
     ]
 
 
@@ -170,19 +206,26 @@ def begun_tracker(name: str, job: Job) -> Any:
 
     output = Path(job.output)
     kind = LOGGER_TYPE_TO_CLASS[name]
-    if name == "tensorboard":
-        tracker = kind(run_name=output.stem, logging_dir=make_folder(output.with_suffix(".logs")))
-    else:
-        tracker = kind(run_name="likeness", name=output.stem, config=_flat(job.to_dict()))
-    if hasattr(tracker, "start"):  # since accelerate 1.9
-        tracker.start()
+    try:
+        if name == "tensorboard":
+            tracker = kind(run_name=output.stem, logging_dir=make_folder(output.with_suffix(".logs")))
+        else:
+            tracker = kind(run_name="likeness", name=output.stem, config=_flat(job))
+        if hasattr(tracker, "start"):  # since accelerate 1.9
+            tracker.start()
+    except Exception as error:  # nobody logged in, no net: each library raises its own
+        raise LikenessError(
+            f"{name} does not begin ({first_line(error)}); mend that, or leave --log {name} away: everything "
+            "is in the CSV file too"
+        ) from error
     return tracker
 
 
-def _flat(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(job: Job) -> dict[str, Any]:
     """The job's plain numbers and words, settings among them; no paths."""
+    plain = job.to_dict()
     whole = {**plain, **plain["settings"], **plain["recipe"]}
-    left_out = ("output", "cache")
+    left_out = ("output", "cache", *getattr(job.settings, "FILES", ()))
     return {
         name: value
         for name, value in whole.items()

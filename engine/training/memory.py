@@ -7,6 +7,7 @@ is known here only.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,9 +27,11 @@ from .sharding import sharding_asked
 _HALF = torch.bfloat16
 _MARGIN = 1.05  # the allocator's rounding and gaps
 HOPELESS = 1.2  # times what is free: not even worth a try
-STATE_BYTES = {  # that an optimiser remembers per trained number
-    "adamw": 8, "adamw8bit": 2, "prodigy": 16, "schedulefree": 8, "adafactor": 0, "lion": 4, "muon": 8,
+STATE_BYTES = {  # that an optimiser remembers per trained number; the others: see `remembered_bytes`
+    "adamw": 8, "prodigy": 16, "schedulefree": 8, "lion": 4, "muon": 8,
 }  # fmt: skip
+_IN_FULL = 4096  # numbers of a weight below which bitsandbytes keeps its moments in fp32
+_BLOCK = 256  # numbers that share a scale in its 8-bit moments
 GB = 1e9
 
 
@@ -139,7 +142,7 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
     recipe = method.job.recipe
     copies = 1 + method.capabilities.copies + (recipe.ema is not None)
     kind = "adamw8bit" if measures.small_moments else recipe.optimizer
-    learned = numbers * (4 * copies + STATE_BYTES[kind])
+    learned = numbers * 4 * copies + sum(remembered_bytes(kind, weight.shape) for weight in trained.values())
     base.pass_size = measures.pass_size
     if measures.checkpointing:
         base.recompute(True)
@@ -147,9 +150,21 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
         weight.requires_grad_(True)
     step = max(_peak_of_phase(twin, phase) for phase in twin.phases())
     pictures = peak_of(lambda: _pictures(twin), twin) + (bytes_of([base.vae]) if measures.vae_away else 0)
+    if recipe.ema is not None or kind == "schedulefree":  # what is kept takes the place of what is trained
+        pictures += 4 * numbers
     if turns:  # a step holds a part at a time, the largest of them at its worst moment or not
         weights, step = weights + turns.largest, max(step - turns.largest, 0)
     return Estimate(weights=weights, learned=learned, step=step, pictures=pictures, measures=measures)
+
+
+def remembered_bytes(kind: str, shape: Sequence[int]) -> int:
+    """What an optimiser of `config.OPTIMIZERS` remembers of a weight."""
+    numbers = math.prod(shape)
+    if kind == "adafactor":  # a number for each row and column
+        return 4 * (numbers // shape[-1] + numbers // shape[-2] if len(shape) > 1 else numbers)
+    if kind != "adamw8bit":
+        return STATE_BYTES[kind] * numbers
+    return 8 * numbers if numbers < _IN_FULL else 2 * (numbers + 4 * math.ceil(numbers / _BLOCK))
 
 
 def _peak_of_phase(twin: Method, phase: Phase) -> int:

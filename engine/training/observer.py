@@ -109,6 +109,13 @@ def tell_scores(observer: Observer, progress: Progress, scores: Mapping[str, flo
         listener(progress, scores)
 
 
+def tell_of_checkpoint(observer: Observer) -> None:
+    """Says that a checkpoint was written, to whoever listens (`on_checkpoint`)."""
+    listener = getattr(observer, "on_checkpoint", None)
+    if listener is not None:
+        listener()
+
+
 def mention(observer: Observer, text: str) -> None:
     """Says what the run is busy with before or between steps, to whoever watches (`on_doing`)."""
     listener = getattr(observer, "on_doing", None)

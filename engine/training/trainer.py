@@ -25,7 +25,7 @@ from .checkpoint import Checkpoints, Judged, Position, Saved
 from .kept_weights import PREFIX, KeptWeights
 from .memory import MemoryPlan, ran_out_of_memory
 from .methods.base import Method
-from .observer import Critic, Losses, Observer, Progress, Stopped, tell, tell_scores
+from .observer import Critic, Losses, Observer, Progress, Stopped, tell, tell_of_checkpoint, tell_scores
 from .optimiser import BY_THEMSELVES, clipped, go_on, optimizer_for, set_learning_rates
 from .validation import ASKED_IN_THE_END, VALIDATIONS, PictureLosses, learned_worst
 
@@ -169,6 +169,7 @@ class Trainer:
             extra, judged = dict(self.method.extra_state()), self._judged()
             extra |= {} if self._kept is None else self._kept.state()
             self.checkpoints.save(position, groups, optimizer, extra, lengths, judged)
+            tell_of_checkpoint(self.observer)
         except LikenessError as error:  # a full disk: what is learned is worth more than the checkpoint
             log.warning("%s; training goes on without a checkpoint", error)
         self._saved_at = time.monotonic()
@@ -332,7 +333,10 @@ class Trainer:
                 return
         if self.accelerator.is_main_process:
             self.shown = images[0]
-            self.observer.on_preview(progress, tiled(images))
+            try:
+                self.observer.on_preview(progress, tiled(images))
+            except LikenessError as error:  # a full disk: what is learned is worth more than the picture
+                log.warning("%s; training goes on without it", error)
 
     def _seen_enough(self, progress: Progress) -> bool:
         """Lets the critic look where it is due, and keeps the best state; whether it has seen enough."""

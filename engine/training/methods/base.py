@@ -164,7 +164,8 @@ class Method(nn.Module, ABC):
 
     @property
     def longest_caption(self) -> str:
-        return max((text for texts in self.captions for text in texts), key=len, default="")
+        shown = [one for concept in self.concepts for one in (*concept.pictures, *concept.class_pictures)]
+        return max((text for one in shown for text in one.captions), key=len, default="")
 
     def begin_phase(self, phase: Phase) -> None:
         """Called before each phase; on resuming also before the phases that are done."""

@@ -200,7 +200,9 @@ class BesidePrior(PlainDiffusion):
         settings, plain = self.job.settings, super().load(phase)
         if not settings.prior_weight:
             return plain
-        prompts = min(settings.prior_batch_size, len(self.concepts) * len(settings.prior_templates))
+        different = len(self.concepts) * len(settings.prior_templates)
+        different += sum(len(concept.class_pictures) for concept in self.concepts)  # with captions of theirs
+        prompts = min(settings.prior_batch_size, different)
         return Load(pictures=plain.pictures + settings.prior_batch_size, prompts=plain.prompts + prompts)
 
     @property

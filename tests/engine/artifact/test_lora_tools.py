@@ -1,6 +1,7 @@
 """LoRAs merged, resized, extracted and measured without learning."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,8 +38,10 @@ def lora(seed: int, rank: int = 2, alpha: float = 3.0) -> dict[str, torch.Tensor
 def test_a_merge_does_what_both_do_together_with_their_strengths():
     first, second = lora(1), lora(5, rank=3)
     merged = merged_loras([(first, 1.0), (second, -0.5)], Rank(8), peft=False)
-    for name, update in whole_updates(merged).items():
-        expected = whole_updates(first)[name].flatten(1) - 0.5 * whole_updates(second)[name].flatten(1)
+    for name, update in whole_updates(merged):
+        expected = dict(whole_updates(first))[name].flatten(1) - 0.5 * dict(whole_updates(second))[
+            name
+        ].flatten(1)
         torch.testing.assert_close(update.flatten(1), expected, atol=1e-5, rtol=1e-4)
     assert merged[f"{CONV}.lora_down.weight"].shape == (5, 4, 3, 3)
     assert merged[f"{CONV}.lora_up.weight"].shape == (5, 5, 1, 1)
@@ -47,9 +50,9 @@ def test_a_merge_does_what_both_do_together_with_their_strengths():
 def test_a_smaller_lora_is_off_by_the_singular_values_that_it_lacks():
     whole, small = lora(1, rank=4), resized(lora(1, rank=4), Rank(2), peft=False)
     assert small[f"{NAME}.lora_down.weight"].shape == (2, 6) and small[f"{NAME}.alpha"] == 2
-    before = whole_updates(whole)[NAME]
+    before = dict(whole_updates(whole))[NAME]
     lost = torch.linalg.svdvals(before)[2:].square().sum().sqrt()
-    assert (before - whole_updates(small)[NAME]).norm() == pytest.approx(float(lost), rel=1e-4)
+    assert (before - dict(whole_updates(small))[NAME]).norm() == pytest.approx(float(lost), rel=1e-4)
 
 
 def test_energy_keeps_no_more_ranks_than_are_enough():
@@ -65,7 +68,7 @@ def test_the_difference_of_two_models_is_extracted_where_there_is_one():
     change = matrix(5, 2, seed=3) @ matrix(2, 6, seed=4)
     found = difference(before, {**before, NAME: before[NAME] + change}, Rank(2), peft=False)
     assert {key.split(".")[0] for key in found} == {NAME}
-    torch.testing.assert_close(whole_updates(found)[NAME], change, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(dict(whole_updates(found))[NAME], change, atol=1e-5, rtol=1e-4)
     with pytest.raises(LikenessError, match="the same weights"):
         difference(before, before, Rank(2), peft=False)
     with pytest.raises(LikenessError, match="two models of one family"):
@@ -75,12 +78,27 @@ def test_the_difference_of_two_models_is_extracted_where_there_is_one():
 def test_norms_are_told_by_block():
     up, middle = sorted(norms_by_block(lora(1)), key=lambda block: block.block)[::-1]
     assert (up.block, up.layers, up.rank) == ("up_blocks_0", 1, 2) and middle.block == "mid_block"
-    assert up.norm == pytest.approx(float(whole_updates(lora(1))[NAME].norm()), rel=1e-5)
+    assert up.norm == pytest.approx(float(dict(whole_updates(lora(1)))[NAME].norm()), rel=1e-5)
 
 
 def test_kinds_that_are_no_sum_are_refused_by_what_they_hold():
     with pytest.raises(LikenessError, match="has oft_blocks, which is no plain update"):
-        whole_updates({f"{NAME}.oft_blocks": torch.zeros(1, 2, 2)})
+        dict(whole_updates({f"{NAME}.oft_blocks": torch.zeros(1, 2, 2)}))
+    with pytest.raises(LikenessError, match="changes 5 single numbers"):
+        merged_loras([({"lora_unet_norm.diff": torch.ones(5)}, 1.0)], Rank(2), peft=False)
+
+
+def test_two_sizes_of_a_layer_are_refused():
+    other = {f"{NAME}.lora_down.weight": matrix(2, 5, seed=1), f"{NAME}.lora_up.weight": matrix(6, 2, seed=2)}
+    with pytest.raises(LikenessError, match="another size in two of the files"):
+        merged_loras([(lora(1), 1.0), (other, 1.0)], Rank(2), peft=False)
+
+
+def test_layers_outside_blocks_are_told_by_their_own_name_or_their_encoders():
+    halves = {"lora_A.weight": matrix(2, 6, seed=1), "lora_B.weight": matrix(5, 2, seed=2)}
+    names = ("transformer.x_embedder", "transformer.proj", "text_encoders.qwen3_4b.transformer.model.norm")
+    peft = {f"{name}.{half}": tensor for name in names for half, tensor in halves.items()}
+    assert [one.block for one in norms_by_block(peft)] == ["proj", "qwen3_4b", "x_embedder"]
 
 
 @pytest.fixture
@@ -124,3 +142,17 @@ def test_two_equal_models_have_no_difference_to_extract(tmp_path, capsys):
     out = tmp_path / "difference.safetensors"
     assert main(["lora", "extract", "miniature", "miniature", "-o", str(out)]) == 2
     assert "the same weights" in capsys.readouterr().err and not out.exists()
+
+
+def test_the_command_refuses_whole_tables_and_says_where_ranks_no_longer_fall_with_noise(files, capsys):
+    anna = Artifact.load(files / "anna.safetensors")
+    ranked = replace(anna, extra={"rank_by_noise": {"rank": 2, "least": 1}}).save(
+        files / "ranked.safetensors"
+    )
+    assert main(["lora", "resize", str(ranked), "--rank", "1", "-o", str(files / "one.safetensors")]) == 0
+    assert "all count at all noise" in capsys.readouterr().err
+    table = {**anna.tensors, "table.clip_l": matrix(3, 128, seed=1)}
+    moved = replace(anna, tensors=table).save(files / "moved.safetensors")
+    both = [str(moved), str(files / "bert.safetensors")]
+    assert main(["lora", "merge", *both, "-o", str(files / "both.safetensors")]) == 2
+    assert "moved.safetensors learned a whole table of words" in capsys.readouterr().err

@@ -138,3 +138,31 @@ def test_doctor_says_how_many_captions_a_folder_has(folder: Path, capsys: pytest
     (folder / "a.txt").write_text("at the sea")
     assert main(["doctor", "--data", str(folder), "--faces", "nobody"]) == 0
     assert "3 pictures, 1 caption: the 2 others learned with templates" in capsys.readouterr().out
+
+
+def test_a_table_the_wrong_way_round_is_told_by_its_names_however_long_they_are(folder: Path):
+    text = "a man at the sea, " * 30
+    (folder / "captions.json").write_text(json.dumps({text: "a.png"}))
+    (line,) = [line for line in said(folder).splitlines() if "not here" in line]
+    assert line.endswith(f"is about pictures that are not here: {text[:60]}")
+
+
+def test_texts_far_too_large_for_captions_are_not_read(folder: Path):
+    for name, size in (("a.txt", 2**20), ("captions.json", 2**26)):
+        with open(folder / name, "wb") as file:
+            file.truncate(size + 1)  # takes no place on disks that we know
+        with pytest.raises(LikenessError, match=f"{name} has {size + 1:,} bytes, too many for captions"):
+            captions(folder)
+        (folder / name).unlink()
+
+
+def test_a_sound_picture_with_broken_words_in_it_is_read(folder: Path):
+    plain = (folder / "b.jpg").read_bytes()
+    words = b"\x1c\x02\x78\xff\xff\x00\x00"  # a caption in IPTC whose length is none
+    block = b"Photoshop 3.0\x008BIM\x04\x04\x00\x00" + len(words).to_bytes(4, "big") + words
+    segment = b"\xff\xed" + (len(block) + 2).to_bytes(2, "big") + block
+    (folder / "b.jpg").write_bytes(plain[:2] + segment + plain[2:])
+    exif = Image.Exif()
+    exif[0x9C9C] = (104, 0, 300, 105, 0)  # of bytes, and of what is none
+    Image.new("RGB", (48, 40)).save(folder / "c.png", exif=exif)
+    assert captions(folder, "pictures") == {"a": (), "b": (), "c": ("hi",)}

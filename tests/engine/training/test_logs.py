@@ -9,7 +9,7 @@ import pytest
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.logs import LossTable, Recorded, check_tracker, read_table
+from likeness_portraits.engine.training.logs import LossTable, Recorded, _flat, check_tracker, read_table
 from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.engine.training.trainer import tiled
 
@@ -64,6 +64,87 @@ def test_a_run_that_goes_on_appends_and_steps_that_are_done_again_stand_once(tmp
     told(begun_again, 1, 2)
     begun_again.close()
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2"]
+
+
+def test_what_is_measured_before_the_first_step_of_a_run_that_goes_on_is_in_its_last_row(tmp_path: Path):
+    first = Recorded(Silent(), job(tmp_path))
+    told(first, 1, 2)
+    first.close()
+    enough = Recorded(Silent(), job(tmp_path))  # a stop had broken into the look; it ends the run
+    enough.record(2, {"likeness": 0.5})
+    enough.close()
+    further = Recorded(Silent(), job(tmp_path))
+    further.record(2, {"likeness": 0.75})
+    told(further, 3, 3)
+    further.close()
+    assert [(row["step"], row["loss"], row.get("likeness")) for row in rows(tmp_path)] == [
+        ("1", "0.75", None), ("2", "0.5", "0.75"), ("3", "0.416667", None),
+    ]  # fmt: skip
+
+
+def test_a_killed_run_has_its_rows_up_to_the_checkpoint_and_no_number_that_was_cut(tmp_path: Path):
+    killed = Recorded(Silent(), job(tmp_path))
+    told(killed, 1, 4)
+    killed.on_checkpoint()
+    killed.record(4, {"likeness": 0.5})  # of a step that is written already
+    told(killed, 5, 6)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
+    killed.flush()
+    path = tmp_path / "me.log.csv"
+    assert [row.get("likeness") for row in rows(tmp_path)] == [*[None] * 3, "0.5", None, None]
+    path.write_bytes(path.read_bytes() + b"7,tuning,0.3,0.0714")
+    path.write_text(path.read_text() + f"\n{'9' * 5000},tuning,0.3,0.1,0.2,\n8,tuning,0.3,0.1,0.2,0.")
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
+
+
+class Failing:
+    """A tracker as those of accelerate, that takes some numbers and then no more."""
+
+    name = "wandb"
+
+    def __init__(self) -> None:
+        self.tracker, self.heard = self, []
+
+    def log(self, numbers, step) -> None:
+        if step > 3:
+            raise OSError(28, "No space left on device")
+        self.heard.append(step)
+
+    def log_images(self, pictures, step) -> None:
+        self.heard.append(f"picture {step}")
+
+    def finish(self) -> None:
+        raise AssertionError("it hears nothing more")
+
+
+def test_a_tracker_that_fails_ends_no_run_and_hears_steps_before_pictures(
+    tmp_path: Path, monkeypatch, caplog
+):
+    tracker = Failing()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("likeness_portraits.engine.training.logs.begun_tracker", lambda name, job: tracker)
+    observer = Recorded(Silent(), job(tmp_path, log=["wandb"]))
+    told(observer, 1, 2)
+    observer.on_preview(progress(2), np.zeros((2, 2, 3), np.uint8))
+    told(observer, 3, 5)
+    observer.close()
+    assert tracker.heard == [1, 2, "picture 2", 3]
+    assert "wandb fails ([Errno 28] No space left on device)" in caplog.text
+    assert len(rows(tmp_path)) == 5
+
+
+def test_a_tracker_that_does_not_begin_is_a_sentence(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "me.logs").write_text("no folder")
+    observer = Recorded(Silent(), job(tmp_path, log=["tensorboard"]))
+    with pytest.raises(LikenessError, match=r"tensorboard does not begin \(.*leave --log tensorboard away"):
+        told(observer, 1, 1)
+
+
+def test_a_tracker_is_told_no_paths(tmp_path: Path):
+    plain = {"method": "masterweaver", "concepts": [], "settings": {"shards": str(tmp_path / "shards")}}
+    told_of = _flat(job(tmp_path, **plain))
+    assert told_of["method"] == "masterweaver" and str(tmp_path) not in str(told_of)
 
 
 def test_long_runs_are_written_on_the_way(tmp_path: Path):
