@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..artifact import Artifact
-from ..config import Job
+from ..config import Job, as_earlier
 from ..data.concepts import Concept, digest
 from ..errors import LikenessError
 from ..files import copy_whole, unused, write_atomically
@@ -40,8 +40,7 @@ def key_of(
     """Names a run by all that decides its outcome; base and people: names, look_every: stopping's, files: by
     setting, what the files hold that the job names."""
     settings = {name: value for name, value in json.loads(job.to_json()).items() if name not in WATCHING}
-    if not job.recipe.unusual():  # what earlier versions learned is found too
-        del settings["recipe"]
+    settings = as_earlier(job, settings)  # what earlier versions learned is found too
     whole = json.dumps([settings, digest(concepts), base, people, look_every, dict(files)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 

@@ -11,7 +11,7 @@ from .adapters import ADAPTERS, BlockRank, block_ranks
 from .checks import above_zero, at_least, at_most, chosen_preset, finite, one_of, spoken, with_gap
 from .custom_diffusion import CustomDiffusionSettings
 from .dreambooth_lora import DreamBoothLoraSettings
-from .job import DEVICES, PRECISIONS, TRACKERS, Job
+from .job import DEVICES, PRECISIONS, TRACKERS, Job, as_earlier
 from .magicapture import MagiCaptureSettings
 from .magictailor import DEGRADATIONS, MagicTailorSettings
 from .masterweaver import (
@@ -41,7 +41,7 @@ __all__ = [
     "CustomDiffusionSettings",
     "DreamBoothLoraSettings", "Job", "MagiCaptureSettings", "MagicTailorSettings", "MasterWeaverSettings",
     "PersonaMagicSettings", "Phase", "Recipe", "TIMESTEP_SAMPLING", "TextualInversionSettings", "above_zero",
-    "at_least", "at_most", "block_ranks",
+    "as_earlier", "at_least", "at_most", "block_ranks",
     "check_place", "check_plain", "check_text", "chosen_preset", "convert", "divided", "finite",
     "from_json", "from_yaml", "gathered", "is_address", "known_keys", "one_of", "presets_of", "read",
     "settings_for", "spoken", "typed_path", "with_gap",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ DEVICES = ("auto", "cpu")
 TRACKERS = ("tensorboard", "wandb")  # by their packages' names
 MOST = 10_000_000  # of anything that is counted
 LAST_SEED = 2**63 - 1  # that all libraries' random numbers can begin from
+
+
+# what runs did not have before, of a job and of its settings: as by default, it is the same run as then
+LATER = ("recipe", "caption_dropout", "caption_shuffle", "caption_keep", "hold_out")
+LATER_SETTINGS = ("adapter", "layers", "rslora", "rank_by_block", "min_rank", "orthogonal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,3 +158,18 @@ class Job:
             changed = known_keys(METHODS[str(method)], settings, "settings")
             start = read(METHODS[str(method)], {**asdict(start), **changed}, "settings")
         return read(cls, {**plain, "settings": start, "shards_from_web": shards_from_web}, "job")
+
+
+def as_earlier(job: Job, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of `job.to_dict()` without what earlier versions did not know, where that is as by default: a
+    name made of them is the one that they gave."""
+    usual = {entry.name: entry.default for entry in (*fields(Job), *fields(job.settings))}
+    usual["recipe"] = asdict(Recipe())
+    usual["rank_by_block"] = []  # as JSON has it
+    left = {name: value for name, value in plain.items() if name not in LATER or value != usual[name]}
+    left["settings"] = {
+        name: value
+        for name, value in plain["settings"].items()
+        if name not in LATER_SETTINGS or value != usual[name]
+    }
+    return left

@@ -19,9 +19,9 @@ from .pictures import description_in
 
 _PLACES = ("{}", "[trigger]")  # where the placeholder belongs in a caption; the latter is ai-toolkit's
 LONGEST = 4000  # characters; what is longer is no caption
-MOST_BYTES = 1 << 20  # of a picture's text file
-MOST_BYTES_OF_TABLE = 1 << 26
-SHOWN = 60  # characters of a name in a table that is no file's
+_MOST_BYTES = 1 << 20  # of a picture's text file
+_MOST_BYTES_OF_TABLE = 1 << 26
+_SHOWN = 60  # characters of a name in a table that is no file's
 _FILE_KEYS = ("file_name", "file", "filename", "image", "path")
 _TEXT_KEYS = ("text", "caption", "captions", "prompt", "description", "tags")
 
@@ -116,7 +116,7 @@ def _beside(layout: Layout) -> tuple[dict[Path, tuple[str, ...]], list[Path]]:
     captions: dict[Path, tuple[str, ...]] = {}
     for picture, path in layout.captions.items():
         with reading(path, "is no text that can be read; save it as UTF-8"):
-            captions[picture] = caption_lines(_text_of(path, MOST_BYTES), path)
+            captions[picture] = caption_lines(_text_of(path, _MOST_BYTES), path)
     empty = [picture for picture, lines in captions.items() if not lines]
     return {picture: lines for picture, lines in captions.items() if lines}, empty
 
@@ -134,7 +134,7 @@ def _text_of(path: Path, most: int) -> str:
 def _in_table(table: Path, pictures: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], list[str]]:
     """Captions from a JSON file about many pictures, and names in it that are of none."""
     with reading(table, "is no JSON about pictures; mend it or delete it"):
-        text = _text_of(table, MOST_BYTES_OF_TABLE)
+        text = _text_of(table, _MOST_BYTES_OF_TABLE)
         if table.suffix == ".jsonl":
             lines = [line for line in text.splitlines() if line.strip()]
             content: Any = [from_json(line, f"{table}, entry {n}") for n, line in enumerate(lines, start=1)]
@@ -191,4 +191,4 @@ def _in_pictures(pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
 def _few(names: Sequence[str]) -> str:
     """The names, the first of them where they are many; they may be anything."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(name[:SHOWN] for name in names[:NAMED]) + more
+    return ", ".join(name[:_SHOWN] for name in names[:NAMED]) + more

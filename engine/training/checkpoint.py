@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..artifact import Artifact
-from ..config import BaseSpec, Job, Recipe
+from ..config import BaseSpec, Job, Recipe, as_earlier
 from ..data.shards import outline_of
 from ..errors import LikenessError
 from ..files import content_of, make_folder, reading, sweep, write_atomically
@@ -119,9 +119,7 @@ class Checkpoints:
 
     def _own_folder(self, runs: Path) -> Path:
         """The run's folder in `runs`; an unfinished run of fewer steps becomes it, and is prolonged."""
-        plan = {**self._plan, "settings": dict(self._plan["settings"])}
-        if not self.job.recipe.unusual():  # an earlier version's run of this kind is found too
-            del plan["recipe"]
+        plan = as_earlier(self.job, self._plan)  # an earlier version's run of this kind is found too
         lengths = [plan["settings"].pop(name) for name in LENGTHS if name in plan["settings"]]
         name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
         folder = runs / f"{name}-{'-'.join(map(str, lengths))}.checkpoint"

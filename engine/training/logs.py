@@ -138,8 +138,8 @@ class LossTable:
         if not rows or self._broken:
             return
         fresh = [name for row in rows for name in row if name not in self._columns]
-        known, self._last = self._last, max(self._last, rows[-1][STEP])
-        if fresh or rows[0][STEP] <= known:
+        written, self._last = self._last, max(self._last, rows[-1][STEP])
+        if fresh or rows[0][STEP] <= written:
             self._columns += dict.fromkeys(fresh)
             by_step: dict[int, dict[str, Any]] = {}
             for row in [*read_table(self.path), *rows]:

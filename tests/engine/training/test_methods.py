@@ -242,6 +242,12 @@ def test_class_pictures_are_drawn_once_and_kept(base, folder):
     assert_same_tensors(first.tensors, second.tensors)
 
 
+def test_class_pictures_that_cannot_be_kept_end_no_run(base, folder, caplog):
+    (folder / "file").write_text("")
+    job = tiny_job("dreambooth-lora", folder, cache=str(folder / "file" / "cache"))
+    assert train(job, base=base).exists() and "later runs draw these pictures again" in caplog.text
+
+
 def test_without_a_trained_token_the_placeholder_reads_identifier_and_class_word(base, folder):
     settings = {"train_token": False, "text_encoder": False}
     path = train(tiny_job("dreambooth-lora", folder, "sks", settings=settings), base=base)

@@ -16,6 +16,7 @@ from likeness_portraits.engine.training import optimiser as optimisers
 from likeness_portraits.engine.training.checkpoint import Checkpoints
 from likeness_portraits.engine.training.launch import _accelerator, _forget
 from likeness_portraits.engine.training.losses import pseudo_huber
+from likeness_portraits.engine.training.memory import remembered_bytes
 from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.base import Method
 from likeness_portraits.engine.training.observer import Silent
@@ -283,3 +284,28 @@ def test_a_method_with_a_loss_of_its_own_refuses_what_is_said_of_it(recipe, tmp_
     told = f"magictailor has a loss of its own; leave {next(iter(recipe))} away"
     with pytest.raises(LikenessError, match=told):
         method_class(job.method)(job, tiny_base(), [])
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_memory_is_reckoned_with_what_each_optimiser_remembers(name):
+    if (package := OPTIMIZERS[name]) is not None:
+        pytest.importorskip(package)
+    weights = {"unet": [nn.Parameter(torch.ones(8, 96)), nn.Parameter(torch.ones(96, 8))],
+               "tokens": [nn.Parameter(torch.ones(2, 64))]}  # fmt: skip
+    optimizer = optimizer_for(weights, FIRST, name)
+    trained = [weight for group in weights.values() for weight in group]
+    torch.stack([(weight * torch.randn_like(weight)).sum() for weight in trained]).sum().backward()
+    optimizer.step()
+    remembered = sum(
+        value.numel() * value.element_size()
+        for weight in trained
+        for value in optimizer.state[weight].values()
+        if isinstance(value, torch.Tensor) and value.numel() > 1
+    )
+    reckoned = sum(remembered_bytes(name, weight.shape) for weight in trained)
+    assert reckoned == remembered or name == "muon" and 0.5 * reckoned < remembered < reckoned
+
+
+def test_moments_in_eight_bits_have_a_scale_per_block_and_small_weights_have_them_in_full():
+    assert remembered_bytes("adamw8bit", (64, 64)) == 2 * 4096 + 2 * 16 * 4
+    assert remembered_bytes("adamw8bit", (4, 320)) == 8 * 1280

@@ -1,10 +1,12 @@
 """The loop itself, on a method with two numbers to learn."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -284,6 +286,35 @@ def test_in_a_folder_of_many_a_run_is_found_by_what_it_learns_and_prolonged(tmp_
     assert longer.exists()
     sweep_runs(runs, days=-1)
     assert not longer.folder.exists()
+
+
+def test_a_run_is_named_as_by_versions_that_knew_fewer_settings(tmp_path):
+    job = tiny_job("dreambooth-lora", tmp_path)
+    made = Checkpoints(job, "pictures", tmp_path)
+    plan = {name: value for name, value in made._plan.items()
+            if name != "recipe" and not name.startswith(("caption_", "hold_"))}  # fmt: skip
+    newer = ("steps", "adapter", "layers", "rslora", "rank_by_block", "min_rank", "orthogonal")
+    plan["settings"] = {name: value for name, value in plan["settings"].items() if name not in newer}
+    name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+    assert made.folder.name.startswith(f"{name}-")
+    for changes in ({"hold_out": 1}, {"settings": replace(job.settings, layers="feed-forward")}):
+        assert not Checkpoints(replace(job, **changes), "pictures", tmp_path).folder.name.startswith(name)
+
+
+def test_a_checkpoint_is_told_of_and_a_preview_on_a_full_disk_ends_no_run(tmp_path, caplog, monkeypatch):
+    class Full(Silent):
+        told = 0
+
+        def on_checkpoint(self) -> None:
+            self.told += 1
+
+        def on_preview(self, progress, image) -> None:
+            raise LikenessError("cannot write step-000002.png: the disk is full")
+
+    toy, watch = Toy(FIRST), Full()
+    monkeypatch.setattr(toy, "preview", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    assert run(toy, tmp_path, watch, preview_every=2, checkpoint_every=2).step == 5
+    assert watch.told == 2 and "the disk is full; training goes on without it" in caplog.text
 
 
 def test_a_checkpoint_from_before_a_setting_existed_is_of_the_same_run_while_that_is_as_by_default(tmp_path):
