@@ -6,7 +6,7 @@ they never change.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,11 @@ class Family:
     def context_width(self) -> int:
         """Numbers in one of the text states that the denoiser reads."""
         return sum(self.text_widths.values())
+
+    def best_of(self, layers: Iterable[str]) -> tuple[str, ...]:
+        """Those of a network's attention layers that `attention_layers` names; none where it names none."""
+        there = set(layers)
+        return tuple(name for name in self.attention_layers if name in there)
 
 
 _ROWS = (

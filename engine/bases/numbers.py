@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def first_broken(base: "BaseModel") -> str | None:
     """A weight of the base that holds NaN or infinity, and of which part; None where all are numbers."""
-    parts = {"U-Net": base.network, "VAE": base.vae}
+    kind = "U-Net" if base.traits.denoiser == "unet" else "transformer"
+    parts = {kind: base.network, "VAE": base.vae}
     parts |= {f"text encoder {name}": encoder for name, encoder in base.text_encoders.items()}
     for part, network in parts.items():
         for name, weight in network.state_dict().items():

@@ -56,7 +56,7 @@ class Sites:
         """(B, …) in the precision and on the device of the queries in a pass of x (B, …)."""
         return x
 
-    def progress(self, times: Tensor) -> float:
+    def progress(self, wrapped: Any, times: Tensor) -> float:
         """How far drawing is, of what a wrapper is told: 0 is pure noise, 1 the picture."""
         return 1 - float(times[0]) / LAST_TIMESTEP
 

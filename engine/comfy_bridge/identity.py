@@ -169,13 +169,13 @@ class _Showing:
     def __call__(
         self, executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *rest: Any, **options: Any
     ) -> Any:
-        if not self.shown.in_pass(lambda: self.sites.progress(timesteps)):
+        wrapped = executor.class_obj
+        if not self.shown.in_pass(lambda: self.sites.progress(wrapped, timesteps)):
             return executor(x, timesteps, *rest, **options)
         by_place = len(rest) > 3  # by place, as ComfyUI does, or by name
         about = rest[3] if by_place else options.get("transformer_options") or {}
         prompts = about.get("cond_or_uncond") or [0]  # for each chunk of the batch, 1: the negative prompt
         who = tuple(kind == 0 for kind in prompts for _ in range(len(x) // len(prompts)))
-        wrapped = executor.class_obj
         person = self.shown.person(who, self.heads, self.sites.queries_like(wrapped, x))
         if AREAS in about and person.region is not None:
             person = replace(person, region=self._within(person.region, about, len(x)))

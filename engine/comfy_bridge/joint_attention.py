@@ -14,8 +14,8 @@ from comfy.ldm.flux.math import apply_rope
 from torch import Tensor
 
 from ..bases.attention import AttentionSite, AttentionUser, Bias, Pass
-from ..bases.process.flow import flux2_flow
 from .attention import USERS_KEY, Sites, User
+from .staged_joint import percent_at
 
 _PASS = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}  # as diffusers has them
@@ -50,9 +50,10 @@ class JointSites:
         """(B,) in the precision and on the device of the queries in a pass of x (B, …)."""
         return torch.empty(len(x), dtype=wrapped.get_dtype_inference(), device=x.device)
 
-    def progress(self, times: Tensor) -> float:
-        """How far drawing is, of what a wrapper is told: 0 is pure noise, 1 the picture."""
-        return flux2_flow().progress(float(times[0]))
+    def progress(self, wrapped: Any, times: Tensor) -> float:
+        """How far drawing is, of what a wrapper is told, as the MODEL counts it: 0 is pure noise, 1 the
+        picture."""
+        return percent_at(wrapped.model_sampling, float(times[0]))
 
     def layers(self, network: Any) -> dict[str, Any]:
         """The blocks of a MODEL's network by their attention's name in diffusers."""

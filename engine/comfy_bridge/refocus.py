@@ -163,7 +163,9 @@ def with_refocus(model: Any, run: "Run | None" = None) -> Any:
     for kind in (kinds.SAMPLER_SAMPLE, kinds.CALC_COND_BATCH):
         model.remove_wrappers_with_key(kind, _KEY)
     model.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, _KEY, _starter(run))
-    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, model_sites(model)))
+    sites, row = model_sites(model), FAMILIES.get(kind_of(model))
+    best = () if row is None else row.best_of(sites.layers(model.model.diffusion_model))
+    model.add_wrapper_with_key(kinds.CALC_COND_BATCH, _KEY, partial(_step, sites, best))
     return model
 
 
@@ -227,8 +229,9 @@ class Run:
 
 
 def _step(
-    sites: Any, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any
-) -> Any:
+    sites: Any, maps_at: Sequence[str], executor: Any, model: Any, conds: Any, x: Any, timestep: Any,
+    model_options: Any,
+) -> Any:  # fmt: skip
     """Around ComfyUI's batching of prompts: brings in regions where one acts, or is looked for."""
     bearing = [
         (number, entry) for number, group in enumerate(conds) for entry in group or () if AIMS in entry
@@ -251,7 +254,7 @@ def _step(
     def regions(uuids: Sequence[Any], rows: int) -> Regions:
         even = math.lcm(*(lengths.get(uuid, 1) for uuid in uuids))
         here = [(rows // len(uuids), prompts.get(uuid)) for uuid in uuids]
-        return Regions(here, progress, run.biases, even=even, record=record)
+        return Regions(here, progress, run.biases, even=even, record=record, maps_at=maps_at)
 
     users = sites.with_user(options, model.diffusion_model, "regions", regions)
     out = executor(model, conds, x, timestep, {**model_options, "transformer_options": users})

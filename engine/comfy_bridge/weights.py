@@ -58,7 +58,7 @@ def family_of_model(model: Any) -> str:
     network = type(model.model.diffusion_model).__name__
     if network != "UNetModel":
         raise LikenessError(
-            f"this MODEL is {kind.__name__}, which has no U-Net to learn on (its network is {network}); "
+            f"this MODEL is {kind.__name__}, which cannot be learned on yet (its network is {network}); "
             f"connect {_KNOWN}"
         )
     raise LikenessError(f"learning on a {kind.__name__} model is not possible; connect {_KNOWN}")

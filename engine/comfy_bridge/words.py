@@ -112,7 +112,10 @@ def _with_tables(clip: Any, artifact: Artifact, strength: float) -> Any:
     clip = clip.clone()
     weights = clip.cond_stage_model.state_dict()
     for encoder, table in tables.items():
-        key = f"{encoder}.transformer.text_model.embeddings.token_embedding.weight"
+        transformer = getattr(clip.cond_stage_model, encoder).transformer
+        own = transformer.get_input_embeddings()
+        path = next(path for path, module in transformer.named_modules() if module is own)
+        key = f"{encoder}.transformer.{path}.weight"
         clip.add_patches({key: diff_patch(table, weights[key], encoder)}, strength)
     return clip
 

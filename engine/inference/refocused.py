@@ -62,6 +62,7 @@ class RefocusedModel:
         self._prompts, self._rows = tuple(prompts), rows
         self.focuses = list(focuses)
         self._latents, self._look, self._restart, self._record = latents, look, restart, record
+        self._maps_at = base.traits.best_of(base.denoiser.attention_layers())
         self._look_after = _steps_before_looking(focuses, steps)
         own_texts = {
             number: [own_prompt_of(text, focus) for text in prompts] for number, focus in enumerate(focuses)
@@ -100,7 +101,7 @@ class RefocusedModel:
         prompts = self._focused_at(timestep)
         regions = Regions(
             [(len(noisy) - len(prompts), None), *((1, prompt) for prompt in prompts)], progress, self._biases,
-            record=self._record or looking,
+            record=self._record or looking, maps_at=self._maps_at,
         )  # fmt: skip
         with self._seam.using("regions", regions) if regions.needed else nullcontext():
             output = self._inner.predict(noisy, t, conditioning)

@@ -7,7 +7,7 @@ and of other regions' words as well, and prompts of their own pass through the n
 each among itself and its region.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,11 @@ from torch import Tensor
 from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias
 from ..staged.text import TextStates
 from .refocus import Area, LogMasks, Maps, places_in_all, word_attention
+
+_BIASES = 256  # that are kept at once
+_JOINT_BIASES = (
+    4  # of all tokens to all: 42 MB each at 1024 pixels in half precision, and all blocks share one
+)
 
 
 class RegionsFound(Exception):
@@ -88,13 +93,16 @@ class Regions(AttentionUser):
 
     `prompts`: for runs of the pass's samples, how many, and their prompt; None: one without regions. `even`:
     how many text states all prompts were repeated to; None: as many as there are. `biases` keeps what was
-    made, for as long as the prompts' masks live. `record` adds the words' attention to the prompts' maps.
+    made, for as long as the prompts' masks live. `record` adds the words' attention to the prompts' maps, of
+    the sites `maps_at`, or of all where that names none.
     """
 
     def __init__(
         self, prompts: Sequence[tuple[int, FocusedPrompt | None]], progress: float,
         biases: dict[Any, Any], *, even: int | None = None, record: bool = False,
+        maps_at: Collection[str] = (),
     ) -> None:  # fmt: skip
+        self._maps_at = maps_at
         self._prompts, self._progress, self._biases = prompts, progress, biases
         self._even, self._record = even, record
         self._acting = [
@@ -115,7 +123,7 @@ class Regions(AttentionUser):
                 k, v = self._lengthened(site, k, v)
             assert bias is None  # nobody else adds any
             bias = Bias(_merged([count for count, _ in self._prompts], added), front)
-        if self._record:
+        if self._record and (not self._maps_at or site.name in self._maps_at):
             words = front if not site.joint or site.text is None else site.text.stop - self._behind
             self._remember(site, q, k, words, added)
         return q, k, v, bias
@@ -143,7 +151,7 @@ class Regions(AttentionUser):
         ]
         key = (grid, front, self._even, like.dtype, site.joint, *strengths)
         if key not in self._biases:
-            if len(self._biases) > 256:
+            if len(self._biases) >= (_JOINT_BIASES if site.joint else _BIASES):
                 self._biases.clear()
             even = front if self._even is None else min(self._even, front)
             biases = [

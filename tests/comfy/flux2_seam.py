@@ -22,6 +22,7 @@ from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.attention import AttentionUser
 from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.bases.denoisers.seam import using
+from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.comfy_bridge.identity import apply_identity, people_in
 from likeness_portraits.engine.comfy_bridge.joint_attention import JointSites
 from likeness_portraits.engine.comfy_bridge.refocus import Run, refocused_prompt, with_refocus
@@ -127,6 +128,16 @@ def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, An
     before, run = sampled(model, clip, said(clip, TOGETHER)), Run(record=True)
     drawn = sampled(with_refocus(patched, run), clip, positive)
     seen = torch.cat([one.mean() for one in run.maps.values()], 1)  # type: ignore[misc]
+    one_block = replace(FAMILIES["flux2"], attention_layers=("single_transformer_blocks.1.attn",))
+    before_it, FAMILIES["flux2"] = FAMILIES["flux2"], one_block
+    here = Run(record=True)
+    sampled(with_refocus(patched, here), clip, positive)
+    generate(
+        base, [TOGETHER], steps=6, guidance=4.0, seed=5, width=32, height=32,
+        refocus=Refocusing(focuses=FOCUSES, on_maps=lambda _group, seen, *_rest: maps.append(seen)),
+    )  # fmt: skip
+    FAMILIES["flux2"] = before_it
+    one = torch.cat([one.mean() for one in here.maps.values()], 1)  # type: ignore[misc]
     neutral = model, None
     for focus in FOCUSES:
         off = replace(focus, strength=0.0, scope="word", own_prompt=None)
@@ -134,6 +145,7 @@ def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, An
     return {
         "pictures": min(psnr(mine[0], pixels_of(vae, drawn)), 99.0),
         "maps": apart(seen, maps[0]), "maps' size": maps[0].max().item(),
+        "maps of a block": apart(one, maps[1]), "of a block alone": apart(maps[0], maps[1]),
         "seen": apart(drawn, before),
         "neutral": apart(sampled(neutral[0], clip, neutral[1]), before),
         "afterwards": apart(sampled(patched, clip, said(clip, TOGETHER)), before),

@@ -8,6 +8,7 @@ FOLDER takes random weights of its shape. Prints one JSON object; of a host with
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 checkout, package_parent, folder = sys.argv[1:4]
@@ -18,6 +19,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.model_sampling  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
@@ -29,6 +31,7 @@ from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
 from likeness_portraits.engine.bases.sampling import seeded_noise  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.joint_attention import JointSites  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.second_miniature import build_second_miniature  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import name_of_model, take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
@@ -133,6 +136,7 @@ def main() -> dict[str, Any]:
     model.WEIGHTS = write_weights_from(FOLDER)
     loaded, base = build_second_miniature(), load_base(SPEC)
     found: dict[str, Any] = {"missing": refused, "files": differences(loaded, base)}
+    found["tables"], found["progress"] = whole_tables(loaded, base), counted(loaded[0], base)
     found["used"] = used(loaded, base)  # before sampling, which leaves the weights in place
     found["drawn"] = drawn_alike(loaded, base)
     with torch.inference_mode(), torch.inference_mode(False):
@@ -142,6 +146,32 @@ def main() -> dict[str, Any]:
     copies = [part.clone() for part in loaded[:2]]
     found["again"] = differences((*copies, loaded[2]), base)["velocity"]
     return found
+
+
+@torch.inference_mode()
+def whole_tables(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, float]:
+    """Words of the whole vocabulary that training moved, half as far, in the engine and by Apply Likeness."""
+    table = base.text_encoders["qwen3_4b"].get_input_embeddings().weight
+    moved = table + 0.1 * torch.randn(table.shape, generator=RANDOM)
+    artifact = Artifact(kind="embedding", method="test", base_family="miniature-2",
+                        tensors={"table.qwen3_4b": moved})  # fmt: skip
+    plain = base.encode_text(["a man"])
+    with applied(base, [(artifact, 0.5)]):
+        ours = base.encode_text(["a man"])
+    theirs = heard(apply(*loaded[:2], artifact, 1.0, 0.5)[1], "a man")
+    return {"apart": apart(theirs, ours.states), "seen": apart(plain.states, ours.states)}
+
+
+def counted(model: Any, base: BaseModel) -> dict[str, float]:
+    """How far drawing is at a noise level: of the base, and of a MODEL, also of one that is shifted."""
+    sites, times = JointSites(), torch.tensor([0.7])
+    mine = base.process.progress(0.7)
+    shifted = comfy.model_sampling.ModelSamplingFlux(model.model.model_config)
+    shifted.set_parameters(shift=1.15)
+    other = SimpleNamespace(model_sampling=shifted)
+    percent = sites.progress(other, times)
+    return {"ours": mine, "theirs": sites.progress(model.model, times), "shifted": percent,
+            "shifted sigma": float(shifted.percent_to_sigma(percent))}  # fmt: skip
 
 
 def write_weights_from(folder: Path) -> Path:

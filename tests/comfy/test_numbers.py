@@ -86,7 +86,7 @@ def test_a_patch_on_the_model_is_part_of_what_is_learned_on(measured: dict[str, 
     {
         "refiner": "is the SDXL refiner, .* connect the SDXL base",
         "inpainting": "for inpainting or editing .*9 channels instead of 4.*connect the plain model",
-        "transformer": "is AuraFlow, which has no U-Net to learn on .*connect an SD 1.x, SD 2.x or SDXL",
+        "transformer": "is AuraFlow, which cannot be learned on yet .*connect an SD 1.x, SD 2.x or SDXL",
         "quantised": "is quantised in a way that cannot be read .*GGUF.*load the model in fp16",
         "levels": "noise levels of another kind .*connect an SD 1.x",
         "no clip": "there is no CLIP: .*load one with Load CLIP and connect it",

@@ -55,5 +55,16 @@ def test_words_and_a_lora_mean_the_same_in_both(known: dict[str, Any]):
     assert used["words"] <= 1e-4 and used["velocity"] <= 1e-4 < used["seen"]
 
 
+def test_a_whole_vocabulary_that_moved_reads_the_same_in_both(known: dict[str, Any]):
+    assert known["tables"]["apart"] <= 1e-4 and known["tables"]["seen"] > 1e-2
+
+
+def test_how_far_drawing_is_goes_by_the_models_own_sampling_however_it_is_shifted(known: dict[str, Any]):
+    progress = known["progress"]
+    assert progress["theirs"] == pytest.approx(progress["ours"], abs=1e-6)
+    assert progress["shifted sigma"] == pytest.approx(0.7, abs=1e-6)
+    assert abs(progress["shifted"] - progress["ours"]) > 0.01
+
+
 def test_it_comes_back_for_training_as_what_it_is(known: dict[str, Any]):
     assert known["same"] and known["name"] == "miniature-2" and known["again"] <= 1e-4

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import LikenessError
 from ..attention import AttentionUser, Pass
+from ..families import KNOWN
 from .flux2 import Flux2Sites
 from .unet import UNetSites
 
@@ -145,6 +146,4 @@ def sites_of(network: nn.Module) -> _Sites:
         return UNetSites(network)
     if hasattr(network, "single_transformer_blocks") and hasattr(network, "double_stream_modulation_img"):
         return Flux2Sites(network)
-    raise LikenessError(
-        f"nothing can be done inside the attention of {type(network).__name__}; use an SD or SDXL base"
-    )
+    raise LikenessError(f"nothing can be done inside the attention of {type(network).__name__}; use {KNOWN}")

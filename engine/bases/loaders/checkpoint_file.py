@@ -16,7 +16,7 @@ from ...artifact.tensors import is_safetensors
 from ...errors import LikenessError
 from ...files import reading
 from ..families import KNOWN
-from .folder import inpainting, quantised, refiner, unsupported
+from .folder import ONE_TRANSFORMER, inpainting, quantised, refiner, unsupported
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def check_checkpoint_kind(path: Path, tensors: Mapping[str, Tensor]) -> None:
         return _check_unet(path, tensors)
     sign = _sign(tensors, TRANSFORMERS)
     if sign:
-        raise unsupported(path, TRANSFORMERS[sign], "it is a diffusion transformer and has no U-Net")
+        raise unsupported(path, TRANSFORMERS[sign], ONE_TRANSFORMER)
     if _sign(tensors, LORA):
         raise LikenessError(f"{path} is a LoRA, not a base model; choose {KNOWN} and load the LoRA beside it")
     if "down_blocks.0.resnets.0.conv1.weight" in tensors:

@@ -129,7 +129,7 @@ def check_folder(path: Path) -> None:
     index = _json(path / "model_index.json") if (path / "model_index.json").is_file() else {}
     named = str(index.get("_class_name", "a transformer")).removesuffix("Pipeline")
     if "transformer" in parts:
-        raise unsupported(path, f"a diffusion transformer ({named})", "such models have no U-Net to learn on")
+        raise unsupported(path, f"a diffusion transformer ({named})", ONE_TRANSFORMER)
     if "prior" in parts or "decoder" in parts:
         raise unsupported(
             path, f"a model of several stages ({named})", "there is no single U-Net to learn on"
@@ -187,6 +187,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------- refusals
+
+
+ONE_TRANSFORMER = "of diffusion transformers only FLUX.2 Klein is supported yet"
 
 
 def unsupported(path: object, what: str, reason: str) -> LikenessError:

@@ -279,5 +279,5 @@ def test_the_innermost_user_under_a_key_is_heard_and_afterwards_nobody():
 
 
 def test_networks_of_another_kind_are_refused_by_name():
-    with pytest.raises(LikenessError, match="inside the attention of Linear"):
+    with pytest.raises(LikenessError, match="inside the attention of Linear; use .*FLUX.2 Klein"):
         Seam(nn.Linear(2, 2))

@@ -1,10 +1,12 @@
 """What methods find inside FLUX.2's attention: where each word is looked for; tiny random weights."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from likeness_portraits.engine.bases.base import BaseModel
 from likeness_portraits.engine.bases.conditioning import Conditioning
@@ -13,7 +15,7 @@ from likeness_portraits.engine.bases.families import FAMILIES
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
-from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Spot
+from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Maps, Spot
 from likeness_portraits.engine.inference.refocused import Refocusing
 from likeness_portraits.engine.inference.regions import FocusedPrompt, Regions
 from likeness_portraits.engine.staged.text import TextStates
@@ -109,6 +111,40 @@ def test_two_people_are_drawn_in_boxes_and_neutral_ones_change_nothing(base):
     assert (drawn(strength=0.0, scope="word") == plain).all()
     apart, words = drawn(own=True), drawn(scope="word")
     assert (apart != plain).any() and (words != plain).any() and (apart != words).any()
+
+
+def test_where_words_look_is_added_up_in_the_blocks_that_the_row_names(base, monkeypatch):
+    def seen() -> tuple[list[int], Tensor]:
+        grids: list[int] = []
+        add = Maps.add
+        monkeypatch.setattr(Maps, "add", lambda maps, *told: (grids.append(1), add(maps, *told))[1])
+        found: list[Tensor] = []
+        told = Refocusing(
+            focuses=[Focus(token="Anna", region=(0, 0, 0.5, 1), scope="word")],
+            on_maps=lambda _group, maps, *_rest: found.append(maps),
+        )
+        generate(base, ["Anna and Ben"], steps=2, seed=1, width=32, height=48, refocus=told)
+        monkeypatch.setattr(Maps, "add", add)
+        return grids, found[0]
+
+    everywhere, of_all = seen()
+    row = replace(FAMILIES["flux2"], attention_layers=("of.another.size", "single_transformer_blocks.1.attn"))
+    monkeypatch.setitem(FAMILIES, "flux2", row)
+    there, of_one = seen()
+    assert (len(everywhere), len(there)) == (2 * 3, 2)  # steps times blocks
+    assert of_one.shape == of_all.shape == (1, 1, 12, 8) and not torch.allclose(of_one, of_all)
+
+
+def test_of_biases_as_large_as_joint_attention_few_are_kept(base):
+    noisy, times, context = torch.randn(1, 16, 8, 8), torch.tensor([0.5]), base.encode_text(["Anna"])
+    biases: dict[Any, Any] = {}
+    for _ in range(6):  # as many stages of a prompt, each with masks of its own
+        focus = Focus(token="Anna", region=torch.eye(8)[None], scope="word")
+        masks = LogMasks([Spot(focus, (3,))], [torch.eye(8)[None]])
+        regions = Regions([(1, FocusedPrompt(masks, context.length))], 0.5, biases)
+        with using(base.network, "regions", regions):
+            base.predict(noisy, times, context)
+    assert 1 <= len(biases) <= 4
 
 
 # ----------------------------------------------------------------------------- words that follow the noise
