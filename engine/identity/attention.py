@@ -148,7 +148,8 @@ def id_branch(q: Tensor, site: AttentionSite, people: Sequence[Person]) -> Tenso
         keys, values = person.keys_values[site.name]
         if person.ready_for != like:
             keys, values = split_heads(keys, site.heads, q), split_heads(values, site.heads, q)
-        branch = F.scaled_dot_product_attention(apart, keys, values, attn_mask=person.counts).transpose(1, 2)
+        counts = None if person.counts is None else person.counts.to(apart.dtype)  # as CUDA's kernels ask
+        branch = F.scaled_dot_product_attention(apart, keys, values, attn_mask=counts).transpose(1, 2)
         weights = person.region_at(site.grid)
         branch = branch if weights is None else branch * weights.to(branch)[..., None]
         branch = branch if scale == 1 else scale * branch

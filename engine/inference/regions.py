@@ -19,9 +19,7 @@ from ..staged.text import TextStates
 from .refocus import Area, LogMasks, Maps, places_in_all, word_attention
 
 _BIASES = 256  # that are kept at once
-_JOINT_BIASES = (
-    4  # of all tokens to all: 42 MB each at 1024 pixels in half precision, and all blocks share one
-)
+_JOINT_BIASES = 4  # of all tokens to all: 42 MB each at 1024 pixels in half precision
 
 
 class RegionsFound(Exception):

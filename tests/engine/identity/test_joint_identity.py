@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from likeness_portraits.engine.bases.attention import WHOLE, AttentionSite
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.conditioning import Conditioning
 from likeness_portraits.engine.bases.denoisers.seam import Seam
 from likeness_portraits.engine.config import BaseSpec
-from likeness_portraits.engine.identity.attention import IdAttention, IdentityAttention, Person, text_features
+from likeness_portraits.engine.identity.attention import (
+    IdAttention,
+    IdentityAttention,
+    Person,
+    id_branch,
+    text_features,
+)
 from likeness_portraits.engine.training.methods.masterweaver import editing_layers
 from likeness_portraits.tests.engine import tiny_flux2
 
@@ -147,6 +155,21 @@ def test_what_is_added_is_attention_of_the_pictures_queries_to_the_tokens_alone(
     added.square().sum().backward()
     total.square().sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_how_often_tokens_are_there_is_told_in_the_precision_of_the_queries(monkeypatch):
+    """CUDA's kernels take no other; a base in bf16 asks in bf16, while latents are in fp32."""
+    asked, attention = [], F.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor) -> Tensor:
+        asked.append({part.dtype for part in (q, k, v, attn_mask)})
+        return attention(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    person = Person({"x": (torch.randn(1, 4, 32), torch.randn(1, 4, 32))}, counts=torch.zeros(1, 1, 1, 4))
+    site = AttentionSite("x", 2, WHOLE, WHOLE, None, torch.nn.Identity(), torch.nn.Identity())
+    added = id_branch(torch.randn(1, 8, 2, 16).bfloat16(), site, [person])
+    assert asked == [{torch.bfloat16}] and added is not None and added.dtype == torch.bfloat16
 
 
 def test_at_scale_0_the_pass_is_the_plain_one_bit_for_bit(base, branch, noisy, context):
