@@ -145,7 +145,8 @@ def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, An
     return {
         "pictures": min(psnr(mine[0], pixels_of(vae, drawn)), 99.0),
         "maps": apart(seen, maps[0]), "maps' size": maps[0].max().item(),
-        "maps of a block": apart(one, maps[1]), "of a block alone": apart(maps[0], maps[1]) / maps[0].max().item(),
+        "maps of a block": apart(one, maps[1]),
+        "of a block alone": apart(maps[0], maps[1]) / maps[0].max().item(),
         "seen": apart(drawn, before),
         "neutral": apart(sampled(neutral[0], clip, neutral[1]), before),
         "afterwards": apart(sampled(patched, clip, said(clip, TOGETHER)), before),
