@@ -113,8 +113,8 @@ def _with_tables(clip: Any, artifact: Artifact, strength: float) -> Any:
     weights = clip.cond_stage_model.state_dict()
     for encoder, table in tables.items():
         transformer = getattr(clip.cond_stage_model, encoder).transformer
-        own = transformer.get_input_embeddings()
-        path = next(path for path, module in transformer.named_modules() if module is own)
+        table_module = transformer.get_input_embeddings()
+        path = next(path for path, module in transformer.named_modules() if module is table_module)
         key = f"{encoder}.transformer.{path}.weight"
         clip.add_patches({key: diff_patch(table, weights[key], encoder)}, strength)
     return clip
