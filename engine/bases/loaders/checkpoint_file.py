@@ -113,7 +113,7 @@ def check_checkpoint_kind(path: Path, tensors: Mapping[str, Tensor]) -> None:
         return _check_unet(path, tensors)
     sign = _sign(tensors, TRANSFORMERS)
     if sign:
-        raise unsupported(path, TRANSFORMERS[sign], ONE_TRANSFORMER)
+        raise unsupported(path, TRANSFORMERS[sign], f"it is a diffusion transformer, and {ONE_TRANSFORMER}")
     if _sign(tensors, LORA):
         raise LikenessError(f"{path} is a LoRA, not a base model; choose {KNOWN} and load the LoRA beside it")
     if "down_blocks.0.resnets.0.conv1.weight" in tensors:

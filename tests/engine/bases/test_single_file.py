@@ -180,7 +180,10 @@ def test_a_tokenizer_beside_the_checkpoint_or_in_comfyui_is_found(sd1, tmp_path:
 
 KEYS = {  # what gives a file away, and how it is refused
     "sd3": ({"model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": 2}, "Stable Diffusion 3"),
-    "flux": ({"double_blocks.0.img_attn.qkv.weight": 2}, "FLUX.*of diffusion transformers only FLUX.2 Klein"),
+    "flux": (
+        {"double_blocks.0.img_attn.qkv.weight": 2},
+        "FLUX.*diffusion transformer, and of its kind only FLUX.2 Klein",
+    ),
     "flux, prefixed": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": 2}, "FLUX"),
     "auraflow": ({"model.double_layers.0.attn.w1q.weight": 2}, "AuraFlow"),
     "wan": ({"patch_embedding.weight": 2, "blocks.0.self_attn.q.weight": 2}, "Wan"),
