@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from likeness_portraits.tests.comfy.hosts import WORKFLOW, Server, host_python
+from likeness_portraits.tests.comfy.hosts import WORKFLOW, Server, host_python, numbers_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,3 +54,21 @@ def nodes(server: Server) -> dict[str, Any]:
 def workflow() -> dict[str, Any]:
     """The bundled workflow, as the editor saved it."""
     return json.loads(WORKFLOW.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def measured(
+    request: pytest.FixtureRequest, checkout: Path, python: Path, package_parent: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:  # fmt: skip
+    """What the module's SCRIPT measures in this ComfyUI, in an empty folder."""
+    folder = tmp_path_factory.mktemp("measured")
+    return numbers_of(request.module.SCRIPT, python, checkout, package_parent, folder)
+
+
+@pytest.fixture(scope="module")
+def known(measured: dict[str, Any]) -> dict[str, Any]:
+    """The same, on hosts that know FLUX.2."""
+    if "refused" in measured:
+        pytest.skip("this ComfyUI has no FLUX.2")
+    return measured

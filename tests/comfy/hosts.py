@@ -41,7 +41,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
 
 
-def numbers_of(script: str, python: Path, *arguments: object, timeout: float = 300) -> dict[str, Any]:
+def numbers_of(script: str, python: Path, *arguments: object, timeout: float = 900) -> dict[str, Any]:
     """What a script beside this file says in its last line, a JSON object, when the host's Python runs it."""
     ran = subprocess.run(
         [python, Path(__file__).with_name(script), *map(str, arguments)],

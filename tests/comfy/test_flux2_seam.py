@@ -1,25 +1,11 @@
 """Inside FLUX.2's attention: regions and staged words in ComfyUI are the engine's, beside other packs'."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from likeness_portraits.tests.comfy.hosts import numbers_of
-
 pytestmark = pytest.mark.comfy
-
-
-@pytest.fixture(scope="module")
-def known(
-    checkout: Path, python: Path, package_parent: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    """What was measured, on hosts that know FLUX.2."""
-    folder = tmp_path_factory.mktemp("flux2")
-    measured = numbers_of("flux2_seam.py", python, checkout, package_parent, folder)
-    if "refused" in measured:
-        pytest.skip("this ComfyUI has no FLUX.2")
-    return measured
+SCRIPT = "flux2_seam.py"
 
 
 def test_a_pass_with_regions_is_the_engines_before_and_after_other_packs_patches(known: dict[str, Any]):

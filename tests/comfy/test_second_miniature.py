@@ -1,29 +1,11 @@
 """The second Miniature in ComfyUI's own classes for FLUX.2, and in the engine, on the same random weights."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from likeness_portraits.tests.comfy.hosts import numbers_of
-
 pytestmark = pytest.mark.comfy
-
-
-@pytest.fixture(scope="module")
-def measured(
-    checkout: Path, python: Path, package_parent: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("second")
-    return numbers_of("second_numbers.py", python, checkout, package_parent, folder)
-
-
-@pytest.fixture
-def known(measured: dict[str, Any]) -> dict[str, Any]:
-    """What was measured, on hosts that know FLUX.2."""
-    if "refused" in measured:
-        pytest.skip("this ComfyUI has no FLUX.2")
-    return measured
+SCRIPT = "second_numbers.py"
 
 
 def test_an_older_comfyui_is_refused_with_the_version_that_is_needed(measured: dict[str, Any]):

@@ -25,16 +25,10 @@ from likeness_portraits.engine.training.plan import remarks
 from likeness_portraits.tests.engine import tiny_flux2
 from likeness_portraits.tests.engine.evaluation.test_stopping import Scripted
 from likeness_portraits.tests.engine.tiny import tiny_job
-from likeness_portraits.tests.engine.training import test_methods, test_sizes
+from likeness_portraits.tests.engine.training import test_methods, test_registering, test_sizes
 
 pytest.importorskip("diffusers", "0.36")
 pytest.importorskip("transformers", "4.51")
-CONTRACT = (
-    test_methods.test_frozen_base_is_bit_identical_after_training,
-    test_methods.test_only_declared_parameters_move,
-    test_methods.test_the_saved_artifact_draws_what_the_method_drew,
-    test_methods.test_cancelling_saves_and_resuming_equals_an_uninterrupted_run_bit_for_bit,
-)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +289,7 @@ def test_a_lora_of_another_family_is_refused(base: BaseModel):
 # ------------------------------------------------------------------------------------------------ learning
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__[5:25])
+@test_registering.every_check
 @pytest.mark.parametrize(
     "method", ["textual-inversion", "dreambooth-lora", "magictailor", "magicapture", "masterweaver"]
 )

@@ -27,16 +27,10 @@ from likeness_portraits.engine.training.methods import method_class
 from likeness_portraits.engine.training.methods.personamagic import PersonaMagic, StagedBatch
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine.tiny import staged_person, tiny_job
-from likeness_portraits.tests.engine.training import test_methods
+from likeness_portraits.tests.engine.training import test_registering
 
 pytest.importorskip("diffusers", "0.36")
 pytest.importorskip("transformers", "4.51")
-CONTRACT = (
-    test_methods.test_frozen_base_is_bit_identical_after_training,
-    test_methods.test_only_declared_parameters_move,
-    test_methods.test_the_saved_artifact_draws_what_the_method_drew,
-    test_methods.test_cancelling_saves_and_resuming_equals_an_uninterrupted_run_bit_for_bit,
-)
 
 
 @pytest.fixture
@@ -150,7 +144,7 @@ def test_of_biases_as_large_as_joint_attention_few_are_kept(base):
 # ----------------------------------------------------------------------------- words that follow the noise
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__[5:25])
+@test_registering.every_check
 def test_words_that_follow_the_noise_are_learned(check, base, folder):
     check("personamagic", base, folder)
 
