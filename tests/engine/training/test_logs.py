@@ -9,6 +9,7 @@ import pytest
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.training import logs
 from likeness_portraits.engine.training.logs import LossTable, Recorded, _flat, check_tracker, read_table
 from likeness_portraits.engine.training.observer import Progress, Silent
 from likeness_portraits.engine.training.trainer import tiled
@@ -122,7 +123,7 @@ def test_a_tracker_that_fails_ends_no_run_and_hears_steps_before_pictures(
 ):
     tracker = Failing()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    monkeypatch.setattr("likeness_portraits.engine.training.logs.begun_tracker", lambda name, job: tracker)
+    monkeypatch.setattr(logs, "begun_tracker", lambda name, job: tracker)
     observer = Recorded(Silent(), job(tmp_path, log=["wandb"]))
     told(observer, 1, 2)
     observer.on_preview(progress(2), np.zeros((2, 2, 3), np.uint8))
