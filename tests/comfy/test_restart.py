@@ -148,8 +148,8 @@ def test_what_killed_writes_left_is_not_offered_and_old_runs_are_swept(own: Serv
     assert not (likenesses / ".anna-0123456789ab.safetensors").exists()  # its writer is long gone
     (likenesses / ".bo-0123456789ab.safetensors").touch()
     offered = own.nodes()["LikenessLoad"]["input"]["required"]["name"]
-    assert "anna.safetensors" in json.dumps(offered) and "bo" not in json.dumps(offered)
-    assert "state" not in json.dumps(offered)
+    assert "anna.safetensors" in json.dumps(offered) and "bo-0123456789ab" not in json.dumps(offered)
+    assert "state.safetensors" not in json.dumps(offered)
 
 
 def test_an_embedding_goes_with_the_last_clip_that_knows_it(own: Server):
