@@ -1,12 +1,13 @@
 """What a run needs is known before it begins, measures make it less, and running out ends no run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from likeness_portraits.engine.artifact import Artifact
@@ -63,13 +64,35 @@ def learner(job: Job, base: BaseModel) -> Method:
 
 
 def measured(work: Callable[[], object]) -> int:
-    """Bytes that PyTorch's allocator gave out at the worst moment of the work, beside those of before."""
+    """Bytes that PyTorch's allocator gave out at the worst moment of the work, beside those of before.
+
+    What an earlier profiled run left and the garbage collector takes away during this one does not count.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    changes = sorted(_changes(profiler.profiler.kineto_results.experimental_event_tree()))
     assert len(changes) > 1000
-    return int(np.cumsum([size for _, size in changes]).max())
+    held: dict[int, int] = {}
+    now = most = 0
+    for _, place, size in changes:
+        if size > 0:
+            held[place] = size
+            now += size
+        else:
+            now -= held.pop(place, 0)
+        most = max(most, now)
+    return most
+
+
+def _changes(events: Sequence[Any]) -> Iterator[tuple[int, int, int]]:
+    """When, where and how much memory was given out, or taken back (below zero)."""
+    waiting = list(events)
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        kind, fields = event.typed
+        if kind == _EventType.Allocation:
+            yield event.start_time_ns, fields.ptr, fields.alloc_size
 
 
 @pytest.fixture(scope="module")
