@@ -7,10 +7,10 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
@@ -349,6 +349,19 @@ def flux2_base(parts: Flux2Parts, fingerprint: str | None = None) -> BaseModel:
     return base
 
 
+class _Transformer(NamedTuple):
+    """How a kind of diffusion transformer is known and read."""
+
+    is_folder: Callable[[Path], bool]  # diffusers' own
+    read_folder: Callable[[Path], Any]
+    is_file: Callable[[Iterable[str]], bool]  # by the names of its tensors
+    read_file: Callable[[Path, Mapping[str, Tensor], BaseSpec], Any]
+    base: Callable[[Any], BaseModel]  # around what was read
+
+
+_TRANSFORMERS = (_Transformer(is_flux2_folder, read_flux2_folder, is_flux2, read_flux2_file, flux2_base),)
+
+
 def weights_fingerprint(model: BaseModel) -> str:
     """A short name for these weights: equal in every file format and precision that holds them."""
     total = hashlib.sha256()
@@ -384,14 +397,16 @@ def load_base(spec: BaseSpec) -> BaseModel:
         called = (spec.path or "") if spec.kind == "hub" else path.resolve().name
         if path.is_dir():
             with reading(path, "is no diffusers model, or is damaged; get it again or choose another"):
-                if is_flux2_folder(path):
-                    return named(flux2_base(read_flux2_folder(path)), called)
+                for kind in _TRANSFORMERS:
+                    if kind.is_folder(path):
+                        return named(kind.base(kind.read_folder(path)), called)
                 parts = read_folder(path, spec.prediction)
                 return named(unet_base(**vars(parts), resolution=parts.resolution), called)
         else:
             stored = read_checkpoint_tensors(path)
-            if is_flux2(stored.tensors):
-                return named(flux2_base(read_flux2_file(path, stored.tensors, spec)), called)
+            for kind in _TRANSFORMERS:
+                if kind.is_file(stored.tensors):
+                    return named(kind.base(kind.read_file(path, stored.tensors, spec)), called)
             parts = read_single_file(path, spec, stored)
             return named(unet_base(**vars(parts), resolution=parts.resolution), called)
 

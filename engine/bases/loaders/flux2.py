@@ -38,6 +38,7 @@ _TEXT_FRONTS = ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.t
 _SCALES = (".weight_scale", ".scale_weight")  # that fp8 weights are multiplied with
 _NO_WEIGHTS = (".comfy_quant", ".input_scale", ".scale_input", "scaled_fp8", "lm_head.weight")
 _GET = "get it in bf16, fp16, fp32 or fp8"
+_TAKE = "take qwen_3_4b.safetensors for Klein 4B, qwen_3_8b.safetensors for Klein 9B"
 _STATES = 3  # of the text encoder, side by side
 
 
@@ -98,7 +99,7 @@ def build_transformer(where: object, state: Mapping[str, Tensor], config: Mappin
         network.load_state_dict(weights, assign=True)
         return network.eval()
 
-    return _whole(where, "FLUX.2 transformer", build)
+    return whole(where, "FLUX.2 transformer", build)
 
 
 def _transformer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -118,8 +119,12 @@ def _transformer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...] | None = None) -> Any:
-    """Qwen3 around tensors in transformers' names (`model.layers…`), as far as its taps; sizes by shapes."""
+def build_text(
+    where: object, state: Mapping[str, Tensor], taps: tuple[int, ...] | None = None,
+    reader: str = "FLUX.2 Klein", take: str = _TAKE,
+) -> Any:  # fmt: skip
+    """Qwen3 around tensors in transformers' names (`model.layers…`), as far as its taps; sizes by shapes.
+    `reader`: the base that reads prompts with it, and which file it should `take`."""
     from transformers import Qwen3Config, Qwen3Model
 
     def build() -> Any:
@@ -129,7 +134,7 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
         stored = len(numbers_in(weights, "layers."))
         read = max(taps or taps_for(stored))
         if stored < max(read, 4):
-            raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for FLUX.2; {_GET}")
+            raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for {reader}; {_GET}")
         rope: Any = {"rope_theta": 1e6}  # newer transformers name it otherwise, and still take it so
         config = Qwen3Config(
             vocab_size=words,
@@ -150,11 +155,8 @@ def build_text(where: object, state: Mapping[str, Tensor], taps: tuple[int, ...]
         return network.eval()
 
     if not any(key.endswith("layers.0.self_attn.q_norm.weight") for key in state):
-        raise LikenessError(
-            f"{where} holds no Qwen3, which FLUX.2 Klein reads prompts with; take qwen_3_4b.safetensors for "
-            "Klein 4B, qwen_3_8b.safetensors for Klein 9B"
-        )
-    return _whole(where, "Qwen3 text encoder", build)
+        raise LikenessError(f"{where} holds no Qwen3, which {reader} reads prompts with; {take}")
+    return whole(where, "Qwen3 text encoder", build)
 
 
 def build_flux2_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
@@ -171,7 +173,7 @@ def build_flux2_vae(where: object, state: Mapping[str, Tensor], config: Mapping[
         raise LikenessError(
             f"{where} is not FLUX.2's VAE (it has no statistics of its latents); take flux2-vae.safetensors"
         )
-    return _whole(where, "FLUX.2 VAE", build)
+    return whole(where, "FLUX.2 VAE", build)
 
 
 def _vae_name(key: str) -> str:
@@ -214,7 +216,7 @@ def assembled(
 
 def is_flux2_folder(path: Path) -> bool:
     """Whether a diffusers folder says that its transformer is FLUX.2's."""
-    return _told(path / "transformer" / "config.json").get("_class_name") == "Flux2Transformer2DModel"
+    return told(path / "transformer" / "config.json").get("_class_name") == "Flux2Transformer2DModel"
 
 
 def read_flux2_folder(path: Path) -> Flux2Parts:
@@ -224,40 +226,45 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
             raise LikenessError(
                 f"{path} has no {name} folder, which a FLUX.2 model needs; get the whole model"
             )
-    read = {name: _told(path / name / "config.json") for name in _FOLDERS}
+    read = {name: told(path / name / "config.json") for name in _FOLDERS}
+    refuse_quantised(path, read)
+    for name in _FOLDERS:
+        check_config(path / name / "config.json")
+    if read["transformer"].get("guidance_embeds") or read["text_encoder"].get("model_type") != "qwen3":
+        raise _dev(path)
+    text = folder_tensors(path / "text_encoder")
+    encoder = build_text(path / "text_encoder", text)
+    return assembled(
+        path,
+        build_transformer(path / "transformer", folder_tensors(path / "transformer"), read["transformer"]),
+        build_flux2_vae(path / "vae", folder_tensors(path / "vae"), read["vae"]),
+        encoder,
+        qwen_tokenizer(path / "tokenizer"),
+        taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
+        resolution=read["vae"].get("sample_size", _RESOLUTION),
+        distilled=told(path / "model_index.json").get("is_distilled"),
+    )
+
+
+def refuse_quantised(path: Path, read: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises for a part of a folder whose config says that its weights are packed."""
     for name in ("transformer", "text_encoder"):
         if "quantization_config" in read[name]:
             scheme = read[name]["quantization_config"]
             method = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else scheme
             raise LikenessError(f"{path / name} is quantised by {method} and cannot be learned on; {_GET}")
-    for name in _FOLDERS:
-        check_config(path / name / "config.json")
-    if read["transformer"].get("guidance_embeds") or read["text_encoder"].get("model_type") != "qwen3":
-        raise _dev(path)
-    text = _folder_tensors(path / "text_encoder")
-    encoder = build_text(path / "text_encoder", text)
-    return assembled(
-        path,
-        build_transformer(path / "transformer", _folder_tensors(path / "transformer"), read["transformer"]),
-        build_flux2_vae(path / "vae", _folder_tensors(path / "vae"), read["vae"]),
-        encoder,
-        qwen_tokenizer(path / "tokenizer"),
-        taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
-        resolution=read["vae"].get("sample_size", _RESOLUTION),
-        distilled=_told(path / "model_index.json").get("is_distilled"),
-    )
 
 
-def _folder_tensors(folder: Path) -> dict[str, Tensor]:
+def folder_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files."""
     files = sorted(folder.glob("*.safetensors"))
-    whole = [file for file in files if ".fp16" not in file.name] or files
-    if not whole:
+    full = [file for file in files if ".fp16" not in file.name] or files
+    if not full:
         raise LikenessError(f"{folder} holds no .safetensors; get that folder again")
-    return {key: value for file in whole for key, value in read_checkpoint_tensors(file).tensors.items()}
+    return {key: value for file in full for key, value in read_checkpoint_tensors(file).tensors.items()}
 
 
-def _told(path: Path) -> dict[str, Any]:
+def told(path: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where there is none."""
     if not path.is_file():
         return {}
@@ -279,11 +286,11 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
     rest = FRONTS[1] if front else ""  # then other parts may lie beside it
     weights = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
     transformer = build_transformer(path, weights, {})
-    text_path, text = _part(
+    text_path, text = part_of(
         path, state, spec.clip, _TEXT_FRONTS[:2] if rest else (), "text encoder", "--clip",
         "qwen_3_4b.safetensors for Klein 4B; ComfyUI keeps it in models/text_encoders",
     )  # fmt: skip
-    vae_path, vae = _part(
+    vae_path, vae = part_of(
         path, state, spec.vae, ("vae.",) if rest else (), "VAE", "--vae",
         "flux2-vae.safetensors; ComfyUI keeps it in models/vae",
     )  # fmt: skip
@@ -295,7 +302,7 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
     )  # fmt: skip
 
 
-def _part(
+def part_of(
     path: Path, state: Mapping[str, Tensor], named: str | None, fronts: tuple[str, ...], what: str,
     option: str, where: str,
 ) -> tuple[Path, dict[str, Tensor]]:  # fmt: skip
@@ -304,7 +311,7 @@ def _part(
         place = Path(os.path.expanduser(named))
         if place.is_dir():
             inner = place / what.replace(" ", "_").lower()
-            return place, _folder_tensors(inner if inner.is_dir() else place)
+            return place, folder_tensors(inner if inner.is_dir() else place)
         if not place.is_file():
             raise LikenessError(f"there is no {what} at {place}; give {where}")
         return place, read_checkpoint_tensors(place).tensors
@@ -359,7 +366,7 @@ def _computed(stored: torch.dtype) -> torch.dtype:
     return stored if stored in (torch.float32, torch.float16) else torch.bfloat16
 
 
-def _whole(where: object, what: str, build: Callable[[], Any]) -> Any:
+def whole(where: object, what: str, build: Callable[[], Any]) -> Any:
     try:
         return build()
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
