@@ -99,7 +99,7 @@ def build_transformer(where: object, state: Mapping[str, Tensor], config: Mappin
         network.load_state_dict(weights, assign=True)
         return network.eval()
 
-    return whole(where, "FLUX.2 transformer", build)
+    return built_whole(where, "FLUX.2 transformer", build)
 
 
 def _transformer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def build_text(
 
     if not any(key.endswith("layers.0.self_attn.q_norm.weight") for key in state):
         raise LikenessError(f"{where} holds no Qwen3, which {reader} reads prompts with; {take}")
-    return whole(where, "Qwen3 text encoder", build)
+    return built_whole(where, "Qwen3 text encoder", build)
 
 
 def build_flux2_vae(where: object, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:
@@ -173,7 +173,7 @@ def build_flux2_vae(where: object, state: Mapping[str, Tensor], config: Mapping[
         raise LikenessError(
             f"{where} is not FLUX.2's VAE (it has no statistics of its latents); take flux2-vae.safetensors"
         )
-    return whole(where, "FLUX.2 VAE", build)
+    return built_whole(where, "FLUX.2 VAE", build)
 
 
 def _vae_name(key: str) -> str:
@@ -216,7 +216,7 @@ def assembled(
 
 def is_flux2_folder(path: Path) -> bool:
     """Whether a diffusers folder says that its transformer is FLUX.2's."""
-    return told(path / "transformer" / "config.json").get("_class_name") == "Flux2Transformer2DModel"
+    return config_told(path / "transformer" / "config.json").get("_class_name") == "Flux2Transformer2DModel"
 
 
 def read_flux2_folder(path: Path) -> Flux2Parts:
@@ -226,7 +226,7 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
             raise LikenessError(
                 f"{path} has no {name} folder, which a FLUX.2 model needs; get the whole model"
             )
-    read = {name: told(path / name / "config.json") for name in _FOLDERS}
+    read = {name: config_told(path / name / "config.json") for name in _FOLDERS}
     refuse_quantised(path, read)
     for name in _FOLDERS:
         check_config(path / name / "config.json")
@@ -242,7 +242,7 @@ def read_flux2_folder(path: Path) -> Flux2Parts:
         qwen_tokenizer(path / "tokenizer"),
         taps_for(read["text_encoder"].get("num_hidden_layers", 0) or encoder.config.num_hidden_layers),
         resolution=read["vae"].get("sample_size", _RESOLUTION),
-        distilled=told(path / "model_index.json").get("is_distilled"),
+        distilled=config_told(path / "model_index.json").get("is_distilled"),
     )
 
 
@@ -264,7 +264,7 @@ def folder_tensors(folder: Path) -> dict[str, Tensor]:
     return {key: value for file in full for key, value in read_checkpoint_tensors(file).tensors.items()}
 
 
-def told(path: Path) -> dict[str, Any]:
+def config_told(path: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where there is none."""
     if not path.is_file():
         return {}
@@ -286,11 +286,11 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
     rest = FRONTS[1] if front else ""  # then other parts may lie beside it
     weights = {key.removeprefix(front): value for key, value in state.items() if key.startswith(front)}
     transformer = build_transformer(path, weights, {})
-    text_path, text = part_of(
+    text_path, text = named_part(
         path, state, spec.clip, _TEXT_FRONTS[:2] if rest else (), "text encoder", "--clip",
         "qwen_3_4b.safetensors for Klein 4B; ComfyUI keeps it in models/text_encoders",
     )  # fmt: skip
-    vae_path, vae = part_of(
+    vae_path, vae = named_part(
         path, state, spec.vae, ("vae.",) if rest else (), "VAE", "--vae",
         "flux2-vae.safetensors; ComfyUI keeps it in models/vae",
     )  # fmt: skip
@@ -302,7 +302,7 @@ def read_flux2_file(path: Path, state: Mapping[str, Tensor], spec: BaseSpec) -> 
     )  # fmt: skip
 
 
-def part_of(
+def named_part(
     path: Path, state: Mapping[str, Tensor], named: str | None, fronts: tuple[str, ...], what: str,
     option: str, where: str,
 ) -> tuple[Path, dict[str, Tensor]]:  # fmt: skip
@@ -366,7 +366,7 @@ def _computed(stored: torch.dtype) -> torch.dtype:
     return stored if stored in (torch.float32, torch.float16) else torch.bfloat16
 
 
-def whole(where: object, what: str, build: Callable[[], Any]) -> Any:
+def built_whole(where: object, what: str, build: Callable[[], Any]) -> Any:
     try:
         return build()
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
