@@ -64,7 +64,7 @@ class AttentionUser:
 
     def behind(self, text: Tensor) -> tuple[Tensor, Tensor] | None:
         """Text states (B, n, D) that joint attention is to have behind a pass's own (B, T, D), and the places
-        (n,) that they are read at; None: none."""
+        that they are read at, (n,), or (B, n) where samples differ; None: none."""
         return None
 
     def before(

@@ -126,7 +126,7 @@ def _placed(parts: dict[str, Any]) -> dict[str, Any]:
     if "places" in users.now:
         ids, places = parts["txt_ids"].clone(), users.now["places"]
         for axis in users.network.params.txt_ids_dims:
-            ids[:, -len(places) :, axis] = places.to(ids)
+            ids[:, -places.shape[-1] :, axis] = places.to(ids)
         parts = {**parts, "txt_ids": ids}
     return parts
 

@@ -89,10 +89,16 @@ def _row_of(model: Any, key: str) -> str:
     return family_of_flux2(model.model.model_config.unet_config["context_in_dim"] // STATES).key
 
 
+def _is_dev(model: Any) -> bool:
+    """Whether a MODEL is FLUX.2 dev, which is told of the guidance."""
+    return bool(model.model.model_config.unet_config.get("guidance_embed"))
+
+
 def check_kind(model: Any, family: str, what: str) -> None:
     """Raises unless MODEL is of the family that `what` was learned on."""
     check_host(FAMILIES[family])
-    actual = kind_of(model)
+    # FLUX.2 dev's class is Klein's, and what is known of kinds goes for both; what Klein learned does not
+    actual = "FLUX.2 dev" if FAMILIES[family].denoiser == "flux2" and _is_dev(model) else kind_of(model)
     if actual != family:
         raise LikenessError(
             f"{what} was learned on {family}, but the MODEL is {actual}; connect a model of its kind"
@@ -243,7 +249,7 @@ def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
         raise LikenessError(
             f"there is no {missing}: this checkpoint holds none; load one with Load {missing} and connect it"
         )
-    if model.model.model_config.unet_config.get("guidance_embed"):
+    if _is_dev(model):
         raise LikenessError("this MODEL is FLUX.2 dev, which cannot be learned on yet; connect FLUX.2 Klein")
     needed = FAMILIES[family].encoders
     missing = [name for name in needed if getattr(clip.cond_stage_model, name, None) is None]

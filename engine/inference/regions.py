@@ -130,13 +130,18 @@ class Regions(AttentionUser):
         if not self._behind:
             return None
         states = text.new_zeros(len(text), self._behind, text.shape[-1])
-        places = torch.arange(self._behind, device=text.device) % text.shape[1]
-        start = 0
+        places = torch.zeros(len(text), self._behind, dtype=torch.long, device=text.device)
+        start, layouts = 0, []
         for (count, _), prompt in zip(self._prompts, self._acting):
             if prompt is not None and prompt.own:
-                joined = torch.cat([part.keys.to(text) for part in prompt.own], 1)
-                states[start : start + count, : joined.shape[1]] = joined
+                rows, filled = slice(start, start + count), prompt.behind
+                states[rows, :filled] = torch.cat([part.keys.to(text) for part in prompt.own], 1)
+                layouts.append([part.keys.shape[1] for part in prompt.own])
+                places[rows, :filled] = _each_from_its_beginning(layouts[-1], text.device)
             start += count
+        longest = max(layouts, key=sum)
+        if all(layout == longest[: len(layout)] for layout in layouts):
+            return states, _each_from_its_beginning(longest, text.device)  # where others end, nobody reads
         return states, places
 
     def _added(self, site: AttentionSite, front: int, like: Tensor) -> list[Tensor | None]:
@@ -202,6 +207,11 @@ class Regions(AttentionUser):
             assert site.grid is not None
             for number, maps in enumerate(prompt.maps):
                 maps.add(shares[:, number : number + 1], site.grid, prompt.area)
+
+
+def _each_from_its_beginning(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """The places at which prompts of these lengths, one behind the other, are read."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths])
 
 
 def _kept_apart(whole: Tensor, front: int, lengths: Sequence[int], end: int) -> None:

@@ -171,14 +171,14 @@ def tiny_vae() -> Any:
     return vae
 
 
-def transformer_file(path: Path) -> Path:
-    """As people have it: Black Forest Labs' names, found out by ComfyUI's own loader."""
+def transformer_file(path: Path, guided: bool = False) -> Path:
+    """As people have it: Black Forest Labs' names, found out by ComfyUI's own loader; dev's is `guided`."""
     config = comfy.supported_models.Flux2({
         "image_model": "flux2", "axes_dim": [32] * 4, "num_heads": 2, "mlp_ratio": 3.0, "theta": 2000,
         "out_channels": LATENTS, "global_modulation": True, "mlp_silu_act": True, "qkv_bias": False,
         "ops_bias": False, "txt_ids_dims": [3], "in_channels": LATENTS, "hidden_size": 256,
         "context_in_dim": 3 * WIDTH, "patch_size": 1, "vec_in_dim": None, "depth": 1,
-        "depth_single_blocks": 2, "guidance_embed": False,
+        "depth_single_blocks": 2, "guidance_embed": guided,
     })  # fmt: skip
     config.set_inference_dtype(torch.float32, None)
     network = randomised(config.get_model({}, "", device="cpu").diffusion_model)
@@ -204,6 +204,23 @@ def written(clip: Any, vae: Any) -> BaseSpec:
         vae=str(FOLDER / "flux2-vae.safetensors"), clip=str(FOLDER / "qwen_3_4b.safetensors"),
         tokenizer=f"{checkout}/comfy/text_encoders/qwen25_tokenizer",
     )  # fmt: skip
+
+
+def refused_on_dev(clip: Any) -> str:
+    """What is said of a LoRA without words, learned on Klein, where it is put on FLUX.2 dev."""
+    layer = "transformer.single_transformer_blocks.0.attn.to_out"
+    tensors = {f"{layer}.lora_A.weight": torch.zeros(1, 1024), f"{layer}.lora_B.weight": torch.zeros(256, 1),
+               f"{layer}.alpha": torch.tensor(1.0)}  # fmt: skip
+    model = comfy.sd.load_diffusion_model(
+        str(transformer_file(FOLDER / "flux2-dev.safetensors", guided=True))
+    )
+    try:
+        apply(
+            model, clip, Artifact(kind="lora", method="test", base_family="flux2", tensors=tensors), 1.0, 1.0
+        )
+    except LikenessError as error:
+        return str(error)
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------------- numbers
@@ -381,7 +398,7 @@ def main() -> dict[str, Any]:
         graph = base_from_graph(take_weights(*loaded))
     found["graph"] = differences(loaded, graph)
     found["same fingerprint"] = graph.fingerprint == base.fingerprint
-    found["layouts"] = layouts(loaded, base)
+    found["layouts"], found["dev"] = layouts(loaded, base), refused_on_dev(loaded[1])
     write_person(FOLDER / "person")
     found["used"] = {name: used(loaded, graph, learned(name, graph))
                      for name in ("textual-inversion", "dreambooth-lora")}  # fmt: skip

@@ -51,6 +51,10 @@ def test_a_layout_that_comfyuis_loader_leaves_out_is_the_same_in_the_graph_and_w
     assert found["layers"] == 0 and found["moved by us"] > 0.01 and found["graph to engine"] <= 1e-6
 
 
+def test_what_was_learned_on_klein_is_refused_on_dev_by_name(known: dict[str, Any]):
+    assert known["dev"].startswith("this likeness was learned on flux2, but the MODEL is FLUX.2 dev; ")
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 def test_generate_draws_what_ksampler_draws(known: dict[str, Any], sampler: str):
     assert known["drawn"][sampler] >= 40

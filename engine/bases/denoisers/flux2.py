@@ -35,6 +35,7 @@ class Flux2Sites:
         if behind is None:
             return inputs, options
         states, places = behind
+        assert places.ndim == 1  # prompts are filled up to one length here, and places are one pass's
         ids = arguments["txt_ids"].new_zeros(len(places), arguments["txt_ids"].shape[-1])
         ids[:, 3] = places
         arguments["encoder_hidden_states"] = torch.cat([arguments["encoder_hidden_states"], states], 1)

@@ -89,6 +89,23 @@ def test_a_region_that_is_everywhere_draws_its_own_prompt_and_others_draw_theirs
     assert (found - wanted[1]).abs().max() < 0.01 * (whole - wanted[1]).abs().max()
 
 
+def test_prompts_of_their_own_are_each_read_from_the_beginning_however_long_others_are():
+    """ComfyUI leaves a prompt as long as it is where it is longer than what prompts are filled up to."""
+
+    def prompt(*lengths: int) -> FocusedPrompt:
+        spots = [Spot(Focus(token="x", region=torch.ones(1, 2, 2)), (1,), (1,), length) for length in lengths]
+        own = [TextStates(torch.ones(1, length, 3), torch.ones(1, length, 3)) for length in lengths]
+        return FocusedPrompt(LogMasks(spots, [torch.ones(1, 2, 2)] * len(lengths)), 4, own)
+
+    def places(*prompts: FocusedPrompt | None) -> list:
+        return (
+            Regions([(1, one) for one in prompts], 0.5, {}).behind(torch.ones(len(prompts), 4, 3))[1].tolist()
+        )
+
+    assert places(prompt(3, 2), None) == places(prompt(3, 2), prompt(3)) == [0, 1, 2, 0, 1]
+    assert places(prompt(3, 1), prompt(2, 1)) == [[0, 1, 2, 0], [0, 1, 0, 0]]
+
+
 def test_two_people_are_drawn_in_boxes_and_neutral_ones_change_nothing(base):
     def drawn(own: bool = False, **how) -> np.ndarray:
         focuses = [
