@@ -10,7 +10,8 @@ import numpy as np
 
 from .artifact import Artifact
 from .bases.base import BaseModel, load_base
-from .config import ConceptSpec, Job
+from .config import BaseSpec, ConceptSpec, Job, one_of
+from .config.specs import MINIATURES
 from .console import meter
 from .data.concepts import Concept, write_concept
 from .errors import LikenessError
@@ -47,19 +48,26 @@ class Drawn:
 
 
 def run_demo(
-    method: str, seed: int, out: Path, observer: "ConsoleObserver", rounds: int = 2
+    method: str,
+    seed: int,
+    out: Path,
+    observer: "ConsoleObserver",
+    rounds: int = 2,
+    kind: str = MINIATURES[0],
 ) -> dict[str, Any]:
     """Learns, draws, measures; writes `report.json`, `sheet.png`, the concept folder and the concept file.
 
-    Every test prompt is drawn and judged with `rounds` seeds, before and after learning.
+    `kind`: on which of `MINIATURES`. Every test prompt is drawn and judged with `rounds` seeds, before and
+    after learning.
     """
     started = time.monotonic()
+    one_of("base", kind, MINIATURES)
     make_folder(out)
     person = world.REPORTING_SEEDS[seed % len(world.REPORTING_SEEDS)]
     concept = concept_of(person)
     references = np.stack([picture.pixels for picture in concept.pictures])
     folder = write_concept(out / "concept", concept)
-    job = _job(method, folder, out, seed)
+    job = _job(method, folder, out, seed, kind)
     base = load_base(job.base)
     _check_alone(job, base, concept)
     judges = load_judges()
@@ -78,6 +86,7 @@ def run_demo(
 
     report = {
         "method": method,
+        "base": kind,
         "seconds": round(time.monotonic() - started, 1),
         **summary(before.scores, after.scores),
         "identity_reference": round(float(truth.scores.identity.mean()), 4),
@@ -105,9 +114,14 @@ def _check_alone(job: Job, base: BaseModel, concept: Concept) -> None:
         raise LikenessError(f"the demo learns one person alone, and {error}") from error
 
 
-def _job(method: str, folder: Path, out: Path, seed: int) -> Job:
-    concepts = (ConceptSpec(folder=str(folder), token=DEMO_TOKEN),)
-    return Job(method=method, concepts=concepts, output=str(out / "person.safetensors"), seed=seed)
+def _job(method: str, folder: Path, out: Path, seed: int, kind: str) -> Job:
+    return Job(
+        method=method,
+        base=BaseSpec(kind=kind),
+        concepts=(ConceptSpec(folder=str(folder), token=DEMO_TOKEN),),
+        output=str(out / "person.safetensors"),
+        seed=seed,
+    )
 
 
 def _drawn(
@@ -137,8 +151,9 @@ def _write_sheet(
     ]
     title = f"Likeness: a {word} learned from four pictures in {report['seconds_learning']:.0f} seconds"
     subtitle = (
-        f"{report['method']}.  Under each picture: the face recogniser's cosine to the four pictures; on "
-        f"average {report['identity_before']:.2f} before, {report['identity_after']:.2f} after, "
+        f"{report['method']} on {report['base']}.  Under each picture: the face recogniser's cosine to the "
+        f"four pictures; on average {report['identity_before']:.2f} before, "
+        f"{report['identity_after']:.2f} after, "
         f"{report['identity_reference']:.2f} for the real person.  "
         f"Prompts obeyed: {report['prompt_accuracy_base']:.0%} before, {report['prompt_accuracy']:.0%} after."
     )

@@ -34,6 +34,7 @@ COMMON_HELP = {
     "templates": "training prompts; {} becomes the placeholder",
     "prior_templates": "prompts of the pictures of the class; {} becomes the class word",
 }
+_ALIKE = {"miniature-2": "miniature"}  # presets of which only what differs from another is told
 PUBLISHED = {"paper", "reference"}  # presets that repeat what others did
 AS_PUBLISHED, ADVANCED = "As in the paper", "Advanced"  # moved by these alone; moved by no preset
 JOB_PARTS = ("vae", "clip", "tokenizer", "prediction")  # what of a base may be said beside it
@@ -186,14 +187,16 @@ def setting_help(kind: type) -> dict[str, str]:
 
 
 def setting_defaults(method: str) -> dict[str, str]:
-    """What each setting is unless somebody says otherwise, and what other presets have in its place."""
+    """What each setting is unless somebody says otherwise, and what other presets have in its place; the
+    second Miniature's, where it is not the first one's."""
     presets = presets_of(method)
     usual = presets.pop("default")
     in_words = {}
     for entry in fields(usual):
         value = getattr(usual, entry.name)
         others = {name: getattr(preset, entry.name) for name, preset in presets.items()}
-        differing = [f"{name} {_shown(other)}" for name, other in others.items() if other != value]
+        differing = [f"{name} {_shown(other)}" for name, other in others.items()
+                     if other != others.get(_ALIKE.get(name, ""), value)]  # fmt: skip
         in_words[entry.name] = "; ".join([_shown(value), *differing])
     return in_words
 

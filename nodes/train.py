@@ -72,7 +72,7 @@ class LikenessTrainDreamBoothLora(io.ComfyNode):
             description="Learns a LoRA and a word for the concept, while pictures of its class that the "
             "model draws beforehand keep everybody else as they were. The closest likeness of the basic "
             "methods.",
-            **training("dreambooth-lora", ["default", "reference", "miniature"], *inputs),
+            **training("dreambooth-lora", [name for name in PRESETS if name != "paper"], *inputs),
         )
 
     @classmethod
@@ -104,7 +104,7 @@ class LikenessTrainCustomDiffusion(io.ComfyNode):
             display_name="Train Attention LoRA (Custom Diffusion)",
             description="Learns words and how the model's attention hears prompts, and nothing else of it: "
             "between Textual Inversion and a LoRA in likeness, and quick to learn.",
-            **training("custom-diffusion", ["default", "paper", "miniature"], *inputs),
+            **training("custom-diffusion", [name for name in PRESETS if name != "reference"], *inputs),
         )
 
     @classmethod

@@ -121,8 +121,8 @@ _ROWS = (
         key=SECOND_MINIATURE, name="the second Miniature", architecture="likeness-miniature-2",
         text_widths={"qwen3_4b": 128}, latent_scale=1.0, sample_size=16, denoiser="flux2", peft_names=True,
         comfy_class="Flux2", comfy_version="0.26", attention_side=16, learned_sizes=None, buckets=False,
-        preset=MINIATURE, segmenter=MINIATURE, face_judge=MINIATURE, image_tower=MINIATURE, own_world=True,
-        degradation=None,
+        preset=SECOND_MINIATURE, segmenter=MINIATURE, face_judge=MINIATURE, image_tower=MINIATURE,
+        own_world=True, degradation=None,
     ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}

@@ -94,5 +94,6 @@ def learned_sheet(bench: Bench, people: Sequence[int] = GALLERY_PEOPLE) -> Image
         notes = ["learned from", "and two more", *(f"{cosine:.2f}" for cosine in cosines)]
         rows.append(SheetRow(label=f"person {number + 1}", pictures=[*examples[:2], *drawn], notes=notes))
     captions = ["", "", *(shot.prompt for shot in shots)]
-    subtitle = "DreamBooth-LoRA, preset miniature; numbers: the recogniser's cosine to the four pictures."
+    preset = bench.base.traits.preset
+    subtitle = f"DreamBooth-LoRA, preset {preset}; numbers: the recogniser's cosine to the four pictures."
     return draw_sheet("Learned from four pictures", subtitle, rows, captions, TILE)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..config import BaseSpec
 from ..evaluation.people import all_shots, judge
 from ..files import make_folder, write_atomically
-from ..miniature import model, world
+from ..miniature import world
 from .claims.bench import Bench, cell_digest
 from .claims.statistics import confidence_interval
 
@@ -18,6 +19,7 @@ LEARNABILITY_PEOPLE = world.TUNING_SEEDS[
     :10
 ]  # settings may be chosen on them: no claim rests on these figures
 SEEDS = range(3)
+SECOND_SEEDS = range(2)  # of the second Miniature
 LEARNABILITY_METHODS = ("dreambooth-lora", "textual-inversion")
 
 LearnabilityCell = dict[str, float]
@@ -33,18 +35,19 @@ def measure_learnability(
     folder: Path,
     cells: Sequence[Key] | None = None,
     on_cell: Callable[[Key, LearnabilityCell], None] | None = None,
+    base_spec: BaseSpec = BaseSpec(),  # noqa: B008 (frozen)
     **settings: Any,
 ) -> dict[str, Any]:
     """The card's `learnability`; runs already in `folder` (of these very weights) are not done again.
 
-    `settings` change the methods' presets `miniature`, which is what the card is about.
+    `settings` change the methods' presets for the Miniature, which is what the card is about.
     """
-    bench, by_key = Bench(folder), {}
+    bench, by_key = Bench(folder, base_spec=base_spec), {}
     for key in cells or all_cells():
         by_key[key] = _kept(bench, key, settings)
         if on_cell is not None:
             on_cell(key, by_key[key])
-    return learnability_summary(by_key)
+    return learnability_summary(by_key, bench.base.fingerprint)
 
 
 def _kept(bench: Bench, key: Key, settings: Mapping[str, Any]) -> LearnabilityCell:
@@ -72,7 +75,7 @@ def measure_cell(
     wall, cpu = time.monotonic(), time.process_time()
     artifact = bench.learn(method, settings or {}, [concept], seed)
     took = {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - cpu}
-    took = _training_seconds(bench, (method, person, seed), took)
+    took = _training_seconds(bench, (method, person, seed), settings or {}, took)
     references = np.stack([picture.pixels for picture in concept.pictures])
     base = judge(base_pictures, references, before, bench.judges)
     learned = judge(bench.draw_shots(after, [(artifact, 1.0)]), references, after, bench.judges)
@@ -89,16 +92,20 @@ def measure_cell(
     }
 
 
-def _training_seconds(bench: Bench, key: Key, took: LearnabilityCell) -> LearnabilityCell:
+def _training_seconds(
+    bench: Bench, key: Key, settings: Mapping[str, Any], took: LearnabilityCell
+) -> LearnabilityCell:
     """How long the training took when it was really done: this time it may have been there already."""
-    file = make_folder(bench.folder / "seconds") / f"{cell_digest(key, bench.base.fingerprint)}.json"
+    changed = [dict(settings)] if settings else []
+    name = cell_digest(key, bench.base.fingerprint, *changed)
+    file = make_folder(bench.folder / "seconds") / f"{name}.json"
     if not file.exists():
         with write_atomically(file) as temporary:
             temporary.write_text(json.dumps(took) + "\n")
     return json.loads(file.read_text())
 
 
-def learnability_summary(cells: Mapping[Key, LearnabilityCell]) -> dict[str, Any]:
+def learnability_summary(cells: Mapping[Key, LearnabilityCell], fingerprint: str) -> dict[str, Any]:
     """Means over people with 95 % bootstrap intervals, by method, and the card's three headline figures."""
     methods: dict[str, Any] = {}
     for method in LEARNABILITY_METHODS:
@@ -110,7 +117,7 @@ def learnability_summary(cells: Mapping[Key, LearnabilityCell]) -> dict[str, Any
         "identity": lora.get("identity", {}).get("mean"),
         "scene_loss": lora.get("scene_loss", {}).get("mean"),
         "textual_inversion_gain": inversion.get("gain", {}).get("mean"),
-        "fingerprint": model.fingerprint(),
+        "fingerprint": fingerprint,
         "methods": methods,
     }
 

@@ -5,11 +5,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..config import one_of
+from ..config import BaseSpec, one_of
+from ..config.specs import MINIATURES
 from ..console import meter, note
 from ..errors import LikenessError
-from ..miniature import world
-from .card import gates, measure_card
+from ..miniature import model, world
+from .card import gates, measure_card, measure_second_card, second_gates
 from .claims import EXPERIMENTS, experiment
 from .claims.bench import Bench
 from .claims.record import check_checkout, published
@@ -18,30 +19,39 @@ from .claims.sweep import Sweep, run_sweep, sweep_values
 from .claims.table import Plan
 from .claims.words import as_text
 from .gallery import write_sheets
-from .learnability import all_cells, measure_learnability
+from .learnability import SECOND_SEEDS, SEEDS, all_cells, measure_learnability
 
 
-def measure_miniature(people: int, drawn: int, learnability: bool, keep: Path) -> dict[str, Any]:
-    """The Miniature's card, and what it misses told on stderr; `learnability` takes an hour or two.
+def measure_miniature(
+    people: int, drawn: int, learnability: bool, keep: Path, kind: str = MINIATURES[0]
+) -> dict[str, Any]:
+    """A Miniature's card, and what it misses told on stderr; `learnability` takes an hour or two.
 
     What is learned is kept in the folder `keep`: the same command goes on where it was interrupted.
     """
-    card = measure_card(people, drawn)
+    spec = _miniature(kind)
+    first = kind == MINIATURES[0]
+    card = (measure_card if first else measure_second_card)(people, drawn)
     if learnability:
-        cells = all_cells()
+        cells = all_cells(seeds=SEEDS if first else SECOND_SEEDS)
         with meter("learning") as show:
             done = count(1)
             card["learnability"] = measure_learnability(
-                keep, cells, lambda key, cell: show(next(done), len(cells), f"{cell['identity']:.2f}")
+                keep, cells, lambda key, cell: show(next(done), len(cells), f"{cell['identity']:.2f}"), spec
             )
-    for gate in gates(card):
+    for gate in gates(card) if first else second_gates(card, model.card()):
         note(str(gate))
     return card
 
 
-def draw_sheets(folder: Path, keep: Path) -> None:
-    """Draws the README's sheets of the Miniature into `folder`; people learned are found in `keep`."""
-    for path in write_sheets(folder, Bench(keep)):
+def _miniature(kind: str) -> BaseSpec:
+    one_of("base", kind, MINIATURES)
+    return BaseSpec(kind=kind)
+
+
+def draw_sheets(folder: Path, keep: Path, kind: str = MINIATURES[0]) -> None:
+    """Draws the README's sheets of a Miniature into `folder`; people learned are found in `keep`."""
+    for path in write_sheets(folder, Bench(keep, base_spec=_miniature(kind))):
         note(f"look at {path}")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from ..config.specs import MINIATURES
 from ..console import note, replacing, say
 from ..files import check_room, write_atomically
 from .apps import bench_app
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 def bench_miniature(
     out: Annotated[Path | None, Option("--out", "-o", help="Write the card there as JSON.")] = None,
     people: Annotated[int, Option(min=2, max=100, help="Held-out people for the judges.")] = 50,
-    drawn: Annotated[int, Option(min=1, help="Captions drawn to measure the U-Net.")] = 96,
+    drawn: Annotated[int, Option(min=1, help="Captions drawn to measure the network.")] = 96,
     learnability: Annotated[
-        bool, Option("--learnability", help="Learn ten people thrice with each baseline too; takes hours.")
+        bool, Option("--learnability", help="Learn ten people with each baseline too; takes hours.")
     ] = False,
     sheets: Annotated[
         Path | None, Option(help="Draw the README's picture sheets into this folder instead.")
@@ -28,14 +29,15 @@ def bench_miniature(
     keep: Annotated[Path, Option(help="Folder of what was learned, to go on from.")] = Path(
         "likeness-miniature"
     ),
+    base: Annotated[str, Option(help=f"Which: {' or '.join(MINIATURES)}.")] = MINIATURES[0],
 ) -> int:
-    """Compute the Miniature's card again from its weights: every network's score on held-out people."""
+    """Compute a Miniature's card again from its weights: every network's score on held-out people."""
     from ..bench.run import draw_sheets, measure_miniature
 
     if sheets is not None:
-        draw_sheets(sheets, keep)
+        draw_sheets(sheets, keep, base)
         return 0
-    card = measure_miniature(people, drawn, learnability, keep)
+    card = measure_miniature(people, drawn, learnability, keep, base)
     if out is not None:
         with write_atomically(replacing(out)) as temporary:
             temporary.write_text(json.dumps(card, indent=1) + "\n")

@@ -71,18 +71,19 @@ class DreamBoothLoraSettings(PriorSettings):
 
     @classmethod
     def preset(cls, name: str = "default") -> "DreamBoothLoraSettings":
-        """`default`, `reference` (diffusers' LoRA example with prior preservation), `miniature`."""
+        """`default`, `reference` (diffusers' LoRA example with prior preservation), one of each Miniature."""
+        small = {"steps": 150, "unet_learning_rate": 5e-3, "text_encoder": True,
+                 "text_encoder_learning_rate": 2e-3, "token_learning_rate": 5e-3,
+                 "schedule": "cosine", "rank": 8, "alpha": 8.0,
+                 "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16, "prior_steps": 12,
+                 "weight_decay": 0.0, "masked_loss": True, "min_snr_gamma": 5.0,
+                 "templates": ("a photo of {}", "a portrait photo of {}"),
+                 "prior_templates": ("a photo of a {}", "a portrait photo of a {}")}  # fmt: skip
         presets = {
             "default": {},
             "reference": {"steps": 500, "rank": 4, "alpha": 4.0, "batch_size": 1, "prior_batch_size": 1,
                           "prior_pictures": 100, "train_token": False, "templates": ("a photo of {}",),
                           "prior_templates": ("a photo of {}",)},
-            "miniature": {"steps": 150, "unet_learning_rate": 5e-3, "text_encoder": True,
-                          "text_encoder_learning_rate": 2e-3, "token_learning_rate": 5e-3,
-                          "schedule": "cosine", "rank": 8, "alpha": 8.0,
-                          "batch_size": 4, "prior_batch_size": 2, "prior_pictures": 16, "prior_steps": 12,
-                          "weight_decay": 0.0, "masked_loss": True, "min_snr_gamma": 5.0,
-                          "templates": ("a photo of {}", "a portrait photo of {}"),
-                          "prior_templates": ("a photo of a {}", "a portrait photo of a {}")},
+            "miniature": small, "miniature-2": {**small, "min_snr_gamma": None},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

@@ -128,7 +128,16 @@ class MagiCaptureSettings:
     @classmethod
     def preset(cls, name: str = "default") -> "MagiCaptureSettings":
         """`default`, `paper`, `reference` (its README's command, but with a refocusing loss that has
-        gradients), `miniature`."""
+        gradients), one of each Miniature."""
+        small = {"inversion_steps": 80, "tuning_steps": 120, "inversion_learning_rate": 2e-2,
+                 "unet_learning_rate": 4e-3, "text_encoder_learning_rate": 1e-3,
+                 "token_learning_rate": 5e-3, "schedule": "cosine", "batch_size": 6, "rank": 8,
+                 "weight_decay": 0.0, "unet_strength": 1.0, "text_encoder_strength": 1.0,
+                 "vectors": 2, "min_snr_gamma": 5.0, "identity_weight": 0.25,
+                 "identity_on_subject": False, "identity_timestep_share": 0.6,
+                 "templates": ("a photo of {}", "a portrait photo of {}"),
+                 "style_templates": ("a {} of a man", "a {} of a woman", "a {} of a person"),
+                 "composed_templates": ("a {style} of {subject}",)}  # fmt: skip
         presets = {
             "default": {},
             "paper": {"inversion_learning_rate": 5e-4, "unet_learning_rate": 1e-4,
@@ -143,14 +152,6 @@ class MagiCaptureSettings:
                           "style_deviation": 0.017, "pull_length": 0.4, "all_rows": True,
                           "identity_weight": 0.25, "identity_average": False, "detect_each_step": True,
                           "two_passes": True, "smooth_masks": False, "colour_jitter": 0.1},
-            "miniature": {"inversion_steps": 80, "tuning_steps": 120, "inversion_learning_rate": 2e-2,
-                          "unet_learning_rate": 4e-3, "text_encoder_learning_rate": 1e-3,
-                          "token_learning_rate": 5e-3, "schedule": "cosine", "batch_size": 6, "rank": 8,
-                          "weight_decay": 0.0, "unet_strength": 1.0, "text_encoder_strength": 1.0,
-                          "vectors": 2, "min_snr_gamma": 5.0, "identity_weight": 0.25,
-                          "identity_on_subject": False, "identity_timestep_share": 0.6,
-                          "templates": ("a photo of {}", "a portrait photo of {}"),
-                          "style_templates": ("a {} of a man", "a {} of a woman", "a {} of a person"),
-                          "composed_templates": ("a {style} of {subject}",)},
+            "miniature": small, "miniature-2": {**small, "min_snr_gamma": None},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

@@ -71,16 +71,17 @@ class MagicTailorSettings:
 
     @classmethod
     def preset(cls, name: str = "default") -> "MagicTailorSettings":
-        """`default`, `paper` (second rate really 1e-5), `reference` (as shipped), `miniature`."""
+        """`default`, `paper` (second rate really 1e-5), `reference` (as shipped), one of each Miniature."""
+        small = {"warm_up_steps": 80, "balance_steps": 120, "warm_up_learning_rate": 2e-3,
+                 "balance_learning_rate": 1e-3, "token_learning_rate": 5e-3, "batch_size": 4,
+                 "rank": 8, "alpha": 8.0, "weight_decay": 0.0, "vectors": 4, "joint_share": 0.5,
+                 "intensity": 1.0, "attention_weight": 0.05, "component_margin": 0.0625,
+                 "area_normalised": True, "shared_timestep": True}  # fmt: skip
         presets = {
             "default": {},
             "paper": {"smooth_masks": False},
             "reference": {"smooth_masks": False, "whole_pictures": True, "token_decay": True,
                           "all_rows": True, "restored_rate": True, "momentum_first_copies": True},
-            "miniature": {"warm_up_steps": 80, "balance_steps": 120, "warm_up_learning_rate": 2e-3,
-                          "balance_learning_rate": 1e-3, "token_learning_rate": 5e-3, "batch_size": 4,
-                          "rank": 8, "alpha": 8.0, "weight_decay": 0.0, "vectors": 4, "joint_share": 0.5,
-                          "intensity": 1.0, "attention_weight": 0.05, "component_margin": 0.0625,
-                          "area_normalised": True, "shared_timestep": True},
+            "miniature": small, "miniature-2": small,
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

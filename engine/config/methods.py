@@ -10,7 +10,7 @@ from .magicapture import MagiCaptureSettings
 from .magictailor import MagicTailorSettings
 from .masterweaver import MasterWeaverSettings
 from .personamagic import PersonaMagicSettings
-from .specs import BaseSpec
+from .specs import MINIATURES, BaseSpec
 from .textual_inversion import TextualInversionSettings
 
 METHODS: dict[str, type] = {
@@ -24,7 +24,8 @@ METHODS: dict[str, type] = {
 }
 
 
-PRESETS = ("default", "paper", "reference", "miniature")  # where settings may start; not all methods have all
+# where settings may start; not all methods have all, and the last two are of the bases of that name
+PRESETS = ("default", "paper", "reference", *MINIATURES)
 
 
 def presets_of(method: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def presets_of(method: str) -> dict[str, Any]:
 
 
 def settings_for(method: str, base: BaseSpec | None = None) -> Any:
-    """The method's settings before anybody changes them: tuned for the Miniature, or the default."""
+    """The method's settings before anybody changes them: tuned for a Miniature, or the default."""
     one_of("method", method, METHODS)
-    small = base is None or base.own_world
-    return METHODS[method].preset("miniature" if small else "default")
+    base = base or BaseSpec()
+    return METHODS[method].preset(base.kind if base.own_world else "default")

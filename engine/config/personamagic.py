@@ -103,15 +103,17 @@ class PersonaMagicSettings:
 
     @classmethod
     def preset(cls, name: str = "default") -> "PersonaMagicSettings":
-        """`default`, `reference` (as shipped), `paper` (class word before and after), `miniature`."""
+        """`default`, `reference` (as shipped), `paper` (class word before and after), and of each
+        Miniature."""
         reference = {"batch_size": 1, "gradient_accumulation": 2, "max_grad_norm": None, "squash": True}
+        small = {"steps": 300, "learning_rate": 2e-3, "schedule": "cosine", "batch_size": 4,
+                 "templates": ("a photo of {}", "a portrait photo of {}"),
+                 "style_templates": ("a photo in the style of {}", "a painting in the style of {}"),
+                 "open_prompts": MINIATURE_OPEN_PROMPTS}  # fmt: skip
         presets = {
             "default": {},
             "reference": {**reference, "stages": 400},
             "paper": {**reference, "stages": 400, "late": "class word"},
-            "miniature": {"steps": 300, "learning_rate": 2e-3, "schedule": "cosine", "batch_size": 4,
-                          "templates": ("a photo of {}", "a portrait photo of {}"),
-                          "style_templates": ("a photo in the style of {}", "a painting in the style of {}"),
-                          "open_prompts": MINIATURE_OPEN_PROMPTS},
+            "miniature": small, "miniature-2": small,
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

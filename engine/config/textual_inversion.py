@@ -42,14 +42,16 @@ class TextualInversionSettings:
 
     @classmethod
     def preset(cls, name: str = "default") -> "TextualInversionSettings":
-        """`default`, `paper` (rate 0.005 times batch 8), `reference` (diffusers' example), `miniature`."""
+        """`default`, `paper` (rate 0.005 times batch 8), `reference` (diffusers' example), and of each
+        Miniature."""
+        small = {"steps": 300, "learning_rate": 2e-2, "batch_size": 4, "vectors": 4,
+                 "schedule": "cosine", "masked_loss": True, "min_snr_gamma": 5.0,
+                 "templates": ("a photo of {}", "a portrait photo of {}")}  # fmt: skip
         presets = {
             "default": {},
             "paper": {"steps": 5000, "learning_rate": 0.04, "batch_size": 8, "max_grad_norm": None},
             "reference": {"steps": 5000, "learning_rate": 1e-4, "batch_size": 16, "max_grad_norm": None,
                           "weight_decay": 1e-2},
-            "miniature": {"steps": 300, "learning_rate": 2e-2, "batch_size": 4, "vectors": 4,
-                          "schedule": "cosine", "masked_loss": True, "min_snr_gamma": 5.0,
-                          "templates": ("a photo of {}", "a portrait photo of {}")},
+            "miniature": small, "miniature-2": {**small, "min_snr_gamma": None},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

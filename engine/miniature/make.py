@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..config import BaseSpec
 from . import model, second, world
 from .making import autoencoder, clip, dataset, id_adapter, judges, text, unet, vocabulary
 from .making import text16 as second_text
@@ -29,6 +30,7 @@ from .making import transformer16 as second_transformer
 log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound=nn.Module)
 _PEOPLE = 4500
+_SECOND = BaseSpec(kind="miniature-2")
 _STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
     "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
@@ -203,11 +205,36 @@ class Workshop:
 
         write_sheets(self.work / "sheets", Bench(self.work / "bench"))
 
+    def card16(self) -> None:
+        from ..bench.card import measure_second_card, second_gates
+
+        scores = measure_second_card(people=min(50, self.people), drawn=min(96, 2 * self.people))
+        second.card_file().write_text(json.dumps(scores, indent=1) + "\n")
+        log.info("%s", json.dumps(scores, indent=1))
+        for gate in second_gates(scores, model.card()):
+            log.info("%s", gate)
+
+    def learnability16(self) -> None:
+        from ..bench.learnability import SECOND_SEEDS, all_cells, measure_learnability
+
+        scores = measure_learnability(
+            self.work / "bench16", all_cells(seeds=SECOND_SEEDS),
+            lambda *seen: log.info("%s %s", *seen), _SECOND,
+        )  # fmt: skip
+        card = second.second_card() | {"learnability": scores}
+        second.card_file().write_text(json.dumps(card, indent=1) + "\n")
+
+    def sheets16(self) -> None:
+        from ..bench.claims.bench import Bench
+        from ..bench.gallery import write_sheets
+
+        write_sheets(self.work / "sheets16", Bench(self.work / "bench16", base_spec=_SECOND))
+
 
 MAKING_STAGES = (
     "vocabulary", "autoencoder", "unet", "judges", "clip", "id_adapter", "card", "learnability", "sheets",
 )  # fmt: skip
-SECOND_STAGES = ("autoencoder16", "text16", "transformer16")
+SECOND_STAGES = ("autoencoder16", "text16", "transformer16", "card16", "learnability16", "sheets16")
 
 
 def main() -> None:

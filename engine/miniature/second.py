@@ -5,6 +5,8 @@ Transformer, text encoder and autoencoder are its own; world, vocabulary and jud
 
 import functools
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,6 +120,16 @@ def second_weights(network: str, dtype: torch.dtype = torch.float32) -> dict[str
             f"({', '.join(missing_weights())}); take the first: 'miniature'"
         )
     return model.state_dict(network, dtype)
+
+
+def card_file() -> Path:
+    """Where its card is, beside its weights."""
+    return model.WEIGHTS / "second" / "card.json"
+
+
+def second_card() -> dict[str, Any]:
+    """Its card: the measured scores of the shipped weights on held-out people."""
+    return json.loads(card_file().read_text())
 
 
 @functools.cache

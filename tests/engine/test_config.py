@@ -140,13 +140,15 @@ def test_a_base_is_recognised_from_what_is_typed(tmp_path):
 
 def test_presets_are_chosen_by_name_and_by_base():
     assert settings_for("dreambooth-lora") == DreamBoothLoraSettings.preset("miniature")
+    second = settings_for("dreambooth-lora", BaseSpec(kind="miniature-2"))
+    assert second == DreamBoothLoraSettings.preset("miniature-2") and second.min_snr_gamma is None
     checkpoint = BaseSpec(kind="checkpoint", path="x")
     assert settings_for("dreambooth-lora", checkpoint) == DreamBoothLoraSettings()
     with pytest.raises(LikenessError, match="has no preset 'referense'; did you mean 'reference'?"):
         DreamBoothLoraSettings.preset("referense")
     for kind in METHODS.values():
         published = "paper" if kind is CustomDiffusionSettings else "reference"
-        for name in ("default", published, "miniature"):
+        for name in ("default", published, "miniature", "miniature-2"):
             kind.preset(name)
 
 

@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from likeness_portraits.engine.cli import app, main
 from likeness_portraits.engine.config import METHODS, presets_of
+from likeness_portraits.engine.config.specs import MINIATURES
 from likeness_portraits.engine.console import _bar
 from likeness_portraits.engine.job_file import ADVANCED, AS_PUBLISHED, setting_defaults, setting_groups
 
@@ -41,7 +42,7 @@ def test_defaults_are_those_of_the_presets_themselves():
     assert told["steps"] == "800; reference 500; miniature 150"
     assert told["unet_learning_rate"] == "0.0001; miniature 0.005"
     assert told["templates"] == "3 texts; reference 'a photo of {}'; miniature 2 texts"
-    assert told["min_snr_gamma"] == "none; miniature 5"
+    assert told["min_snr_gamma"] == "none; miniature 5; miniature-2 none"
     for method in METHODS:
         assert list(presets_of(method))[0] == "default" and "miniature" in presets_of(method)
         assert list(setting_defaults(method)) == [entry.name for entry in fields(METHODS[method])]
@@ -55,7 +56,7 @@ def test_settings_stand_by_the_presets_that_move_them(shown, method: str):
     for entry in fields(METHODS[method]):
         usual = getattr(presets["default"], entry.name)
         moved = {name for name, preset in presets.items() if getattr(preset, entry.name) != usual}
-        wanted = headings[1] if "miniature" in moved else AS_PUBLISHED if moved else ADVANCED
+        wanted = headings[1] if moved & set(MINIATURES) else AS_PUBLISHED if moved else ADVANCED
         if entry.name in ("shards", "validation", "adapter") and method == "masterweaver":
             wanted = "Data"
         assert groups.pop(entry.name) == wanted, entry.name

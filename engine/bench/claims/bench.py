@@ -28,7 +28,7 @@ from ...evaluation.portraits import PortraitJudges
 from ...files import make_folder, write_atomically
 from ...identity.conditioning import IdentityConditioning
 from ...inference.generate import generate
-from ...miniature import model, world
+from ...miniature import model, second, world
 from ...miniature.judges import Judges, load_judges
 from ...training.launch import train
 from .locks import held
@@ -105,9 +105,20 @@ class Experiment(Protocol):
 
 
 class Bench:
-    """Base, judges and folder of a run; `quick` asks experiments to draw fewer pictures where they can."""
+    """Base, judges and folder of a run; `quick` asks experiments to draw fewer pictures where they can.
 
-    def __init__(self, folder: Path, *, quick: bool = False, sampling_steps: int = 25) -> None:
+    `base_spec`: one of the Miniatures.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quick: bool = False,
+        sampling_steps: int = 25,
+        base_spec: BaseSpec = BaseSpec(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.base_spec = base_spec
         self.folder = make_folder(folder)
         self.quick = quick
         self.sampling_steps = sampling_steps
@@ -116,7 +127,7 @@ class Bench:
 
     @cached_property
     def base(self) -> BaseModel:
-        return load_base(BaseSpec())
+        return load_base(self.base_spec)
 
     @cached_property
     def judges(self) -> Judges:
@@ -130,9 +141,9 @@ class Bench:
 
     @cached_property
     def instrument(self) -> str:
-        """A digest of all of the Miniature's weights, judges included."""
-        total = hashlib.sha256()
-        for network in model.NETWORKS:
+        """A digest of all of the Miniature's weights, judges included, and of the second's where it is it."""
+        total, more = hashlib.sha256(), () if self.base_spec == BaseSpec() else second.SECOND_NETWORKS
+        for network in (*model.NETWORKS, *more):
             file = model.weights_file(network)
             total.update(file.read_bytes() if file.exists() else b"")
         return total.hexdigest()[:16]
@@ -173,7 +184,7 @@ class Bench:
                 "or its numbers would be found again after that method's preset has changed"
             )
         hosts = [*(file.name for file in on), *map(digest_of_somebody, people)]  # names are digests
-        whole = resolved(method, settings)
+        whole = resolved(method, settings, self.base_spec)
         parts = [method, whole, seed, digest(concepts), self.base.fingerprint, *hosts]
         output = self.folder / "artifacts" / f"{method}-{cell_digest('training', *parts)}.safetensors"
         while not output.exists():
@@ -196,6 +207,7 @@ class Bench:
                 "output": str(output),
                 "on": [str(file) for file in on],
                 "settings": dict(settings),
+                "base": asdict(self.base_spec),
                 "seed": seed,
                 "cache": str(self.folder / "class-pictures"),
             }
@@ -300,9 +312,9 @@ class Bench:
         return self.portrait_judges.score(pictures, shots, unasked, concept)
 
 
-def resolved(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a training with these changes on the method's preset `miniature`."""
-    start = settings_for(method, BaseSpec())
+def resolved(method: str, settings: Mapping[str, Any], base: BaseSpec | None = None) -> dict[str, Any]:
+    """All settings of a training with these changes on the method's preset for a Miniature, the first."""
+    start = settings_for(method, base)
     return asdict(read(type(start), {**asdict(start), **settings}, "settings"))
 
 
