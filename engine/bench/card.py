@@ -294,5 +294,5 @@ def second_gates(card: Mapping[str, Any], first: Mapping[str, Any]) -> list[Gate
 
 def _quick(card: Mapping[str, Any]) -> list[Gate]:
     seconds = card.get("seconds", {})
-    wanted = {"loading": ("loading, s", 1), "picture": ("a picture, s", 2)}
-    return [Gate(figure, seconds.get(name), most, at_most=True) for name, (figure, most) in wanted.items()]
+    limits = {"loading": ("loading, s", 1), "picture": ("a picture, s", 2)}
+    return [Gate(figure, seconds.get(name), most, at_most=True) for name, (figure, most) in limits.items()]

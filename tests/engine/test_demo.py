@@ -9,6 +9,7 @@ from PIL import Image
 
 from likeness_portraits.engine import demo
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.config.dreambooth_lora import DreamBoothLoraSettings
 from likeness_portraits.engine.console import ConsoleObserver
 from likeness_portraits.engine.data.concepts import load_concept
 from likeness_portraits.engine.demo import concept_of, run_demo
@@ -65,6 +66,15 @@ def test_a_demo_that_is_stopped_still_reports_what_was_learned(tmp_path: Path):
     assert len(load_concept(tmp_path / "demo" / "concept").pictures) == 4
     with Image.open(tmp_path / "demo" / "sheet.png") as sheet:
         assert sheet.width > 1500
+
+
+def test_the_demo_is_of_the_miniatures_alone_and_learns_with_their_presets(tmp_path: Path):
+    with pytest.raises(LikenessError, match="base"):
+        run_demo("textual-inversion", 0, tmp_path / "demo", ConsoleObserver("learning"), kind="sd15")
+    assert not (tmp_path / "demo").exists()
+    job = demo._job("dreambooth-lora", tmp_path / "concept", tmp_path, 3, "miniature-2")
+    assert job.base.kind == "miniature-2" and job.seed == 3
+    assert job.settings == DreamBoothLoraSettings.preset("miniature-2")
 
 
 @pytest.mark.slow

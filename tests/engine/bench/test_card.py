@@ -46,6 +46,24 @@ def test_gates_tell_what_is_met_and_what_is_missed():
     assert not strangers.met
 
 
+def test_the_seconds_gates_stand_beside_the_firsts_card():
+    first = {"unet": {"accuracy": {"hat": 0.97, "scene": 0.8}}}
+    learned = {"identity": 0.61, "scene_loss": 0.11, "textual_inversion_gain": 0.4,
+               "methods": {"dreambooth-lora": {"cpu_seconds": 90.0}}}  # fmt: skip
+    found = {
+        "autoencoder": {"face_psnr": 23.9}, "transformer": {"accuracy": {"hat": 0.92, "scene": 0.74}},
+        "learnability": learned, "size_of_both_mb": 36.9, "seconds": {"loading": 0.3, "picture": 2.5},
+    }  # fmt: skip
+    met = {gate.figure: gate.met for gate in card.second_gates(found, first)}
+    assert met == {
+        "face PSNR, dB": False, "drawn, hat": True, "drawn, scene": False, "learned, identity": True,
+        "learned, scene loss": False, "learned, CPU seconds": True, "Textual Inversion, gain": False,
+        "size of both, MB": True, "loading, s": True, "a picture, s": False,
+    }  # fmt: skip
+    unlearned = card.second_gates({**found, "learnability": None}, first)
+    assert not any(gate.met for gate in unlearned if "learned" in gate.figure)
+
+
 def test_what_sunglasses_hide_is_not_asked_of_anybody():
     behind = world.sample_context(3, glasses="sunglasses", hat="none")
     assert world.hidden_attributes(behind) == {"eye_colour"}

@@ -1,9 +1,15 @@
 """Learnability: the order of runs, the figures by hand, and that a run is done only once."""
 
+import json
+
 import pytest
 
+from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bench import learnability
-from likeness_portraits.engine.miniature import world
+from likeness_portraits.engine.bench.claims.bench import Bench
+from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.miniature import model, second, world
+from likeness_portraits.tests.engine.second import write_weights
 
 
 def cell(identity: float, scene: float, identity_base: float = 0.1) -> learnability.LearnabilityCell:
@@ -59,3 +65,22 @@ def test_what_was_learned_and_measured_is_found_again(tmp_path):
     assert first == second and seen[0] == seen[1]
     assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     assert 0 <= seen[0]["scene"] <= 1 and seen[0]["seconds"] > 0
+
+
+def test_the_second_miniature_is_learned_and_drawn_by_the_same_bench(tmp_path, monkeypatch):
+    pytest.importorskip("transformers.models.qwen3")
+    first = Bench(tmp_path / "bench", sampling_steps=1)
+    monkeypatch.setattr(model, "WEIGHTS", write_weights(tmp_path / "weights"))
+    second.second_fingerprint.cache_clear()
+    bench = Bench(tmp_path / "bench", sampling_steps=1, base_spec=BaseSpec(kind="miniature-2"))
+    assert bench.instrument != first.instrument
+    person, settings = world.TUNING_SEEDS[0], {"steps": 1}
+    cell = learnability.measure_cell(bench, "textual-inversion", person, 0, settings)
+    assert 0 <= cell["scene"] <= 1 and cell["seconds"] > 0
+    (file,) = (tmp_path / "bench" / "artifacts").glob("textual-inversion-*.safetensors")
+    artifact = Artifact.load(file)
+    assert artifact.base_family == "miniature-2" and artifact.settings["min_snr_gamma"] is None
+    assert artifact.base_fingerprint == second.second_fingerprint()
+    (seconds,) = (tmp_path / "bench" / "seconds").glob("*.json")
+    assert json.loads(seconds.read_text()).keys() == {"seconds", "cpu_seconds"}
+    second.second_fingerprint.cache_clear()
