@@ -16,7 +16,7 @@ from ..data.concepts import Concept, Picture, load_concept
 from ..errors import LikenessError
 from ..training.observer import Progress
 from .backends import FaceSimilarity, TextJudge, judges_there, load_face_judge
-from .metrics import nearest_similarity, own_nearness, similarity_to_references
+from .metrics import copying, similarity_to_references
 
 MINIATURE_PROMPTS = MINIATURE_OPEN_PROMPTS[:4]  # none is among those that results are reported on
 PROMPTS = (
@@ -98,8 +98,7 @@ class LikenessCritic:
         self._held = tuple(picture.name for picture in concept.held)
         self._learned = self._vectors(concept, concept.pictures)
         self._references = self._vectors(concept, concept.held) if concept.held else self._learned
-        real = np.concatenate([self._learned, self._references])
-        self._nearness = own_nearness(real) if concept.held else 0.0
+        self._real = np.concatenate([self._learned, self._references])
 
     def _vectors(self, concept: Concept, pictures: Sequence[Picture]) -> np.ndarray:
         """The faces (N, D) in pictures of the concept."""
@@ -137,10 +136,10 @@ class LikenessCritic:
         vectors, detected = self._faces.faces(pictures)
         identity = np.where(detected, similarity_to_references(vectors, self._references), 0.0).mean()
         prompt = None if self._text is None else float(self._text.text(pictures, self._spoken).mean())
-        copying = None
+        copied = None
         if self._held and detected.any():
-            copying = float(nearest_similarity(vectors[detected], self._learned).mean()) - self._nearness
-        look = LikenessLook(step=progress.step, identity=float(identity), prompt=prompt, copying=copying)
+            copied = float(copying(vectors[detected], self._learned, self._real).mean())
+        look = LikenessLook(step=progress.step, identity=float(identity), prompt=prompt, copying=copied)
         self.looks.append(look)
         self.enough = self._patience.enough(self.looks)
         if self._on_look is not None:
