@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from ..config import METHODS, OPTIMIZERS, PRESETS, TIMESTEP_SAMPLING, Job, Recipe
 from ..console import ConsoleObserver, note, save_picture, say
+from ..errors import LikenessError
 from .apps import ELSEWHERE, INTERRUPTED, train_app
 from .base_parts import CLIP, PREDICTION, TOKENIZER, VAE_OPTION
 from .options import in_panel, plain_type
@@ -95,7 +96,10 @@ def _critic(job: Any, concept: Any, every: int, curve: Path, record: Callable[[i
     def show(looks: Sequence[Any]) -> None:
         record(looks[-1].step, scores_of(looks[-1]))
         note(look_in_words(looks))
-        save_picture(curve, plot_losses(curves(looks)))
+        try:
+            save_picture(curve, plot_losses(curves(looks)))
+        except LikenessError as error:  # a full disk: what is learned is worth more than its curve
+            note(f"{error}; learning goes on without the curve")
 
     return critic_for(job, every, concept=concept, on_look=show)
 

@@ -10,6 +10,9 @@ from .checks import RANKS
 ADAPTERS = ("lora", "dora", "loha", "lokr", "oft")
 ADAPTED = ("attention", "feed-forward", "convolutions")  # each with those before it
 _ENTRY = re.compile(r"(?P<pattern>.+?)=(?P<rank>\d+)(?::(?P<alpha>[\d.]+))?")
+_PLAIN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]")  # escapes, classes, how groups begin
+_REPEAT = re.compile(r"[*+?{]")
+_LONGEST, _REPEATS, _ALTERNATIVES = 120, 3, 4  # of a pattern: with more it might be looked for without end
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ def block_ranks(entries: Sequence[str]) -> tuple[BlockRank, ...]:
             if match is None or not 0 < int(match["rank"]) <= RANKS or alpha == 0:
                 raise ValueError(entry)
             re.compile(match["pattern"])
+            _check_found_soon(match["pattern"])
         except (ValueError, re.error) as error:
             raise LikenessError(
                 f"'rank_by_block' holds '{entry:.80}'; write a part of layers' paths and a rank, such as "
@@ -38,3 +42,15 @@ def block_ranks(entries: Sequence[str]) -> tuple[BlockRank, ...]:
             ) from error
         ranks.append(BlockRank(match["pattern"], int(match["rank"]), alpha))
     return tuple(ranks)
+
+
+def _check_found_soon(pattern: str) -> None:
+    """Refuses what Python's search may take ages over: repeated groups, many repeats, many alternatives."""
+    left = _PLAIN.sub("x", pattern)
+    grouped = re.search(r"\)[*+?{]|\(\?", left)  # flags too: in some, spaces may stand between both
+    many = len(_REPEAT.findall(left)) > _REPEATS or left.count("|") > _ALTERNATIVES
+    if grouped or many or len(pattern) > _LONGEST:
+        raise LikenessError(
+            f"'rank_by_block' holds '{pattern:.80}', which could be searched for without end; write at most "
+            f"{_REPEATS} repeats (* + ? {{}}), none after a group, {_ALTERNATIVES} | and {_LONGEST} letters"
+        )

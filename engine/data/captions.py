@@ -5,6 +5,7 @@ choices), then `captions.json`, `captions.jsonl` and `metadata.jsonl` (Hugging F
 what the picture's own file says of it (PNG text, EXIF, IPTC).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ..config import CAPTION_SOURCES, check_text, from_json
 from ..errors import LikenessError
 from ..files import read_text, reading
 from .layout import NAMED, Layout, by_name, few, picture_named
-from .pictures import description_in
+from .pictures import descriptions_in
 
 _PLACES = ("{}", "[trigger]")  # where the placeholder belongs in a caption; the latter is ai-toolkit's
 LONGEST = 4000  # characters; what is longer is no caption
@@ -23,6 +24,18 @@ _MOST_BYTES = 1 << 20  # of a picture's text file
 _MOST_BYTES_OF_TABLE = 1 << 26
 _SHOWN = 60  # characters of a name in a table that is no file's
 _FILE_KEYS = ("file_name", "file", "filename", "image", "path")
+_MAKER = (
+    r"(?:olympus|minolta|konica|sony|samsung|kodak|fuji\w*|pentax|ricoh|casio|vivitar|polaroid|maginon|jenoptik"
+    r"|aiptek|benq|hp|lg|nikon|canon|panasonic|default|digital)"
+)
+_BY_ITSELF = re.compile(  # what cameras, phones and programs write into every picture
+    rf"{_MAKER}(?:[ _-]+(?:{_MAKER}|camera|still|dsc|picture|electronics))*"
+    r"|screenshot[ \d()._:-]*|untitled[ \d_-]*|(?:img|image|dsc|dscn|pict|dcim)[ \d_-]*"
+    r"|\w+ (?:with|by|for|using) (?:the )?(?:gimp|photoshop|adobe|picasa|snapseed|vsco|instagram|paint)\b.*"
+    r"|lead technologies.*|exif_jpeg_picture|ascii|binary comment|charset=.*|file source.*"
+    r"|cof|hdrpl|mde|dav|btf|null|none|unknown|n/?a|[\W\d_]*",
+    re.IGNORECASE,
+)
 _TEXT_KEYS = ("text", "caption", "captions", "prompt", "description", "tags")
 
 Captions = Mapping[Path, tuple[str, ...]]  # by picture: the choices of what is said of it
@@ -48,8 +61,13 @@ def captions_in(layout: Layout, source: str = CAPTION_SOURCES[0]) -> tuple[Capti
         if strays:
             remarks.append(f"{table} is about pictures that are not here: {_few(strays)}")
     empty = [path for path in empty if path not in captions]
+    said_by_themselves: dict[Path, str] = {}
     if source == "pictures":
-        captions = {**_in_pictures([path for path in layout.pictures if path not in captions]), **captions}
+        bare = [path for path in layout.pictures if path not in captions]
+        own, said_by_themselves = _in_pictures(bare)
+        captions = {**own, **captions}
+    if said_by_themselves:
+        remarks.append(_boilerplate(layout.folder, said_by_themselves))
     if captions or empty or source == "pictures":
         remarks.insert(0, f"{layout.folder}: {in_words(len(layout.pictures), len(captions))}")
     if empty:
@@ -182,10 +200,28 @@ def _first(entry: Any, keys: Sequence[str]) -> Any:
     return next((entry[key] for key in keys if key in entry), "" if keys is _TEXT_KEYS else None)
 
 
-def _in_pictures(pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
-    """Captions from the pictures' own files, where they say something."""
-    written = {path: caption_lines(description_in(path), path) for path in pictures}
-    return {path: lines for path, lines in written.items() if lines}
+def _in_pictures(pictures: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], dict[Path, str]]:
+    """Captions from the pictures' own files, where they say something; and what a camera or program wrote
+    by itself, of pictures that have nothing else."""
+    captions: dict[Path, tuple[str, ...]] = {}
+    by_itself: dict[Path, str] = {}
+    for path in pictures:
+        texts = descriptions_in(path)
+        meant = next((text for text in texts if not _BY_ITSELF.fullmatch(text)), "")
+        lines = caption_lines(meant, path)
+        if lines:
+            captions[path] = lines
+        elif texts:
+            by_itself[path] = texts[0]
+    return captions, by_itself
+
+
+def _boilerplate(folder: Path, texts: Mapping[Path, str]) -> str:
+    path, text = next(iter(texts.items()))
+    return (
+        f"{folder}: what {few(list(texts))} say{'s' * (len(texts) == 1)} ('{text:.{_SHOWN}}') was written by "
+        f"a camera or program and is no caption; write one into {path.stem}.txt"
+    )
 
 
 def _few(names: Sequence[str]) -> str:

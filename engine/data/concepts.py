@@ -50,6 +50,11 @@ class Picture:
         """(height, width) of the file."""
         return self.original or (self.pixels.shape[0], self.pixels.shape[1])
 
+    def lot(self, seed: int) -> bytes:
+        """What it draws where pictures are chosen by chance: by its pixels, for names change."""
+        pixels = np.ascontiguousarray(self.pixels)
+        return hashlib.sha256(f"{seed}/{pixels.shape}/".encode() + pixels.tobytes()).digest()
+
     def within(self, shorter: int) -> "Picture":
         """The picture at this many pixels on its shorter side at most, its mask alike."""
         height, width = self.pixels.shape[:2]
@@ -82,7 +87,8 @@ class Concept:
         return replace(self, pictures=pictures, held=held, class_pictures=others)
 
     def held_out(self, count: int, seed: int) -> "Concept":
-        """The concept with `count` of its pictures not learned from: the same for the same seed and names."""
+        """The concept with `count` of its pictures not learned from: the same for the same seed and pixels,
+        whatever they are called and in whatever order."""
         if not count or self.held:
             return self
         if count >= len(self.pictures):
@@ -90,7 +96,7 @@ class Concept:
                 f"{count} of the {len(self.pictures)} pictures of {self.token} cannot be held out: one must "
                 "be left to learn from; hold out fewer"
             )
-        order = sorted(self.pictures, key=lambda one: hashlib.sha256(f"{seed}/{one.name}".encode()).digest())
+        order = sorted(self.pictures, key=lambda one: one.lot(seed))
         held = {id(picture) for picture in order[:count]}
         return replace(
             self,

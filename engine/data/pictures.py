@@ -93,8 +93,8 @@ def texts_in(path: str | os.PathLike[str]) -> dict[str, str]:
     return texts
 
 
-def description_in(path: str | os.PathLike[str]) -> str:
-    """What a picture's file says that it shows, in IPTC, a PNG's text or EXIF; else nothing."""
+def descriptions_in(path: str | os.PathLike[str]) -> list[str]:
+    """What a picture's file says that it shows, in IPTC, a PNG's text or EXIF, in that order."""
     texts: list[Any] = []
     with _opened(path, SHORTEST_SIDE) as (image, _, _):
         file: Any = image  # as it was opened: Pillow's stub asks for the narrower type
@@ -105,15 +105,17 @@ def description_in(path: str | os.PathLike[str]) -> str:
         with suppress(Exception):
             exif = image.getexif()
             texts += [exif.get(tag, "") for tag in (_EXIF_DESCRIPTION, _XP_COMMENT, _XP_TITLE)]
-    for text in texts:
-        if isinstance(text, tuple):  # bytes of UTF-16, as Windows' explorer writes them
-            text = bytes(part for part in text if isinstance(part, int) and 0 <= part < 256)
-        if isinstance(text, bytes):
-            wide = b"\0" in text[1::2]
-            text = text.decode("utf-16-le" if wide else "utf-8", "replace")
-        if isinstance(text, str) and (plain := text.replace("\0", "").strip()):
-            return plain
-    return ""
+    return [plain for plain in map(_plain, texts) if plain]
+
+
+def _plain(text: Any) -> str:
+    """Words, as text or bytes of either kind; else nothing."""
+    if isinstance(text, tuple):  # bytes of UTF-16, as Windows' explorer writes them
+        text = bytes(part for part in text if isinstance(part, int) and 0 <= part < 256)
+    if isinstance(text, bytes):
+        wide = b"\0" in text[1::2]
+        text = text.decode("utf-16-le" if wide else "utf-8", "replace")
+    return text.replace("\0", "").strip() if isinstance(text, str) else ""
 
 
 def grey_in(content: bytes, name: str) -> np.ndarray:

@@ -118,7 +118,7 @@ def _train(
         weights=base.identity,
         people=digest_of(people) if people and runs is not None else "",  # the command line's are in `on`
     )
-    concepts = _held_out([concept.within(enough) for concept in concepts], job, observer)
+    concepts = [concept.within(enough) for concept in _held_out(concepts, job, observer)]
     checkpoints = Checkpoints(job, origin, runs)
     with (
         repeatable(accelerator.device),

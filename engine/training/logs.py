@@ -35,7 +35,7 @@ class Recorded:
         self._job = job
         self._rows: dict[int, dict[str, Any]] = {}  # by step, not written yet
         self._unread: dict[int, Mapping[str, float]] = {}  # losses of those steps
-        self._table = LossTable(Path(job.output).with_suffix(".log.csv"))
+        self._table = LossTable(place_of(Path(job.output)))
         self._trackers: list[Any] | None = None  # begun with the first number: in the main process alone
 
     def __getattr__(self, name: str) -> Any:
@@ -129,7 +129,8 @@ class LossTable:
         """The run begins after so many steps: rows of those stay, later ones go."""
         rows = read_table(self.path) if done else []
         rows = [row for row in rows if int(row[STEP]) <= done]
-        self._columns = list(dict.fromkeys(name for row in rows for name in row)) or [STEP, PHASE, LOSS]
+        measured = (name for row in rows for name in row)
+        self._columns = list(dict.fromkeys([STEP, PHASE, LOSS, *measured]))  # what `place_of` knows ours by
         self._last = max((int(row[STEP]) for row in rows), default=0)
         self._write(rows)
 
@@ -173,6 +174,29 @@ class LossTable:
         """What is learned is worth more than its log."""
         self._broken = True
         log.warning("%s cannot be written (%s); learning goes on without it", self.path, error)
+
+
+def place_of(output: Path) -> Path:
+    """`<output>.log.csv`; where that is somebody else's, `<output>.likeness-log.csv`."""
+    usual = output.with_suffix(".log.csv")
+    if _is_ours(usual):
+        return usual
+    other = output.with_suffix(".likeness-log.csv")
+    log.warning("%s is no log of a run and is left as it is; this run's numbers are in %s", usual, other)
+    return other
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether there is no such file, or a run wrote it; one that cannot be read is said when written."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            first = file.readline(1 << 16)
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        return True
+    columns = first.rstrip("\r\n").split(",")
+    return not first or columns[:3] == [STEP, PHASE, LOSS]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -147,6 +147,26 @@ def test_a_table_the_wrong_way_round_is_told_by_its_names_however_long_they_are(
     assert line.endswith(f"is about pictures that are not here: {text[:60]}")
 
 
+def test_what_cameras_and_programs_write_into_every_picture_is_no_caption(folder: Path):
+    own = ("OLYMPUS DIGITAL CAMERA", "SAMSUNG", "Screenshot", "Created with GIMP", "DSC_0042", "untitled-3",
+           "KONICA MINOLTA DIGITAL CAMERA", "charset=Ascii binary comment", "...", "DCIM 100")  # fmt: skip
+    for text in own:
+        exif = Image.Exif()
+        exif[0x010E] = text
+        Image.new("RGB", (48, 40)).save(folder / "b.jpg", exif=exif)
+        assert captions(folder, "pictures")["b"] == (), text
+        assert f"what b.jpg says ('{text}') was written by a camera or program" in said(folder, "pictures")
+    exif[0x9C9C] = "SAMSUNG building at night".encode("utf-16-le")  # behind what a program wrote
+    Image.new("RGB", (48, 40)).save(folder / "b.jpg", exif=exif)
+    assert captions(folder, "pictures")["b"] == ("SAMSUNG building at night",)
+    for text in ("a default sky", "Canon in D", "screenshot of her game", "null island", "Sony"):
+        exif[0x010E] = text
+        Image.new("RGB", (48, 40)).save(folder / "b.jpg", exif=exif)
+        assert captions(folder, "pictures")["b"] == (
+            ("SAMSUNG building at night",) if text == "Sony" else (text,)
+        )
+
+
 def test_texts_far_too_large_for_captions_are_not_read(folder: Path):
     for name, size in (("a.txt", 2**20), ("captions.json", 2**26)):
         with open(folder / name, "wb") as file:

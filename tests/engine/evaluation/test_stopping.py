@@ -9,6 +9,7 @@ import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.cli import main
+from likeness_portraits.engine.commands.train import _critic
 from likeness_portraits.engine.config import Job
 from likeness_portraits.engine.data.concepts import Concept, Picture, write_concept
 from likeness_portraits.engine.errors import LikenessError
@@ -220,6 +221,20 @@ def test_only_the_last_phase_is_looked_at(tmp_path: Path):
     critic = Scripted(liked=4, enough_at=1)
     train(tiny_job("magictailor", tmp_path), base=tiny_base(), critic=critic)
     assert [step for step, _ in critic.seen] == [3]
+
+
+def test_a_curve_that_cannot_be_written_ends_no_run(tmp_path: Path, capsys):
+    write_concept(tmp_path / "person", concept_of(PERSON))
+    (tmp_path / "a file").write_text("no folder")
+    plain = {"method": "textual-inversion", "concepts": [{"folder": str(tmp_path / "person")}],
+             "output": str(tmp_path / "me.safetensors")}  # fmt: skip
+    seen: list[int] = []
+    curve = tmp_path / "a file" / "me.likeness.png"
+    judge = _critic(Job.from_json(plain), None, 1, curve, lambda step, _: seen.append(step))
+    judge.consider(Progress(phase="tuning", phase_step=1, phase_steps=9, step=1, total=9),
+                   [render_person(PERSON)[0]] * len(judge.shots))  # fmt: skip
+    assert seen == [1] and len(judge.looks) == 1
+    assert "learning goes on without the curve" in capsys.readouterr().err
 
 
 def test_the_command_line_shows_the_curve_and_says_what_it_kept(tmp_path: Path, capsys):

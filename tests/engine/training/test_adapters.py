@@ -116,6 +116,20 @@ def test_a_rank_by_block_that_says_nothing_is_refused(entry):
 
 
 @pytest.mark.parametrize(
+    "pattern",
+    ["(a+)+x", "(?:a|a)*x", ".*.*.*.*x", "(.|.)" * 20 + "x", r"(\w?){9}x", "(?x)(a|a) *x", "x" * 121],
+)
+def test_a_pattern_that_could_be_searched_for_without_end_is_refused(pattern):
+    with pytest.raises(LikenessError, match="could be searched for without end"):
+        block_ranks([f"{pattern}=4"])
+
+
+def test_patterns_that_people_write_are_taken():
+    entries = [r"(down|up)_blocks\.[0-9+*]\..*attn2=4", "(?:q|k|v)$=8", r"to_out\.0=8", "transformer.*=2"]
+    assert [entry.rank for entry in block_ranks(entries)] == [4, 8, 8, 2]
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"adapter": "lycoris"}, "unknown kind of adapter 'lycoris'; did you mean"),

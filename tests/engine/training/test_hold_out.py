@@ -1,6 +1,7 @@
 """Pictures that are not learned from: which they are, the loss and the likeness to them, and copying."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,9 @@ def test_the_same_pictures_are_held_out_in_any_order(folder):
     assert len(parted.held) == 1 and len(parted.pictures) == 3
     turned = Concept("<v0>", "woman", "subject", concept.pictures[::-1]).held_out(1, seed=7)
     assert [one.name for one in turned.held] == [one.name for one in parted.held]
+    renamed = tuple(replace(one, name=str(n), captions=("x",)) for n, one in enumerate(concept.pictures))
+    again = replace(concept, pictures=renamed).held_out(1, seed=7)
+    assert again.held[0].pixels is parted.held[0].pixels
     assert parted.held_out(1, seed=8) is parted and concept.held_out(0, seed=7) is concept
     assert len({concept.held_out(1, seed).held[0].name for seed in range(12)}) > 1
     with pytest.raises(LikenessError, match="4 of the 4 pictures of <v0> cannot be held out"):

@@ -156,6 +156,24 @@ def test_long_runs_are_written_on_the_way(tmp_path: Path):
     assert len(rows(tmp_path)) == 120
 
 
+def test_somebodys_own_table_of_that_name_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    usual = tmp_path / "me.log.csv"
+    for own in (b"step,weather\n1,rain\n", b"\xff\xfe not text \x80", b"date,loss,step\n"):
+        usual.write_bytes(own)
+        for first in (1, 3):  # begun, and gone on with
+            observer = Recorded(Silent(), job(tmp_path))
+            told(observer, first, first + 1)
+            observer.close()
+        assert usual.read_bytes() == own and "is no log of a run" in caplog.text
+        written = tmp_path / "me.likeness-log.csv"
+        assert [row["step"] for row in read_table(written)] == ["1", "2", "3", "4"]
+        written.unlink()
+    usual.write_text("")
+    told(observer := Recorded(Silent(), job(tmp_path)), 1, 2)
+    observer.close()
+    assert len(rows(tmp_path)) == 2
+
+
 def test_a_log_that_cannot_be_written_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "a file").write_text("no folder")
     table = LossTable(tmp_path / "a file" / "me.log.csv")
