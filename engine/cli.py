@@ -18,6 +18,7 @@ from .commands import (  # noqa: F401 (each enters its commands, in the order th
     evaluate,
     export,
     generate,
+    grid,
     import_files,
     info,
     interval,

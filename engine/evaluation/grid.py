@@ -15,6 +15,9 @@ from .sheet import SheetRow, draw_sheet
 _MOST = 256  # pictures of one grid
 
 
+Variant = tuple[str, float | None]  # a likeness' name, and its strength where it has any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What was drawn, by prompt, then by likeness, by strength and by seed, and how it was judged."""
@@ -26,11 +29,14 @@ class Grid:
     measures: Measures
     likenesses: Sequence[str] = ("",)  # names of those that are compared; a single one needs none
     cards: Sequence[str] = ()  # what each likeness is, in a line
+    rows: Sequence[Variant] = ()  # of each prompt; by default each likeness at each strength
 
     @property
-    def variants(self) -> list[tuple[str, float]]:
+    def variants(self) -> list[Variant]:
         """Likeness and strength of the rows of each prompt."""
-        return [(name, strength) for name in self.likenesses for strength in self.strengths]
+        return list(self.rows) or [
+            (name, strength) for name in self.likenesses for strength in self.strengths
+        ]
 
     def places(self) -> Iterator[tuple[int, int, slice]]:
         """Prompt number, variant number, and where the pictures of both are."""
@@ -41,7 +47,7 @@ class Grid:
     def label(self, variant: int) -> str:
         """The row in words."""
         name, strength = self.variants[variant]
-        return f"{name}, strength {strength:g}" if name else f"strength {strength:g}"
+        return ", ".join(part for part in (name, strength is not None and f"strength {strength:g}") if part)
 
 
 def lines_of(text: str) -> list[str]:
@@ -134,6 +140,10 @@ def _note(measures: Measures, number: int) -> str:
     return who if measures.text is None else f"{who} | {measures.text[number]:.2f}"
 
 
+def _in_digits(strength: float | None) -> str:
+    return "" if strength is None else f"{strength:g}"
+
+
 def _mean(values: np.ndarray) -> float | None:
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
@@ -145,7 +155,8 @@ def _lines(grid: Grid) -> list[tuple[object, ...]]:
         who = _mean(grid.measures.identity[cells])
         what = "" if grid.measures.text is None else float(grid.measures.text[cells].mean())
         lines.append(
-            (grid.prompts[prompt], *([name] if name else []), f"{strength:g}", "" if who is None else who,
+            (grid.prompts[prompt], *([name] if name else []), _in_digits(strength),
+             "" if who is None else who,
              f"{int(grid.measures.detected[cells].sum())} of {len(grid.seeds)}", what)
         )  # fmt: skip
     return lines
@@ -162,6 +173,8 @@ def _points(grid: Grid) -> list[Point]:
         identity = _mean(who[:, number])
         if identity is not None:
             points.append(
-                Point(name=f"{name} {strength:g}".lstrip(), x=float(what[:, number].mean()), y=identity)
+                Point(
+                    name=f"{name} {_in_digits(strength)}".strip(), x=float(what[:, number].mean()), y=identity
+                )
             )
     return points

@@ -179,8 +179,8 @@ def test_numbers_go_on_behind_the_highest(tmp_path: Path):
 
 HELP = (
     *(["train", method] for method in METHODS), ["bench", "claims"], ["demo"], ["doctor"], ["evaluate"],
-    ["export"], ["generate"], ["import"], ["info"], ["interval"], ["masks"], ["measure"], ["restore"],
-    ["shards"],
+    ["export"], ["generate"], ["grid"], ["import"], ["info"], ["interval"], ["masks"], ["measure"],
+    ["restore"], ["shards"],
 )  # fmt: skip
 
 

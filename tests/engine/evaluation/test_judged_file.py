@@ -15,6 +15,7 @@ from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import write_concept
 from likeness_portraits.engine.evaluation.backends import MiniatureBackend
 from likeness_portraits.engine.evaluation.judged_file import Judges, _row, _scores
+from likeness_portraits.engine.evaluation.measure import measure
 from likeness_portraits.engine.evaluation.metrics import copying, mean_interval
 from likeness_portraits.engine.evaluation.people import concept_of, render_person
 from likeness_portraits.engine.miniature import model, world
@@ -100,6 +101,63 @@ def test_what_would_be_ignored_or_cannot_be_drawn_is_refused(
     monkeypatch.chdir(folder)
     assert main(["measure", what, "-r", "person", "--faces", "miniature", *options]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def foreign(folder: Path) -> Path:
+    """A LoRA as kohya's trainer names it, of one layer of the Miniature, strong enough to be seen."""
+    base = load_base(BaseSpec())
+    path = next(name for name, _ in base.network.named_modules() if name.endswith("attn2.to_v"))
+    layer, name = base.network.get_submodule(path), f"lora_unet_{path.replace('.', '_')}"
+    chance = torch.Generator().manual_seed(0)
+    halves = {
+        f"{name}.lora_down.weight": torch.randn(4, layer.in_features, generator=chance),
+        f"{name}.lora_up.weight": torch.randn(layer.out_features, 4, generator=chance),
+        f"{name}.alpha": torch.tensor(4.0),
+    }
+    save_file(halves, folder / "theirs.safetensors")
+    return folder / "theirs.safetensors"
+
+
+def test_a_grid_compares_foreign_files_at_strengths_with_words_and_the_base(
+    folder: Path, foreign: Path, capsys, monkeypatch
+):
+    drawn = []
+
+    def listening(pictures, *known, **told):
+        drawn.append((pictures, told["prompts"]))
+        return measure(pictures, *known, **told)
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("likeness_portraits.engine.evaluation.drawn_grid.measure", listening)
+    command = ["grid", foreign.name, "anna.safetensors", "-r", "person", "--without", "-o", "out"]
+    command += ["--strengths", "0,0.5", "--prompt", "a photo of {}", "--seeds", "1", "--steps", "2"]
+    assert main([*command, "--trigger", "a man", "--trigger", "a <anna>", "--class-word", "man"]) == 0
+    told = capsys.readouterr().out
+    assert "grid.html" in told and "grid.png" in told
+    ((none, half, words, plain), spoken) = drawn[0]
+    assert set(spoken) == {"a photo of a man"} and words.shape == plain.shape
+    assert np.array_equal(none, plain) and not np.array_equal(half, plain)  # at 0 it is the base
+    page = (folder / "out" / "grid.html").read_text("utf-8")
+    for row in ("theirs, strength 0.5", "anna ·", "base alone ·", "theirs.safetensors: "):
+        assert row in page
+    assert "anna, strength" not in page
+
+
+def test_a_grid_refuses_files_of_different_bases_and_triggers_that_fit_no_file(
+    folder: Path, capsys, monkeypatch
+):
+    save_file({"emb_params": torch.zeros(1, 768)}, folder / "sd.safetensors")
+    monkeypatch.chdir(folder)
+    for files, options, said in (
+        (["anna.safetensors", "sd.safetensors"], [], "different bases (miniature, sd1)"),
+        (["sd.safetensors"], [], "draws on SD 1.x; give one with --base"),
+        (["anna.safetensors"], ["--trigger", "a", "--trigger", "b"], "1 files and 2 triggers"),
+        (["anna.safetensors"], ["--prompt", "a photo"], "{} where the subject goes"),
+        (["anna.safetensors"], ["--strengths", "strong"], "numbers such as"),
+    ):
+        assert main(["grid", *files, "-r", "person", *options]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
