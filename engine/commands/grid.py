@@ -1,5 +1,6 @@
 """`likeness grid`: LoRAs and embeddings of any trainer, drawn side by side and judged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,9 @@ from .options import MODELS, grouped
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
+    from ..bases.base import BaseModel
     from ..data.concepts import Concept
+    from ..evaluation.drawn_grid import Drawer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Axes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class EachPicture:
     """How each picture is drawn."""
 
     base: Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")] = None
@@ -66,7 +69,7 @@ def grid_of_files(
     ],
     references: Annotated[Path, Option("--references", "-r", help="Folder with the person's own pictures.")],
     axes: Axes,
-    manner: Manner,
+    manner: EachPicture,
     parts: BaseParts,
     hold_out: Annotated[
         Path | None, Option(help="Folder of pictures they did not learn from, to measure identity by.")
@@ -83,45 +86,71 @@ def grid_of_files(
 ) -> int:
     """Draw files of any trainer side by side by prompt, strength and seed, with scores and a report."""
     from ..artifact import grid_card, import_file
-    from ..bases.base import load_base
-    from ..bases.families import FAMILIES
-    from ..config import with_gap
     from ..evaluation.backends import judges_there, load_face_judge
-    from ..evaluation.drawn_grid import BASE_ALONE, Drawer, draw_grid, drawers_of, judged_grid, rows_of
-    from ..evaluation.drawn_grid import Manner as Drawn
-    from ..evaluation.grid import check_size, parse_numbers, sheet, write_grid_report
+    from ..evaluation.drawn_grid import DrawnAs, drawn_rows, judged_grid
+    from ..evaluation.grid import sheet, write_grid_report
     from ..evaluation.measure import likeness_in_words
-    from ..evaluation.stopping import MINIATURE_PROMPTS, PROMPTS
 
     artifacts = [import_file(file) for file in files]
-    own = FAMILIES[artifacts[0].base_family].own_world
     concept = _concept(references, hold_out)
     class_word = axes.class_word or _class_word_of(artifacts) or concept.class_word
-    drawers = drawers_of([file.stem for file in files], artifacts, axes.trigger or [], class_word)
-    if axes.without:
-        drawers.append(Drawer(name=BASE_ALONE, artifact=None, subject=f"a {class_word}"))
-    if manner.base is None and not own:
-        raise LikenessError(
-            f"{files[0]} draws on {FAMILIES[artifacts[0].base_family].name}; give one with --base"
-        )
-    prompts = axes.prompt or list(MINIATURE_PROMPTS if own else PROMPTS)
-    with_gap("--prompt", tuple(prompts))
-    rows = rows_of(drawers, parse_numbers(axes.strengths))
-    seeds = range(axes.seed, axes.seed + axes.seeds)
-    check_size(len(prompts), len(rows), len(seeds))
+    plan = _plan(files, artifacts, axes, manner, class_word)
     check_room(out / "grid.html")
-    judge = load_face_judge("miniature" if own else faces, packs)
-    judges = (judge, *judges_there(judge, models))
-    base = load_base(parts.spec(manner.base or artifacts[0].base_family))
-    how = Drawn(steps=manner.steps, guidance=manner.guidance, negative=manner.negative)
+    judge = load_face_judge("miniature" if plan.own_world else faces, packs)
+    base = _load(parts, manner.base or artifacts[0].base_family)
+    how = DrawnAs(steps=manner.steps, guidance=manner.guidance, negative=manner.negative)
     with meter("drawing") as show:
-        pictures = draw_grid(base, rows, prompts, seeds, how, lambda done, total: show(done, total, ""))
+        pictures = drawn_rows(
+            base, plan.rows, plan.prompts, plan.seeds, how, lambda done, total: show(done, total, "")
+        )
     cards = [f"{file.name}: {grid_card(artifact)}" for file, artifact in zip(files, artifacts)]
-    grid = judged_grid(pictures, rows, prompts, seeds, concept, class_word, judges, cards)
+    grid = judged_grid(
+        pictures, plan.rows, plan.prompts, plan.seeds, concept, class_word,
+        (judge, *judges_there(judge, models)), cards,
+    )  # fmt: skip
     say(likeness_in_words(grid.measures))
     say(str(write_grid_report(replacing(out / "grid.html"), grid, out.name)))
     say(str(save_picture(replacing(out / "grid.png"), sheet(grid))))
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What will be drawn, known to be possible."""
+
+    rows: "Sequence[tuple[Drawer, float | None]]"
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    own_world: bool
+
+
+def _plan(
+    files: Sequence[Path], artifacts: "list[Artifact]", axes: Axes, manner: EachPicture, class_word: str
+) -> _Plan:
+    from ..bases.families import FAMILIES
+    from ..config import with_gap
+    from ..evaluation.drawn_grid import BASE_ALONE, Drawer, drawers_of, rows_of
+    from ..evaluation.grid import check_size, parse_numbers
+    from ..evaluation.stopping import MINIATURE_PROMPTS, PROMPTS
+
+    family = FAMILIES[artifacts[0].base_family]
+    drawers = drawers_of([file.stem for file in files], artifacts, axes.trigger or [], class_word)
+    if axes.without:
+        drawers.append(Drawer(name=BASE_ALONE, artifact=None, subject=f"a {class_word}"))
+    if manner.base is None and not family.own_world:
+        raise LikenessError(f"{files[0]} draws on {family.name}; give one with --base")
+    prompts = axes.prompt or list(MINIATURE_PROMPTS if family.own_world else PROMPTS)
+    with_gap("--prompt", tuple(prompts))
+    rows = rows_of(drawers, parse_numbers(axes.strengths))
+    seeds = range(axes.seed, axes.seed + axes.seeds)
+    check_size(len(prompts), len(rows), len(seeds))
+    return _Plan(rows=rows, prompts=prompts, seeds=seeds, own_world=family.own_world)
+
+
+def _load(parts: BaseParts, base: str) -> "BaseModel":
+    from ..bases.base import load_base
+
+    return load_base(parts.spec(base))
 
 
 def _concept(references: Path, held: Path | None) -> "Concept":

@@ -17,12 +17,13 @@ from .options import MODELS, grouped
 if TYPE_CHECKING:
     from ..artifact import Artifact
     from ..data.concepts import Concept
+    from ..evaluation.measure import Measures
 
 _FILES = (".safetensors", ".pt", ".bin", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class FileDrawing:
     """For a file: what is drawn with it and without it. None: not said."""
 
     base: Annotated[str | None, Option(help="For a file: miniature, a checkpoint or a diffusers folder.")] = (
@@ -108,7 +109,7 @@ def measure_pictures(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="As JSON: every number, picture by picture.")] = False,
     *,
-    drawing: Drawing,
+    drawing: FileDrawing,
     parts: BaseParts,
 ) -> int:
     """Say how much any pictures look like a person, and whether they show what was asked for; or, of a LoRA
@@ -119,8 +120,22 @@ def measure_pictures(
         return 0
     typed = {name: name for name in drawing.typed}
     _without("pictures are measured as they are", **typed, **{k: v for k, v in vars(parts).items() if v})
+    from ..evaluation.measure import in_numbers, report
+
+    measures = _measured(
+        pictures, references, faces, prompt, strangers, style, component, backend, models, packs
+    )
+    say(json.dumps(in_numbers(measures), indent=2, ensure_ascii=False) if as_json else report(measures))
+    return 0
+
+
+def _measured(
+    pictures: Sequence[Path], references: Path, faces: str, prompt: str | None, strangers: Path | None,
+    style: Path | None, component: Path | None, backend: str, models: Path | None, packs: Path | None,
+) -> "Measures":  # fmt: skip
+    """What `measure_pictures` is told, measured."""
     from ..evaluation.backends import judges_there, load_face_judge
-    from ..evaluation.measure import in_numbers, measure, report
+    from ..evaluation.measure import measure
 
     files = [file for place in pictures for file in _picture_files(place)]
     drawn = _pixels(files)
@@ -129,17 +144,11 @@ def measure_pictures(
     person, others, styled = (
         [] if place is None else _pixels(_picture_files(place)) for place in (references, strangers, style)
     )
-    prompts = [prompt] * len(drawn) if prompt else []
     part, marked = ((), []) if component is None else _parts(component, backend, models, files, drawn)
-    measures = measure(
-        drawn, person, judge, prompts=prompts, text=text, looks=looks, strangers=others, style=styled,
-        component=part, component_masks=marked, names=_names(files),
+    return measure(
+        drawn, person, judge, prompts=[prompt] * len(drawn) if prompt else [], text=text, looks=looks,
+        strangers=others, style=styled, component=part, component_masks=marked, names=_names(files),
     )  # fmt: skip
-    if as_json:
-        say(json.dumps(in_numbers(measures), indent=2, ensure_ascii=False))
-    else:
-        say(report(measures))
-    return 0
 
 
 def _without(why: str, **options: Any) -> None:
@@ -151,7 +160,7 @@ def _without(why: str, **options: Any) -> None:
 
 def _measure_file(
     file: Path, references: Path, faces: str, prompt: str | None, models: Path | None, packs: Path | None,
-    as_json: bool, drawing: Drawing, parts: BaseParts,
+    as_json: bool, drawing: FileDrawing, parts: BaseParts,
 ) -> None:  # fmt: skip
     """Draws with the file and without it, and says a row for each score."""
     from ..artifact import import_file
@@ -159,26 +168,27 @@ def _measure_file(
     from ..bases.families import FAMILIES
     from ..config import with_gap
     from ..evaluation.backends import judges_there, load_face_judge
-    from ..evaluation.judged_file import Asked, Judges, as_plain, as_table, judged
+    from ..evaluation.judged_file import Asked, Judging, as_plain, as_table, judged_against_base
     from ..evaluation.stopping import MINIATURE_PROMPTS, PROMPTS
 
     artifact = import_file(file)
-    own = FAMILIES[artifact.base_family].own_world
-    if drawing.base is None and not own:
+    own_world = FAMILIES[artifact.base_family].own_world
+    if drawing.base is None and not own_world:
         raise LikenessError(f"{file} draws on {FAMILIES[artifact.base_family].name}; give one with --base")
-    prompts = [prompt] if prompt else list(MINIATURE_PROMPTS if own else PROMPTS)
+    prompts = [prompt] if prompt else list(MINIATURE_PROMPTS if own_world else PROMPTS)
     with_gap("--prompt", tuple(prompts))
     concept = _held_out(references, drawing.hold_out, artifact)
     class_word = drawing.class_word or next((token.class_word for token in artifact.tokens), "")
     class_word = class_word or concept.class_word
     subject = drawing.trigger or next((token.token for token in artifact.tokens), f"a {class_word}")
-    judge = load_face_judge("miniature" if own else faces, packs)
+    judge = load_face_judge("miniature" if own_world else faces, packs)
     text, looks = judges_there(judge, models)
     asked = Asked(prompts=prompts, subject=subject, class_word=class_word, **drawing.numbers())
     base = load_base(parts.spec(drawing.base or artifact.base_family))
     with meter("drawing") as show:
-        found = judged(
-            artifact, base, concept, asked, Judges(faces=judge, text=text, look=looks[-1] if looks else None),
+        rows = judged_against_base(
+            artifact, base, concept, asked,
+            Judging(faces=judge, text=text, look=looks[-1] if looks else None),
             lambda done, total: show(done, total, ""),
         )  # fmt: skip
     if not concept.held:
@@ -187,11 +197,11 @@ def _measure_file(
         note(f"every picture is of 'a {class_word}', so leakage cannot be told; give its --trigger")
     count = len(prompts) * asked.count
     if as_json:
-        told = {"file": str(file), "judge": judge.name, "pictures": count, "subject": subject,
-                "prompts": prompts, "rows": as_plain(found)}  # fmt: skip
-        say(json.dumps(told, indent=2, ensure_ascii=False))
+        report = {"file": str(file), "judge": judge.name, "pictures": count, "subject": subject,
+                "prompts": prompts, "rows": as_plain(rows)}  # fmt: skip
+        say(json.dumps(report, indent=2, ensure_ascii=False))
     else:
-        say(f"{count} pictures each, judge: {judge.name}; 95 % intervals over pictures\n{as_table(found)}")
+        say(f"{count} pictures each, judge: {judge.name}; 95 % intervals over pictures\n{as_table(rows)}")
 
 
 def _held_out(references: Path, held: str | None, artifact: "Artifact") -> "Concept":

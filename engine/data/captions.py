@@ -64,8 +64,8 @@ def captions_in(layout: Layout, source: str = CAPTION_SOURCES[0]) -> tuple[Capti
     said_by_themselves: dict[Path, str] = {}
     if source == "pictures":
         bare = [path for path in layout.pictures if path not in captions]
-        own, said_by_themselves = _in_pictures(bare)
-        captions = {**own, **captions}
+        described, said_by_themselves = _in_pictures(bare)
+        captions = {**described, **captions}
     if said_by_themselves:
         remarks.append(_boilerplate(layout.folder, said_by_themselves))
     if captions or empty or source == "pictures":

@@ -1,16 +1,18 @@
 """A grid drawn without ComfyUI: files of any trainer, each at several strengths, prompts and seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bases.sampling import OnStep
 from ..data.concepts import Concept
 from ..errors import LikenessError
 from ..inference.generate import generate
 from .backends import FaceSimilarity, LookJudge, TextJudge
 from .grid import Grid
+from .judged_file import progress_of_part
 from .measure import measure
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from ..bases.base import BaseModel
 
 BASE_ALONE = "base alone"
-Steps = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Drawer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class DrawnAs:
     """How every picture of a grid is drawn."""
 
     steps: int = 25
@@ -48,9 +49,9 @@ def rows_of(drawers: Sequence[Drawer], strengths: Sequence[float]) -> list[tuple
     ]
 
 
-def draw_grid(
+def drawn_rows(
     base: "BaseModel", rows: Sequence[tuple[Drawer, float | None]], prompts: Sequence[str],
-    seeds: Sequence[int], manner: Manner, on_step: Steps | None = None,
+    seeds: Sequence[int], manner: DrawnAs, on_step: OnStep | None = None,
 ) -> list[np.ndarray]:  # fmt: skip
     """Pictures (H, W, 3) uint8 by prompt, row and seed; {} in a prompt is what calls the row's file."""
     drawn: list[np.ndarray] = []  # by row: (prompts, seeds, H, W, 3)
@@ -59,7 +60,8 @@ def draw_grid(
         used = [] if drawer.artifact is None else [(drawer.artifact, 1.0 if strength is None else strength)]
         pictures = generate(
             base, worded, negative=manner.negative, artifacts=used, seed=[*seeds] * len(prompts),
-            steps=manner.steps, guidance=manner.guidance, on_step=_part(on_step, number, len(rows)),
+            steps=manner.steps, guidance=manner.guidance,
+            on_step=progress_of_part(on_step, number, len(rows)),
         )  # fmt: skip
         drawn.append(pictures.reshape(len(prompts), len(seeds), *pictures.shape[1:]))
     return [picture for place in range(len(prompts)) for row in drawn for picture in row[place]]
@@ -73,10 +75,10 @@ def judged_grid(
     """The pictures with their scores; identity is to the held-out pictures where the concept has some."""
     faces, text, looks = judges
     spoken = [prompt.replace("{}", f"a {class_word}") for prompt in prompts for _ in rows for _ in seeds]
-    known = [picture.pixels for picture in concept.held or concept.pictures]
+    references = [picture.pixels for picture in concept.held or concept.pictures]
     return Grid(
         prompts=prompts, strengths=(), seeds=seeds, pictures=pictures,
-        measures=measure(pictures, known, faces, prompts=spoken, text=text, looks=looks),
+        measures=measure(pictures, references, faces, prompts=spoken, text=text, looks=looks),
         likenesses=[drawer.name for drawer, _ in rows], cards=cards,
         rows=[(drawer.name, strength) for drawer, strength in rows],
     )  # fmt: skip
@@ -99,19 +101,16 @@ def drawers_of(
         raise LikenessError(
             f"these files are for different bases ({', '.join(families)}); compare those of one"
         )
-    words = triggers * len(artifacts) if len(triggers) == 1 else triggers or [""] * len(artifacts)
+    words = list(triggers or [""]) * (1 if len(triggers) > 1 else len(artifacts))
     drawers = []
     for number, (name, artifact, word) in enumerate(zip(names, artifacts, words)):
         before = list(names[:number]).count(name)
-        own = next((token.token for token in artifact.tokens), f"a {class_word}")
+        placeholder = next((token.token for token in artifact.tokens), f"a {class_word}")
         drawers.append(
-            Drawer(name=f"{name} {before + 1}" if before else name, artifact=artifact, subject=word or own)
+            Drawer(
+                name=f"{name} {before + 1}" if before else name,
+                artifact=artifact,
+                subject=word or placeholder,
+            )
         )
     return drawers
-
-
-def _part(on_step: Steps | None, number: int, parts: int) -> Steps | None:
-    """Progress of one of several equal jobs."""
-    if on_step is None:
-        return None
-    return lambda done, total: on_step(number * total + done, parts * total)

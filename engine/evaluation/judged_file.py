@@ -7,12 +7,13 @@ leakage    identity in pictures whose prompts say the class word alone, with the
 diversity  mean distance (1 - cosine) to the other pictures of the same prompt
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..bases.sampling import OnStep
 from ..data.concepts import Concept
 from ..errors import LikenessError
 from ..inference.generate import generate
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..artifact import Artifact
     from ..bases.base import BaseModel
 
-Steps = Callable[[int, int], None]
 Interval = tuple[float, float, float]  # mean, and the ends of its 95 % interval over pictures
 
 
@@ -55,7 +55,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judges:
+class Judging:
     """Who judges; without somebody for text or looks there is no such row."""
 
     faces: FaceSimilarity
@@ -64,7 +64,7 @@ class Judges:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ScoreRow:
     """One score, with the file, by the base alone, and the difference picture by picture."""
 
     score: str
@@ -73,26 +73,28 @@ class Row:
     difference: Interval
 
 
-def judged(
-    artifact: "Artifact", base: "BaseModel", concept: Concept, asked: Asked, judges: Judges,
-    on_step: Steps | None = None,
-) -> list[Row]:  # fmt: skip
+def judged_against_base(
+    artifact: "Artifact", base: "BaseModel", concept: Concept, asked: Asked, judges: Judging,
+    on_step: OnStep | None = None,
+) -> list[ScoreRow]:  # fmt: skip
     """The rows that can be told; `concept` holds what was learned from, and what was held out.
 
     Without held-out pictures identity is to the learned ones. LikenessError where no face is in them.
     """
     learned = _faces_in(judges.faces, concept, held=False)
-    known = _faces_in(judges.faces, concept, held=True) if concept.held else learned
-    real = np.concatenate([learned, known]) if concept.held else learned
+    references = _faces_in(judges.faces, concept, held=True) if concept.held else learned
+    real = np.concatenate([learned, references]) if concept.held else learned
     used = [(artifact, asked.strength)]
     plain, tells_apart = asked.worded(asked.plain), asked.subject != asked.plain
     wishes = [(asked.worded(asked.subject), used), (plain, [])] + ([(plain, used)] if tells_apart else [])
     drawn = [
         generate(base, prompts, artifacts=artifacts, seed=asked.seeds, steps=asked.steps,
-                 guidance=asked.guidance, on_step=_part(on_step, number, len(wishes)))
+                 guidance=asked.guidance, on_step=progress_of_part(on_step, number, len(wishes)))
         for number, (prompts, artifacts) in enumerate(wishes)
     ]  # fmt: skip
-    scores = [_scores(list(pictures), plain, asked.count, known, learned, real, judges) for pictures in drawn]
+    scores = [
+        _scores(list(pictures), plain, asked.count, references, learned, real, judges) for pictures in drawn
+    ]
     rows = [_row(name, scores[0][name], scores[1][name]) for name in scores[0]]
     if tells_apart:
         rows.append(_row("leakage", scores[2]["identity"], scores[1]["identity"]))
@@ -101,13 +103,13 @@ def judged(
 
 def _scores(
     pictures: Pictures, spoken: Sequence[str], count: int,
-    known: np.ndarray, learned: np.ndarray, real: np.ndarray, judges: Judges,
+    references: np.ndarray, learned: np.ndarray, real: np.ndarray, judges: Judging,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Each score of each picture: (N,), NaN where there is none."""
     vectors, detected = judges.faces.faces(pictures)
     identity, copied = np.zeros(len(pictures)), np.full(len(pictures), np.nan)
     if detected.any():
-        identity[detected] = similarity_to_references(vectors[detected], known)
+        identity[detected] = similarity_to_references(vectors[detected], references)
         if len(real) > 1:
             copied[detected] = copying(vectors[detected], learned, real)
     scores = {"identity": identity, "copying": copied}
@@ -120,13 +122,13 @@ def _scores(
     return scores
 
 
-def _row(score: str, file: np.ndarray, base: np.ndarray) -> Row | None:
+def _row(score: str, file: np.ndarray, base: np.ndarray) -> ScoreRow | None:
     both = np.isfinite(file) & np.isfinite(base)
     parts = (file[np.isfinite(file)], base[np.isfinite(base)], (file - base)[both])
     if not all(len(part) for part in parts):
         return None
     first, second, third = map(mean_interval, parts)
-    return Row(score=score, file=first, base=second, difference=third)
+    return ScoreRow(score=score, file=first, base=second, difference=third)
 
 
 def _faces_in(faces: FaceSimilarity, concept: Concept, held: bool) -> np.ndarray:
@@ -143,14 +145,14 @@ def _faces_in(faces: FaceSimilarity, concept: Concept, held: bool) -> np.ndarray
     return vectors[there]
 
 
-def _part(on_step: Steps | None, number: int, parts: int) -> Steps | None:
+def progress_of_part(on_step: OnStep | None, number: int, parts: int) -> OnStep | None:
     """Progress of one of several equal jobs."""
     if on_step is None:
         return None
     return lambda done, total: on_step(number * total + done, parts * total)
 
 
-def as_table(rows: Sequence[Row]) -> str:
+def as_table(rows: Sequence[ScoreRow]) -> str:
     """The rows in columns, mean and interval in each."""
     heads = ("", "with the file", "base alone", "difference")
     lines = [(row.score, *map(_in_words, (row.file, row.base, row.difference))) for row in rows]
@@ -160,7 +162,7 @@ def as_table(rows: Sequence[Row]) -> str:
     )
 
 
-def as_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_plain(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
     """The rows as JSON has them."""
     names = ("mean", "low", "high")
     return [

@@ -14,7 +14,7 @@ from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import write_concept
 from likeness_portraits.engine.evaluation.backends import MiniatureBackend
-from likeness_portraits.engine.evaluation.judged_file import Judges, _row, _scores
+from likeness_portraits.engine.evaluation.judged_file import Judging, _row, _scores
 from likeness_portraits.engine.evaluation.measure import measure
 from likeness_portraits.engine.evaluation.metrics import copying, mean_interval
 from likeness_portraits.engine.evaluation.people import concept_of, render_person
@@ -64,7 +64,7 @@ def test_scores_tell_the_person_from_a_stranger_and_a_copy_from_a_picture():
     copy = concept_of(PERSON).pictures[1].pixels
     noise = np.random.default_rng(0).integers(0, 255, copy.shape, dtype=np.uint8)
     pictures = [copy, render_person(PERSON)[0], render_person(STRANGER)[0], noise]
-    judges = Judges(faces=judge, text=judge, look=judge)
+    judges = Judging(faces=judge, text=judge, look=judge)
     found = _scores(pictures, ["a photo of a man"] * 4, 2, known, learned, real, judges)
     assert found["identity"][1] > found["identity"][2] + 0.2 and found["identity"][3] == 0
     assert found["copying"][0] == pytest.approx(copying(learned[:1], learned, real)[0], abs=1e-6)
