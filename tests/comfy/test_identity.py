@@ -102,8 +102,10 @@ def without(server: Server, graph: dict[str, Any]) -> np.ndarray:
     ("sampling", "extra"),
     [
         ({}, ()),
-        ({"sampler_name": "dpmpp_2m", "scheduler": "karras"},
-         ("--sampler", "dpmpp_2m", "--schedule", "karras")),
+        pytest.param(
+            {"sampler_name": "dpmpp_2m", "scheduler": "karras"},
+            ("--sampler", "dpmpp_2m", "--schedule", "karras"), marks=pytest.mark.slow,
+        ),
         ({"cfg": 1.0}, ("--guidance", "1")),
     ],
     ids=["euler", "dpmpp_2m", "without guidance"],

@@ -58,7 +58,13 @@ def test_a_layout_changes_the_same_weights_by_as_much_as_comfyuis_loader(facts: 
     found = facts["layouts"][name]
     assert found["changes"] == found["ours changes"] == LAYOUTS[name] and found["moved"] > 0.01
     assert found["graph"] == 0 and found["headless"] <= 1e-6
-    assert found["pictures"] >= max(40, found["of the plain one"] + 6)
+
+
+def test_those_drawn_look_as_comfyui_draws_them(facts: dict[str, Any]):
+    drawn = {name: found for name, found in facts["layouts"].items() if "pictures" in found}
+    assert len(drawn) == 4
+    for name, found in drawn.items():
+        assert found["pictures"] >= max(40, found["of the plain one"] + 6), name
 
 
 @pytest.mark.parametrize("name", OURS_ALONE)
