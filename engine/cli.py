@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from .commands import (  # noqa: F401 (each enters its commands, in the order that help shows)
     bench,
+    captions,
     demo,
     doctor,
     evaluate,

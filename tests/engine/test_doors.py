@@ -178,9 +178,9 @@ def test_numbers_go_on_behind_the_highest(tmp_path: Path):
 
 
 HELP = (
-    *(["train", method] for method in METHODS), ["bench", "claims"], ["demo"], ["doctor"], ["evaluate"],
-    ["export"], ["generate"], ["grid"], ["import"], ["info"], ["interval"], ["masks"], ["measure"],
-    ["restore"], ["shards"],
+    *(["train", method] for method in METHODS), ["bench", "claims"], ["captions"], ["demo"], ["doctor"],
+    ["evaluate"], ["export"], ["generate"], ["grid"], ["import"], ["info"], ["interval"], ["masks"],
+    ["measure"], ["restore"], ["shards"],
 )  # fmt: skip
 
 

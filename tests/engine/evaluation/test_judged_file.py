@@ -171,7 +171,10 @@ def test_a_learned_person_is_nearer_to_pictures_not_learned_from_than_the_base(f
     assert main(["measure", str(file), "-r", str(folder / "person"), "--hold-out", "1", "--json"]) == 0
     rows = {row["score"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert set(rows) == {"identity", "copying", "prompt", "diversity", "leakage"}
-    assert rows["identity"]["difference"]["low"] > 0.2
-    assert rows["copying"]["difference"]["low"] > 0
-    assert rows["leakage"]["difference"]["mean"] < rows["identity"]["difference"]["mean"]
-    assert rows["prompt"]["file"]["mean"] > 0.7
+
+    # measured once, in this order: .95 and 1.06 more than the base; -.03; 1.0; .18 against .57; .17
+    assert rows["identity"]["file"]["mean"] > 0.8 and rows["identity"]["difference"]["low"] > 0.7
+    assert rows["copying"]["file"]["mean"] < 0.1  # held out, and no copy
+    assert rows["prompt"]["file"]["mean"] > 0.85
+    assert rows["diversity"]["difference"]["high"] < 0
+    assert rows["leakage"]["difference"]["mean"] < rows["identity"]["difference"]["mean"] / 2
