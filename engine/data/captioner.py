@@ -17,7 +17,7 @@ from .captions import LONGEST
 from .layout import look_into
 from .pictures import read_picture
 
-PROMPT = (  # what is said of the face in words is not learned as the person's
+QUESTION = (  # what is said of the face in words is not learned as the person's
     "Describe this picture in one sentence: the clothes, the pose, the place and the light. Say nothing "
     "about the face."
 )
@@ -35,7 +35,7 @@ class Captioner:
         """prompt: what is asked, by default what fits the kind of model; longest: tokens."""
         self.model, self.processor, self.longest = model, processor, longest
         chats = bool(getattr(processor, "chat_template", None))
-        usual = PROMPT if chats else _TASKS.get(model.config.model_type, "")
+        usual = QUESTION if chats else _TASKS.get(model.config.model_type, "")
         self._text = self._in_chat(prompt or usual) if chats else prompt or usual
 
     def _in_chat(self, prompt: str) -> str:
