@@ -34,7 +34,7 @@ _SECOND = BaseSpec(kind="miniature-2")
 _STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
     "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
-    "autoencoder16": 4000, "text16": 300, "transformer16": 14_000,
+    "autoencoder16": 2200, "text16": 300, "transformer16": 14_000,
 }  # fmt: skip
 
 

@@ -62,6 +62,33 @@ def test_a_new_transformer_predicts_nothing_and_its_blocks_do_nothing(listener):
     assert torch.allclose(drawn, noise)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_routed_cells_pass_the_blocks_by_and_come_back_to_their_places(
+    share: float, listener, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(transformer16, "ROUTED_SHARE", share)
+    torch.manual_seed(0)
+    painter = transformer16.FlowTrainer(listener)
+    for weight in painter.transformer.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    blocks, seen = painter.transformer.single_transformer_blocks, []
+    hooks = [blocks[0].register_forward_pre_hook(lambda block, _, given: seen.append(given["hidden_states"]),
+                                                 with_kwargs=True),
+             blocks[4].register_forward_pre_hook(lambda block, _, given: seen.append(given["hidden_states"]),
+                                                 with_kwargs=True)]  # fmt: skip
+    given = torch.randn(1, 16, 16, 16), torch.tensor([0.5]), torch.randn(1, 64, 384)
+    with torch.no_grad():
+        whole = painter.velocity(*given)
+        with transformer16.routed(painter.transformer, 256):
+            found = painter.velocity(*given)
+        for hook in hooks:
+            hook.remove()
+        assert torch.equal(painter.velocity(*given), whole)  # nothing stays
+    passed = (seen[2] == seen[3]).all(-1)[0]  # what left the last routed block as it entered the first
+    assert passed[:64].sum() == 0 and passed.sum() == 256 - round(256 * share)
+    assert torch.allclose(found, whole, atol=1e-5) == (share == 1)
+
+
 @pytest.mark.slow
 def test_the_recipe_learns_a_flow_and_goes_on_where_it_was(listener, tmp_path: Path):
     data = dataset.prepare_dataset(tmp_path / "train", world.TRAINING_SEEDS[:2])
