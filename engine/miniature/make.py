@@ -34,7 +34,8 @@ _SECOND = BaseSpec(kind="miniature-2")
 _STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
     "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
-    "autoencoder16": 2200, "text16": 300, "transformer16": 14_000,
+    "autoencoder16": 2200, "text16": 300, "decoder16": 400,
+    "transformer16": 2600,
 }  # fmt: skip
 
 
@@ -145,20 +146,27 @@ class Workshop:
         mean, deviation = (of(raw, (0, 2, 3), keepdim=True) for of in (torch.mean, torch.std))
         return autoencoder.evened(vae, raw), (raw - mean) / deviation
 
+    def decoder16(self) -> None:
+        vae, latents = self.wide
+        steps = self.steps("decoder16")
+        vae = autoencoder.finish_decoder(
+            vae, latents, self.training, self.held_out, self.work, steps, device=self.device, name="decoder16"
+        )
+        write_weights("second/vae", vae)
+
     def transformer16(self) -> None:
         vae, latents = self.wide
         weights = second_transformer.cell_weights(self.training, self.work / "weights16.npy")
-        side = model.RESOLUTION
-        seen = unet.cache_latents(vae, self.held_out, self.work / "tuning16.npy", side, self.device)
+        side, held_out = model.RESOLUTION, self.held_out.first(second_transformer.LOOKED_AT)
+        seen = unet.cache_latents(vae, held_out, self.work / "tuning16.npy", side, self.device)
         people = world.TUNING_SEEDS[: self.people]
-        look = second_transformer.looker(vae, self.held_out, seen, people, self.work / "looks")
+        look = second_transformer.looker(vae, held_out, seen, people, self.work / "looks")
         painter = second_transformer.make_transformer(
             self.chat_listener, self.training, latents, weights, self.work, self.steps("transformer16"),
             device=self.device, report=look,
         )  # fmt: skip
-        parts = (painter.transformer, vae, painter.listener.encoder)
-        for name, network in zip(second.SECOND_NETWORKS, parts, strict=True):
-            write_weights(name, network)
+        write_weights("second/transformer", painter.transformer)
+        write_weights("second/text_encoder", painter.listener.encoder)
 
     def unet(self) -> None:
         write_weights("unet", self.painter.unet)
@@ -234,7 +242,9 @@ class Workshop:
 MAKING_STAGES = (
     "vocabulary", "autoencoder", "unet", "judges", "clip", "id_adapter", "card", "learnability", "sheets",
 )  # fmt: skip
-SECOND_STAGES = ("autoencoder16", "text16", "transformer16", "card16", "learnability16", "sheets16")
+SECOND_STAGES = (
+    "autoencoder16", "text16", "transformer16", "decoder16", "card16", "learnability16", "sheets16",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -150,8 +150,9 @@ def finish_decoder(
     whole: AutoencoderKL,
     latents: Tensor,
     data: Dataset, held_out: Dataset, work: Path, steps: int, batch: int = 6, device: str = "cpu",
+    name: str = "decoder",
 ) -> AutoencoderKL:  # fmt: skip
-    """Third stride: the decoder alone goes on, from the latents (N, 4, 16, 16) that the UNet learned.
+    """Third stride: the decoder alone goes on, from the latents (N, C, 16, 16) that the painter learned.
 
     The encoder keeps its weights, and with it everything that was ever encoded.  The loss is nearer to PSNR.
     """
@@ -173,7 +174,7 @@ def finish_decoder(
         return (weight * (0.5 * error.abs() + 4 * error.square())).mean() + smooth.abs().mean()
 
     return fit(
-        "decoder", whole, loss_of, steps=steps, learning_rate=1.5e-3, work=work, averaging=0.995,
+        name, whole, loss_of, steps=steps, learning_rate=1.5e-3, work=work, averaging=0.995,
         groups=[{"params": parameters, "rate": 1.0}],
         report=lambda net: face_psnr(net, pixels, parts), report_every=100,
     )  # fmt: skip

@@ -31,6 +31,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.person)
 
+    def first(self, count: int) -> "Dataset":
+        """Its first pictures."""
+        return Dataset(*(part[:count] for part in vars(self).values()))
+
     def images(self, index: NDArray[np.int64], device: torch.device | str = "cpu") -> Tensor:
         """Pictures (B, 3, S, S) in [-1, 1]."""
         return torch.from_numpy(self.pixels[index]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -29,6 +29,7 @@ LISTENING_EVERY = 4  # steps, with so much more weight
 ROUTED, ROUTED_SHARE, ROUTED_UNTIL = range(0, 4), 0.5, 0.75
 PARTS_WEIGHT = 0.1  # of saying, behind the double blocks, which part of a person lies in each cell
 GUIDANCE = 4.0
+LOOKED_AT = 576  # pictures of people held out, of which every sixth is measured on
 _LOOK_STEPS = 16
 _SHEET = 24  # pictures
 
@@ -207,7 +208,7 @@ def held_out_loss(painter: FlowTrainer, data: Dataset, latents: Tensor) -> float
     random, process = torch.Generator().manual_seed(5), miniature_flow()
     tokens = chat_tokens(data.tokens[:, 0], painter.listener)
     errors = []
-    for part in torch.arange(0, len(data), 6)[:96].split(16):
+    for part in torch.arange(0, min(len(data), LOOKED_AT), 6).split(16):
         times = process.shifted((torch.arange(len(part)) + 0.5) / len(part))
         noise = torch.randn(latents[part].shape, generator=random)
         velocity, _ = painter(process.add_noise(latents[part], noise, times), times, tokens[part])
