@@ -82,21 +82,21 @@ def routed(transformer: Any, cells: int) -> Iterator[None]:
     def fewer(block: nn.Module, inputs: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         states, places = given["hidden_states"], given["image_rotary_emb"]
         words = len(places[0]) - cells
-        chosen = torch.cat([torch.arange(words), words + kept]).to(states.device)
+        staying = torch.cat([torch.arange(words), words + kept]).to(states.device)
         if not passing:
             passing.append(states)
-            states = states[:, chosen]
+            states = states[:, staying]
         return inputs, {
             **given,
             "hidden_states": states,
-            "image_rotary_emb": tuple(p[chosen] for p in places),
+            "image_rotary_emb": tuple(p[staying] for p in places),
         }
 
     def back(block: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         whole = passing.pop()
         words = whole.shape[1] - cells
-        chosen = torch.cat([torch.arange(words), words + kept]).to(whole.device)
-        return whole.index_copy(1, chosen, output)
+        staying = torch.cat([torch.arange(words), words + kept]).to(whole.device)
+        return whole.index_copy(1, staying, output)
 
     hooks = [blocks[number].register_forward_pre_hook(fewer, with_kwargs=True) for number in ROUTED]
     hooks.append(blocks[ROUTED[-1]].register_forward_hook(back))
@@ -109,7 +109,7 @@ def routed(transformer: Any, cells: int) -> Iterator[None]:
 
 def chat_tokens(tokens: Tensor, listener: ChatListener) -> Tensor:
     """Ids (…, 64) with the marks of the chat, of captions' ids (…, 77) as the first Miniature reads them."""
-    words = model.tokenizer()
+    words: Any = model.tokenizer()
     end, body = (
         int(words.eos_token_id),
         tokens[..., 1 : second.CHAT_LENGTH],
