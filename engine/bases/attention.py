@@ -37,6 +37,8 @@ class AttentionSite:
     to_v: Callable[[Tensor], Tensor]
     # turns queries or keys (B, N, heads, d) as their places among all of them ask for (RoPE); None: not
     rotate: Callable[[Tensor], Tensor] | None = None
+    # (B, T) bool: which words each of the pass's samples has; None: all
+    there: Tensor | None = None
 
     @property
     def joint(self) -> bool:
@@ -108,8 +110,11 @@ class Pass:
         return out
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Tensor:
-    """Attention (B, Q, heads, d), in one fused call for each part of the bias."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None, there: Tensor | None = None) -> Tensor:
+    """Attention (B, Q, heads, d), in one fused call for each part of the bias; `there` (B, T) bool: which
+    keys a sample has."""
+    if there is not None:
+        return _attend(q, k, v, _with_those_there(bias, there, q))
     if bias is None:
         return _attend(q, k, v, None)
     outputs, start = [], 0
@@ -118,6 +123,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Tensor:
         seen = WHOLE if added is not None else slice(bias.plain)
         outputs.append(_attend(q[rows], k[rows, seen], v[rows, seen], added))
     return torch.cat(outputs)
+
+
+def _with_those_there(bias: Bias | None, there: Tensor, like: Tensor) -> Tensor:
+    """What is added to logits (B, 1 or Q, T): the bias, and no key that is not there."""
+    barred = like.new_zeros(there.shape).masked_fill_(~there, float("-inf"))[:, None]
+    if bias is None:
+        return barred
+    parts, start = [], 0
+    for count, added in bias.parts:
+        rows, start = barred[start : start + count], start + count
+        if added is None:
+            rows = rows.clone()
+            rows[..., bias.plain :] = float("-inf")
+        parts.append((rows if added is None else rows + added.to(like)).expand(-1, like.shape[1], -1))
+    return torch.cat(parts)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None) -> Tensor:
@@ -135,4 +155,7 @@ def text_probabilities(site: AttentionSite, q: Tensor, k: Tensor) -> Tensor:
     if q.shape[1] != k.shape[1]:
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     with torch.autocast("cpu" if q.is_meta else q.device.type, enabled=False):
-        return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+        logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        if site.there is not None:
+            logits = logits.masked_fill(~site.there[:, None, None], float("-inf"))
+        return torch.softmax(logits, dim=-1)

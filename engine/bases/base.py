@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..artifact.flux2_names import is_flux2
 from ..artifact.lora import adaptable_in
+from ..artifact.z_image_names import is_z_image
 from ..config import MODEL_FILES, BaseSpec
 from ..errors import LikenessError
 from ..files import reading
@@ -26,25 +27,28 @@ from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
 from .denoisers.flux2_transformer import Flux2Transformer
 from .denoisers.protocol import Denoiser
+from .denoisers.z_image import ROUND
+from .denoisers.z_image_transformer import ZImageTransformer
 from .families import FAMILIES, KNOWN, MINIATURE, SECOND_MINIATURE, Family, distilled_by_name
 from .loaders.checkpoint_file import read_checkpoint_tensors
 from .loaders.flux2 import Flux2Parts, is_flux2_folder, read_flux2_file, read_flux2_folder
 from .loaders.folder import import_networks, read_folder
 from .loaders.second_miniature import second_miniature
 from .loaders.single_file import read_single_file
+from .loaders.z_image import ZImageParts, is_z_image_folder, read_z_image_file, read_z_image_folder
 from .numbers import check_pixels
 from .packed_vae import PackedVAE
 from .precision import dtype_of, without_autocast
 from .process.ddpm import DDPM, noise_schedule
-from .process.flow import flux2_flow, miniature_flow
+from .process.flow import flux2_flow, miniature_flow, z_image_flow
 from .process.protocol import Process
 from .sampling import ModelWrapper, unwrapped
 from .text.clip import ClipText
 from .text.protocol import Rows, TextStack, Tokens
-from .text.qwen import QwenText
+from .text.qwen import LENGTH, THOUGHT, QwenText
 from .turns import Turns
 
-__all__ = ["BaseModel", "Rows", "Tokens", "flux2_base", "load_base", "unet_base"]
+__all__ = ["BaseModel", "Rows", "Tokens", "flux2_base", "load_base", "unet_base", "z_image_base"]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +92,8 @@ class BaseModel(nn.Module):
         self._away: list[nn.Module] = []  # parts that wait on the CPU
         self.turns: Turns | None = None  # whose weights are on the device only while they are needed
         # SD's upper levels see the picture at a quarter of the latents' side; joint attention sees all tokens
-        side = resolution // self.pixels_per_latent // (4 if denoiser.cross_attention() else 1)
+        reduction = next((layer.reduction for layer in denoiser.attention_layers().values()), 1)
+        side = resolution // self.pixels_per_latent // (4 if denoiser.cross_attention() else reduction)
         self.attention_side = attention_side or self.traits.attention_side or side
         self.fingerprint = fingerprint or weights_fingerprint(self)
         self.requires_grad_(False)
@@ -349,6 +354,25 @@ def flux2_base(parts: Flux2Parts, fingerprint: str | None = None) -> BaseModel:
     return base
 
 
+def z_image_base(parts: ZImageParts, fingerprint: str | None = None) -> BaseModel:
+    """A base of Z-Image's kind: one stream of words and picture, of which a mask says how many there are."""
+    row = FAMILIES[parts.family]
+    (name,) = row.encoders
+    base = BaseModel(
+        denoiser=ZImageTransformer(parts.transformer),
+        vae=parts.vae,
+        text=QwenText(
+            name, parts.text_encoder, parts.tokenizer, parts.taps, LENGTH, multiple=ROUND, closing=THOUGHT
+        ),
+        process=z_image_flow(row.noise_scale),
+        family=parts.family,
+        resolution=parts.resolution,
+        fingerprint=fingerprint,
+    )
+    base.distilled = parts.distilled
+    return base
+
+
 class _Transformer(NamedTuple):
     """How a kind of diffusion transformer is known and read."""
 
@@ -359,7 +383,10 @@ class _Transformer(NamedTuple):
     base: Callable[[Any], BaseModel]  # around what was read
 
 
-_TRANSFORMERS = (_Transformer(is_flux2_folder, read_flux2_folder, is_flux2, read_flux2_file, flux2_base),)
+_TRANSFORMERS = (
+    _Transformer(is_flux2_folder, read_flux2_folder, is_flux2, read_flux2_file, flux2_base),
+    _Transformer(is_z_image_folder, read_z_image_folder, is_z_image, read_z_image_file, z_image_base),
+)
 
 
 def weights_fingerprint(model: BaseModel) -> str:

@@ -24,7 +24,8 @@ class Family:
     text_widths: Mapping[str, int]  # by encoder, in ComfyUI's words; their states stand side by side
     latent_scale: float
     sample_size: int  # side of the latents it was trained with
-    denoiser: str = "unet"  # "unet", or "flux2": joint attention, rectified flow
+    denoiser: str = "unet"  # "unet"; "flux2", "z_image": joint attention, rectified flow
+    pixels_per_latent: int = 8
     velocity_sample_size: int | None = None  # where those of its models that predict velocity differ
 
     # how its files look
@@ -108,14 +109,20 @@ _ROWS = (
     ),
     Family(
         key="flux2", name="FLUX.2 Klein 4B", architecture="flux-2-klein-4b", text_widths={"qwen3_4b": 2560},
-        latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True, distilled_twin=True,
+        latent_scale=1.0, sample_size=64, pixels_per_latent=16, denoiser="flux2", peft_names=True,
+        distilled_twin=True,
         comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(
         key="flux2_9b", name="FLUX.2 Klein 9B", architecture="flux-2-klein-9b",
-        text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, denoiser="flux2", peft_names=True,
-        distilled_twin=True,
+        text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, pixels_per_latent=16,
+        denoiser="flux2", peft_names=True, distilled_twin=True,
         comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
+    ),
+    Family(
+        key="z_image", name="Z-Image", architecture="z-image", text_widths={"qwen3_4b": 2560},
+        latent_scale=0.3611, sample_size=128, denoiser="z_image", peft_names=True, distilled_twin=True,
+        comfy_class="ZImage", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(
         key=SECOND_MINIATURE, name="the second Miniature", architecture="likeness-miniature-2",
@@ -144,8 +151,19 @@ def family_of_flux2(text_width: int) -> Family:
 
 
 def distilled_by_name(name: str) -> bool | None:
-    """Whether a FLUX.2 Klein is distilled to a few steps, by its file's or folder's name; None where that
-    says nothing. Its makers call the one `flux-2-klein-4b`, the other `flux-2-klein-base-4b`."""
-    if re.search(r"klein[-_. ]?base|base[-_. ]?klein", name, re.IGNORECASE):
+    """Whether a base is distilled to a few steps, by its file's or folder's name; None where that says
+    nothing. Their makers call the one `flux-2-klein-4b` and `Z-Image-Turbo`, the other
+    `flux-2-klein-base-4b` and `Z-Image`."""
+
+    def named(pattern: str) -> bool:
+        return re.search(pattern, name, re.IGNORECASE) is not None
+
+    if named(r"klein[-_. ]?base|base[-_. ]?klein"):
         return False
-    return True if re.search(r"flux[-_. ]?2[-_. ]?klein[-_. ]?\d+b", name, re.IGNORECASE) else None
+    if named(r"z[-_. ]?image"):
+        # merges are called as their makers like; some took the distillation out of Turbo again
+        plain = named(r"z[-_. ]?image([-_. ](base|bf16|fp16|fp32|fp8.*))*$")
+        if plain or named(r"de[-_. ]?(turbo|distill)|undistill"):
+            return False
+        return True if named("turbo") else None
+    return True if named(r"flux[-_. ]?2[-_. ]?klein[-_. ]?\d+b") else None

@@ -52,6 +52,7 @@ class TextStates:
     # as in Conditioning, for joint attention
     added: Tensor | None = None
     added_at: Tensor | None = None
+    there: Tensor | None = None  # (B, T) bool: which states there are; None: all
 
 
 def encode_staged(

@@ -14,6 +14,7 @@ from ..attention import AttentionUser, Pass
 from ..families import KNOWN
 from .flux2 import Flux2Sites
 from .unet import UNetSites
+from .z_image import ZImageSites
 
 # a user, or who it is in a pass of these noisy latents (B, …) at these timesteps (B,)
 _User = AttentionUser | Callable[[Tensor, Any], AttentionUser]
@@ -146,4 +147,6 @@ def sites_of(network: nn.Module) -> _Sites:
         return UNetSites(network)
     if hasattr(network, "single_transformer_blocks") and hasattr(network, "double_stream_modulation_img"):
         return Flux2Sites(network)
+    if hasattr(network, "noise_refiner") and hasattr(network, "cap_pad_token"):
+        return ZImageSites(network)
     raise LikenessError(f"nothing can be done inside the attention of {type(network).__name__}; use {KNOWN}")

@@ -14,6 +14,7 @@ from .schedules import OWN, scheduled
 LEVELS = 1000  # in the table that schedules pick from, as ComfyUI has it
 FLUX2_SHIFT = math.exp(2.02)  # that ComfyUI draws FLUX.2 at: of 1024 pixels a side and 50 steps
 FLUX2_LEVELS = 10_000  # in ComfyUI's table of it
+Z_IMAGE_SHIFT = 3.0
 _MINIATURE_SHIFT = 2.0  # the second Miniature's pictures are small
 _FLUX2_STEPS = 50  # for which the base's own shift is that at any size: what it is learned at
 _EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
@@ -160,6 +161,13 @@ def flux2_flow(noise_scale: float = 1.0) -> RectifiedFlow:
     """The process of all FLUX.2 models."""
     return RectifiedFlow(
         shift=FLUX2_SHIFT, levels=FLUX2_LEVELS, shift_at=flux2_shift, noise_scale=noise_scale
+    )
+
+
+def z_image_flow(noise_scale: float = 1.0) -> RectifiedFlow:
+    """The process of all Z-Image models: one shift for pictures of every size."""
+    return RectifiedFlow(
+        shift=Z_IMAGE_SHIFT, shift_at=lambda _latents, _steps: Z_IMAGE_SHIFT, noise_scale=noise_scale
     )
 
 

@@ -1,7 +1,9 @@
-"""Qwen3 as FLUX.2 Klein reads it: a chat with one message, and the states of three layers side by side."""
+"""Qwen3 as FLUX.2 Klein and Z-Image read it: a chat with one message, and the states of some layers side by
+side."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,7 @@ from .protocol import Rows, Tokens
 
 BEFORE = "<|im_start|>user\n"  # the prompt
 BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+THOUGHT = "<|im_end|>\n<|im_start|>assistant\n"  # where the answer may begin with thinking
 PADDING = "<|endoftext|>"
 MARKS = frozenset({"<think>"})  # what looks like a placeholder among the marks of the chat
 LENGTH = 512  # tokens that are read, with the marks of the chat
@@ -34,18 +37,25 @@ def taps_for(layers: int) -> tuple[int, ...]:
 
 
 class QwenText:
-    """A causal language model; prompts are filled up to one length, padding is heard by the picture too."""
+    """A causal language model; prompts are filled up to one length.
+
+    `multiple`: None where the picture hears padding too. Where it does not, a mask says which states there
+    are, and they are as many as the longest prompt needs, filled up to a multiple of so many. `closing`: what
+    stands behind the prompt.
+    """
 
     offers = frozenset({features.STAGED_TEXT, features.TEXT_ATTENTION_MAPS})
     lora_targets: tuple[str, ...] = _ATTENTION
     pooled = False
 
     def __init__(
-        self, name: str, model: nn.Module, tokenizer: Any, taps: Sequence[int], length: int = LENGTH
-    ) -> None:
+        self, name: str, model: nn.Module, tokenizer: Any, taps: Sequence[int], length: int = LENGTH,
+        multiple: int | None = None, closing: str = BEHIND,
+    ) -> None:  # fmt: skip
         self.encoders: Any = nn.ModuleDict({name: model})
         self.tokenizers: dict[str, Any] = {name: tokenizer}
         self.taps, self.length = tuple(taps), length
+        self.multiple, self.closing = multiple, closing
         self.checkpointing = False  # whether layers' inner states are computed again for the gradients
         self._padding: int = tokenizer.convert_tokens_to_ids(PADDING)
 
@@ -91,7 +101,9 @@ class QwenText:
         last, matches = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
         for number, match in enumerate([*matches, None]):
             end = len(prompt) if match is None else match.start()
-            text = (BEFORE if number == 0 else "") + prompt[last:end] + (BEHIND if match is None else "")
+            text = (
+                (BEFORE if number == 0 else "") + prompt[last:end] + (self.closing if match is None else "")
+            )
             if number:
                 text = " ".join(text.split())
             elif match is not None and not text[-1].isspace():
@@ -106,21 +118,42 @@ class QwenText:
     def encode(
         self, prompts: Sequence[str], rows: Rows | None, device: torch.device, *, weights: bool = False
     ) -> Conditioning:
-        """Equal prompts are encoded once; states (B, 512, three times the width)."""
+        """Equal prompts are encoded once; states (B, T, as often the width as layers are tapped)."""
         unique = list(dict.fromkeys(prompts))
         ((name, model),) = self.encoders.items()
         tokens = self.tokenize(unique, rows, name, weights=weights)
+        there = self._there(tokens.ids)
+        if there is not None:
+            tokens = replace(tokens, ids=tokens.ids[:, : there.shape[1]])
         with vectors_in_place(model.get_input_embeddings(), tokens, rows or {}, name):
             states = self.states_of(model, to_device(tokens.ids, device_of(model)))
-        conditioning = Conditioning(states=states.to(device))
+        mask = None if there is None else to_device(there, device)
+        conditioning = Conditioning(states=states.to(device), mask=mask)
         if len(unique) == len(prompts):
             return conditioning
         return conditioning.rows(
             to_device(torch.tensor([unique.index(prompt) for prompt in prompts]), device)
         )
 
+    def _there(self, ids: Tensor) -> Tensor | None:
+        """Which states of prompts (B, T) there are, as far as the longest of them reaches; None: all."""
+        if self.multiple is None:
+            return None
+        ends = self._ends(ids)  # (B, 1)
+        longest = ids.shape[1]
+        if not ids.is_meta:
+            longest = min(longest, -(-int(ends.max()) // self.multiple) * self.multiple)
+        return torch.arange(longest, device=ids.device) < ends
+
+    def _ends(self, ids: Tensor) -> Tensor:
+        """Behind which place (B, 1) of prompts (B, T) nothing is but padding; before it, padding's id holds a
+        place for a vector."""
+        place = torch.arange(ids.shape[1], device=ids.device)
+        return ((ids != self._padding) * (place + 1)).amax(1, keepdim=True)
+
     def states_of(self, model: Any, ids: Tensor) -> Tensor:
-        """What the denoiser reads (B, T, three times the width) of ids (B, T) as they are."""
+        """What the denoiser reads (B, T, as often the width as layers are tapped) of ids (B, T) as they
+        are."""
         with ExitStack() as stack:
             stack.enter_context(without_autocast(ids.device))
             if self.checkpointing and torch.is_grad_enabled():
@@ -133,9 +166,7 @@ class QwenText:
         """What is added to logits (B, 1, T, T): each place hears words before it. transformers would make the
         same, but looks at the numbers for it, and so waits for the device."""
         place = torch.arange(ids.shape[1], device=ids.device)
-        # behind a prompt's last mark is padding; before it, padding's id holds a place for a vector
-        ends = ((ids != self._padding) * (place + 1)).amax(1, keepdim=True)
-        heard = (place < ends)[:, None, None, :] & (place <= place[:, None])
+        heard = (place < self._ends(ids))[:, None, None, :] & (place <= place[:, None])
         return torch.zeros(heard.shape, dtype=dtype, device=ids.device).masked_fill_(
             ~heard, torch.finfo(dtype).min
         )
@@ -165,12 +196,15 @@ class QwenText:
                 [_maps(seen[tap - 1][0], seen[tap - 1][1], seen["places"], mask) for tap in self.taps], 1
             )
         added, at = places.by_prompt(len(ids)) if len(places.prompts) else (None, None)
+        there = self._there(ids)
+        if there is not None:
+            states, there = states[:, : there.shape[1]], there.to(places.vectors.device)
         states = states.to(places.vectors.device)
-        return TextStates(states, states, maps, added, at)
+        return TextStates(states, states, maps, added, at, there)
 
     def said(self, parts: Sequence[TextStates], pooled: Tensor | None = None) -> Conditioning:
         (part,) = parts
-        return Conditioning(states=part.keys, added=part.added, added_at=part.added_at)
+        return Conditioning(states=part.keys, mask=part.there, added=part.added, added_at=part.added_at)
 
     def spoken(self, tokens: Tokens, encoder: str) -> tuple[Tensor, Tensor]:
         """The chat's marks, which hold attention sinks, are no words of the user."""
