@@ -33,7 +33,8 @@ from ..identity.references import (
 from .areas import area_of, part_of
 from .attention import Sites, user_in
 from .folders import folder
-from .joint_attention import JointSites, model_sites
+from .joint_attention import JointSites
+from .model_sites import model_sites
 from .pictures import image_of, masks_of_tensor, pictures_of
 from .weights import check_attention, kind_of
 

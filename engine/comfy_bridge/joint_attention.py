@@ -14,17 +14,11 @@ from comfy.ldm.flux.math import apply_rope
 from torch import Tensor
 
 from ..bases.attention import AttentionSite, AttentionUser, Bias, Pass
-from .attention import USERS_KEY, Sites, User
+from .attention import USERS_KEY, User
 from .staged_joint import percent_at
 
 _PASS = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}  # as diffusers has them
-
-
-def model_sites(model: Any) -> "Sites | JointSites":
-    """Where a MODEL's attention lets users in."""
-    network = model.model.diffusion_model
-    return JointSites() if hasattr(network, "double_blocks") else Sites.of(model)
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,14 @@ class JointSites:
 
     def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
         """The transformer_options of a step, with one user more, or another under the same key."""
-        there: _Users | None = options.get(USERS_KEY)
+        there: Present | None = options.get(USERS_KEY)
         if there is not None:
             return {**options, USERS_KEY: replace(there, users={**there.users, key: user})}
         patches, wrappers = options.get("patches", {}), options.get("wrappers", {})
         around: Mapping[str, Any] = wrappers.get(_PASS, {})
         return {
             **options,
-            USERS_KEY: _Users({key: user}, network),
+            USERS_KEY: Present({key: user}, network),
             "wrappers": {**wrappers, _PASS: {**around, USERS_KEY: [_passing]}},
             "patches": {
                 **patches,
@@ -85,7 +79,7 @@ def _name(kind: str, number: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Users:
+class Present:
     """Who is there in one step, in which network, and what is known of the pass at the moment."""
 
     users: Mapping[str, User]
@@ -105,7 +99,7 @@ def _passing(executor: Any, x: Tensor, timestep: Any, context: Tensor, *rest: An
     """Around a pass of the network: who is in it, for prompts that lie in its batch one after the other."""
     # y, guidance, ref_latents, control, transformer_options
     options = rest[4] if len(rest) > 4 else more.get("transformer_options", {})
-    users: _Users = options[USERS_KEY]
+    users: Present = options[USERS_KEY]
     side = users.network.patch_size
     grid = (-(-x.shape[-2] // side), -(-x.shape[-1] // side))
     present = users.present(tuple(options.get("uuids") or ()), len(x), grid, context.shape[1])
@@ -122,7 +116,7 @@ def _passing(executor: Any, x: Tensor, timestep: Any, context: Tensor, *rest: An
 
 def _placed(parts: dict[str, Any]) -> dict[str, Any]:
     """Words that users put behind the prompt are read at places of their own."""
-    users: _Users = parts["transformer_options"][USERS_KEY]
+    users: Present = parts["transformer_options"][USERS_KEY]
     if "places" in users.now:
         ids, places = parts["txt_ids"].clone(), users.now["places"]
         for axis in users.network.params.txt_ids_dims:
@@ -131,7 +125,7 @@ def _placed(parts: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def _site(users: _Users, options: Mapping[str, Any], heads: int, pe: Any) -> AttentionSite:
+def _site(users: Present, options: Mapping[str, Any], heads: int, pe: Any) -> AttentionSite:
     present: Pass = users.now["pass"]
     kind, number = options["block_type"], options["block_index"]
     assert present.latents is not None
@@ -165,7 +159,7 @@ def _before(
     q: Tensor, k: Tensor, v: Tensor, pe: Any = None, attn_mask: Any = None, extra_options: Any = None
 ) -> dict[str, Any]:
     """What the users make of queries, keys and values (B, heads, N, d)."""
-    users: _Users = extra_options[USERS_KEY]
+    users: Present = extra_options[USERS_KEY]
     if "pass" not in users.now:  # another network, of the same blocks, is passed through
         return {}
     present: Pass = users.now["pass"]
@@ -174,11 +168,11 @@ def _before(
     for user in present.in_turn:
         q, k, v, bias = user.before(site, q, k, v, bias)
     users.now["block"] = site, q
-    added = attn_mask if bias is None else _with_bias(attn_mask, bias, q, k)
+    added = attn_mask if bias is None else with_bias(attn_mask, bias, q, k)
     return {**dict(zip("qkv", (part.transpose(1, 2) for part in (q, k, v)))), "attn_mask": added}
 
 
-def _with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
+def with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
     """Others' mask, of any shape that ComfyUI takes, and what is added to logits: (B, 1, Q, K)."""
     parts = []
     for count, added in bias.parts:
@@ -195,7 +189,7 @@ def _with_bias(mask: Tensor | None, bias: Bias, q: Tensor, k: Tensor) -> Tensor:
 
 def _after(out: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
     """What the users make of attention (B, N, heads * d)."""
-    users: _Users = extra_options[USERS_KEY]
+    users: Present = extra_options[USERS_KEY]
     if "pass" not in users.now:
         return out
     site, q = users.now["block"]

@@ -38,7 +38,7 @@ from ..inference.refocus_options import marked
 from ..inference.regions import FocusedPrompt, Regions, RegionsFound
 from ..staged.text import TextStates
 from .areas import area_of
-from .joint_attention import model_sites
+from .model_sites import model_sites
 from .pictures import pictures_of
 from .sampling import Sampling
 from .staged import PLACES, SPOKEN, staged_values

@@ -27,7 +27,7 @@ from ..staged.embedding import STAGED_KIND, adjusted, check_used, check_width, s
 from ..staged.text import Places, SplitValues, with_bypass
 from ..staged.words import StagedWords
 from .folders import temporary_folder
-from .joint_attention import model_sites
+from .model_sites import model_sites
 from .staged_joint import OFFSETS, encoded_by_few, moved_values, percents, stages_offsets, value_width
 from .weights import check_kind, text_towers_of
 from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows, word_pieces

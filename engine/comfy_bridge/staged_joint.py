@@ -23,7 +23,9 @@ Stand = tuple[int, int, Tensor, Tensor]
 def value_width(model: Any) -> int | None:
     """How wide the rows are that move values of text in a MODEL's joint attention; None: it has none."""
     network = model.model.diffusion_model
-    return network.hidden_size if hasattr(network, "double_blocks") else None
+    if hasattr(network, "double_blocks"):
+        return network.hidden_size
+    return network.dim if hasattr(network, "cap_pad_token") else None
 
 
 def percents(model: Any, plan: StagePlan) -> list[tuple[float, float]]:

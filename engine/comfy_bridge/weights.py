@@ -79,7 +79,7 @@ def own_side(model: Any) -> int:
         return OTHERS_SIDE
     velocity = model.model.model_type == comfy.model_base.ModelType.V_PREDICTION
     latents = (row.velocity_sample_size if velocity else None) or row.sample_size
-    return latents * (16 if row.denoiser == "flux2" else 8)
+    return latents * row.pixels_per_latent
 
 
 def _row_of(model: Any, key: str) -> str:
@@ -140,8 +140,8 @@ def take_weights(
     """
     family = family_of_model(model)
     _check_loaded(model, clip, vae, family)
-    if FAMILIES[family].denoiser == "flux2":
-        return _flux2_weights(model, clip, vae, family)
+    if FAMILIES[family].denoiser != "unet":
+        return _transformer_weights(model, clip, vae, family)
     untouched = family == MINIATURE and not model.patches and not clip.patcher.patches
     return BaseWeights(
         family=family,
@@ -156,26 +156,38 @@ def take_weights(
     )
 
 
-def _flux2_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2Weights:
+def _transformer_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2Weights:
+    """A transformer's, with the language model it reads."""
     (name,) = FAMILIES[family].encoders
     if clip.layer_idx is not None:
         raise LikenessError("CLIP Set Last Layer cannot be trained with; connect Load CLIP's own output")
     own_world = FAMILIES[family].own_world
-    if not own_world and getattr(vae.first_stage_model, "bn", None) is None:
-        raise LikenessError("this VAE is not FLUX.2's; connect flux2-vae.safetensors with Load VAE")
-    spread = {} if own_world else vae.first_stage_model.bn.state_dict()
-    statistics = {f"bn.{key}": value.detach().cpu().float().clone()
-                  for key, value in spread.items() if value.is_floating_point()}  # fmt: skip
     untouched = own_world and not model.patches and not clip.patcher.patches
+    tower = getattr(clip.cond_stage_model, name)
+    if FAMILIES[family].denoiser == "flux2":
+        taps, autoencoder = tuple(tower.layer), _flux2_vae_weights(vae, own_world)
+    else:  # before the last layer
+        taps, autoencoder = (tower.num_layers - 1,), _weights_in_use(vae.patcher, "")
     return Flux2Weights(
         family=family,
         fingerprint=second.second_fingerprint() if untouched else None,
         transformer=_weights_in_use(model, "diffusion_model.", half=True),
-        vae={**(_vae_weights(vae, 1.0) if own_world else _weights_in_use(vae.patcher, "")), **statistics},
+        vae=autoencoder,
         text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True),
-        taps=tuple(getattr(clip.cond_stage_model, name).layer),
+        taps=taps,
         tokenizer=getattr(clip.tokenizer, name).tokenizer,
     )
+
+
+def _flux2_vae_weights(vae: Any, own_world: bool) -> dict[str, torch.Tensor]:
+    if own_world:
+        return _vae_weights(vae, 1.0)
+    if getattr(vae.first_stage_model, "bn", None) is None:
+        raise LikenessError("this VAE is not FLUX.2's; connect flux2-vae.safetensors with Load VAE")
+    statistics = {f"bn.{key}": value.detach().cpu().float().clone()
+                  for key, value in vae.first_stage_model.bn.state_dict().items()
+                  if value.is_floating_point()}  # fmt: skip
+    return {**_weights_in_use(vae.patcher, ""), **statistics}
 
 
 def _weights_in_use(
@@ -187,7 +199,7 @@ def _weights_in_use(
     """
     weights = {}
     for name in patcher.model_state_dict(prefix):
-        if not name.endswith((".weight", ".bias")):
+        if not name.endswith((".weight", ".bias", "pad_token")):
             continue  # the scales of fp8 layers, which their weights are multiplied with below
         weight = _stored_weight(patcher, name)
         if name in patcher.patches:

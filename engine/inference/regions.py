@@ -203,6 +203,10 @@ class Regions(AttentionUser):
             spots, longer = prompt.masks.spots, part is not None
             words = [places_in_all(spots, number, front, longer) for number in range(len(spots))]
             seen = WHOLE if longer or site.joint else slice(front)
+            if site.there is not None:  # words that only longer prompts beside it have
+                absent = torch.zeros_like(site.there[rows], dtype=q.dtype)
+                absent = absent.masked_fill(~site.there[rows], float("-inf"))[:, None]  # (n, 1, T)
+                part = absent if part is None else part + absent
             shares = word_attention(q[rows], k[rows, seen], words, part)
             assert site.grid is not None
             for number, maps in enumerate(prompt.maps):

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ...errors import LikenessError
-from ..base import BaseModel, flux2_base, unet_base
+from ..base import BaseModel, flux2_base, unet_base, z_image_base
 from ..families import KNOWN, SECOND_MINIATURE
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
-from . import flux2
+from . import flux2, z_image
 from .folder import import_networks
 from .graph_weights import BaseWeights, Flux2Weights
 from .second_miniature import second_miniature_from_graph
@@ -19,7 +19,7 @@ def base_from_graph(weights: BaseWeights | Flux2Weights) -> BaseModel:
     """diffusers' classes around the given tensors, which they take over."""
     import_networks()
     if isinstance(weights, Flux2Weights):
-        return _flux2_from_graph(weights)
+        return (_z_image_from_graph if weights.family == "z_image" else _flux2_from_graph)(weights)
     side = trained_side(weights.family, weights.prediction_type)
     try:
         unet = build_unet(weights.unet, side, weights.heads)
@@ -58,6 +58,17 @@ def _flux2_from_graph(weights: Flux2Weights) -> BaseModel:
         weights.taps,
     )
     return flux2_base(parts)
+
+
+def _z_image_from_graph(weights: Flux2Weights) -> BaseModel:
+    parts = z_image.z_image_parts(
+        "the MODEL",
+        z_image.build_z_image("the MODEL", weights.transformer, {}),
+        z_image.build_z_image_vae("the VAE", weights.vae, {}),
+        z_image.build_z_image_text("the CLIP", weights.text_encoder, weights.taps[-1] + 1),
+        weights.tokenizer,
+    )
+    return z_image_base(parts)
 
 
 def _exact_schedule(alphas_cumprod: Tensor) -> Tensor:

@@ -33,11 +33,12 @@ class BaseWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Flux2Weights:
-    """A FLUX.2's single files in memory, copies that nobody else holds, and what no shape tells."""
+    """A FLUX.2's or Z-Image's single files in memory, copies that nobody else holds, and what no shape
+    tells."""
 
     family: str  # a key of FAMILIES
-    transformer: Mapping[str, Tensor]  # double_blocks.…, by Black Forest Labs' names
-    vae: Mapping[str, Tensor]  # encoder.…, decoder.…, bn.…
+    transformer: Mapping[str, Tensor]  # by the names of the files that ComfyUI reads
+    vae: Mapping[str, Tensor]  # encoder.…, decoder.…; FLUX.2's bn.…
     text_encoder: Mapping[str, Tensor]  # model.layers.…
     taps: tuple[int, ...]  # before which of its layers ComfyUI reads it
     tokenizer: Any  # transformers' Qwen2Tokenizer
