@@ -39,10 +39,10 @@ def region_error(prediction: Tensor, target: Tensor, weights: Tensor, by_area: b
 def attention_to_words(maps: Sequence[Tensor], positions: Tensor) -> Tensor:
     """Attention to each of W words, summed over its tokens.
 
-    maps: (B, heads, Q, T) of each layer; positions (B, W, T), 1.0 where a token is the word's -> (B, K, W, Q)
-    with K layers times heads.
+    maps: (B, heads, Q, T) of each layer; positions (B, W, T or more), 1.0 where a token is the word's
+    -> (B, K, W, Q) with K layers times heads. What stands behind the words that a base reads is padding.
     """
-    words = positions.transpose(1, 2)[:, None].to(maps[0].dtype)  # (B, 1, T, W)
+    words = positions[..., : maps[0].shape[-1]].transpose(1, 2)[:, None].to(maps[0].dtype)  # (B, 1, T, W)
     return torch.cat([(map_ @ words).transpose(2, 3) for map_ in maps], dim=1)
 
 

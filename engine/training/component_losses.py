@@ -70,8 +70,10 @@ def preservation(drifts: Tensor, selected: Tensor) -> Tensor:
 def attention_to(maps: Sequence[Tensor], positions: Tensor) -> Tensor:
     """Attention to some tokens, averaged over layers and heads.
 
-    maps: (B, heads, Q, T) each; positions (B, T), 1 where a token counts -> (B, Q).
+    maps: (B, heads, Q, T) each; positions (B, T or more), 1 where a token counts -> (B, Q). What stands
+    behind the words that a base reads is padding.
     """
+    positions = positions[:, : maps[0].shape[-1]]
     heads = sum(map_.shape[1] for map_ in maps)
     weights = positions.to(maps[0].dtype)[:, None, :, None]
     return torch.stack([(map_ @ weights).squeeze(-1).sum(1) for map_ in maps]).sum(0) / heads
