@@ -32,7 +32,7 @@ class OverriddenSites(JointSites):
         return dict.fromkeys(self.layers(network), (network.dim, network.dim))
 
     def heads(self, network: Any) -> dict[str, int]:
-        return dict.fromkeys(self.layers(network), network.n_heads)
+        return {name: layer.attention.n_local_heads for name, layer in self.layers(network).items()}
 
     def layers(self, network: Any) -> dict[str, Any]:
         return {_name(number): layer for number, layer in enumerate(network.layers)}
