@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FRONTS = ("transformer.", "diffusion_model.", "model.diffusion_model.", "")
-_FLAT_FRONTS = ("lora_unet_", "lora_transformer_", "lycoris_")  # dots are underscores behind them
-_TEXT = re.compile(
+NAME_FRONTS = ("transformer.", "diffusion_model.", "model.diffusion_model.", "")
+FLAT_FRONTS = ("lora_unet_", "lora_transformer_", "lycoris_")  # dots are underscores behind them
+OF_TEXT = re.compile(
     r"(?:text_encoders\.(?P<encoder>\w+)\.transformer\.model\.|lora_te_)"
     r"layers[._](?P<number>\d+)[._](?P<part>self_attn|mlp)[._](?P<leaf>[a-z]+_proj)"
 )
@@ -37,7 +37,7 @@ _WIDTHS = {3072: "flux2", 4096: "flux2_9b"}
 _DEV_WIDTH = 6144
 _KINDS = {"hada_": "a LoHa", "lokr_": "a LoKr", "oft_": "an OFT", "dora_": "a DoRA", "diff": "a difference"}
 _SPOKEN = re.compile(r"flux[-_. ]?2|klein", re.IGNORECASE)
-_ENDINGS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+ENDINGS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def is_flux2_lora(
 ) -> bool:
     """Whether a LoRA is for FLUX.2: by what the user or the file says, or by the sizes of layers, for FLUX.1
     has many of the same names."""
-    layers = _layers(tensors)
+    layers = layers_in(tensors)
     flux2_layers = {name: layer for name in layers if (layer := _layer(name)) is not None}
     about = " ".join(metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version"))
     if flux2_layers and ((family and FAMILIES[family].denoiser == "flux2") or _SPOKEN.search(about)):
@@ -67,14 +67,14 @@ def to_peft(
     """A FLUX.2 LoRA under PEFT's names with explicit alphas, and the family that it is for."""
     for key in tensors:
         _check(key, path)
-    layers = _layers(tensors)
+    layers = layers_in(tensors)
     alphas, renamed = Told(path, metadata), {}
     family = _family_of(layers, path, metadata)
     for written, layer in layers.items():
         parts = computable(layer, alphas.alpha(written, layer))
         for name, named in _under_our_names(written, parts).items():
             name = name.format(*FAMILIES[family].encoders)
-            renamed |= {f"{name}.{_ENDINGS.get(part, part)}": tensor for part, tensor in named.items()}
+            renamed |= {f"{name}.{ENDINGS.get(part, part)}": tensor for part, tensor in named.items()}
     return renamed, family
 
 
@@ -111,7 +111,7 @@ def _check(key: str, path: Path) -> None:
         )
 
 
-def _layers(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+def layers_in(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
     """Parts of layers by kohya's endings, by what the file calls the layers."""
     layers: dict[str, dict[str, Tensor]] = {}
     for key in sorted(tensors):
@@ -125,13 +125,13 @@ def _layer(written: str) -> _Layer | None:
     """Where the layer is that a file calls so; None where FLUX.2 has no such one. In the place of a text
     encoder's name is a brace for it, where the file does not say it."""
     name = written.removeprefix("base_model.model.")
-    if text := _TEXT.fullmatch(name):
+    if text := OF_TEXT.fullmatch(name):
         path = f"layers.{text['number']}.{text['part']}.{text['leaf']}"
         return _Layer((f"text_encoders.{text['encoder'] or '{}'}.transformer.model.{path}",))
-    flat = next((front for front in _FLAT_FRONTS if name.startswith(front)), None)
+    flat = next((front for front in FLAT_FRONTS if name.startswith(front)), None)
     if flat is not None:
         name = spelled_out(name.removeprefix(flat)) or ""
-    name = name.removeprefix(next(front for front in _FRONTS if name.startswith(front)))
+    name = name.removeprefix(next(front for front in NAME_FRONTS if name.startswith(front)))
     paths = paths_of(name) or ((name,) if has_path(name) else ())
     return _Layer(tuple(f"transformer.{path}" for path in paths), swapped(name)) if paths else None
 

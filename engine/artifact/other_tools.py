@@ -19,6 +19,7 @@ from .embeddings import read_embedding
 from .flux2_lora import for_core, is_flux2_lora, to_peft
 from .lora_layouts import family_of_lora, for_two_encoders, is_lora, to_kohya
 from .tensors import is_safetensors, read_header, read_pickle, read_tensors, write_tensors
+from .z_image_lora import is_z_image_lora, z_image_to_peft
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,6 +126,11 @@ def _imported(path: Path, token: str | None, class_word: str, all_rows: bool, fa
         if family not in (None, lora_family):
             raise LikenessError(f"{path} is a LoRA for {FAMILIES[lora_family].name}; leave --family away")
         artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family=lora_family)
+        check_tensors(artifact, path)
+        return artifact
+    if is_z_image_lora(content, metadata, family):
+        lora = z_image_to_peft(content, path, metadata)
+        artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family="z_image")
         check_tensors(artifact, path)
         return artifact
     lora = to_kohya(content, path, metadata)

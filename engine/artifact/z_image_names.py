@@ -60,6 +60,17 @@ def z_image_paths(layer: str) -> tuple[str, ...]:
     return (block + _IN_BLOCKS[inside],) if inside in _IN_BLOCKS else ()
 
 
+def z_image_spelled_out(name: str) -> str | None:
+    """A layer's name, out of one whose dots became underscores."""
+    match = re.fullmatch(r"(layers|noise_refiner|context_refiner)_(\d+)_(\w+)", name)
+    leaves: tuple[str, ...] = (*_OUTSIDE, *map(_top, _OUTSIDE))
+    if match is not None:
+        leaves = (*_SAME, *_SPLIT, _FUSED, *_IN_BLOCKS, *_IN_BLOCKS.values())
+    rest = name if match is None else match[3]
+    leaf = next((leaf for leaf in leaves if leaf.replace(".", "_") == rest), None)
+    return leaf if leaf is None or match is None else f"{match[1]}.{match[2]}.{leaf}"
+
+
 def _top(name: str) -> str:
     front, dot, rest = name.partition(".")
     return f"{_TOPS.get(front, front)}{dot}{rest}"

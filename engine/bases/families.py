@@ -37,6 +37,10 @@ class Family:
     comfy_class: str | None = None  # in comfy.supported_models; None: a class of our own
     comfy_version: str = "0.3.64"  # the oldest ComfyUI that has what it needs
     distilled_twin: bool = False  # there is a version of it that draws in a few steps, to be drawn with
+    base_version: str = ""  # how people call the one to learn on, where there is one
+    # a LoRA that takes the distillation out of that version while something is learned on it
+    undistilled_by: str = ""
+    shaky_twin: bool = False  # what is learned on the base version is drawn by the other less surely
     peft_names: bool = False  # its LoRAs' layers are called as PEFT and diffusers do; else as kohya does
 
     # what it is learned with
@@ -110,18 +114,19 @@ _ROWS = (
     Family(
         key="flux2", name="FLUX.2 Klein 4B", architecture="flux-2-klein-4b", text_widths={"qwen3_4b": 2560},
         latent_scale=1.0, sample_size=64, pixels_per_latent=16, denoiser="flux2", peft_names=True,
-        distilled_twin=True,
+        distilled_twin=True, base_version="klein-base",
         comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(
         key="flux2_9b", name="FLUX.2 Klein 9B", architecture="flux-2-klein-9b",
         text_widths={"qwen3_8b": 4096}, latent_scale=1.0, sample_size=64, pixels_per_latent=16,
-        denoiser="flux2", peft_names=True, distilled_twin=True,
+        denoiser="flux2", peft_names=True, distilled_twin=True, base_version="klein-base",
         comfy_class="Flux2", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(
         key="z_image", name="Z-Image", architecture="z-image", text_widths={"qwen3_4b": 2560},
         latent_scale=0.3611, sample_size=128, denoiser="z_image", peft_names=True, distilled_twin=True,
+        base_version="Z-Image Base", undistilled_by="ostris/zimage_turbo_training_adapter", shaky_twin=True,
         comfy_class="ZImage", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(

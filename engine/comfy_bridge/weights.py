@@ -1,5 +1,6 @@
 """MODEL, CLIP and VAE as the weights of one checkpoint, for training on copies of them."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,8 @@ from ..miniature import second
 from .host import check_host
 from .miniature import MiniatureModel
 from .second_miniature import SecondMiniatureModel
+
+log = logging.getLogger(__name__)
 
 WEIGHT_KINDS: dict[type, str] = {  # ComfyUI's kinds of model that can be learned on
     MiniatureModel: MINIATURE,
@@ -168,6 +171,12 @@ def _transformer_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2W
         taps, autoencoder = tuple(tower.layer), _flux2_vae_weights(vae, own_world)
     else:  # before the last layer
         taps, autoencoder = (tower.num_layers - 1,), _weights_in_use(vae.patcher, "")
+    undo = FAMILIES[family].undistilled_by
+    if undo and model.patches:
+        log.warning(
+            "this MODEL carries LoRAs: if it is %s Turbo, one of them has to take the distillation out (%s)",
+            FAMILIES[family].name, undo,
+        )  # fmt: skip
     return Flux2Weights(
         family=family,
         fingerprint=second.second_fingerprint() if untouched else None,
@@ -175,6 +184,7 @@ def _transformer_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2W
         vae=autoencoder,
         text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True),
         taps=taps,
+        changed=bool(model.patches),
         tokenizer=getattr(clip.tokenizer, name).tokenizer,
     )
 

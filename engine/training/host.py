@@ -64,6 +64,19 @@ def shows_people(text: str) -> bool:
     return text.endswith(".safetensors") and read_metadata(text)["kind"] == _ADAPTER
 
 
+def check_not_distilled(base: BaseModel, job: Job) -> None:
+    """Raises for a base that is distilled to draw in a few steps, unless a LoRA that it is learned on may
+    take that out of it."""
+    row = base.traits
+    if not base.distilled or (row.undistilled_by and any(not shows_people(file) for file in job.on)):
+        return
+    with_it = f"; or learn on this one with {row.undistilled_by} under it (--on), and draw without that"
+    raise LikenessError(
+        f"this {row.name} is distilled to draw in a few steps, which learning would undo: learn on "
+        f"{row.base_version}, and draw with this one" + (with_it if row.undistilled_by else "")
+    )
+
+
 def content_of_host(text: str) -> str:
     """An entry of a job's `on` with what its files hold in place of their names."""
     if os.path.isfile(os.path.expanduser(text)):

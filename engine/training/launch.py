@@ -33,7 +33,7 @@ from ..identity.conditioning import IdentityConditioning, digest_of
 from .about import about_run
 from .checkpoint import Checkpoints, Origin
 from .faster import arranged, check_backend
-from .host import check_people, merged_adapters
+from .host import check_not_distilled, check_people, merged_adapters
 from .logs import Recorded
 from .memory import MemoryPlan, bytes_of
 from .methods import method_class
@@ -105,11 +105,7 @@ def _train(
         check_shardable(method_class(job.method), job)
         base = None if base is None else copy.deepcopy(base)  # in pieces it is of no more use to its owner
     base = _trainable(base) if base is not None else load_base(job.base)
-    if base.distilled:
-        raise LikenessError(
-            f"this {base.traits.name} is distilled to draw in a few steps, which learning would undo: learn "
-            "on klein-base, and draw with this one"
-        )
+    check_not_distilled(base, job)
     accelerator = _accelerator(job)
     pictures, enough = digest(concepts), SPARE * (job.resolution or base.resolution)
     origin = Origin.of(

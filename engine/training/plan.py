@@ -49,6 +49,17 @@ def remarks(job: Job, base: BaseModel, concepts: Sequence[Concept]) -> list[str]
             "its own cartoons: what is learned fits no other model; name a checkpoint with --base, or "
             "connect one"
         )
+    if base.distilled and base.traits.undistilled_by:
+        said.append(
+            f"this {base.traits.name} is distilled: what is learned holds up where a LoRA of --on takes that "
+            f"out of it ({base.traits.undistilled_by}); draw without that LoRA"
+        )
+    if base.distilled is False and base.traits.shaky_twin:
+        said.append(
+            f"what is learned on {base.traits.base_version} is drawn by the distilled version less surely: "
+            "others report weaker likenesses; look at both, or learn on the distilled one with "
+            f"{base.traits.undistilled_by} under it (--on)"
+        )
     if base.distilled is None:
         said.append(
             f"nothing says whether {base.name or 'this model'} is the base version of {base.traits.name} or "

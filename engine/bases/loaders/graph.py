@@ -67,6 +67,8 @@ def _z_image_from_graph(weights: Flux2Weights) -> BaseModel:
         z_image.build_z_image_vae("the VAE", weights.vae, {}),
         z_image.build_z_image_text("the CLIP", weights.text_encoder, weights.taps[-1] + 1),
         weights.tokenizer,
+        # what LoRAs are on a Turbo may be there to take the distillation out of it
+        distilled=False if weights.changed else None,
     )
     return z_image_base(parts)
 

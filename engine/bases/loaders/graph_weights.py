@@ -42,4 +42,5 @@ class Flux2Weights:
     text_encoder: Mapping[str, Tensor]  # model.layers.…
     taps: tuple[int, ...]  # before which of its layers ComfyUI reads it
     tokenizer: Any  # transformers' Qwen2Tokenizer
+    changed: bool = False  # by LoRAs or other patches of the MODEL
     fingerprint: str | None = None  # None: from the weights

@@ -6,15 +6,17 @@ import torch
 
 from ...errors import LikenessError, nearest
 from ...miniature import model as miniature
-from ..base import BaseModel, flux2_base, unet_base
+from ..base import BaseModel, flux2_base, unet_base, z_image_base
+from ..denoisers.z_image import z_image_class
 from ..families import FAMILIES
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
 from ..text.qwen import TAPS
 from .flux2 import Flux2Parts, flux2_classes
 from .single_file import new_text_encoder, padded
+from .z_image import ZImageParts
 
 # families by the names that `bench` asks for
-SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl", "klein4b": "flux2"}
+SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl", "klein4b": "flux2", "z-image": "z_image"}
 _VAE = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4,
@@ -24,6 +26,7 @@ _TEXT = {  # width, inner width, layers, heads
     "clip_h": (1024, 4096, 23, 16),
     "clip_g": (1280, 5120, 32, 20),
 }
+_Z_IMAGE_LAYERS = 35  # of Qwen3's 36, before the last of which it is read
 _WORDS = 49_408  # of CLIP's vocabulary
 
 
@@ -37,6 +40,8 @@ def random_base(name: str, device: torch.device) -> BaseModel:
     row = FAMILIES[SIZED[name]]
     if row.denoiser == "flux2":
         return _random_klein(row.key, device)
+    if row.denoiser == "z_image":
+        return _random_z_image(device)
     with torch.device(device):
         unet = UNet2DConditionModel(**row.network)
         vae = AutoencoderKL(**_VAE, scaling_factor=row.latent_scale)
@@ -61,23 +66,47 @@ def _text_encoder(name: str) -> Any:
 
 def _random_klein(family: str, device: torch.device) -> BaseModel:
     """Klein 4B as it is stored: in bf16, but for its autoencoder."""
-    from transformers import Qwen3Config, Qwen3Model
-
     transformer_class, vae_class = flux2_classes()
     with torch.device(device):
         transformer: Any = transformer_class(
             num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=3 * 2560,
             guidance_embeds=False,
         )  # fmt: skip
-        text: Any = Qwen3Model(
-            Qwen3Config(
-                vocab_size=151_936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=TAPS[-1],
-                num_attention_heads=32, num_key_value_heads=8, head_dim=128,
-            )
-        )  # fmt: skip
+        text = _qwen3_4b(TAPS[-1])
         vae = vae_class()
     parts = Flux2Parts(
         family=family, transformer=transformer.bfloat16(), vae=vae, text_encoder=text.bfloat16(), taps=TAPS,
         tokenizer=miniature.tokenizer(),
     )  # fmt: skip
     return flux2_base(parts, fingerprint="random")
+
+
+def _qwen3_4b(layers: int) -> Any:
+    """Qwen3-4B as far as so many of its layers."""
+    from transformers import Qwen3Config, Qwen3Model
+
+    return Qwen3Model(
+        Qwen3Config(
+            vocab_size=151_936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=layers,
+            num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        )
+    )  # fmt: skip
+
+
+def _random_z_image(device: torch.device) -> BaseModel:
+    """Z-Image as it is stored: in bf16, but for its autoencoder, which is FLUX.1's. diffusers' defaults are
+    its sizes."""
+    from diffusers import AutoencoderKL
+
+    with torch.device(device):
+        transformer: Any = z_image_class()()
+        text = _qwen3_4b(_Z_IMAGE_LAYERS)
+        vae = AutoencoderKL(
+            **{**_VAE, "latent_channels": 16}, scaling_factor=0.3611, shift_factor=0.1159,
+            use_quant_conv=False, use_post_quant_conv=False,
+        )  # fmt: skip
+    parts = ZImageParts(
+        transformer=transformer.bfloat16(), vae=vae, text_encoder=text.bfloat16(), taps=(_Z_IMAGE_LAYERS,),
+        tokenizer=miniature.tokenizer(),
+    )  # fmt: skip
+    return z_image_base(parts, fingerprint="random")

@@ -8,8 +8,14 @@ from torch import Tensor
 
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.families import distilled_by_name
 from likeness_portraits.engine.config import BaseSpec
+from likeness_portraits.engine.errors import LikenessError
+from likeness_portraits.engine.inference.generate import generate
+from likeness_portraits.engine.training.launch import train
+from likeness_portraits.engine.training.plan import remarks
 from likeness_portraits.tests.engine import tiny_z_image
+from likeness_portraits.tests.engine.tiny import tiny_job
 from likeness_portraits.tests.engine.training import test_registering
 
 pytest.importorskip("diffusers", "0.36")
@@ -73,8 +79,6 @@ def test_a_folder_gives_what_its_pipeline_reads_and_sees(base: BaseModel, monkey
 def test_a_drawn_picture_is_the_pipelines(base: BaseModel):
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
-    from likeness_portraits.engine.inference.generate import generate
-
     parts, tokenizer = tiny_z_image.tiny_parts(), base.tokenizers["qwen3_4b"]
     for part in parts.values():
         part.eval()
@@ -121,6 +125,63 @@ def test_single_files_are_the_folders_base(base: BaseModel, tmp_path: Path):
     assert found.fingerprint == base.fingerprint
     ours, theirs = found.state_dict(), base.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+WRONG = {  # what lies in the place of a part, and what is said of it
+    "no Qwen3": ("clip", {"text_model.a": torch.ones(2)}, "holds no Qwen3, which Z-Image .* take qwen_3"),
+    "FLUX.2's VAE": ("vae", {"bn.running_mean": torch.ones(8)}, "is not the VAE that Z-Image draws with"),
+    "half of it": (
+        "transformer",
+        {"cap_pad_token": torch.ones(1, 2), "noise_refiner.0.attention.k_norm.weight": torch.ones(2)},
+        "is no whole Z-Image transformer",
+    ),
+    "Omni": (
+        "transformer",
+        {"cap_pad_token": torch.ones(1, 2), "noise_refiner.0.attention.k_norm.weight": torch.ones(2),
+         "siglip_embedder.0.weight": torch.ones(2)},
+        "is Z-Image Omni, which reads pictures too",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_part_that_is_something_else_is_refused_by_file(case: str, tmp_path: Path):
+    part, tensors, said = WRONG[case]
+    files = tiny_z_image.write_files(tmp_path, **{part: tensors})
+    with pytest.raises(LikenessError, match=said):
+        load_base(BaseSpec.parse(files["transformer"], **{
+            "vae": files["vae"], "clip": files["clip"], "tokenizer": files["tokenizer"],
+        }))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- Turbo and Base
+
+
+@pytest.mark.parametrize(
+    ("name", "distilled"),
+    [
+        ("Z-Image-Turbo", True), ("z_image_turbo_bf16", True), ("Tongyi-MAI/Z-Image-Turbo", True),
+        ("z_image_bf16", False), ("Z-Image", False), ("Tongyi-MAI/Z-Image-Base", False),
+        ("Z-Image-De-Turbo", False), ("my z-image merge", None),
+    ],
+)  # fmt: skip
+def test_which_z_image_it_is_is_told_by_its_makers_names(name: str, distilled: bool | None):
+    assert distilled_by_name(name) is distilled
+
+
+def test_turbo_is_learned_on_with_a_lora_under_it_that_takes_the_distillation_out(base, folder, monkeypatch):
+    monkeypatch.setattr(base, "distilled", True)
+    with pytest.raises(LikenessError, match="learn on Z-Image Base.*zimage_turbo_training_adapter under it"):
+        train(tiny_job("textual-inversion", folder), base=base)
+    monkeypatch.setattr(base, "distilled", False)
+    job = tiny_job("dreambooth-lora", folder, "under", settings={"text_encoder": False})
+    under = train(job, base=base)
+    assert any("drawn by the distilled version less surely" in line for line in remarks(job, base, []))
+    monkeypatch.setattr(base, "distilled", True)
+    job = tiny_job("textual-inversion", folder, on=[str(under)])
+    assert any("draw without that LoRA" in line for line in remarks(job, base, []))
+    train(job, base=base)
+    assert (folder / "me.safetensors").exists()
 
 
 # ------------------------------------------------------------------------------------------------ learning
