@@ -138,7 +138,7 @@ _ROWS = (
     ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}
-KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, or 'miniature'"
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image, or 'miniature'"
 
 
 def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:

@@ -47,7 +47,7 @@ _OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learne
         "it expects a picture beside the noise; connect SD 1.5 itself",
     ),
 }
-_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein or the Miniature"
+_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image or the Miniature"
 
 
 def family_of_model(model: Any) -> str:

@@ -49,7 +49,8 @@ def bench_miniature(
 def bench_speed(
     out: Annotated[Path, Option("--out", "-o", help="The JSON list to write.")] = Path("speed.json"),
     arch: Annotated[
-        str, Option(help="miniature, or of real size with random weights: sd15, sd2 or sdxl.")
+        str,
+        Option(help="miniature, or of real size, random: sd15, sd2, sdxl, klein4b or z-image."),
     ] = "miniature",
     method: Annotated[
         list[str] | None, Option(help="Only this method; may be repeated. By default all of them.")
