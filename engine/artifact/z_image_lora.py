@@ -29,14 +29,14 @@ def is_z_image_lora(
 ) -> bool:
     """Whether a LoRA is for Z-Image: its layers are, and neither file nor user nor sizes say otherwise."""
     layers = layers_in(tensors)
-    known = [name for name in layers if any(path.startswith("transformer.") for path in _names(name))]
-    if not known or family not in (None, "z_image"):
+    ours = [name for name in layers if any(path.startswith("transformer.") for path in _names(name))]
+    if not ours or family not in (None, "z_image"):
         return False
     about = " ".join(metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version"))
     if family or _SPOKEN.search(about):
         return True
     widths = {
-        size for name in known if ".attention." in _names(name)[0]
+        size for name in ours if ".attention." in _names(name)[0]
         for part in layers[name].values() if part.ndim == 2 for size in part.shape
     }  # fmt: skip
     return bool(widths) and _LUMINA_WIDTH not in widths
@@ -55,9 +55,9 @@ def z_image_to_peft(
                 f"{path} holds '{key}', which is no part of a plain LoRA for {FAMILIES['z_image'].name}; "
                 "draw with it in ComfyUI, through Load LoRA"
             )
-    told, renamed = Told(path, metadata), {}
+    alphas, renamed = Told(path, metadata), {}
     for written, layer in layers_in(tensors).items():
-        parts, names = computable(layer, told.alpha(written, layer)), _names(written)
+        parts, names = computable(layer, alphas.alpha(written, layer)), _names(written)
         up = parts.get("lora_up.weight")
         thirds = [up] if up is None or up.ndim < 2 else list(up.chunk(len(names)))
         for name, third in zip(names, thirds):

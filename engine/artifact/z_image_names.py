@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from .flux2_names import FRONTS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-FRONTS = ("", "model.diffusion_model.", "diffusion_model.")  # of a transformer's names in files
 _SIGNS = (  # what Lumina 2, whose blocks are called alike, does not have; and one of a block
     ("cap_pad_token", "noise_refiner.0.attention.k_norm.weight"),
     ("cap_pad_token", "noise_refiner.0.attention.norm_k.weight"),

@@ -27,7 +27,7 @@ from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
 from .denoisers.flux2_transformer import Flux2Transformer
 from .denoisers.protocol import Denoiser
-from .denoisers.z_image import ROUND
+from .denoisers.z_image import WORDS_MULTIPLE
 from .denoisers.z_image_transformer import ZImageTransformer
 from .families import FAMILIES, KNOWN, MINIATURE, SECOND_MINIATURE, Family, distilled_by_name
 from .loaders.checkpoint_file import read_checkpoint_tensors
@@ -362,7 +362,13 @@ def z_image_base(parts: ZImageParts, fingerprint: str | None = None) -> BaseMode
         denoiser=ZImageTransformer(parts.transformer),
         vae=parts.vae,
         text=QwenText(
-            name, parts.text_encoder, parts.tokenizer, parts.taps, LENGTH, multiple=ROUND, closing=THOUGHT
+            name,
+            parts.text_encoder,
+            parts.tokenizer,
+            parts.taps,
+            LENGTH,
+            multiple=WORDS_MULTIPLE,
+            closing=THOUGHT,
         ),
         process=z_image_flow(row.noise_scale),
         family=parts.family,

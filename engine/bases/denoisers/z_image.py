@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...errors import LikenessError
 from ..attention import AttentionSite, AttentionUser, Bias, Pass, attend
 
-ROUND = 32  # words and tokens of the picture are filled up to a multiple of so many
+WORDS_MULTIPLE = 32  # words and tokens of the picture are filled up to a multiple of so many
 _ARGUMENTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")
 _PLACES = 2048  # on an axis of RoPE that are known beforehand, at least
 
@@ -47,7 +47,7 @@ def z_image_class() -> Any:
 
 
 def rounded_up(count: int) -> int:
-    return -(-count // ROUND) * ROUND
+    return -(-count // WORDS_MULTIPLE) * WORDS_MULTIPLE
 
 
 def _batched(
@@ -64,11 +64,11 @@ def _batched(
     more = rounded_up(count) - count
     picture = torch.cat([picture, network.x_pad_token.expand(len(picture), more, -1).to(picture)], 1)
 
-    def through(layers: Any, states: Tensor, *told: Any) -> Tensor:
+    def through(layers: Any, states: Tensor, *arguments: Any) -> Tensor:
         again = torch.is_grad_enabled() and network.gradient_checkpointing
         for layer in layers:
-            states = network._gradient_checkpointing_func(layer, states, *told) if again else layer(
-                states, *told
+            states = network._gradient_checkpointing_func(layer, states, *arguments) if again else layer(
+                states, *arguments
             )  # fmt: skip
         return states
 
@@ -76,12 +76,12 @@ def _batched(
     words = through(network.context_refiner, words, there, text_rotary)
     rows = len(image_rotary)
     rotary = torch.cat([text_rotary.expand(rows, -1, -1), image_rotary], 1)
-    told: Any = None
+    mask: Any = None
     if there is not None:
-        told = nn.functional.pad(there, (0, picture.shape[1]), value=True)  # (B, N)
+        mask = nn.functional.pad(there, (0, picture.shape[1]), value=True)  # (B, N)
     if users is not None:
-        told = Told(users, told, count)
-    unified = through(network.layers, torch.cat([words, picture], 1), told, rotary, time)
+        mask = LayerTold(users, mask, count)
+    unified = through(network.layers, torch.cat([words, picture], 1), mask, rotary, time)
     output = network.all_final_layer["2-1"](unified[:, many : many + count], c=time)
     return _unpatched(output, grid, hidden_states.shape[1])[..., : size[0], : size[1]]
 
@@ -115,7 +115,7 @@ def _words(network: Any, states: Tensor, mask: Tensor | None) -> tuple[Tensor, T
         )
     if mask is None:
         return words, None, None
-    ends = (mask.sum(1) + ROUND - 1) // ROUND * ROUND  # (B,)
+    ends = (mask.sum(1) + WORDS_MULTIPLE - 1) // WORDS_MULTIPLE * WORDS_MULTIPLE  # (B,)
     # what has no numbers is taken to be as long as it can be
     if mask.is_meta or bool((ends == mask.shape[1]).all()):
         return words, None, None
@@ -146,8 +146,8 @@ def _rotary(
 
 def _tables(network: Any, device: torch.device) -> list[Tensor]:
     """e^(i place / theta^(2 j / d)) by axis (places, d / 2), once for each device."""
-    known: dict[torch.device, list[Tensor]] = network.__dict__.setdefault("_turns_by_device", {})
-    if device not in known:
+    by_device: dict[torch.device, list[Tensor]] = network.__dict__.setdefault("_turns_by_device", {})
+    if device not in by_device:
         made = []
         for width, places in zip(network.axes_dims, network.axes_lens):
             speeds = 1 / network.rope_theta ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
@@ -155,15 +155,15 @@ def _tables(network: Any, device: torch.device) -> list[Tensor]:
             made.append(torch.polar(torch.ones_like(angles), angles).to(device))
         if device.type == "meta":
             return made
-        known[device] = made
-    return known[device]
+        by_device[device] = made
+    return by_device[device]
 
 
 # --------------------------------------------------------------------------------------------------- the seam
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class LayerTold:
     """What a layer's attention is told where there are users: in the place of its mask."""
 
     users: Pass
@@ -180,7 +180,7 @@ class ZImageSites:
     def __init__(self, transformer: nn.Module) -> None:
         network: Any = transformer
         self.processors: list[tuple[Any, Any]] = [
-            (layer.attention, Processor(f"layers.{number}.attention", layer.attention.processor))
+            (layer.attention, ZImageProcessor(f"layers.{number}.attention", layer.attention.processor))
             for number, layer in enumerate(network.layers)
         ]
 
@@ -203,7 +203,7 @@ class ZImageSites:
         return latents, 1 - arguments["timestep"], Pass({}, grid, text)  # type: ignore[arg-type]
 
 
-class Processor:
+class ZImageProcessor:
     """A layer's attention as ZSingleStreamAttnProcessor computes it, with users; without, as usual."""
 
     def __init__(self, name: str, usual: Any) -> None:
@@ -217,9 +217,9 @@ class Processor:
         attention_mask: Any = None,
         freqs_cis: Tensor | None = None,
     ) -> Tensor:
-        if not isinstance(attention_mask, Told):
+        if not isinstance(attention_mask, LayerTold):
             return self._usual(layer, hidden_states, encoder_hidden_states, attention_mask, freqs_cis)
-        told, users = attention_mask, attention_mask.users
+        mask, users = attention_mask, attention_mask.users
 
         def in_heads(states: Tensor) -> Tensor:
             return states.unflatten(-1, (layer.heads, -1))
@@ -234,13 +234,13 @@ class Processor:
             return in_heads(layer.to_v(text))
 
         def compute(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
-            return attend(rotate(q), rotate(k), v, bias, told.there)
+            return attend(rotate(q), rotate(k), v, bias, mask.there)
 
         q = layer.norm_q(in_heads(layer.to_q(hidden_states)))
-        text, image = slice(0, users.text), slice(users.text, users.text + told.picture)
+        text, image = slice(0, users.text), slice(users.text, users.text + mask.picture)
         site = AttentionSite(
             self._name, layer.heads, text, image, users.latents, to_k, to_v, rotate,
-            None if told.there is None else told.there[:, text],
+            None if mask.there is None else mask.there[:, text],
         )  # fmt: skip
         out = users.attention(site, q, to_k(hidden_states), to_v(hidden_states), compute)
         return layer.to_out[1](layer.to_out[0](out.flatten(2).to(hidden_states.dtype)))

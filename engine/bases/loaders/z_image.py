@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ...artifact.flux2_names import FRONTS
 from ...artifact.inert_folder import check_config
-from ...artifact.z_image_names import FRONTS, z_image_for_diffusers, z_image_front
+from ...artifact.z_image_names import z_image_for_diffusers, z_image_front
 from ...config import BaseSpec
 from ...errors import LikenessError
 from ..denoisers.z_image import z_image_class
@@ -138,8 +139,8 @@ def z_image_parts(
 
 def is_z_image_folder(path: Path) -> bool:
     """Whether a diffusers folder says that its transformer is Z-Image's."""
-    told = config_told(path / "transformer" / "config.json")
-    return told.get("_class_name") == "ZImageTransformer2DModel"
+    config = config_told(path / "transformer" / "config.json")
+    return config.get("_class_name") == "ZImageTransformer2DModel"
 
 
 def read_z_image_folder(path: Path) -> ZImageParts:
@@ -151,12 +152,12 @@ def read_z_image_folder(path: Path) -> ZImageParts:
     refuse_quantised(path, read)
     for name in _FOLDERS:
         check_config(path / name / "config.json")
-    told = {key: read["transformer"][key] for key in _NO_SHAPE if key in read["transformer"]}
+    config = {key: read["transformer"][key] for key in _NO_SHAPE if key in read["transformer"]}
     scales = {key: read["vae"][key] for key in _VAE if key in read["vae"]}
     text = folder_tensors(path / "text_encoder")
     return z_image_parts(
         path,
-        build_z_image(path / "transformer", folder_tensors(path / "transformer"), told),
+        build_z_image(path / "transformer", folder_tensors(path / "transformer"), config),
         build_z_image_vae(path / "vae", folder_tensors(path / "vae"), scales),
         build_z_image_text(path / "text_encoder", text, read["text_encoder"].get("num_hidden_layers")),
         qwen_tokenizer(path / "tokenizer"),
