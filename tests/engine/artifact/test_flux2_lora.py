@@ -92,7 +92,7 @@ def test_what_could_be_for_flux1_is_taken_where_the_user_says_so(tmp_path: Path)
         (pair("lora_unet_single_blocks_0_linear1", 21504, 3072), r"is a LoRA for FLUX\.1, not for SD 1"),
         (pair("transformer.single_transformer_blocks.0.attn.to_q", 3072, 3072), r"is a LoRA for FLUX\.1"),
         (pair("diffusion_model.single_blocks.0.linear1", 55296, 6144), r"is a LoRA for FLUX\.2 dev, not for"),
-        (pair("diffusion_model.layers.0.attention.to_q", 3840, 3840), "is a LoRA for a diffusion transform"),
+        (pair("diffusion_model.layers.0.attention.to_q", 2304, 2304), "is a LoRA for a diffusion transform"),
         ({**SINGLE, "diffusion_model.odd.alpha": torch.ones(())},
          "holds 'diffusion_model.odd.alpha', which is for none of FLUX.2's layers"),
         ({**SINGLE,
