@@ -1,7 +1,9 @@
 """What can be done to finished LoRAs without learning: merge, resize, extract from two models, measure.
 
-All go through the whole update of a layer and its singular values, as kohya's tools do. Kinds that are no sum
-(DoRA, OFT) need the base's weight to be known as an update, and are refused.
+All go by a layer's singular values, as kohya's tools do. Those of a LoRA are found in its halves (a QR of each
+and the small core between them: exact, and no matrix of the layer's size is made); other kinds, and weights'
+differences, are taken apart whole. Kinds that are no sum (DoRA, OFT) need the base's weight to be known as an
+update, and are refused.
 """
 
 import math
@@ -48,17 +50,63 @@ def whole_updates(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
         yield name, _whole_update(name, parts)
 
 
-def _whole_update(name: str, parts: Mapping[str, Tensor]) -> Tensor:
+def _check_plain(name: str, parts: Mapping[str, Tensor]) -> None:
     kinds = parts.keys() & {"dora_scale", "oft_blocks", "diff_b"}
     if kinds:
         raise LikenessError(
             f"{name} has {min(kinds)}, which is no plain update of a weight; this works on LoRA, "
             "LoHa, LoKr and differences"
         )
+
+
+def _whole_update(name: str, parts: Mapping[str, Tensor]) -> Tensor:
+    _check_plain(name, parts)
     update = update_of({part: tensor.float() for part, tensor in parts.items()})
     if update.ndim < 2:
         raise LikenessError(f"{name} changes {update.numel()} single numbers, which no LoRA does")
     return update
+
+
+@dataclass(frozen=True)
+class _Update:
+    """A layer's update as a product: up (out, r) and down (r, in · kernel); whole where up is None."""
+
+    up: Tensor | None
+    down: Tensor
+
+    @classmethod
+    def of(cls, name: str, parts: Mapping[str, Tensor], strength: float) -> "_Update":
+        """A module's, times the strength."""
+        if DOWN[1:] not in parts or "lora_mid.weight" in parts:
+            return cls(None, strength * _whole_update(name, parts).flatten(1))
+        _check_plain(name, parts)
+        up, down = (parts[half[1:]].float().flatten(1) for half in (UP, DOWN))
+        alpha = float(parts["alpha"]) if "alpha" in parts else len(down)
+        return cls(up * (strength * alpha / len(down)), down)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.down if self.up is None else self.up).shape[0], self.down.shape[1]
+
+    def whole(self) -> Tensor:
+        """(out, in · kernel)."""
+        return self.down if self.up is None else self.up @ self.down
+
+    @classmethod
+    def total(cls, updates: Sequence["_Update"]) -> "_Update":
+        """The sum; of products that are together narrower than the layer it is one again."""
+        ups = [one.up for one in updates if one.up is not None]
+        if len(ups) == len(updates) and sum(up.shape[1] for up in ups) < min(updates[0].shape):
+            return cls(torch.cat(ups, 1), torch.cat([one.down for one in updates]))
+        return cls(None, torch.stack([one.whole() for one in updates]).sum(0))
+
+    def taken_apart(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U (out, r), the singular values (r,), largest first, and V (r, in · kernel)."""
+        if self.up is None:
+            return torch.linalg.svd(self.down, full_matrices=False)
+        (left, high), (right, low) = torch.linalg.qr(self.up), torch.linalg.qr(self.down.T)
+        u, values, v = torch.linalg.svd(high @ low.T)
+        return left @ u, values, v @ right.T
 
 
 def merged_loras(
@@ -72,13 +120,13 @@ def merged_loras(
     merged: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for modules, _ in files for name in modules):
         updates = [
-            strength * _whole_update(name, modules[name]).flatten(1)
+            _Update.of(name, modules[name], strength)
             for modules, strength in files
             if name in modules
         ]
         if any(update.shape != updates[0].shape for update in updates):
             raise LikenessError(f"{name} has another size in two of the files; they are for two bases")
-        merged |= _factors(name, torch.stack(updates).sum(0), rank, peft, kernels.get(name, ()))
+        merged |= _factors(name, _Update.total(updates), rank, peft, kernels.get(name, ()))
     return merged
 
 
@@ -98,7 +146,7 @@ def difference(
             raise LikenessError(f"{name} is not in both models in one size; give two models of one family")
         change = other.float() - weight.float()
         if change.any():
-            lora |= _factors(name, change.flatten(1), rank, peft, weight.shape[2:])
+            lora |= _factors(name, _Update(None, change.flatten(1)), rank, peft, weight.shape[2:])
     if not lora:
         raise LikenessError("the two models have the same weights; there is no difference to extract")
     return lora
@@ -107,11 +155,11 @@ def difference(
 def norms_by_block(tensors: Mapping[str, Tensor]) -> list[BlockNorm]:
     """How strong a LoRA is in each block of the network, in the order of their names."""
     blocks: dict[str, list[tuple[Tensor, int]]] = {}
-    for name, update in whole_updates(tensors):
+    for name, parts in by_module(tensors).items():
         match = _BLOCK.match(name)
         part = name.split(".")[1] if "." in name else name.split("_")[1]  # PEFT's, kohya's
         block = next(filter(None, match.groups()), part) if match else part
-        values = torch.linalg.svdvals(update.flatten(1))
+        values = _Update.total([_Update.of(name, parts, 1.0)]).taken_apart()[1]
         rank = int((values > values[0] * 1e-5).sum()) if len(values) and values[0] > 0 else 0
         blocks.setdefault(block, []).append((values, rank))
     return [
@@ -126,9 +174,9 @@ def norms_by_block(tensors: Mapping[str, Tensor]) -> list[BlockNorm]:
     ]
 
 
-def _factors(name: str, update: Tensor, rank: Rank, peft: bool, kernel: Sequence[int]) -> dict[str, Tensor]:
-    """The update (out, in · kernel) as down, up and alpha, each half with half of the singular values."""
-    u, values, v = torch.linalg.svd(update, full_matrices=False)
+def _factors(name: str, update: _Update, rank: Rank, peft: bool, kernel: Sequence[int]) -> dict[str, Tensor]:
+    """The update as down, up and alpha, each half with half of the singular values; no more ranks than it has."""
+    u, values, v = update.taken_apart()
     kept = min(rank.most, len(values))
     if rank.share is not None and values.any():
         energy = values.square().cumsum(0) / values.square().sum()

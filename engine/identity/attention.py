@@ -120,9 +120,8 @@ class Person:
     # (1 or B, 1, h, w) in [0, 1], of any size: where in the picture; None: all over
     region: Tensor | None = None
     counts: Tensor | None = None  # (B, 1, 1, n) the logarithm of how often a token is there; None: once each
-    # for what queries the keys and values lie ready, split into heads: dtype, device, samples; None: for none
-    ready_for: tuple[torch.dtype, torch.device, int] | None = None
     _weights: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ready: dict[str, tuple[Any, "_Ready"]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def scale_at(self, layer: str) -> float:
         return self.scale.get(layer, 0.0) if isinstance(self.scale, Mapping) else self.scale
@@ -135,20 +134,33 @@ class Person:
             self._weights[grid] = region_at(self.region, grid)
         return self._weights[grid]
 
+    def ready(self, site: AttentionSite, q: Tensor) -> "_Ready":
+        """A site's keys and values split into heads, and the counts, for queries (B, N, heads, d); made once
+        for passes of one kind, but where gradients go through them."""
+        like = q.dtype, q.device, len(q)
+        kept = self._ready.get(site.name)
+        if kept is not None and kept[0] == like:
+            return kept[1]
+        keys, values = (split_heads(part, site.heads, q) for part in self.keys_values[site.name])
+        ready = keys, values, None if self.counts is None else self.counts.to(q)  # as CUDA's kernels ask
+        if not (keys.requires_grad or values.requires_grad):
+            self._ready[site.name] = like, ready
+        return ready
+
+
+_Ready = tuple[Tensor, Tensor, Tensor | None]  # (B, heads, n, d) twice; (B, 1, 1, n)
+
 
 def id_branch(q: Tensor, site: AttentionSite, people: Sequence[Person]) -> Tensor | None:
     """What all people add at a site, (B, N, heads, d), for the picture's queries (B, N, heads, d); None:
     nothing."""
-    total, like = None, (q.dtype, q.device, len(q))
+    total = None
     apart = q.transpose(1, 2)
     for person in people:
         scale = person.scale_at(site.name)
         if scale == 0 or site.name not in person.keys_values:
             continue
-        keys, values = person.keys_values[site.name]
-        if person.ready_for != like:
-            keys, values = split_heads(keys, site.heads, q), split_heads(values, site.heads, q)
-        counts = None if person.counts is None else person.counts.to(apart.dtype)  # as CUDA's kernels ask
+        keys, values, counts = person.ready(site, q)
         branch = F.scaled_dot_product_attention(apart, keys, values, attn_mask=counts).transpose(1, 2)
         weights = person.region_at(site.grid)
         branch = branch if weights is None else branch * weights.to(branch)[..., None]

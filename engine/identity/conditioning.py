@@ -133,8 +133,7 @@ class IdentityConditioning:
         if key not in self._known:
             region = None if self.region is None else self.region.to(like.device)[None, None]
             keys_values, counts = self._keys_values(who, heads, like)
-            ready = like.dtype, like.device, len(who)
-            self._known[key] = Person(keys_values, region=region, counts=counts, ready_for=ready)
+            self._known[key] = Person(keys_values, region=region, counts=counts)
         return self._known[key]
 
     @torch.no_grad()

@@ -140,7 +140,7 @@ class MagiCapture(Method):
             self.examples = self.examples.joined(self._prior_examples(check))
         self.attach()
         if settings.gradient_checkpointing:
-            self.base.network.enable_gradient_checkpointing()
+            self.base.recompute(True)
         if not settings.colour_jitter:
             self.cache_latents()
         if self.identity is not None:
@@ -299,7 +299,7 @@ class MagiCapture(Method):
     def close(self) -> None:
         for module in (self.base.network, *self.base.text_encoders.values()):
             lora.remove(module)
-        self.base.network.disable_gradient_checkpointing()
+        self.base.recompute(False)
         if self._tables is not None:
             self._tables.put_back()
 

@@ -151,7 +151,7 @@ class MagicTailor(Method):
         if settings.all_rows:
             self._tables = WholeTables(self.base.text_encoders)
         if settings.gradient_checkpointing:
-            self.base.network.enable_gradient_checkpointing()
+            self.base.recompute(True)
 
     def phases(self) -> Sequence[Phase]:
         settings = self.settings
@@ -225,7 +225,7 @@ class MagicTailor(Method):
 
     def close(self) -> None:
         lora.remove(self.base.network)
-        self.base.network.disable_gradient_checkpointing()
+        self.base.recompute(False)
         if self._tables is not None:
             self._tables.put_back()
 

@@ -172,7 +172,7 @@ class MasterWeaver(Method):
 
     def prepare(self, check: Callable[[], None]) -> None:
         if self.settings.gradient_checkpointing:
-            self.base.network.enable_gradient_checkpointing()
+            self.base.recompute(True)
         self._tower[0].to(self.base.device)
         if self._average is not None:
             self._average.averages = [average.to(self.base.device) for average in self._average.averages]
@@ -239,7 +239,7 @@ class MasterWeaver(Method):
     def close(self) -> None:
         self._close_lanes()
         self._seam.close()
-        self.base.network.disable_gradient_checkpointing()
+        self.base.recompute(False)
         if self.tally.read:
             log.info("%s", self.tally.summary())
 

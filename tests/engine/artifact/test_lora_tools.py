@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from likeness_portraits.engine.artifact import Artifact, Token
 from likeness_portraits.engine.artifact.lora_tools import (
@@ -19,6 +20,20 @@ from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.errors import LikenessError
 
 NAME, CONV = "lora_unet_up_blocks_0_attentions_0_proj", "lora_unet_mid_block_resnets_0_conv1"
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers every tensor has that is made within."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple) else (result,):
+            self.sizes += [one.numel()] if isinstance(one, torch.Tensor) else []
+        return result
 
 
 def matrix(*shape: int, seed: int) -> torch.Tensor:
@@ -53,6 +68,27 @@ def test_a_smaller_lora_is_off_by_the_singular_values_that_it_lacks():
     before = dict(whole_updates(whole))[NAME]
     lost = torch.linalg.svdvals(before)[2:].square().sum().sqrt()
     assert (before - dict(whole_updates(small))[NAME]).norm() == pytest.approx(float(lost), rel=1e-4)
+
+
+def test_a_lora_is_taken_apart_in_its_halves_and_gives_what_its_whole_layers_would():
+    """At a layer of 192 x 320, with another's at a strength below zero; no matrix of that size is made."""
+    plain = {f"{NAME}.lora_down.weight": matrix(4, 320, seed=1), f"{NAME}.alpha": torch.tensor(3.0),
+             f"{NAME}.lora_up.weight": matrix(192, 4, seed=2)}  # fmt: skip
+    other = {f"{NAME}.lora_down.weight": matrix(5, 320, seed=3),
+             f"{NAME}.lora_up.weight": matrix(192, 5, seed=4)}  # fmt: skip
+    whole = dict(whole_updates(plain))[NAME] - 0.5 * dict(whole_updates(other))[NAME]
+    u, values, v = torch.linalg.svd(whole, full_matrices=False)
+    sizes: list[int] = []
+    with Sizes(sizes):
+        small = merged_loras([(plain, 1.0), (other, -0.5)], Rank(6), peft=False)
+        (block,) = norms_by_block(plain)
+    assert max(sizes) <= 320 * 9
+    expected = u[:, :6] * values[:6] @ v[:6]
+    torch.testing.assert_close(dict(whole_updates(small))[NAME], expected, atol=1e-4, rtol=1e-4)
+    assert block.largest == pytest.approx(float(torch.linalg.svdvals(dict(whole_updates(plain))[NAME])[0]))
+    wide = merged_loras([(plain, 1.0), (other, -0.5)], Rank(64), peft=False)
+    assert wide[f"{NAME}.lora_down.weight"].shape == (9, 320) and wide[f"{NAME}.alpha"] == 9
+    torch.testing.assert_close(dict(whole_updates(wide))[NAME], whole, atol=1e-4, rtol=1e-4)
 
 
 def test_energy_keeps_no_more_ranks_than_are_enough():

@@ -172,6 +172,20 @@ def test_how_often_tokens_are_there_is_told_in_the_precision_of_the_queries(monk
     assert asked == [{torch.bfloat16}] and added is not None and added.dtype == torch.bfloat16
 
 
+def test_a_persons_keys_and_values_are_cast_once_however_many_passes_follow():
+    """They lie in fp32 where the network works in bf16; what gradients go through is split anew."""
+    site = AttentionSite("x", 2, WHOLE, WHOLE, None, torch.nn.Identity(), torch.nn.Identity())
+    person = Person({"x": (torch.randn(1, 4, 32), torch.randn(1, 4, 32))}, counts=torch.zeros(1, 1, 1, 4))
+    query = torch.randn(1, 8, 2, 16).bfloat16()
+    first, second = person.ready(site, query), person.ready(site, query * 2)
+    assert all(one is other for one, other in zip(first, second))
+    assert {part.dtype for part in first} == {torch.bfloat16}
+    assert person.ready(site, query.float())[0].dtype == torch.float32
+    assert len(person.ready(site, query.float().expand(3, -1, -1, -1))[0]) == 3
+    learned = Person({"x": (torch.randn(1, 4, 32, requires_grad=True), torch.randn(1, 4, 32))})
+    assert learned.ready(site, query)[0] is not learned.ready(site, query)[0]
+
+
 def test_at_scale_0_the_pass_is_the_plain_one_bit_for_bit(base, branch, noisy, context):
     with torch.no_grad():
         plain = base.predict(noisy, TIMES, context)
