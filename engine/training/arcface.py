@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..artifact.tensors import read_pickle, read_tensors
 from ..errors import LikenessError
@@ -24,6 +25,30 @@ _KNOWN = (
 )
 
 
+class Scaled(nn.Module):
+    """A frozen batch norm as the scale and shift that it is: gradients through it keep no picture."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        known: Any = norm  # its statistics and weights are there
+        scale = known.weight * (known.running_var + known.eps).rsqrt()
+        self.register_buffer("scale", scale.detach()[:, None, None])
+        self.register_buffer("shift", (known.bias - known.running_mean * scale).detach()[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class Leaky(nn.PReLU):
+    """PReLU of pictures (B, C, H, W) whose gradients keep only where they were above 0."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.where(input >= 0, input, input * self.weight[:, None, None])
+
+
 class Block(nn.Module):
     """A residual block under arcface_torch's names; where it halves, so does a convolution beside it."""
 
@@ -31,7 +56,7 @@ class Block(nn.Module):
         super().__init__()
         stride = 2 if halves else 1
         self.bn1, self.conv1 = nn.BatchNorm2d(inside), nn.Conv2d(inside, out, 3, 1, 1, bias=False)
-        self.bn2, self.prelu = nn.BatchNorm2d(out), nn.PReLU(out)
+        self.bn2, self.prelu = nn.BatchNorm2d(out), Leaky(out)
         self.conv2, self.bn3 = nn.Conv2d(out, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
         beside = [nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)] if halves else []
         self.downsample = nn.Sequential(*beside)
@@ -39,18 +64,31 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(x) + self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
 
+    def fold(self) -> None:
+        """Batch norms go into the convolution before them, or become scales: what is frozen needs no more."""
+        self.conv1, self.bn2 = _folded(self.conv1, self.bn2)
+        self.conv2, self.bn3 = _folded(self.conv2, self.bn3)
+        if len(self.downsample):
+            self.downsample = nn.Sequential(*_folded(*self.downsample))
+        self.bn1 = Scaled(self.bn1)  # before a convolution that pads with zeros
+
+
+def _folded(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
+    return fuse_conv_bn_eval(conv.eval(), norm.eval()), nn.Identity()
+
 
 class IResNet(nn.Module):
     """Upright faces (B, 3, 112, 112), RGB in [-1, 1], to embeddings (B, D) as they come (not unit length).
 
-    As deep and wide as a checkpoint's tensors say. Raises KeyError where one of them is missing.
+    As deep and wide as a checkpoint's tensors say, frozen, batch norms folded away. Raises KeyError where one
+    of them is missing.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         width = len(state["conv1.weight"])
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1, self.prelu = nn.BatchNorm2d(width), nn.PReLU(width)
+        self.bn1, self.prelu = nn.BatchNorm2d(width), Leaky(width)
         for stage in range(1, 5):
             blocks = nn.Sequential()
             while (name := f"layer{stage}.{len(blocks)}.conv1.weight") in state:
@@ -65,6 +103,16 @@ class IResNet(nn.Module):
         missing = self.load_state_dict(state, strict=False).missing_keys
         if missing:
             raise KeyError(missing[0])
+        self.eval().requires_grad_(False)
+        self._fold()
+
+    def _fold(self) -> None:
+        self.conv1, self.bn1 = _folded(self.conv1, self.bn1)
+        for block in self.modules():
+            if isinstance(block, Block):
+                block.fold()
+        self.bn2 = Scaled(self.bn2)
+        self.fc, self.features = fuse_linear_bn_eval(self.fc, self.features), nn.Identity()
 
     def forward(self, faces: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(faces)))

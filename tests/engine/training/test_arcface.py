@@ -115,6 +115,30 @@ def test_gradients_reach_the_pixels_and_stop_at_the_weights(tmp_path):
     assert not any(weight.requires_grad for weight in network.parameters())
 
 
+def kept_for_gradients(network: nn.Module) -> int:
+    """Bytes that a pass leaves for its backward pass, beside the weights."""
+    weights = {weight.data_ptr() for weight in (*network.parameters(), *network.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        embedding = network(faces().requires_grad_())
+    assert embedding.requires_grad
+    return sum(kept.values())
+
+
+def test_a_checkpoint_keeps_no_more_for_gradients_than_its_folded_export(tmp_path):
+    network = reference((1, 2, 1, 1))
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    folded = kept_for_gradients(load_recogniser(exported(network, tmp_path / "a.onnx", folded=True)))
+    found = kept_for_gradients(load_recogniser(tmp_path / "a.pth"))
+    assert found <= folded < kept_for_gradients(network.requires_grad_(False))
+
+
 def test_what_is_no_recogniser_is_refused_by_name(tmp_path):
     with pytest.raises(LikenessError, match="no face recogniser at .*none.onnx; put w600k_r50.onnx"):
         load_recogniser(tmp_path / "none.onnx")
