@@ -1,9 +1,9 @@
 """What can be done to finished LoRAs without learning: merge, resize, extract from two models, measure.
 
-All go by a layer's singular values, as kohya's tools do. Those of a LoRA are found in its halves (a QR of each
-and the small core between them: exact, and no matrix of the layer's size is made); other kinds, and weights'
-differences, are taken apart whole. Kinds that are no sum (DoRA, OFT) need the base's weight to be known as an
-update, and are refused.
+All go by a layer's singular values, as kohya's tools do. Those of a LoRA are found in its halves (a QR of
+each and the small core between them: exact, and no matrix of the layer's size is made); other kinds, and
+weights' differences, are taken apart whole. Kinds that are no sum (DoRA, OFT) need the base's weight to be
+known as an update, and are refused.
 """
 
 import math
@@ -120,9 +120,7 @@ def merged_loras(
     merged: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for modules, _ in files for name in modules):
         updates = [
-            _Update.of(name, modules[name], strength)
-            for modules, strength in files
-            if name in modules
+            _Update.of(name, modules[name], strength) for modules, strength in files if name in modules
         ]
         if any(update.shape != updates[0].shape for update in updates):
             raise LikenessError(f"{name} has another size in two of the files; they are for two bases")
@@ -175,7 +173,7 @@ def norms_by_block(tensors: Mapping[str, Tensor]) -> list[BlockNorm]:
 
 
 def _factors(name: str, update: _Update, rank: Rank, peft: bool, kernel: Sequence[int]) -> dict[str, Tensor]:
-    """The update as down, up and alpha, each half with half of the singular values; no more ranks than it has."""
+    """The update as down, up and alpha, each half with half of the singular values."""
     u, values, v = update.taken_apart()
     kept = min(rank.most, len(values))
     if rank.share is not None and values.any():

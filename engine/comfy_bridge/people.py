@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,13 @@ class Alone:
 
     focus: Focus
     model: Any
+    clip: Any
     prompt: str
-    positive: ComfyConditioning
+
+    @cached_property
+    def positive(self) -> ComfyConditioning:
+        """What the prompt says to this likeness; asked for only where they are drawn again."""
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(self.prompt))
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,8 @@ def _regions(layout: str, count: int, masks: torch.Tensor | None) -> list[Region
 
 
 def _alone(model: Any, clip: Any, prompt: str, focus: Focus, likeness: Artifact) -> Alone:
-    own_text = own_prompt_of(prompt, focus) or prompt
     drawn, taught = apply(model, clip, likeness, 1.0, 1.0)
-    return Alone(focus, drawn, own_text, taught.encode_from_tokens_scheduled(taught.tokenize(own_text)))
+    return Alone(focus, drawn, taught, own_prompt_of(prompt, focus) or prompt)
 
 
 # ------------------------------------------------------------------------------------- each drawn again

@@ -121,7 +121,9 @@ class Person:
     region: Tensor | None = None
     counts: Tensor | None = None  # (B, 1, 1, n) the logarithm of how often a token is there; None: once each
     _weights: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _ready: dict[str, tuple[Any, "_Ready"]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ready: dict[str, tuple[Any, "_Ready"]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def scale_at(self, layer: str) -> float:
         return self.scale.get(layer, 0.0) if isinstance(self.scale, Mapping) else self.scale

@@ -45,7 +45,7 @@ from ...data.identity_examples import (
 from ...data.shards import ReadStats, SampleStreams, ShardSample
 from ...devices import to_device
 from ...errors import LikenessError
-from ...identity.attention import IdAttention, IdentityAttention, Person, text_features
+from ...identity.attention import IdAttention, IdentityAttention, KeysValues, Person, text_features
 from ...identity.denoiser import GuidedIdentityDenoiser
 from ...identity.encoder import IdEncoder
 from ...identity.files import adapter_networks, adapter_tensors
@@ -347,18 +347,56 @@ class MasterWeaver(Method):
         features, rows = self._features(batch)
         with torch.no_grad():
             context = self.base.encode_text(batch.prompts)
-        editing = progress.phase == EDITING
+        editing, settings = progress.phase == EDITING, self.settings
         latents, tokens = self.latents(batch), self.tokens(self.encoder, features, rows)
-        compared = progress.phase_step % self.settings.background_every == 0
-        losses = self.denoising_losses(batch, latents, tokens, context, editing, compared)
-        if (
-            editing
-            and self.settings.editing_weight
-            and progress.phase_step % self.settings.editing_every == 0
-        ):
+        compared = progress.phase_step % settings.background_every == 0
+        edited = None
+        if editing and settings.editing_weight and progress.phase_step % settings.editing_every == 0:
             texts = self._known_texts([*batch.plain_prompts, *batch.edit_prompts]).chunk(2)
-            losses["editing_direction"] = self.editing_loss(batch, latents, tokens, *texts)
+            edited = self._edited_ahead(batch, latents, tokens, *texts)
+        losses = self.denoising_losses(batch, latents, tokens, context, editing, compared)
+        if edited is not None:
+            losses["editing_direction"] = edited()
         return losses
+
+    def _edited_ahead(
+        self,
+        batch: AdapterBatch,
+        latents: Tensor,
+        tokens: Tensor,
+        plain: Conditioning,
+        edited: Conditioning,
+    ) -> Callable[[], Tensor]:
+        """What gives the weighted editing-direction loss once the other losses are there.
+
+        Its gradients to the keys and values of ID tokens, which are all of it that is trained, are taken at
+        once: the inner states of its pass, twice as many rows as a step's, do not lie beside the step's.
+        """
+        if self.base_in_pieces or not torch.is_grad_enabled() or _in_fp16(tokens.device):
+            # half-precision gradients must be scaled up on the way, which is the trainer's to do
+            return lambda: self.editing_loss(batch, latents, tokens, plain, edited)
+        names, count = self.attention.names, len(tokens)
+        at_once = -(-count // 2) if self.settings.editing_form == "sample" else count  # others mix samples
+        found: list[tuple[Tensor | None, ...]] = []
+        value = torch.zeros((), device=tokens.device)
+        for start in range(0, count, at_once):
+            part = slice(start, min(start + at_once, count))
+            known = self._pairs(tokens[part].detach())
+            leaves = [leaf.detach().requires_grad_() for name in names for leaf in known[name]]
+            about = plain.rows(part), edited.rows(part)
+            loss = self._editing_loss(batch, latents, _paired(names, leaves), *about, part)
+            loss = loss * ((part.stop - start) / count)
+            found.append(torch.autograd.grad(loss, leaves, allow_unused=True))
+            value = value + loss.detach()
+        gradients = [_of_pairs(parts) for parts in zip(*found)]
+
+        def total() -> Tensor:
+            pairs = self._pairs(tokens)
+            inputs = [part for name in names for part in pairs[name]]
+            used = [(part, slope) for part, slope in zip(inputs, gradients) if slope is not None]
+            return _KnownSlopes.apply(value, len(used), *(part for part, _ in used), *(s for _, s in used))
+
+        return total
 
     def denoising_losses(
         self,
@@ -386,7 +424,10 @@ class MasterWeaver(Method):
 
     def showing(self, tokens: Tensor) -> AbstractContextManager:
         """Within, passes of the base show who these ID tokens (B, n, D) are."""
-        return self._seam.using("identity", IdentityAttention([Person(self.attention(tokens))]))
+        return self._with(self.attention(tokens))
+
+    def _with(self, keys_values: KeysValues) -> AbstractContextManager:
+        return self._seam.using("identity", IdentityAttention([Person(keys_values)]))
 
     @torch.no_grad()
     def _predict_mixed(
@@ -409,12 +450,29 @@ class MasterWeaver(Method):
         edited: Conditioning,
     ) -> Tensor:
         """The weighted editing-direction loss for what prompts say without and with an edit."""
-        noisy = self.base.process.add_noise(latents, batch.edit_noise, batch.edit_times)
+        return self._editing_loss(batch, latents, self._pairs(tokens), plain, edited)
+
+    def _pairs(self, tokens: Tensor) -> KeysValues:
+        """Keys and values for the edited pictures, then for the same without an edit."""
+        return self.attention(torch.cat([tokens, tokens]))
+
+    def _editing_loss(
+        self,
+        batch: AdapterBatch,
+        latents: Tensor,
+        keys_values: KeysValues,
+        plain: Conditioning,
+        edited: Conditioning,
+        part: slice = slice(None),
+    ) -> Tensor:
+        """For some of the batch's rows, whose keys and values, and prompts, these are."""
+        times = batch.edit_times[part]
+        noisy = self.base.process.add_noise(latents[part], batch.edit_noise[part], times)
         both = Conditioning.cat([edited, plain])
-        student = self._text_branches(noisy, batch.edit_times, both, tokens)
+        student = self._branches_of(noisy, times, both, keys_values)
         with torch.no_grad():
-            teacher = self._text_branches(noisy, batch.edit_times, both, self._nobody(len(tokens)))
-        faces = F.interpolate(batch.masks, size=latents.shape[-2:], mode="nearest")
+            teacher = self._text_branches(noisy, times, both, self._nobody(len(noisy)))
+        faces = F.interpolate(batch.masks[part], size=latents.shape[-2:], mode="nearest")
         weights = []
         for name in self.edit_layers:
             side = round(student[name].shape[1] ** 0.5)
@@ -430,8 +488,14 @@ class MasterWeaver(Method):
     def _text_branches(
         self, noisy: Tensor, times: Tensor, context: Conditioning, tokens: Tensor | None
     ) -> dict[str, Tensor]:
-        """What the layers' text branches give (2B, N, C), in a pass that may end with the last of them."""
-        showing = nullcontext() if tokens is None else self.showing(torch.cat([tokens, tokens]))
+        """What the layers' text branches give (2B, N, C) where these ID tokens (B, n, D) are read."""
+        return self._branches_of(noisy, times, context, None if tokens is None else self._pairs(tokens))
+
+    def _branches_of(
+        self, noisy: Tensor, times: Tensor, context: Conditioning, keys_values: KeysValues | None
+    ) -> dict[str, Tensor]:
+        """The same for keys and values, in a pass that may end with the last of the layers."""
+        showing = nullcontext() if keys_values is None else self._with(keys_values)
         ends = not self.base_in_pieces  # FSDP puts a block's borrowed weights away at its end only
         with showing, text_features(self._seam, self.edit_layers, stop=ends) as branches:
             self.base.predict(torch.cat([noisy, noisy]), torch.cat([times, times]), context)
@@ -614,6 +678,36 @@ def _as_class(prompt: str, concepts: Sequence[Concept]) -> str:
     for concept in concepts:
         prompt = prompt.replace(concept.token, concept.class_word)
     return prompt
+
+
+class _KnownSlopes(torch.autograd.Function):
+    """A loss that is known already, with its gradients: value (), how many inputs there are, the inputs, and
+    the gradient for each."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors[count:])
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        slopes = ctx.saved_tensors
+        return (None, None, *(outputs[0].to(slope) * slope for slope in slopes), *[None] * len(slopes))
+
+
+def _paired(names: Sequence[str], parts: Sequence[Tensor]) -> KeysValues:
+    """Keys and values by layer, out of all of them in a row."""
+    return {name: (keys, values) for name, keys, values in zip(names, parts[::2], parts[1::2])}
+
+
+def _of_pairs(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Gradients (2B, n, D) from those of some rows each, (2b, n, D): both halves hold all rows."""
+    there = [part.chunk(2) for part in parts if part is not None]
+    return torch.cat([half for side in zip(*there) for half in side]) if there else None
+
+
+def _in_fp16(device: torch.device) -> bool:
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from likeness_portraits.engine.training.adapter_losses import (
 )
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.losses import squared_error
+from likeness_portraits.engine.training.methods import masterweaver
 from likeness_portraits.engine.training.methods.masterweaver import AdapterBatch, MasterWeaver
 from likeness_portraits.engine.training.observer import Progress
 from likeness_portraits.tests.engine.tiny import SCHEDULE, tiny_base, tiny_job, write_person
@@ -271,6 +272,36 @@ def test_gradients_of_two_shares_average_to_the_whole_batchs(stage, tmp_path, sh
     learner.close()
     for one, *parts in zip(whole, *halves):
         assert (one - torch.stack(parts).mean(0)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("form", ["sample", "batch"])
+def test_the_editing_losss_pass_does_not_lie_beside_the_steps(form, tmp_path, shards, monkeypatch):
+    """Its gradients are taken ahead, of half the batch at a time where samples are apart: at no time are
+    there inner states of more rows than the pass itself has, and the gradients are what they were."""
+    learner = MasterWeaver(shard_job(tmp_path, shards, settings={"editing_form": form}), tiny_base(), [])
+    phase: Phase = next(phase for phase in learner.phases() if phase.name == "editing")
+    learner.begin_phase(phase)
+    batch, held, most = learner.batch(phase, 2), [0], [0]
+    predict = type(learner.base.denoiser).__call__
+
+    def counted(denoiser, noisy, *rest):
+        if torch.is_grad_enabled():
+            held[0] += len(noisy)
+            most[0] = max(most[0], held[0])
+        return predict(denoiser, noisy, *rest)
+
+    grad = torch.autograd.grad
+    monkeypatch.setattr(type(learner.base.denoiser), "__call__", counted)
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: (grad(*a, **k), held.__setitem__(0, 0))[0])
+    ahead, rows = gradients(learner, batch, "editing"), most[0]
+    held[0] = most[0] = 0
+    monkeypatch.setattr(masterweaver, "_in_fp16", lambda device: True)
+    together = gradients(learner, batch, "editing")
+    learner.close()
+    assert most[0] == 12 and rows == (4 if form == "sample" else 8)
+    assert max(float(one.abs().max()) for one in together) > 1e-5
+    for one, other in zip(ahead, together):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-4)
 
 
 def test_an_adapter_learned_on_shards_resumes_exactly(tmp_path, shards):
