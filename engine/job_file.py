@@ -21,7 +21,7 @@ from .config import (
     read,
     settings_for,
 )
-from .data.concepts import Concept, assets_in, load_concept
+from .data.concepts import Concept, assets_in, load_concept, usable_side
 from .errors import LikenessError
 from .files import check_room, read_text, reading
 
@@ -148,7 +148,7 @@ def check_job(job: Job) -> list[Concept]:
     """The job's concepts, read once; raises early, before anything heavy is loaded, where pictures or places
     are not what they should be.
     """
-    concepts = [load_concept(concept) for concept in job.concepts]
+    concepts = [load_concept(concept, shorter=usable_side(job)) for concept in job.concepts]
     here = job.base.kind != "hub"
     if here and job.base.path is not None and not Path(os.path.expanduser(job.base.path)).exists():
         raise LikenessError(

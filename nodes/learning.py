@@ -393,6 +393,7 @@ def _train(
     from ..engine.comfy_bridge.identity import people_in
     from ..engine.comfy_bridge.weights import name_of_model, take_weights
     from ..engine.data.at_hand import take_at_hand
+    from ..engine.data.concepts import usable_side
     from ..engine.identity.conditioning import digest_of
     from ..engine.training.checkpoint import Origin, sweep_runs
     from ..engine.training.host import check_people
@@ -415,7 +416,7 @@ def _train(
     with graph.training_allowed():
         said = PREDICTED.get(run.get("prediction", AS_MODEL))
         base = named(base_from_graph(take_weights(*loaded, prediction=said)), name_of_model(loaded[0]))
-        read = [take_at_hand(concept) for concept in concepts]
+        read = [take_at_hand(concept, usable_side(job, base.resolution)) for concept in concepts]
         look_every = run.get("stop_by_likeness", 0)
         shown = digest_of(people) if people else ""
         files = Origin.of(job, pictures="", weights="").files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import ConceptSpec
 from ..files import state_of
-from .concepts import Concept, load_concept
+from .concepts import USABLE_SIDE, Concept, load_concept
 
 _ROOM = 1 << 28  # bytes of pictures that wait here; the oldest go first
 
@@ -27,9 +27,10 @@ def read_at_hand(spec: ConceptSpec) -> Concept:
     return _kept.get(_key(spec)) or load_concept(spec)
 
 
-def take_at_hand(spec: ConceptSpec) -> Concept:
-    """The same, for the last who asks: nobody else holds its pictures afterwards."""
-    return _kept.pop(_key(spec), None) or load_concept(spec)
+def take_at_hand(spec: ConceptSpec, shorter: int = USABLE_SIDE) -> Concept:
+    """The same, for the last who asks: nobody else holds its pictures afterwards. `shorter`: pixels on large
+    pictures' shorter side that are enough, where they must be read."""
+    return _kept.pop(_key(spec), None) or load_concept(spec, shorter=shorter)
 
 
 def _key(spec: ConceptSpec) -> tuple[ConceptSpec, str]:
@@ -37,5 +38,6 @@ def _key(spec: ConceptSpec) -> tuple[ConceptSpec, str]:
 
 
 def _size(concept: Concept) -> int:
-    parts = (part for picture in concept.pictures for part in (picture.pixels, picture.mask))
+    pictures = (*concept.pictures, *concept.class_pictures)
+    parts = (part for picture in pictures for part in (picture.pixels, picture.mask))
     return sum(part.nbytes for part in parts if part is not None)

@@ -21,7 +21,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from ..config import CAPTION_SOURCES, ROLES, TOKEN, ConceptSpec, check_text, from_json, spoken
+from ..config import CAPTION_SOURCES, ROLES, TOKEN, ConceptSpec, Job, check_text, from_json, spoken
 from ..errors import LikenessError, nearest
 from ..files import check_name, make_folder, portable, read_text, reading, unused_name, write_error
 from .captions import Captions, captions_in
@@ -31,6 +31,8 @@ from .pictures import read_mask, read_photograph, to_mask_image
 _KEYS = ("class_word", "role", "token", "notes", "concepts")
 BY_NUMBER = "by number"  # what "concepts" may be in concept.json
 USABLE_SIDE = 1536  # pixels on a picture's shorter side: no base is learned at more
+_SPARE = 2  # times the side that is trained at: scaling down from there loses nothing that can be seen
+_LARGE = 512  # pixels on the shorter side above which a picture is made smaller as soon as it is read
 _PAIR = re.compile(r"(?P<asset>\d+)_(?P<word>[^_]+)_.*")  # MagicTailor: 0_person_a0.jpg
 
 
@@ -44,6 +46,7 @@ class Picture:
     original: tuple[int, int] | None = None  # the file's (height, width), where it was read smaller
     captions: tuple[str, ...] = ()  # choices of what is said of it; none: templates say it
     repeats: int = 1  # how often it comes, against the other pictures
+    content: str = ""  # a large picture's fingerprint, from before it was made smaller
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,6 +55,8 @@ class Picture:
 
     def lot(self, seed: int) -> bytes:
         """What it draws where pictures are chosen by chance: by its pixels, for names change."""
+        if self.large:
+            return hashlib.sha256(f"{seed}/{self.fingerprint.split()[0]}".encode()).digest()
         pixels = np.ascontiguousarray(self.pixels)
         return hashlib.sha256(f"{seed}/{pixels.shape}/".encode() + pixels.tobytes()).digest()
 
@@ -64,7 +69,28 @@ class Picture:
         size = (round(width * scale), round(height * scale))
         pixels = np.asarray(Image.fromarray(self.pixels).resize(size, Image.Resampling.LANCZOS))
         mask = None if self.mask is None else _scaled(self.mask, (size[1], size[0]))
-        return replace(self, pixels=pixels, mask=mask, original=self.size)
+        content = self.fingerprint if self.large else ""
+        return replace(self, pixels=pixels, mask=mask, original=self.size, content=content)
+
+    @property
+    def large(self) -> bool:
+        """Whether it was read with so many pixels that it need not be held with all of them."""
+        return bool(self.content) or min(self.pixels.shape[:2]) > _LARGE
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its pixels, then of its mask where it has one; of a large picture as it was read."""
+        return self.content or " ".join(map(_sha256, _arrays(self)))
+
+
+def _arrays(picture: Picture) -> list[np.ndarray]:
+    return [array for array in (picture.pixels, picture.mask) if array is not None]
+
+
+def _sha256(array: np.ndarray) -> str:
+    total = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+    total.update(np.ascontiguousarray(array))
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -105,6 +131,12 @@ class Concept:
         )
 
 
+def usable_side(job: Job, resolution: int | None = None) -> int:
+    """Pixels on pictures' shorter side that a job can use; `resolution`: its base's, once that is known."""
+    side = job.resolution or resolution
+    return USABLE_SIDE if side is None else _SPARE * side
+
+
 def load_concept(
     source: ConceptSpec | str | Path,
     *,
@@ -112,19 +144,21 @@ def load_concept(
     class_word: str | None = None,
     role: str | None = None,
     captions: str = CAPTION_SOURCES[0],
+    shorter: int = USABLE_SIDE,
 ) -> Concept:
     """Reads a concept folder; what is said here goes before what `concept.json` says.
 
-    captions: where they come from, of CAPTION_SOURCES.
+    captions: where they come from, of CAPTION_SOURCES. shorter: pixels on large pictures' shorter side that
+    are enough; each is made smaller before the next is read.
     """
     if isinstance(source, ConceptSpec):
         given = {"token": source.token, "class_word": source.class_word, "role": source.role}
         if source.asset is not None:
             stated = {key: text for key, text in given.items() if text}
-            concept = _asset(source.folder, source.asset, source.captions, stated)
+            concept = _asset(source.folder, source.asset, source.captions, stated, shorter)
         else:
-            concept = load_concept(source.folder, **given, captions=source.captions)
-        return concept if source.regularisation is None else _beside(concept, source.regularisation)
+            concept = load_concept(source.folder, **given, captions=source.captions, shorter=shorter)
+        return concept if source.regularisation is None else _beside(concept, source.regularisation, shorter)
     folder = _existing_folder(source)
     described = _read_description(folder)
     class_word = class_word or described.get("class_word")
@@ -138,7 +172,7 @@ def load_concept(
     role = _valid_role(role or described.get("role") or "subject", folder)
     layout = look_into(folder)
     said, words = captions_in(layout, captions)
-    pictures, remarks = _read_all(layout.pictures, layout.masks, said, layout.repeats)
+    pictures, remarks = _read_all(layout.pictures, layout.masks, said, layout.repeats, shorter)
     return Concept(
         token=token,
         class_word=class_word,
@@ -149,11 +183,11 @@ def load_concept(
     )
 
 
-def _beside(concept: Concept, folder: str) -> Concept:
+def _beside(concept: Concept, folder: str, shorter: int) -> Concept:
     """The concept with a folder's pictures of others of its class."""
     layout = look_into(_existing_folder(folder))
     captions, words = captions_in(layout)
-    pictures, remarks = _read_all(layout.pictures, {}, captions)
+    pictures, remarks = _read_all(layout.pictures, {}, captions, shorter=shorter)
     said = f"{folder}: {len(pictures)} pictures of '{concept.class_word}' are learned beside {concept.token}"
     return replace(
         concept, class_pictures=pictures, remarks=(*concept.remarks, said, *layout.remarks, *words, *remarks)
@@ -180,12 +214,12 @@ def _assets(layout: Layout) -> dict[int, tuple[str, list[Path]]]:
 
 
 def _numbered(
-    layout: Layout, assets: Mapping[int, tuple[str, list[Path]]], asset: int, captions: str
+    layout: Layout, assets: Mapping[int, tuple[str, list[Path]]], asset: int, captions: str, shorter: int
 ) -> Concept:
     """One of the concepts of MagicTailor's folder: only its pictures are decoded."""
     word, paths = assets[asset]
     said, words = captions_in(layout, captions)
-    pictures, remarks = _read_all(paths, layout.masks, said)
+    pictures, remarks = _read_all(paths, layout.masks, said, shorter=shorter)
     remarks = [*(words if asset == min(assets) else []), *remarks]
     role = "subject" if asset == min(assets) else "component"
     return Concept(f"<v{asset}>", word, role, pictures, remarks=tuple(remarks))
@@ -254,7 +288,7 @@ def _perhaps_several(folder: Path, pictures: Sequence[Path]) -> list[str]:
     ]
 
 
-def _asset(folder: str, asset: int, captions: str, given: Mapping[str, str]) -> Concept:
+def _asset(folder: str, asset: int, captions: str, given: Mapping[str, str], shorter: int) -> Concept:
     """One concept of MagicTailor's folder; what is told goes before what the file names say."""
     layout = look_into(_existing_folder(folder))
     there = sorted(_words_by_number(layout.pictures))
@@ -263,7 +297,7 @@ def _asset(folder: str, asset: int, captions: str, given: Mapping[str, str]) -> 
             f"there are {', '.join(map(str, there))}" if there else "files must be named like 0_person_a0.jpg"
         )
         raise LikenessError(f"{folder} has no pictures of concept number {asset}; {hint}")
-    concept = _numbered(layout, _assets(layout), asset, captions)
+    concept = _numbered(layout, _assets(layout), asset, captions, shorter)
     said = f"{folder}: number {asset} of its {len(there)} concepts, {concept.class_word}, has "
     said += f"{len(concept.pictures)} pictures"
     shared = layout.remarks if asset == there[0] else ()
@@ -304,10 +338,11 @@ def digest(concepts: Iterable[Concept]) -> str:
         if concept.class_pictures:
             total.update(f"beside {len(concept.class_pictures)}".encode())
         for picture in (*concept.pictures, *concept.class_pictures):
-            for array in (picture.pixels, picture.mask):
-                if array is not None:
-                    total.update(f"{array.dtype}{array.shape}".encode())
-                    total.update(np.ascontiguousarray(array).tobytes())
+            if picture.large:
+                total.update(picture.fingerprint.encode())
+            for array in () if picture.large else _arrays(picture):
+                total.update(f"{array.dtype}{array.shape}".encode())
+                total.update(np.ascontiguousarray(array).tobytes())
             if picture.repeats != 1:
                 total.update(f"{picture.repeats} times".encode())
             if picture.captions:
@@ -366,6 +401,7 @@ def _read_all(
     masks: Mapping[Path, Path],
     captions: Captions,
     repeats: Mapping[Path, int] = MappingProxyType({}),
+    shorter: int = USABLE_SIDE,
 ) -> tuple[tuple[Picture, ...], list[str]]:
     """The pictures with their masks, no larger than training can use, and remarks on reading them."""
     pictures, remarks = [], []
@@ -376,9 +412,8 @@ def _read_all(
         seen = (photo.pixels.shape[0], photo.pixels.shape[1])
         mask = mask if mask is None or mask.shape == seen else _scaled(mask, seen)
         size = None if photo.size == seen else photo.size
-        pictures.append(
-            Picture(path.stem, photo.pixels, mask, size, captions.get(path, ()), repeats.get(path, 1))
-        )
+        picture = Picture(path.stem, photo.pixels, mask, size, captions.get(path, ()), repeats.get(path, 1))
+        pictures.append(picture.within(shorter) if picture.large else picture)
     return tuple(pictures), remarks
 
 

@@ -24,7 +24,7 @@ from ..artifact import thumbnail_of
 from ..bases.base import BaseModel, load_base
 from ..bases.text.prompt_weights import spelled, weighted
 from ..config import Job
-from ..data.concepts import Concept, digest, load_concept
+from ..data.concepts import Concept, digest, load_concept, usable_side
 from ..data.ragged import bucket_summary, buckets_of
 from ..devices import repeatable
 from ..errors import LikenessError
@@ -47,7 +47,6 @@ from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-SPARE = 2  # times the side that is trained at: scaling down from there loses nothing that can be seen
 _TINY = 1 << 28  # bytes of weights below which memory is no question
 
 __all__ = ["Observer", "Progress", "Stopped", "train"]
@@ -98,7 +97,9 @@ def _train(
     if job.compile:
         check_backend(job.compile)
     check_optimizer(job.recipe.optimizer, _device_kind(job))
-    concepts = list(map(load_concept, job.concepts) if concepts is None else concepts)
+    if concepts is None:
+        concepts = [load_concept(concept, shorter=usable_side(job)) for concept in job.concepts]
+    concepts = list(concepts)
     for remark in (remark for concept in concepts for remark in concept.remarks):
         tell(observer, remark)
     if sharding_asked():
@@ -107,7 +108,7 @@ def _train(
     base = _trainable(base) if base is not None else load_base(job.base)
     check_not_distilled(base, job)
     accelerator = _accelerator(job)
-    pictures, enough = digest(concepts), SPARE * (job.resolution or base.resolution)
+    pictures, enough = digest(concepts), usable_side(job, base.resolution)
     origin = Origin.of(
         job,
         pictures=pictures,
