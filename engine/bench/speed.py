@@ -1,13 +1,15 @@
-"""What a step costs: each method's, the network passes it cannot avoid, and diffusers' plain loops.
+"""What a step costs: each method's, the network passes it cannot avoid, and diffusers' plain loops; and what
+a step of drawing costs, with regions and without.
 
-Step and passes alternate within one run, so that whatever else the machine does slows both alike.
+Step and passes alternate within one run, so that whatever else the machine does slows both alike; ratios are
+taken pair by pair, and what is told of them is the middle half.
 """
 
 import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +24,10 @@ from ..bases.loaders.random_base import random_base
 from ..config import METHODS, BaseSpec, Job
 from ..data.concepts import Concept, Picture, load_concept, write_concept
 from ..errors import LikenessError
+from ..inference.generate import generate
+from ..inference.people import boxes_of
+from ..inference.refocus import Focus
+from ..inference.refocused import Refocusing
 from ..training.checkpoint import Checkpoints
 from ..training.launch import _accelerator, _forget
 from ..training.memory import bytes_of, core_pass
@@ -34,6 +40,9 @@ from .plain_loops import dreambooth_lora, textual_inversion
 
 _WARM_UP = 3  # steps that are not counted: kernels are chosen, memory is allocated
 _PICTURES = 4  # of each concept
+DRAWING = "drawing"  # stands among the methods where it is timed too
+_NAMES = ("anna", "ben", "cara", "dan", "eve", "finn")  # who stand in regions, with a prompt of their own
+_REGIONS = (0, 2, 6)
 _PLAIN = {"textual-inversion": textual_inversion, "dreambooth-lora": dreambooth_lora}
 _STEPS: Mapping[str, tuple[str, ...]] = {  # the settings that hold a method's steps, phase by phase
     "magictailor": ("warm_up_steps", "balance_steps"),
@@ -60,8 +69,9 @@ def measure_speed(
     resolution: int | None,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row for each method and phase, and for each plain loop: milliseconds, their floor and peak bytes."""
-    unknown = [name for name in methods if name not in METHODS]
+    """A row for each method and phase, for each plain loop, and for drawing: milliseconds, their floor and
+    peak bytes."""
+    unknown = [name for name in methods if name not in timed_methods()]
     if unknown:
         raise LikenessError(f"'{unknown[0]}' cannot be timed; choose from {', '.join(timed_methods())}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,6 +79,10 @@ def measure_speed(
     rows = []
     for method in methods:
         with TemporaryDirectory() as folder:
+            if method == DRAWING:
+                job = speed_job("textual-inversion", base, Path(folder), steps, "fp32", resolution)
+                rows += measure_drawing(job, base, arch, steps, device, say)
+                continue
             job = speed_job(method, base, Path(folder), steps, precision, resolution)
             rows += _measure_method(job, base, arch, say)
             if method in _PLAIN:
@@ -78,7 +92,7 @@ def measure_speed(
 
 
 def timed_methods() -> list[str]:
-    return list(METHODS)
+    return [*METHODS, DRAWING]
 
 
 def speed_job(
@@ -189,9 +203,8 @@ def _measure_method(job: Job, base: BaseModel, arch: str, say: Callable[[str], N
         _, peak, _ = _timed_run(replace(job, settings=replace(job.settings, **once)), base, count=True)
     rows = []
     for phase, times in watch.times.items():
-        step, floor = (1000 * statistics.median(side) for side in zip(*times[_WARM_UP:]))
         name = job.method if len(watch.times) == 1 else f"{job.method}, {phase}"
-        rows.append(_row(name, arch, job, device, step, floor, peak, len(times) - _WARM_UP))
+        rows.append(_row(name, arch, job, device, times[_WARM_UP:], peak))
         say(_line(rows[-1]))
     return rows
 
@@ -263,9 +276,55 @@ def _measure_plain(job: Job, base: BaseModel, arch: str, steps: int, device: tor
             times.append(clock() - began)
 
     peak = _peak(device, copied, run, count=False)
-    taken = 1000 * statistics.median(times[_WARM_UP:])
     peak = peak or _peak(device, copied, step, count=True)
-    return _row(f"diffusers: {job.method}", arch, job, device, taken, None, peak, steps)
+    pairs = [(taken, None) for taken in times[_WARM_UP:]]
+    return _row(f"diffusers: {job.method}", arch, job, device, pairs, peak)
+
+
+def measure_drawing(
+    job: Job, base: BaseModel, arch: str, steps: int, device: torch.device, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for a sampling step under guidance, without regions and with people in them who have a prompt of
+    their own; beside each, the network's pass over the same rows."""
+    home, rows = base.device, []
+    base.to(device)
+    for count in _REGIONS:
+        name = f"{DRAWING}, {count} people in regions" if count else DRAWING
+        times = _drawing_times(base, count, job.resolution or base.resolution, steps, clock_of(device))
+        rows.append(_row(name, arch, job, device, times[_WARM_UP:], 0))
+        say(_line(rows[-1]))
+    base.to(home)
+    return rows
+
+
+@torch.inference_mode()
+def _drawing_times(
+    base: BaseModel, count: int, side: int, steps: int, clock: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Seconds of each sampling step with so many people in regions, and of its passes."""
+    people = _NAMES[:count]
+    prompt = f"a photo of {' and '.join(people) or 'a woman'}"
+    noisy = torch.zeros(2, *base.latent_shape(side, side), device=base.device)
+    context, t = base.encode_text(["", prompt]), torch.full((2,), 0.5, device=base.device)
+    focuses = [
+        Focus(token=name, region=box, own_prompt=f"a photo of {name}")
+        for name, box in zip(people, boxes_of("side by side", count) if count else ())
+    ]
+    times: list[tuple[float, float]] = []
+    left = clock()
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal left
+        step, began = clock() - left, clock()
+        base.predict(noisy, t, context)
+        times.append((step, clock() - began))
+        left = clock()
+
+    generate(
+        base, [prompt], steps=_WARM_UP + steps, width=side, height=side, on_step=on_step,
+        refocus=Refocusing(focuses=focuses) if focuses else None,
+    )  # fmt: skip
+    return times
 
 
 def _row(
@@ -273,11 +332,12 @@ def _row(
     arch: str,
     job: Job,
     device: torch.device,
-    step: float,
-    floor: float | None,
+    pairs: Sequence[tuple[float, float | None]],  # seconds of each step, and of its passes
     peak: int,
-    steps: int,
 ) -> dict[str, Any]:
+    step = [1000 * taken for taken, _ in pairs]
+    floor = [1000 * passes for _, passes in pairs if passes is not None]
+    ratios = [taken / passes for taken, passes in zip(step, floor)]
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "method": name,
@@ -285,17 +345,25 @@ def _row(
         "resolution": job.resolution,
         "precision": job.precision,
         "device": on,
-        "step_ms": round(step, 3),
-        "floor_ms": None if floor is None else round(floor, 3),
-        "ratio": None if floor is None else round(step / floor, 4),
+        "step_ms": round(statistics.median(step), 3),
+        "floor_ms": round(statistics.median(floor), 3) if floor else None,
+        "ratio": round(statistics.median(ratios), 4) if ratios else None,
+        "ratio_range": [round(end, 4) for end in middle_half(ratios)] if ratios else None,
         "peak_bytes": peak,
-        "steps": steps,
+        "steps": len(pairs),
     }
 
 
+def middle_half(values: Sequence[float]) -> tuple[float, float]:
+    """From which value to which the middle half of them lies."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return float(low), float(high)
+
+
 def _line(row: Mapping[str, Any]) -> str:
-    floor = (
-        "" if row["floor_ms"] is None else f", {row['ratio']:.2f} times its passes ({row['floor_ms']:.1f})"
-    )
+    floor = ""
+    if row["ratio_range"] is not None:
+        low, high = row["ratio_range"]
+        floor = f", {low:.2f} to {high:.2f} times its passes ({row['floor_ms']:.1f})"
     peak = f", {row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else ""
     return f"{row['method']} on {row['base']}: {row['step_ms']:.1f} ms a step{floor}{peak}"

@@ -53,7 +53,7 @@ def bench_speed(
         Option(help="miniature, or of real size, random: sd15, sd2, sdxl, klein4b or z-image."),
     ] = "miniature",
     method: Annotated[
-        list[str] | None, Option(help="Only this method; may be repeated. By default all of them.")
+        list[str] | None, Option(help="Only this method, or drawing; may be repeated. By default all.")
     ] = None,
     steps: Annotated[int, Option(min=1, help="Steps that are timed, per phase.")] = 10,
     precision: Annotated[str, Option(help="fp32, bf16 or fp16.")] = "fp32",

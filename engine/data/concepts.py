@@ -89,7 +89,7 @@ def _arrays(picture: Picture) -> list[np.ndarray]:
 
 def _sha256(array: np.ndarray) -> str:
     total = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    total.update(np.ascontiguousarray(array))
+    total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 

@@ -31,12 +31,11 @@ class Scaled(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, norm: Any) -> None:  # of pictures
         super().__init__()
-        known: Any = norm  # its statistics and weights are there
-        scale = known.weight * (known.running_var + known.eps).rsqrt()
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         self.register_buffer("scale", scale.detach()[:, None, None])
-        self.register_buffer("shift", (known.bias - known.running_mean * scale).detach()[:, None, None])
+        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach()[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.scale)
@@ -112,7 +111,8 @@ class IResNet(nn.Module):
             if isinstance(block, Block):
                 block.fold()
         self.bn2 = Scaled(self.bn2)
-        self.fc, self.features = fuse_linear_bn_eval(self.fc, self.features), nn.Identity()
+        last: Any = self.features
+        self.fc, self.features = fuse_linear_bn_eval(self.fc, last), nn.Identity()
 
     def forward(self, faces: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(faces)))
