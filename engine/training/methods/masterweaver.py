@@ -377,18 +377,18 @@ class MasterWeaver(Method):
             return lambda: self.editing_loss(batch, latents, tokens, plain, edited)
         names, count = self.attention.names, len(tokens)
         at_once = -(-count // 2) if self.settings.editing_form == "sample" else count  # others mix samples
-        found: list[tuple[Tensor | None, ...]] = []
+        slopes: list[tuple[Tensor | None, ...]] = []
         value = torch.zeros((), device=tokens.device)
         for start in range(0, count, at_once):
             part = slice(start, min(start + at_once, count))
-            known = self._pairs(tokens[part].detach())
-            leaves = [leaf.detach().requires_grad_() for name in names for leaf in known[name]]
+            frozen = self._pairs(tokens[part].detach())
+            leaves = [leaf.detach().requires_grad_() for name in names for leaf in frozen[name]]
             about = plain.rows(part), edited.rows(part)
             loss = self._editing_loss(batch, latents, _paired(names, leaves), *about, part)
             loss = loss * ((part.stop - start) / count)
-            found.append(torch.autograd.grad(loss, leaves, allow_unused=True))
+            slopes.append(torch.autograd.grad(loss, leaves, allow_unused=True))
             value = value + loss.detach()
-        gradients = [_of_pairs(parts) for parts in zip(*found)]
+        gradients = [_of_pairs(parts) for parts in zip(*slopes)]
 
         def total() -> Tensor:
             pairs = self._pairs(tokens)
