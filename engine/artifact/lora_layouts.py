@@ -169,8 +169,8 @@ def _foreign(path: Path, key: str) -> LikenessError:
     if other := _other_architecture(key):
         alike = other == _LIKE_FLUX2 or "transformer_blocks" in key
         return LikenessError(
-            f"{path} holds '{key}': it is a LoRA for {other}, not for SD 1.x, SD 2.x, SDXL, FLUX.2 Klein or "
-            "Z-Image; draw with it in ComfyUI, through Load LoRA"
+            f"{path} holds '{key}': it is a LoRA for {other}, not for SD 1.x, SD 2.x, SDXL, FLUX.2 Klein, "
+            "Z-Image or Krea 2; draw with it in ComfyUI, through Load LoRA"
             + (", or, if it is Klein's, say so with --family flux2" if alike else "")
         )
     return LikenessError(

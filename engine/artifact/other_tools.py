@@ -13,6 +13,7 @@ from ..bases.families import FAMILIES
 from ..config import TOKEN, one_of
 from ..errors import LikenessError
 from ..files import check_name, reading
+from . import krea2_lora
 from .card import THUMBNAIL, as_uri
 from .concept_file import Artifact, Token, check_tensors
 from .embeddings import read_embedding
@@ -121,6 +122,13 @@ def _imported(path: Path, token: str | None, class_word: str, all_rows: bool, fa
         word = f"<{metadata.get('modelspec.trigger_phrase', '')}>"  # files are called as people like
         token = token or (word if TOKEN.fullmatch(word) else None)
         return read_embedding(path, content, token=token, class_words=class_word, all_rows=all_rows)
+    if krea2_lora.is_krea2_lora(content, metadata, family):
+        lora = krea2_lora.krea2_to_peft(content, path, metadata)
+        if family not in (None, "krea2"):
+            raise LikenessError(f"{path} is a LoRA for Krea 2; leave --family away")
+        artifact = Artifact(kind="lora", method="imported", tensors=lora, base_family="krea2")
+        check_tensors(artifact, path)
+        return artifact
     if is_flux2_lora(content, metadata, family):
         lora, lora_family = to_peft(content, path, metadata)
         if family not in (None, lora_family):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,15 +59,22 @@ class Bias:
     plain: int
 
 
+class Behind(NamedTuple):
+    """Text states that joint attention has behind a pass's own."""
+
+    states: Tensor  # (B, n, D)
+    places: Tensor  # that they are read at: (n,), or (B, n) where samples differ
+    prompts: Tensor  # (B, n) which prompt each is of, from 1: they read each other alone; 0: of none
+
+
 class AttentionUser:
     """What is done at the sites of a pass; as it stands here, nothing.
 
     q, out (B, Q, heads, d); k, v (B, T, heads of the keys, d).
     """
 
-    def behind(self, text: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Text states (B, n, D) that joint attention is to have behind a pass's own (B, T, D), and the places
-        that they are read at, (n,), or (B, n) where samples differ; None: none."""
+    def behind(self, text: Tensor) -> Behind | None:
+        """What joint attention is to have behind a pass's own text states (B, T, D); None: nothing."""
         return None
 
     def before(
@@ -141,8 +149,11 @@ def _with_those_there(bias: Bias | None, there: Tensor, like: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None) -> Tensor:
-    grouped = q.shape[2] != k.shape[2]
     mask = None if added is None else added[:, None].to(q.dtype)
+    grouped = q.shape[2] != k.shape[2]
+    if grouped and mask is not None:  # few of the fused kernels take both
+        k, v = (part.repeat_interleave(q.shape[2] // part.shape[2], 2) for part in (k, v))
+        grouped = False
     parts = (part.transpose(1, 2) for part in (q, k, v))
     return F.scaled_dot_product_attention(*parts, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
 

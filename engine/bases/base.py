@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..artifact.flux2_names import is_flux2
+from ..artifact.krea2_names import is_krea2
 from ..artifact.lora import adaptable_in
 from ..artifact.z_image_names import is_z_image
 from ..config import MODEL_FILES, BaseSpec
@@ -26,13 +27,16 @@ from ..files import reading
 from .conditioning import Conditioning
 from .denoisers.conditional_unet import ConditionalUNet
 from .denoisers.flux2_transformer import Flux2Transformer
+from .denoisers.krea2_transformer import Krea2Transformer
 from .denoisers.protocol import Denoiser
 from .denoisers.z_image import WORDS_MULTIPLE
 from .denoisers.z_image_transformer import ZImageTransformer
 from .families import FAMILIES, KNOWN, MINIATURE, SECOND_MINIATURE, Family, distilled_by_name
+from .frame_vae import FrameVAE
 from .loaders.checkpoint_file import read_checkpoint_tensors
 from .loaders.flux2 import Flux2Parts, is_flux2_folder, read_flux2_file, read_flux2_folder
 from .loaders.folder import import_networks, read_folder
+from .loaders.krea2 import Krea2Parts, is_krea2_folder, read_krea2_file, read_krea2_folder
 from .loaders.second_miniature import second_miniature
 from .loaders.single_file import read_single_file
 from .loaders.z_image import ZImageParts, is_z_image_folder, read_z_image_file, read_z_image_folder
@@ -40,15 +44,25 @@ from .numbers import check_pixels
 from .packed_vae import PackedVAE
 from .precision import dtype_of, without_autocast
 from .process.ddpm import DDPM, noise_schedule
-from .process.flow import flux2_flow, miniature_flow, z_image_flow
+from .process.flow import KREA2_SHIFT, flux2_flow, krea2_flow, krea2_shift, miniature_flow, z_image_flow
 from .process.protocol import Process
 from .sampling import ModelWrapper, unwrapped
 from .text.clip import ClipText
+from .text.krea2 import Krea2Text
 from .text.protocol import Rows, TextStack, Tokens
 from .text.qwen import LENGTH, THOUGHT, QwenText
 from .turns import Turns
 
-__all__ = ["BaseModel", "Rows", "Tokens", "flux2_base", "load_base", "unet_base", "z_image_base"]
+__all__ = [
+    "BaseModel",
+    "Rows",
+    "Tokens",
+    "flux2_base",
+    "krea2_base",
+    "load_base",
+    "unet_base",
+    "z_image_base",
+]
 
 log = logging.getLogger(__name__)
 
@@ -379,6 +393,28 @@ def z_image_base(parts: ZImageParts, fingerprint: str | None = None) -> BaseMode
     return base
 
 
+def krea2_base(parts: Krea2Parts, fingerprint: str | None = None) -> BaseModel:
+    """A base of Krea 2's kind: joint attention that reads Qwen3-VL, rectified flow."""
+    row = FAMILIES["krea2"]
+    (name,) = row.encoders
+
+    def shift(latents: int, steps: int) -> float:
+        """Turbo's stays where ComfyUI has it for both."""
+        return KREA2_SHIFT if base.distilled else krea2_shift(latents, steps)
+
+    base = BaseModel(
+        denoiser=Krea2Transformer(parts.transformer),
+        vae=FrameVAE(parts.vae),
+        text=Krea2Text(name, parts.text_encoder, parts.tokenizer, parts.taps, parts.length),
+        process=krea2_flow(shift, row.noise_scale),
+        family=row.key,
+        resolution=parts.resolution,
+        fingerprint=fingerprint,
+    )
+    base.distilled = parts.distilled
+    return base
+
+
 class _Transformer(NamedTuple):
     """How a kind of diffusion transformer is known and read."""
 
@@ -392,6 +428,7 @@ class _Transformer(NamedTuple):
 _TRANSFORMERS = (
     _Transformer(is_flux2_folder, read_flux2_folder, is_flux2, read_flux2_file, flux2_base),
     _Transformer(is_z_image_folder, read_z_image_folder, is_z_image, read_z_image_file, z_image_base),
+    _Transformer(is_krea2_folder, read_krea2_folder, is_krea2, read_krea2_file, krea2_base),
 )
 
 

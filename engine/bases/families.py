@@ -24,7 +24,7 @@ class Family:
     text_widths: Mapping[str, int]  # by encoder, in ComfyUI's words; their states stand side by side
     latent_scale: float
     sample_size: int  # side of the latents it was trained with
-    denoiser: str = "unet"  # "unet"; "flux2", "z_image": joint attention, rectified flow
+    denoiser: str = "unet"  # "unet"; "flux2", "z_image", "krea2": joint attention, rectified flow
     pixels_per_latent: int = 8
     velocity_sample_size: int | None = None  # where those of its models that predict velocity differ
 
@@ -130,6 +130,12 @@ _ROWS = (
         comfy_class="ZImage", comfy_version="0.26", noise_scale=2.0, degradation=None, head_alone=True,
     ),
     Family(
+        key="krea2", name="Krea 2", architecture="krea-2", text_widths={"qwen3vl_4b": 2560},
+        latent_scale=1.0, sample_size=128, denoiser="krea2", peft_names=True, distilled_twin=True,
+        base_version="Krea 2 RAW", comfy_class="Krea2", comfy_version="0.26", noise_scale=2.0,
+        degradation=None, head_alone=True,
+    ),
+    Family(
         key=SECOND_MINIATURE, name="the second Miniature", architecture="likeness-miniature-2",
         text_widths={"qwen3_4b": 128}, latent_scale=1.0, sample_size=16, denoiser="flux2", peft_names=True,
         comfy_class="Flux2", comfy_version="0.26", attention_side=16, learned_sizes=None, buckets=False,
@@ -138,7 +144,7 @@ _ROWS = (
     ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}
-KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image, or 'miniature'"
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image, Krea 2, or 'miniature'"
 
 
 def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:
@@ -157,13 +163,13 @@ def family_of_flux2(text_width: int) -> Family:
 
 def distilled_by_name(name: str) -> bool | None:
     """Whether a base is distilled to a few steps, by its file's or folder's name; None where that says
-    nothing. Their makers call the one `flux-2-klein-4b` and `Z-Image-Turbo`, the other
-    `flux-2-klein-base-4b` and `Z-Image`."""
+    nothing. Their makers call the one `flux-2-klein-4b`, `Z-Image-Turbo` and
+    `Krea-2-Turbo`, the other `flux-2-klein-base-4b`, `Z-Image` and `Krea-2-Raw`."""
 
     def named(pattern: str) -> bool:
         return re.search(pattern, name, re.IGNORECASE) is not None
 
-    if named(r"klein[-_. ]?base|base[-_. ]?klein"):
+    if named(r"klein[-_. ]?base|base[-_. ]?klein|krea[-_. ]?2[-_. ](raw|base)"):
         return False
     if named(r"z[-_. ]?image"):
         # merges are called as their makers like; some took the distillation out of Turbo again
@@ -171,4 +177,4 @@ def distilled_by_name(name: str) -> bool | None:
         if plain or named(r"de[-_. ]?(turbo|distill)|undistill"):
             return False
         return True if named("turbo") else None
-    return True if named(r"flux[-_. ]?2[-_. ]?klein[-_. ]?\d+b") else None
+    return True if named(r"flux[-_. ]?2[-_. ]?klein[-_. ]?\d+b|krea[-_. ]?2[-_. ]turbo") else None

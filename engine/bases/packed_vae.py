@@ -9,13 +9,13 @@ from torch import Tensor, nn
 SIDE = 2  # latents a side that are packed into one
 
 
-class _Spread(NamedTuple):
+class Spread(NamedTuple):
     mean: Tensor
     std: Tensor
 
 
-class _Told(NamedTuple):
-    latent_dist: _Spread
+class Posterior(NamedTuple):
+    latent_dist: Spread
 
 
 class PackedVAE(nn.Module):
@@ -34,12 +34,14 @@ class PackedVAE(nn.Module):
         mean, variance = (part.view(1, -1, 1, 1).to(like) for part in (norm.running_mean, norm.running_var))
         return mean, (variance + norm.eps).sqrt()
 
-    def encode(self, pixels: Tensor) -> _Told:
+    def encode(self, pixels: Tensor) -> Posterior:
         """Of pixels (B, 3, H, W) in [-1, 1]."""
         posterior = self.network.encode(pixels).latent_dist
         mean, deviation = self._statistics(posterior.mean)
         std = nn.functional.pixel_unshuffle(posterior.std, SIDE) / deviation
-        return _Told(_Spread((nn.functional.pixel_unshuffle(posterior.mean, SIDE) - mean) / deviation, std))
+        return Posterior(
+            Spread((nn.functional.pixel_unshuffle(posterior.mean, SIDE) - mean) / deviation, std)
+        )
 
     def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         """Pixels (B, 3, H, W)."""

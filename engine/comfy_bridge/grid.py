@@ -14,7 +14,7 @@ import torch
 
 from ..artifact import Artifact
 from .folders import FOLDER, folder, named_in
-from .pictures import pictures_of
+from .pictures import decoded_image, pictures_of
 from .staged import staged_prompt
 from .words import apply
 
@@ -99,4 +99,4 @@ def _draw(model: Any, vae: Any, positive: Any, negative: Any, seed: int, how: Gr
         model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative, latent,
         denoise=1.0, disable_pbar=True, seed=seed,
     )  # fmt: skip
-    return pictures_of(vae.decode(samples))[0]
+    return pictures_of(decoded_image(vae, samples))[0]

@@ -1,12 +1,14 @@
-"""The seam of attention in ComfyUI's FLUX: users among words and picture, around what other nodes put there.
+"""The seam of attention in ComfyUI's FLUX and Krea 2: users among words and picture, around what other nodes
+put there.
 
 Users are brought in at each step through `attn1_patch` and `attn1_output_patch`, after the patches that a
 MODEL has before it: nothing stays on a MODEL, and whoever else patches attention goes on being heard.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import comfy.patcher_extension
 import torch
@@ -18,6 +20,7 @@ from .attention import USERS_KEY, User
 from .staged_joint import percent_at
 
 _PASS = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+_OVERRIDE = "optimized_attention_override"
 _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}  # as diffusers has them
 
 
@@ -34,7 +37,32 @@ class JointSites:
         return dict.fromkeys(self.layers(network), (width, width))
 
     def heads(self, network: Any) -> dict[str, int]:
+        """By layer, how many keys have."""
         return {name: block.num_heads for name, block in self.layers(network).items()}
+
+    def patch(self, network: Any) -> int:
+        """Latents a side that are one token."""
+        return int(network.patch_size)
+
+    def text_axes(self, network: Any) -> Sequence[int]:
+        """Of a token's place, those along which words stand one after the other."""
+        return network.params.txt_ids_dims
+
+    def block(self, network: Any, options: Mapping[str, Any]) -> "SiteBlock":
+        """The block that tells its options."""
+        kind, number = options["block_type"], options["block_index"]
+        whole = getattr(network, f"{kind}_blocks")[number]
+        heads, inner = whole.num_heads, whole.txt_attn if kind == "double" else whole
+
+        def projected(text: Tensor, part: int) -> Tensor:
+            """One third of the block's own projection of text to queries, keys and values."""
+            both = inner.qkv(text) if kind == "double" else inner.linear1(text)[..., : 3 * text.shape[-1]]
+            return both.chunk(3, -1)[part].unflatten(-1, (heads, -1))
+
+        def to_k(text: Tensor) -> Tensor:
+            return inner.norm.key_norm(projected(text, 1)).to(text)
+
+        return SiteBlock(_name(kind, number), to_k, lambda text: projected(text, 2))
 
     def network_of(self, wrapped: Any) -> Any:
         """The network, of what a wrapper is around."""
@@ -63,7 +91,7 @@ class JointSites:
         around: Mapping[str, Any] = wrappers.get(_PASS, {})
         return {
             **options,
-            USERS_KEY: Present({key: user}, network),
+            USERS_KEY: Present({key: user}, network, sites=self),
             "wrappers": {**wrappers, _PASS: {**around, USERS_KEY: [_passing]}},
             "patches": {
                 **patches,
@@ -78,6 +106,72 @@ def _name(kind: str, number: int) -> str:
     return f"{_BLOCKS[kind]}.{number}.attn"
 
 
+class SiteBlock(NamedTuple):
+    """A block's attention: its name in diffusers, and its own projections of text."""
+
+    name: str
+    to_k: Callable[[Tensor], Tensor]
+    to_v: Callable[[Tensor], Tensor]
+
+
+class Krea2JointSites(JointSites):
+    """The attention of a Krea 2's blocks, whose keys have fewer heads than queries, before its gate."""
+
+    def text_shapes(self, network: Any) -> dict[str, tuple[int, int]]:
+        return {
+            name: (layer.kvheads * layer.headdim, layer.heads * layer.headdim)
+            for name, layer in self.layers(network).items()
+        }
+
+    def heads(self, network: Any) -> dict[str, int]:
+        return {name: layer.kvheads for name, layer in self.layers(network).items()}
+
+    def layers(self, network: Any) -> dict[str, Any]:
+        return {
+            f"transformer_blocks.{number}.attn": block.attn for number, block in enumerate(network.blocks)
+        }
+
+    def patch(self, network: Any) -> int:
+        return int(network.patch)
+
+    def text_axes(self, network: Any) -> Sequence[int]:
+        return ()
+
+    def block(self, network: Any, options: Mapping[str, Any]) -> SiteBlock:
+        name = f"transformer_blocks.{options['block_index']}.attn"
+        layer = self.layers(network)[name]
+
+        def in_heads(states: Tensor) -> Tensor:
+            return states.unflatten(-1, (layer.kvheads, -1))
+
+        return SiteBlock(
+            name, lambda text: layer.qknorm.knorm(in_heads(layer.wk(text))),
+            lambda text: in_heads(layer.wv(text)),
+        )  # fmt: skip
+
+    def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
+        before = options.get(_OVERRIDE)
+        told = super().with_user(options, network, key, user)
+        if USERS_KEY not in options:
+            told[_OVERRIDE] = partial(_fused_apart, before)
+        return told
+
+
+def _fused_apart(theirs: Any, usual: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **options: Any) -> Any:
+    """Around attention: where text states are fused, those that users put behind the prompt do not read it,
+    nor it them. `theirs`: who was around it before."""
+    about = options.get("transformer_options") or {}
+    users: Present | None = about.get(USERS_KEY)
+    of = None if users is None or "block_index" in about else users.now.get("of")
+    if of is not None and (q.shape[0], q.shape[-2]) == tuple(of.shape):
+        apart = of.clamp(min=1)[:, None, :, None] != of[:, None, None, :]  # (B, 1, T, T)
+        options = {
+            **options,
+            "mask": torch.zeros_like(apart, dtype=q.dtype).masked_fill_(apart, float("-inf")),
+        }
+    return usual(q, k, v, *rest, **options) if theirs is None else theirs(usual, q, k, v, *rest, **options)
+
+
 @dataclass(frozen=True)
 class Present:
     """Who is there in one step, in which network, and what is known of the pass at the moment."""
@@ -85,6 +179,7 @@ class Present:
     users: Mapping[str, User]
     network: Any
     now: dict[str, Any] = field(default_factory=dict)
+    sites: Any = None  # whose they are, where these functions bring them in
 
     def present(self, uuids: Sequence[Any], rows: int, grid: tuple[int, int], text: int) -> Pass:
         """Who is there for the prompts of a batch."""
@@ -97,16 +192,19 @@ class Present:
 
 def _passing(executor: Any, x: Tensor, timestep: Any, context: Tensor, *rest: Any, **more: Any) -> Any:
     """Around a pass of the network: who is in it, for prompts that lie in its batch one after the other."""
-    # y, guidance, ref_latents, control, transformer_options
-    options = rest[4] if len(rest) > 4 else more.get("transformer_options", {})
+    by_place = (part for part in rest if isinstance(part, Mapping) and USERS_KEY in part)
+    options = next(by_place, None) or more["transformer_options"]
     users: Present = options[USERS_KEY]
-    side = users.network.patch_size
+    side = users.sites.patch(users.network)
     grid = (-(-x.shape[-2] // side), -(-x.shape[-1] // side))
     present = users.present(tuple(options.get("uuids") or ()), len(x), grid, context.shape[1])
     for user in present.in_turn:
         behind = user.behind(context)
         if behind is not None:
-            context, users.now["places"] = torch.cat([context, behind[0]], 1), behind[1]
+            whole = behind.prompts.new_ones(context.shape[:2])
+            prompts = behind.prompts + (behind.prompts > 0)  # 1: the whole prompt; 0: nobody's
+            users.now["places"], users.now["of"] = behind.places, torch.cat([whole, prompts], 1)
+            context = torch.cat([context, behind.states], 1)
     users.now["pass"] = replace(present, text=context.shape[1])
     try:
         return executor(x, timestep, context, *rest, **more)
@@ -119,7 +217,7 @@ def _placed(parts: dict[str, Any]) -> dict[str, Any]:
     users: Present = parts["transformer_options"][USERS_KEY]
     if "places" in users.now:
         ids, places = parts["txt_ids"].clone(), users.now["places"]
-        for axis in users.network.params.txt_ids_dims:
+        for axis in users.sites.text_axes(users.network):
             ids[:, -places.shape[-1] :, axis] = places.to(ids)
         parts = {**parts, "txt_ids": ids}
     return parts
@@ -127,7 +225,6 @@ def _placed(parts: dict[str, Any]) -> dict[str, Any]:
 
 def _site(users: Present, options: Mapping[str, Any], heads: int, pe: Any) -> AttentionSite:
     present: Pass = users.now["pass"]
-    kind, number = options["block_type"], options["block_index"]
     assert present.latents is not None
     words, tokens = present.text, present.latents[0] * present.latents[1]
 
@@ -135,23 +232,11 @@ def _site(users: Present, options: Mapping[str, Any], heads: int, pe: Any) -> At
         turned = x.transpose(1, 2)
         return x if pe is None else apply_rope(turned, turned, pe)[0].transpose(1, 2)
 
-    def projected(text: Tensor, part: int) -> Tensor:
-        """One third of the block's own projection of text to queries, keys and values."""
-        if kind == "double":
-            both = users.network.double_blocks[number].txt_attn.qkv(text)
-        else:
-            both = users.network.single_blocks[number].linear1(text)[..., : 3 * text.shape[-1]]
-        return both.chunk(3, -1)[part].unflatten(-1, (heads, -1))
-
-    def to_k(text: Tensor) -> Tensor:
-        block = users.network.double_blocks[number].txt_attn if kind == "double" else None
-        norm = (block or users.network.single_blocks[number]).norm.key_norm
-        return norm(projected(text, 1)).to(text)
-
+    block = users.sites.block(users.network, options)
     # pictures to look at (reference latents) stand behind the one that is drawn
     return AttentionSite(
-        _name(kind, number), heads, slice(0, words), slice(words, words + tokens), present.latents, to_k,
-        lambda text: projected(text, 2), rotate,
+        block.name, heads, slice(0, words), slice(words, words + tokens), present.latents, block.to_k,
+        block.to_v, rotate,
     )  # fmt: skip
 
 

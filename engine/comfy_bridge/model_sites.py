@@ -3,7 +3,7 @@
 from typing import Any
 
 from .attention import Sites
-from .joint_attention import JointSites
+from .joint_attention import JointSites, Krea2JointSites
 from .overridden import OverriddenSites
 
 
@@ -14,4 +14,6 @@ def model_sites(model: Any) -> Sites | JointSites:
         return JointSites()
     if hasattr(network, "cap_pad_token"):
         return OverriddenSites()
+    if hasattr(network, "txtfusion"):
+        return Krea2JointSites()
     return Sites.of(model)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,12 @@ def pictures_of(images: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarra
         return [picture for batch in images for picture in pictures_of(batch)]
     coloured = images if images.shape[-1] >= 3 else images[..., :1].expand(-1, -1, -1, 3)
     return list((coloured[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def decoded_image(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """IMAGE (B, H, W, C) out of latents; autoencoders for video give pictures as videos of one frame."""
+    pixels = vae.decode(latents)
+    return pixels.flatten(0, 1) if pixels.ndim == 5 else pixels
 
 
 def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:

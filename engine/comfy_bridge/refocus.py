@@ -39,7 +39,7 @@ from ..inference.regions import FocusedPrompt, Regions, RegionsFound
 from ..staged.text import TextStates
 from .areas import area_of
 from .model_sites import model_sites
-from .pictures import pictures_of
+from .pictures import decoded_image, pictures_of
 from .sampling import Sampling
 from .staged import PLACES, SPOKEN, staged_values
 from .weights import check_attention, kind_of
@@ -147,7 +147,7 @@ def _looking(model: Any, vae: Any) -> AttentionLook | None:
 
     def look(clean: torch.Tensor) -> torch.Tensor:
         segmenter = load_segmenter(row.segmenter)
-        pictures = pictures_of(vae.decode(model.model.process_latent_out(clean)))
+        pictures = pictures_of(decoded_image(vae, model.model.process_latent_out(clean)))
         return torch.from_numpy(np.stack([marked(segmenter, pixels) for pixels in pictures])).to(clean)
 
     return look
@@ -342,7 +342,7 @@ def refocused_sample(
         except RegionsFound:
             run.found = first.found
     out = sampled.draw(with_refocus(model, run))
-    pictures = vae.decode(out["samples"])
+    pictures = decoded_image(vae, out["samples"])
     maps = mean_maps([[run.maps[aim] for aim in aims if aim in run.maps]])
     assert maps is not None  # every step was recorded
     heat = heat_maps(pictures.cpu(), maps.cpu())

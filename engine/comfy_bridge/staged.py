@@ -30,7 +30,14 @@ from .folders import temporary_folder
 from .model_sites import model_sites
 from .staged_joint import OFFSETS, encoded_by_few, moved_values, percents, stages_offsets, value_width
 from .weights import check_kind, text_towers_of
-from .words import check_placeholders_differ, defined_in, spell_placeholders, with_rows, word_pieces
+from .words import (
+    asked_before,
+    check_placeholders_differ,
+    defined_in,
+    spell_placeholders,
+    with_rows,
+    word_pieces,
+)
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +133,7 @@ def _dynamic(
         for name, width in words.mapper.text_widths.items()
     }
     tokens = with_rows(clip, {words.token: markers}).tokenize(text)
-    batch, places = {}, {}
+    batch, places, asked = {}, {}, asked_before(clip)
     spoken = [words.at(timestep) for timestep in timesteps]
     for short, chunks in tokens.items():
         name = short if short in markers else f"clip_{short}"
@@ -137,7 +144,7 @@ def _dynamic(
             for chunk, position, word in marked:
                 written[chunk][position] = (vectors[name][word], *chunks[chunk][position][1:])
                 row = number * len(chunks) + chunk
-                places[name].append((row, position, vectors[name][word], bypass[name][word]))
+                places[name].append((row, position - asked, vectors[name][word], bypass[name][word]))
             batch[short] += written
     if not all(hasattr(encoder.transformer, "text_model") for encoder in text_towers_of(clip).values()):
         (stands,) = places.values()
@@ -160,7 +167,8 @@ def placeholder_rows(clip: Any, text: str, token: str, count: int) -> tuple[int,
     first = next(iter(markers))
     chunks = with_rows(clip, {token: markers}).tokenize(text)[first.removeprefix("clip_")]
     starts = [sum(len(chunk) for chunk in chunks[:number]) for number in range(len(chunks))]
-    return tuple(starts[chunk] + position for chunk, position, _ in _marked(chunks, markers[first]))
+    asked = asked_before(clip)
+    return tuple(starts[chunk] + position - asked for chunk, position, _ in _marked(chunks, markers[first]))
 
 
 def _length(clip: Any, word: str) -> int:

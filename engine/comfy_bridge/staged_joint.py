@@ -12,6 +12,7 @@ from ..bases.process.flow import flux2_flow
 from ..staged.stages import StagePlan
 from ..staged.text import ValueOffsets
 from .weights import kind_of
+from .words import asked_before
 
 OFFSETS = "likeness_offsets"  # in a CONDITIONING entry: rows (1, P, W), and the text states they move
 _TOGETHER = 8  # prompts that go through a language model at once
@@ -25,6 +26,9 @@ def value_width(model: Any) -> int | None:
     network = model.model.diffusion_model
     if hasattr(network, "double_blocks"):
         return network.hidden_size
+    if hasattr(network, "txtfusion"):
+        layer = network.blocks[0].attn
+        return layer.heads * layer.headdim
     return network.dim if hasattr(network, "cap_pad_token") else None
 
 
@@ -52,9 +56,10 @@ def percent_at(sampling: Any, level: float) -> float:
 def encoded_by_few(clip: Any, batch: Mapping[str, Sequence[Any]]) -> Tensor:
     """Text states (S, T, D) of S prompts of one chunk each, by a language model, a few at once."""
     ((name, chunks),) = batch.items()
-    parts = []
-    for start in range(0, len(chunks), _TOGETHER):
-        few = chunks[start : start + _TOGETHER]
+    # what is asked before a prompt is cut off once for all that are read together
+    parts, together = [], 1 if asked_before(clip) else _TOGETHER
+    for start in range(0, len(chunks), together):
+        few = chunks[start : start + together]
         states = clip.encode_from_tokens({name: few})
         parts.append(states.reshape(len(few), -1, states.shape[-1]))
     return torch.cat(parts)

@@ -33,6 +33,8 @@ WEIGHT_KINDS: dict[type, str] = {  # ComfyUI's kinds of model that can be learne
        for row in reversed(FAMILIES.values()) if hasattr(comfy.supported_models, row.comfy_class or "")},
 }  # fmt: skip
 OTHERS_SIDE = 1024  # pixels: what today's models are trained with
+# of weights: those of layers, Z-Image's padding, and Krea 2's of norms and tables, in its autoencoder too
+_ENDINGS = (".weight", ".bias", "pad_token", ".scale", ".lin", ".gamma")
 STATES = 3  # of its text encoder that FLUX.2 reads side by side
 _OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learned on: what, and why not
     "SDXLRefiner": ("the SDXL refiner", "it only finishes what the SDXL base began; connect the SDXL base"),
@@ -47,7 +49,7 @@ _OTHERS = {  # ComfyUI's names for kinds that are close and yet cannot be learne
         "it expects a picture beside the noise; connect SD 1.5 itself",
     ),
 }
-_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image or the Miniature"
+_KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image, Krea 2 or the Miniature"
 
 
 def family_of_model(model: Any) -> str:
@@ -169,6 +171,8 @@ def _transformer_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2W
     tower = getattr(clip.cond_stage_model, name)
     if FAMILIES[family].denoiser == "flux2":
         taps, autoencoder = tuple(tower.layer), _flux2_vae_weights(vae, own_world)
+    elif FAMILIES[family].denoiser == "krea2":
+        taps, autoencoder = tuple(tower.layer), _weights_in_use(vae.patcher, "")
     else:  # before the last layer
         taps, autoencoder = (tower.num_layers - 1,), _weights_in_use(vae.patcher, "")
     undo = FAMILIES[family].undistilled_by
@@ -209,7 +213,7 @@ def _weights_in_use(
     """
     weights = {}
     for name in patcher.model_state_dict(prefix):
-        if not name.endswith((".weight", ".bias", "pad_token")):
+        if not name.endswith(_ENDINGS):
             continue  # the scales of fp8 layers, which their weights are multiplied with below
         weight = _stored_weight(patcher, name)
         if name in patcher.patches:
@@ -260,7 +264,7 @@ def _alphas_cumprod(model: Any) -> torch.Tensor:
 
 def _check_loaded(model: Any, clip: Any, vae: Any, family: str) -> None:
     """Raises LikenessError, with the way out, where what is connected does not belong together."""
-    channels = model.model.model_config.unet_config["in_channels"]
+    channels = model.model.model_config.unet_config.get("in_channels")
     if FAMILIES[family].denoiser == "unet" and channels != 4:
         raise LikenessError(
             f"this MODEL is for inpainting or editing (its U-Net reads {channels} channels instead of 4); "

@@ -24,6 +24,7 @@ from ..artifact.concept_file import lora_layer
 from ..artifact.flux2_lora import core_name, for_core
 from ..artifact.lora import RANK_BY_NOISE
 from ..bases.families import FAMILIES
+from ..bases.text.krea2 import KREA2_BEFORE
 from ..bases.text.prompt_weights import weighted
 from ..bases.text.qwen import MARKS
 from ..bases.text.token_tables import diff_patch
@@ -257,7 +258,17 @@ def _targets(files: Sequence[Path], name: str) -> list[Path]:
 def text_pieces(clip: Any, text: str) -> list[Any]:
     """The token ids, or vectors in the place of some, that the first encoder reads, chunk after chunk."""
     chunks = next(iter(clip.tokenize(text).values()))  # SDXL's two stand at the same places
-    return [piece for chunk in chunks for piece, *_ in chunk]
+    return [piece for chunk in chunks for piece, *_ in chunk][asked_before(clip) :]
+
+
+def asked_before(clip: Any) -> int:
+    """Tokens before a prompt whose states nobody reads, which ComfyUI cuts off."""
+    template = getattr(clip.tokenizer, "llama_template", "")
+    if not isinstance(template, str) or not template.startswith(KREA2_BEFORE):
+        return 0
+    tower = next(iter(FAMILIES["krea2"].encoders))
+    reader = getattr(clip.tokenizer, tower, None)
+    return 0 if reader is None else len(reader.tokenizer(KREA2_BEFORE)["input_ids"])
 
 
 def word_pieces(clip: Any, word: str) -> list[Any]:

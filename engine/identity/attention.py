@@ -143,7 +143,7 @@ class Person:
         kept = self._ready.get(site.name)
         if kept is not None and kept[0] == like:
             return kept[1]
-        keys, values = (split_heads(part, site.heads, q) for part in self.keys_values[site.name])
+        keys, values = (_as_asked(part, site, q) for part in self.keys_values[site.name])
         ready = keys, values, None if self.counts is None else self.counts.to(q)  # as CUDA's kernels ask
         if not (keys.requires_grad or values.requires_grad):
             self._ready[site.name] = like, ready
@@ -188,6 +188,14 @@ class IdentityAttention(AttentionUser):
         if branch.requires_grad or out.requires_grad or branch.dtype != out.dtype:
             return out + branch.to(out.dtype)
         return branch.add_(out)  # into what is ours: a new tensor costs more than the sum
+
+
+def _as_asked(rows: Tensor, site: AttentionSite, q: Tensor) -> Tensor:
+    """Keys or values (B, heads, n, d) for queries (B, N, heads, d), each of their heads as often as queries
+    have one for it."""
+    apart = split_heads(rows, rows.shape[-1] // q.shape[-1], q)
+    times = site.heads // apart.shape[1]
+    return apart if times == 1 else apart.repeat_interleave(times, 1)
 
 
 def split_heads(rows: Tensor, heads: int, like: Tensor) -> Tensor:

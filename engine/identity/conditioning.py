@@ -250,7 +250,7 @@ def _heads(base: Any, shown: Sequence[IdentityConditioning]) -> dict[str, int]:
     shapes = {name: tuple(layer.text.to_k.shape) for name, layer in layers.items()}
     for adapter in {id(one.identity.adapter): one.identity.adapter for one in shown}.values():
         check_fit(adapter, base.family, shapes)
-    return {name: int(layer.layer.heads) for name, layer in layers.items()}
+    return {name: layer.key_heads for name, layer in layers.items()}
 
 
 def digest_of(people: Sequence[IdentityConditioning]) -> str:

@@ -145,7 +145,10 @@ class RefocusedModel:
     def _own(stages: Sequence[Conditioning], row: int) -> list[TextStates]:
         """What one picture's regions read."""
         picked = [stage.rows(slice(row, row + 1)) for stage in stages]
-        return [TextStates(one.states, one.states if one.values is None else one.values) for one in picked]
+        return [
+            TextStates(one.states, one.states if one.values is None else one.values, there=one.mask)
+            for one in picked
+        ]
 
     def _masks_at(self, spots: Sequence[Sequence[Spot]]) -> list[LogMasks]:
         places = tuple(tuple(spot.positions for spot in line) for line in spots)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Bias
+from ..bases.attention import WHOLE, AttentionSite, AttentionUser, Behind, Bias
 from ..staged.text import TextStates
 from .refocus import Area, LogMasks, Maps, places_in_all, word_attention
 
@@ -126,23 +126,24 @@ class Regions(AttentionUser):
             self._remember(site, q, k, words, added)
         return q, k, v, bias
 
-    def behind(self, text: Tensor) -> tuple[Tensor, Tensor] | None:
+    def behind(self, text: Tensor) -> Behind | None:
         if not self._behind:
             return None
         states = text.new_zeros(len(text), self._behind, text.shape[-1])
         places = torch.zeros(len(text), self._behind, dtype=torch.long, device=text.device)
-        start, layouts = 0, []
+        of, start, layouts = torch.zeros_like(places), 0, []
         for (count, _), prompt in zip(self._prompts, self._acting):
             if prompt is not None and prompt.own:
                 rows, filled = slice(start, start + count), prompt.behind
                 states[rows, :filled] = torch.cat([part.keys.to(text) for part in prompt.own], 1)
                 layouts.append([part.keys.shape[1] for part in prompt.own])
                 places[rows, :filled] = _each_from_its_beginning(layouts[-1], text.device)
+                of[rows, :filled] = torch.cat([_numbered(part, n) for n, part in enumerate(prompt.own, 1)])
             start += count
         longest = max(layouts, key=sum)
-        if all(layout == longest[: len(layout)] for layout in layouts):
-            return states, _each_from_its_beginning(longest, text.device)  # where others end, nobody reads
-        return states, places
+        if all(layout == longest[: len(layout)] for layout in layouts):  # where others end, nobody reads
+            places = _each_from_its_beginning(longest, text.device)
+        return Behind(states, places, of)
 
     def _added(self, site: AttentionSite, front: int, like: Tensor) -> list[Tensor | None]:
         """By prompt, what is added to its logits."""
@@ -216,6 +217,13 @@ class Regions(AttentionUser):
 def _each_from_its_beginning(lengths: Sequence[int], device: torch.device) -> Tensor:
     """The places at which prompts of these lengths, one behind the other, are read."""
     return torch.cat([torch.arange(length, device=device) for length in lengths])
+
+
+def _numbered(part: TextStates, number: int) -> Tensor:
+    """A prompt's number at each of its states (T,), 0 at those of padding."""
+    if part.there is None:
+        return torch.full((part.keys.shape[1],), number, device=part.keys.device)
+    return number * part.there[0].long()
 
 
 def _kept_apart(whole: Tensor, front: int, lengths: Sequence[int], end: int) -> None:

@@ -34,7 +34,7 @@ class Flux2Sites:
         behind = user.behind(arguments["encoder_hidden_states"])
         if behind is None:
             return inputs, options
-        states, places = behind
+        states, places, _ = behind
         assert places.ndim == 1  # prompts are filled up to one length here, and places are one pass's
         ids = arguments["txt_ids"].new_zeros(len(places), arguments["txt_ids"].shape[-1])
         ids[:, 3] = places
@@ -49,6 +49,12 @@ class Flux2Sites:
             self._last = ids, _grid(ids)
         text = int(arguments["encoder_hidden_states"].shape[1])
         return arguments["hidden_states"], arguments["timestep"], Pass({}, self._last[1], text)
+
+    def ready(self, options: dict[str, Any], users: Pass) -> None:
+        """Layers are told by the carrier."""
+
+    def hooks(self) -> list[Any]:
+        return []
 
 
 def _grid(ids: Tensor) -> tuple[int, int] | None:

@@ -35,6 +35,11 @@ class AttentionLayer:
     def text(self) -> TextProjections:
         raise NotImplementedError
 
+    @property
+    def key_heads(self) -> int:
+        """Heads of its keys and values; queries may have a multiple of them."""
+        return int(self.layer.heads)
+
 
 class CrossAttention(AttentionLayer):
     """One whose keys and values are the text alone."""

@@ -13,6 +13,7 @@ from ...errors import LikenessError
 from ..attention import AttentionUser, Pass
 from ..families import KNOWN
 from .flux2 import Flux2Sites
+from .krea2 import Krea2Sites
 from .unet import UNetSites
 from .z_image import ZImageSites
 
@@ -35,6 +36,14 @@ class _Sites(Protocol):
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         """The noisy latents, the timesteps, and the pass before anybody uses it."""
+        ...
+
+    def ready(self, options: dict[str, Any], users: Pass) -> None:
+        """Tells the pass who is in it, where `carrier` does not reach the layers."""
+        ...
+
+    def hooks(self) -> list[Any]:
+        """Sets what such a network needs while its seam is open; what takes it off again."""
         ...
 
 
@@ -78,6 +87,7 @@ class Seam:
             others = options.get(sites.carrier) or {}
             users = others[sites.name].users if sites.name in others else {}
             there = Pass({**users, key: here}, empty.latents, empty.text)
+            sites.ready(options, there)
             return inputs, {**options, sites.carrier: {**others, sites.name: there}}
 
         handle = self._network.register_forward_pre_hook(tell, with_kwargs=True)
@@ -98,11 +108,13 @@ class _Opening:
     sites: _Sites
     count: int = 0
     usual: list[Any] = field(default_factory=list)
+    hooks: list[Any] = field(default_factory=list)
     stays: bool = False
 
     def enter(self) -> None:
         self.count += 1
         if self.count == 1:
+            self.hooks = self.sites.hooks()
             self.usual = [layer.processor for layer, _ in self.sites.processors]
             for layer, processor in self.sites.processors:
                 layer.processor = processor
@@ -112,6 +124,8 @@ class _Opening:
         if not self.count:
             for (layer, _), usual in zip(self.sites.processors, self.usual):
                 layer.processor = usual
+            for hook in self.hooks:
+                hook.remove()
 
     def stay(self, network: nn.Module) -> None:
         """Once more, until a pass of the network that computes nothing again."""
@@ -149,4 +163,6 @@ def sites_of(network: nn.Module) -> _Sites:
         return Flux2Sites(network)
     if hasattr(network, "noise_refiner") and hasattr(network, "cap_pad_token"):
         return ZImageSites(network)
+    if hasattr(network, "text_fusion"):
+        return Krea2Sites(network)
     raise LikenessError(f"nothing can be done inside the attention of {type(network).__name__}; use {KNOWN}")

@@ -55,6 +55,12 @@ class UNetSites:
         noisy, timesteps = inputs[0], inputs[1] if len(inputs) > 1 else options.get("timestep")
         return noisy, timesteps, Pass({}, (int(noisy.shape[-2]), int(noisy.shape[-1])))
 
+    def ready(self, options: dict[str, Any], users: Pass) -> None:
+        """Layers are told by the carrier."""
+
+    def hooks(self) -> list[Any]:
+        return []
+
 
 class CrossProcessor:
     """A layer's attention as diffusers' AttnProcessor2_0 computes it, with users; without, as usual."""

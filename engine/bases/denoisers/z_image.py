@@ -194,6 +194,12 @@ class ZImageSites:
             )
         return inputs, options
 
+    def ready(self, options: dict[str, Any], users: Pass) -> None:
+        """Layers are told by the carrier."""
+
+    def hooks(self) -> list[Any]:
+        return []
+
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         """The time is that of the process again, noise at 1."""
         arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}

@@ -121,10 +121,10 @@ def _transformer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def build_text(
     where: object, state: Mapping[str, Tensor], taps: tuple[int, ...] | None = None,
-    reader: str = "FLUX.2 Klein", take: str = _TAKE,
+    reader: str = "FLUX.2 Klein", take: str = _TAKE, theta: float = 1e6,
 ) -> Any:  # fmt: skip
     """Qwen3 around tensors in transformers' names (`model.layers…`), as far as its taps; sizes by shapes.
-    `reader`: the base that reads prompts with it, and which file it should `take`."""
+    `reader`: the base that reads prompts with it, and which file it should `take`; `theta`: of its RoPE."""
     from transformers import Qwen3Config, Qwen3Model
 
     def build() -> Any:
@@ -135,7 +135,7 @@ def build_text(
         read = max(taps or taps_for(stored))
         if stored < max(read, 4):
             raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for {reader}; {_GET}")
-        rope: Any = {"rope_theta": 1e6}  # newer transformers name it otherwise, and still take it so
+        rope: Any = {"rope_theta": theta}  # newer transformers name it otherwise, and still take it so
         config = Qwen3Config(
             vocab_size=words,
             hidden_size=width,

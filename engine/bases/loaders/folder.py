@@ -189,7 +189,7 @@ def _json(path: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------- refusals
 
 
-ONE_TRANSFORMER = "of its kind only FLUX.2 Klein and Z-Image are supported yet"
+ONE_TRANSFORMER = "of its kind only FLUX.2 Klein, Z-Image and Krea 2 are supported yet"
 
 
 def unsupported(path: object, what: str, reason: str) -> LikenessError:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ...errors import LikenessError
-from ..base import BaseModel, flux2_base, unet_base, z_image_base
+from ..base import BaseModel, flux2_base, krea2_base, unet_base, z_image_base
 from ..families import KNOWN, SECOND_MINIATURE
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
-from . import flux2, z_image
+from . import flux2, krea2, z_image
 from .folder import import_networks
 from .graph_weights import BaseWeights, Flux2Weights
 from .second_miniature import second_miniature_from_graph
@@ -19,7 +19,8 @@ def base_from_graph(weights: BaseWeights | Flux2Weights) -> BaseModel:
     """diffusers' classes around the given tensors, which they take over."""
     import_networks()
     if isinstance(weights, Flux2Weights):
-        return (_z_image_from_graph if weights.family == "z_image" else _flux2_from_graph)(weights)
+        kinds = {"z_image": _z_image_from_graph, "krea2": _krea2_from_graph}
+        return kinds.get(weights.family, _flux2_from_graph)(weights)
     side = trained_side(weights.family, weights.prediction_type)
     try:
         unet = build_unet(weights.unet, side, weights.heads)
@@ -71,6 +72,18 @@ def _z_image_from_graph(weights: Flux2Weights) -> BaseModel:
         distilled=False if weights.changed else None,
     )
     return z_image_base(parts)
+
+
+def _krea2_from_graph(weights: Flux2Weights) -> BaseModel:
+    return krea2_base(
+        krea2.krea2_assembled(
+            "the MODEL",
+            krea2.build_krea2_transformer("the MODEL", weights.transformer, {}),
+            krea2.build_krea2_vae("the VAE", weights.vae, {}),
+            krea2.build_krea2_text("the CLIP", weights.text_encoder, weights.taps),
+            weights.tokenizer,
+        )
+    )
 
 
 def _exact_schedule(alphas_cumprod: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class BaseWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Flux2Weights:
-    """A FLUX.2's or Z-Image's single files in memory, copies that nobody else holds, and what no shape
+    """A FLUX.2's, Z-Image's or Krea 2's single files in memory, copies that nobody else holds, and what no shape
     tells."""
 
     family: str  # a key of FAMILIES

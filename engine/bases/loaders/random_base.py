@@ -6,17 +6,26 @@ import torch
 
 from ...errors import LikenessError, nearest
 from ...miniature import model as miniature
-from ..base import BaseModel, flux2_base, unet_base, z_image_base
+from ..base import BaseModel, flux2_base, krea2_base, unet_base, z_image_base
 from ..denoisers.z_image import z_image_class
 from ..families import FAMILIES
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
+from ..text.krea2 import KREA2_TAPS
 from ..text.qwen import TAPS
 from .flux2 import Flux2Parts, flux2_classes
+from .krea2 import Krea2Parts, krea2_classes
 from .single_file import new_text_encoder, padded
 from .z_image import ZImageParts
 
 # families by the names that `bench` asks for
-SIZED = {"sd15": "sd1", "sd2": "sd2", "sdxl": "sdxl", "klein4b": "flux2", "z-image": "z_image"}
+SIZED = {
+    "sd15": "sd1",
+    "sd2": "sd2",
+    "sdxl": "sdxl",
+    "klein4b": "flux2",
+    "z-image": "z_image",
+    "krea2": "krea2",
+}
 _VAE = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "latent_channels": 4,
@@ -42,6 +51,8 @@ def random_base(name: str, device: torch.device) -> BaseModel:
         return _random_klein(row.key, device)
     if row.denoiser == "z_image":
         return _random_z_image(device)
+    if row.denoiser == "krea2":
+        return _random_krea(device)
     with torch.device(device):
         unet = UNet2DConditionModel(**row.network)
         vae = AutoencoderKL(**_VAE, scaling_factor=row.latent_scale)
@@ -110,3 +121,19 @@ def _random_z_image(device: torch.device) -> BaseModel:
         tokenizer=miniature.tokenizer(),
     )  # fmt: skip
     return z_image_base(parts, fingerprint="random")
+
+
+def _random_krea(device: torch.device) -> BaseModel:
+    """Krea 2 as it is stored: in bf16, but for norms and its autoencoder."""
+    transformer_class, vae_class = krea2_classes()
+    with torch.device(device):
+        transformer: Any = transformer_class().bfloat16()
+        text, vae = _qwen3_4b(KREA2_TAPS[-1]), vae_class()
+    for name, module in transformer.named_modules():
+        if "norm" in name.rpartition(".")[2]:
+            module.float()
+    parts = Krea2Parts(
+        transformer=transformer, vae=vae, text_encoder=text.bfloat16(), taps=KREA2_TAPS,
+        tokenizer=miniature.tokenizer(),
+    )  # fmt: skip
+    return krea2_base(parts, fingerprint="random")

@@ -15,6 +15,7 @@ LEVELS = 1000  # in the table that schedules pick from, as ComfyUI has it
 FLUX2_SHIFT = math.exp(2.02)  # that ComfyUI draws FLUX.2 at: of 1024 pixels a side and 50 steps
 FLUX2_LEVELS = 10_000  # in ComfyUI's table of it
 Z_IMAGE_SHIFT = 3.0
+KREA2_SHIFT = math.exp(1.15)  # that ComfyUI draws Krea 2 at
 _MINIATURE_SHIFT = 2.0  # the second Miniature's pictures are small
 _FLUX2_STEPS = 50  # for which the base's own shift is that at any size: what it is learned at
 _EDGE = 1e-5  # how near to its ends a time is drawn: ln(0) is no number
@@ -169,6 +170,18 @@ def z_image_flow(noise_scale: float = 1.0) -> RectifiedFlow:
     return RectifiedFlow(
         shift=Z_IMAGE_SHIFT, shift_at=lambda _latents, _steps: Z_IMAGE_SHIFT, noise_scale=noise_scale
     )
+
+
+def krea2_shift(latents: int, steps: int) -> float:
+    """Krea 2 RAW's own shift for pictures of so many latents (64 pixels each), of which four are a token."""
+    return math.exp(0.5 + (1.15 - 0.5) * (latents / 4 - 256) / (6400 - 256))
+
+
+def krea2_flow(
+    shift_at: Callable[[int, int], float] = krea2_shift, noise_scale: float = 1.0
+) -> RectifiedFlow:
+    """The process of Krea 2, which ComfyUI draws at one shift whatever the size."""
+    return RectifiedFlow(shift=KREA2_SHIFT, levels=FLUX2_LEVELS, shift_at=shift_at, noise_scale=noise_scale)
 
 
 def miniature_flow() -> RectifiedFlow:

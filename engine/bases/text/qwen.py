@@ -47,6 +47,7 @@ class QwenText:
     offers = frozenset({features.STAGED_TEXT, features.TEXT_ATTENTION_MAPS})
     lora_targets: tuple[str, ...] = _ATTENTION
     pooled = False
+    before = BEFORE  # what stands in front of the prompt
 
     def __init__(
         self, name: str, model: nn.Module, tokenizer: Any, taps: Sequence[int], length: int = LENGTH,
@@ -101,9 +102,8 @@ class QwenText:
         last, matches = 0, [match for match in TOKEN.finditer(prompt) if match.group() in rows]
         for number, match in enumerate([*matches, None]):
             end = len(prompt) if match is None else match.start()
-            text = (
-                (BEFORE if number == 0 else "") + prompt[last:end] + (self.closing if match is None else "")
-            )
+            text = prompt[last:end] + (self.closing if match is None else "")
+            text = self.before + text if number == 0 else text
             if number:
                 text = " ".join(text.split())
             elif match is not None and not text[-1].isspace():
@@ -175,6 +175,18 @@ class QwenText:
         self, encoder: str, ids: Tensor, places: Places, *, attention: bool = False
     ) -> TextStates:
         """The attention is that of all the layers whose states are tapped, one after the other."""
+        states, maps = self._read(encoder, ids, places, self.taps if attention else ())
+        added, at = places.by_prompt(len(ids)) if len(places.prompts) else (None, None)
+        there = self._there(ids)
+        if there is not None:
+            states, there = states[:, : there.shape[1]], there.to(places.vectors.device)
+        return TextStates(states, states, maps, added, at, there)
+
+    def _read(
+        self, encoder: str, ids: Tensor, places: Places, heard: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """States of ids (B, T), and the attention (B, heads, T, T) of the layers before these taps, one after
+        the other."""
         model = self.encoders[encoder]
         ids = to_device(ids, device_of(model))
 
@@ -185,22 +197,17 @@ class QwenText:
         handle = model.get_input_embeddings().register_forward_hook(written)
         seen: dict[Any, Any] = {}
         try:
-            with _attention_seen(model, [tap - 1 for tap in self.taps] if attention else [], seen):
+            with _attention_seen(model, [tap - 1 for tap in heard], seen):
                 states = self.states_of(model, ids)
         finally:
             handle.remove()
         maps = None
-        if attention:
+        if heard:
             mask = self._mask(ids, torch.float32)
             maps = torch.cat(
-                [_maps(seen[tap - 1][0], seen[tap - 1][1], seen["places"], mask) for tap in self.taps], 1
+                [_maps(seen[tap - 1][0], seen[tap - 1][1], seen["places"], mask) for tap in heard], 1
             )
-        added, at = places.by_prompt(len(ids)) if len(places.prompts) else (None, None)
-        there = self._there(ids)
-        if there is not None:
-            states, there = states[:, : there.shape[1]], there.to(places.vectors.device)
-        states = states.to(places.vectors.device)
-        return TextStates(states, states, maps, added, at, there)
+        return states.to(places.vectors.device), maps
 
     def said(self, parts: Sequence[TextStates], pooled: Tensor | None = None) -> Conditioning:
         (part,) = parts
@@ -210,7 +217,7 @@ class QwenText:
         """The chat's marks, which hold attention sinks, are no words of the user."""
         before, *marks = (
             self.tokenizers[encoder](text, add_special_tokens=False)["input_ids"]
-            for text in (BEFORE, "<|im_end|>")
+            for text in (self.before, "<|im_end|>")
         )
         positions, ((end,),) = torch.arange(tokens.ids.shape[1]), marks
         ends = torch.tensor([line.index(end) for line in tokens.ids.tolist()])[:, None]

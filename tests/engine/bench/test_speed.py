@@ -90,9 +90,12 @@ def test_the_plain_loops_move_what_they_train_and_nothing_else(family: str):
 @pytest.mark.parametrize(
     ("arch", "millions", "side", "family"),  # millions in the network, pixels
     [("sd15", 860, 512, "sd1"), ("sd2", 866, 768, "sd2"), ("sdxl", 2567, 1024, "sdxl"),
-     ("klein4b", 3876, 1024, "flux2"), ("z-image", 6155, 1024, "z_image")],
+     ("klein4b", 3876, 1024, "flux2"), ("z-image", 6155, 1024, "z_image"),
+     ("krea2", 12820, 1024, "krea2")],
 )  # fmt: skip
 def test_random_bases_have_the_real_sizes(arch: str, millions: int, side: int, family: str):
+    if arch == "krea2":
+        pytest.importorskip("diffusers", "0.39")
     if arch in ("klein4b", "z-image"):
         pytest.importorskip("diffusers", "0.36")
         pytest.importorskip("transformers", "4.51")
