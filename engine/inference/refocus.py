@@ -352,7 +352,8 @@ def word_attention(
 ) -> Tensor:
     """Probability that each query gives to each of K words (their positions together), mean over heads.
 
-    queries (B, Q, heads, d), keys (B, T, heads or fewer, d), bias (B or 1, Q, T) or None; gives (B, K, Q) in fp32.
+    queries (B, Q, heads, d), keys (B, T, heads or fewer, d), bias (B or 1, Q, T) or None; gives (B, K, Q) in
+    fp32.
     """
     queries, keys = (x.float().transpose(1, 2) for x in (queries, keys))
     if keys.shape[1] != queries.shape[1]:

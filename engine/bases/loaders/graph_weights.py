@@ -33,8 +33,8 @@ class BaseWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Flux2Weights:
-    """A FLUX.2's, Z-Image's or Krea 2's single files in memory, copies that nobody else holds, and what no shape
-    tells."""
+    """A FLUX.2's, Z-Image's or Krea 2's single files in memory, copies that nobody else holds, and what no
+    shape tells."""
 
     family: str  # a key of FAMILIES
     transformer: Mapping[str, Tensor]  # by the names of the files that ComfyUI reads
