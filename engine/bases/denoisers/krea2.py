@@ -94,8 +94,8 @@ def _fused_apart(_fusion: nn.Module, inputs: tuple[Any, ...], options: dict[str,
 
 
 def _with_users(_rotary: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    users = getattr(inputs[0], "users", None)
-    return output if users is None else Placed(*output, users)
+    users, (cos, sin) = getattr(inputs[0], "users", None), output
+    return output if users is None else Placed(cos, sin, users)
 
 
 class GatedProcessor:
