@@ -115,7 +115,8 @@ class GatedProcessor:
             return self._usual(layer, hidden_states, attention_mask, image_rotary_emb)
         from diffusers.models.embeddings import apply_rotary_emb
 
-        places, users = image_rotary_emb[:2], image_rotary_emb.users
+        places: Any = image_rotary_emb[:2]
+        users = image_rotary_emb.users
         heard = None if attention_mask is None else attention_mask[:, 0, 0]
 
         def in_heads(states: Tensor) -> Tensor:
