@@ -260,7 +260,7 @@ def test_a_region_that_is_everywhere_draws_its_own_prompt_and_others_draw_theirs
     said, region = base.encode_text(["a man on a beach", "a cat", "a dog, big"]), torch.ones(1, 8, 8)
     own = said.rows(slice(1, 2))
     spot = Spot(Focus(token="x", region=region), (5,), (5,), said.length)
-    read = [TextStates(own.states, own.states, mask=own.mask)]
+    read = [TextStates(own.states, own.states, there=own.mask)]
     prompt = FocusedPrompt(LogMasks([spot], [region]), said.length, read)
     with torch.no_grad(), using(base.network, "regions", Regions([(1, None), (1, prompt)], 0.5, {})):
         other, found = base.predict(noisy, times, said.rows([2, 0]))
