@@ -151,10 +151,10 @@ class Krea2JointSites(JointSites):
 
     def with_user(self, options: Mapping[str, Any], network: Any, key: str, user: User) -> dict[str, Any]:
         before = options.get(_OVERRIDE)
-        told = super().with_user(options, network, key, user)
+        with_it = super().with_user(options, network, key, user)
         if USERS_KEY not in options:
-            told[_OVERRIDE] = partial(_fused_apart, before)
-        return told
+            with_it[_OVERRIDE] = partial(_fused_apart, before)
+        return with_it
 
 
 def _fused_apart(theirs: Any, usual: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **options: Any) -> Any:

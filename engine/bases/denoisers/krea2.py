@@ -66,15 +66,19 @@ class Krea2Sites:
         if behind is None:
             return (), arguments
         mask = arguments.get("encoder_attention_mask")
-        own = states.new_ones(states.shape[:2], dtype=torch.long) if mask is None else mask.long()
-        of = torch.cat([own, behind.prompts + (behind.prompts > 0)], 1)  # 1: the whole prompt; 0: nobody's
+        front = states.new_ones(states.shape[:2], dtype=torch.long) if mask is None else mask.long()
+        of = torch.cat([front, behind.prompts + (behind.prompts > 0)], 1)  # 1: the whole prompt; 0: nobody's
         longer: Any = torch.cat([states, behind.states.unflatten(-1, states.shape[2:])], 1)
         longer.of = of
         before: Any = arguments["position_ids"]
         places: Any = torch.cat([before.new_zeros(behind.states.shape[1], 3), before])
         places.grid = before.grid
-        told = {"encoder_hidden_states": longer, "encoder_attention_mask": of > 0, "position_ids": places}
-        return (), {**arguments, **told}
+        longer_ones = {
+            "encoder_hidden_states": longer,
+            "encoder_attention_mask": of > 0,
+            "position_ids": places,
+        }
+        return (), {**arguments, **longer_ones}
 
     def passing(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Any, Pass]:
         arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}
