@@ -116,8 +116,8 @@ def second_weights(network: str, dtype: torch.dtype = torch.float32) -> dict[str
     """The weights of one of `SECOND_NETWORKS`; raises LikenessError where its weights are not all here."""
     if missing_weights():
         raise LikenessError(
-            "the second Miniature's weights are not part of this installation yet "
-            f"({', '.join(missing_weights())}); take the first: 'miniature'"
+            "the second Miniature's weights are not part of this installation "
+            f"({', '.join(missing_weights())}); reinstall likeness-portraits, or take the first: 'miniature'"
         )
     return model.state_dict(network, dtype)
 
@@ -132,10 +132,14 @@ def second_card() -> dict[str, Any]:
     return json.loads(card_file().read_text())
 
 
-@functools.cache
 def second_fingerprint() -> str:
     """Names the weights that a concept was learned on."""
+    return _fingerprint(model.weights_file("second/transformer"), model.weights_file("second/text_encoder"))
+
+
+@functools.cache
+def _fingerprint(*files: Path) -> str:
     digest = hashlib.sha256()
-    for network in ("second/transformer", "second/text_encoder"):
-        digest.update(model.weights_file(network).read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

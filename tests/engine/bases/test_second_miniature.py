@@ -21,7 +21,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     folder = write_weights(tmp_path_factory.mktemp("weights"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "WEIGHTS", folder)
-        second.second_fingerprint.cache_clear()
         return load_base(SPEC)
 
 
@@ -29,6 +28,16 @@ def test_without_its_weights_it_is_refused_in_a_sentence(monkeypatch: pytest.Mon
     monkeypatch.setattr(model, "WEIGHTS", tmp_path)
     with pytest.raises(LikenessError, match=r"second Miniature's weights are not .*take the first"):
         load_base(SPEC)
+
+
+def test_what_names_its_weights_goes_by_the_files_that_are_there(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "second").mkdir()
+    for name in ("transformer", "text_encoder"):
+        (tmp_path / "second" / f"{name}.safetensors").write_bytes(b"others")
+    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+    assert second.second_fingerprint() != base.fingerprint
 
 
 def test_it_is_a_flux2_of_its_own_sizes_in_the_miniatures_world(base: BaseModel):

@@ -71,7 +71,6 @@ def test_the_second_miniature_is_learned_and_drawn_by_the_same_bench(tmp_path, m
     pytest.importorskip("transformers.models.qwen3")
     first = Bench(tmp_path / "bench", sampling_steps=1)
     monkeypatch.setattr(model, "WEIGHTS", write_weights(tmp_path / "weights"))
-    second.second_fingerprint.cache_clear()
     bench = Bench(tmp_path / "bench", sampling_steps=1, base_spec=BaseSpec(kind="miniature-2"))
     assert bench.instrument != first.instrument
     person, settings = world.TUNING_SEEDS[0], {"steps": 1}
@@ -83,4 +82,3 @@ def test_the_second_miniature_is_learned_and_drawn_by_the_same_bench(tmp_path, m
     assert artifact.base_fingerprint == second.second_fingerprint()
     (seconds,) = (tmp_path / "bench" / "seconds").glob("*.json")
     assert json.loads(seconds.read_text()).keys() == {"seconds", "cpu_seconds"}
-    second.second_fingerprint.cache_clear()
