@@ -210,11 +210,12 @@ def merged(
         raise LikenessError(
             f"this base has no layer for {unknown[0]}; use the base that the LoRA was made for"
         )
-    originals: list[tuple[nn.Module, str, nn.Parameter]] = []  # the objects themselves must come back
+    # the objects themselves must come back; a weight that is kept in 8 bits is no parameter of its own
+    originals: list[tuple[nn.Module, str, nn.Parameter | None]] = []
     try:
         for name, parts in updates.items():
             for kind, own_parts in _by_parameter(parts).items():
-                module, original = modules[name], modules[name]._parameters.get(kind)
+                module, original = modules[name], getattr(modules[name], kind, None)
                 if original is None:
                     raise LikenessError(
                         f"{name} has no {kind} in this base; use the base the LoRA was made for"
@@ -225,12 +226,15 @@ def merged(
                     raise LikenessError(
                         f"{name} has another size in this base; use the base the LoRA was made for"
                     ) from error
-                originals.append((module, kind, original))
+                originals.append((module, kind, module._parameters.get(kind)))
                 module._parameters[kind] = nn.Parameter(new, requires_grad=False)
         yield
     finally:
-        for module, kind, original in reversed(originals):
-            module._parameters[kind] = original
+        for module, kind, own in reversed(originals):
+            if own is None:
+                del module._parameters[kind]
+            else:
+                module._parameters[kind] = own
 
 
 def _by_parameter(parts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -47,6 +47,7 @@ from .process.ddpm import DDPM, noise_schedule
 from .process.flow import KREA2_SHIFT, flux2_flow, krea2_flow, krea2_shift, miniature_flow, z_image_flow
 from .process.protocol import Process
 from .sampling import ModelWrapper, unwrapped
+from .stored import first_numbers
 from .text.clip import ClipText
 from .text.krea2 import Krea2Text
 from .text.protocol import Rows, TextStack, Tokens
@@ -140,17 +141,32 @@ class BaseModel(nn.Module):
     def device(self) -> torch.device:
         return self.turns.device if self.turns else next(self.network.parameters()).device
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """A short name for all that is learned on: every number of network, text encoders and autoencoder,
         what the network predicts and at which noise. What is kept of one run for another goes by it."""
-        total = hashlib.sha256(self.process.recipe())
+        return self._identities[0]
+
+    @property
+    def identities(self) -> Mapping[str, str]:
+        """The same of each part alone, with what is settled beside weights: `network`, `vae` and the text
+        encoders by their names."""
+        return self._identities[1]
+
+    @cached_property
+    def _identities(self) -> tuple[str, dict[str, str]]:
+        whole, alone = hashlib.sha256(self.process.recipe()), {}
         parts = {"network": self.network, "vae": self.vae, **self.text_encoders}
         for part, module in parts.items():
+            own = hashlib.sha256()
             for name, weight in sorted(module.state_dict().items()):
                 numbers = weight.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
-                total.update(f"{part} {name} {weight.dtype} {crc32(numbers)}".encode())
-        return total.hexdigest()[:16]
+                line = f"{part} {name} {weight.dtype} {crc32(numbers)}".encode()
+                whole.update(line)
+                own.update(line)
+            own.update(_settled(module).encode())
+            alone[part] = own.hexdigest()
+        return whole.hexdigest()[:16], alone
 
     def send_away(self, part: nn.Module) -> None:
         """Moves a part to the CPU, where it works (text encoders) or waits for work (the autoencoder)."""
@@ -312,6 +328,17 @@ class BaseModel(nn.Module):
         return self.text.word_rows(text)
 
 
+def _settled(network: Any) -> str:
+    """What a network's configuration says of how it computes."""
+    config: Any = getattr(network, "config", {})
+    if hasattr(config, "to_dict"):  # transformers'
+        plain = config.to_dict()
+    else:  # diffusers', or what is told of a network around another
+        plain = dict(config) if isinstance(config, Mapping) else vars(config)
+    beside = ("_", "transformers_version", "torch_dtype", "dtype")
+    return repr(sorted((key, value) for key, value in plain.items() if not key.startswith(beside)))
+
+
 def pixels_per_latent(vae: Any) -> int:
     """Pixels a side that one of the autoencoder's latents stands for."""
     packed: int | None = getattr(vae, "pixels_per_latent", None)
@@ -436,11 +463,10 @@ def weights_fingerprint(model: BaseModel) -> str:
     """A short name for these weights: equal in every file format and precision that holds them."""
     total = hashlib.sha256()
     for part in (model.network, *model.text_encoders.values()):
-        for name, weight in sorted(part.state_dict().items()):
-            if weight.is_floating_point():
-                few = weight.flatten()[:64].detach().to("cpu", torch.float16)
-                total.update(f"{re.sub('^text_model[.]', '', name)}{tuple(weight.shape)}".encode())
-                total.update(few.contiguous().numpy().tobytes())
+        for name, shape, few in first_numbers(part, 64):
+            if few.is_floating_point():
+                total.update(f"{re.sub('^text_model[.]', '', name)}{tuple(shape)}".encode())
+                total.update(few.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from ..bases.families import FAMILIES, MINIATURE, SECOND_MINIATURE, family_of_fl
 from ..bases.loaders.checkpoint_file import UNET
 from ..bases.loaders.graph_weights import BaseWeights, Flux2Weights, TextTower
 from ..bases.loaders.vae import is_tiny
+from ..bases.stored import EIGHT_BITS
 from ..config import MODEL_FILES
 from ..errors import LikenessError
 from ..miniature import model as miniature
@@ -152,7 +153,7 @@ def take_weights(
         family=family,
         prediction_type=prediction or _prediction_type(model),
         alphas_cumprod=_alphas_cumprod(model),
-        unet=_weights_in_use(model, "diffusion_model.", UNET),
+        unet=_weights_in_use(model, "diffusion_model.", UNET, kept=True),
         heads=_heads(model.model.model_config.unet_config),
         vae=_vae_weights(vae, model.model.latent_format.scale_factor),
         latent_scale=model.model.latent_format.scale_factor,
@@ -184,9 +185,11 @@ def _transformer_weights(model: Any, clip: Any, vae: Any, family: str) -> Flux2W
     return Flux2Weights(
         family=family,
         fingerprint=second.second_fingerprint() if untouched else None,
-        transformer=_weights_in_use(model, "diffusion_model.", half=True),
+        transformer=_weights_in_use(
+            model, "diffusion_model.", half=True, kept=FAMILIES[family].denoiser == "flux2"
+        ),
         vae=autoencoder,
-        text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True),
+        text_encoder=_weights_in_use(clip.patcher, f"{name}.transformer.", half=True, kept=True),
         taps=taps,
         changed=bool(model.patches),
         tokenizer=getattr(clip.tokenizer, name).tokenizer,
@@ -205,16 +208,25 @@ def _flux2_vae_weights(vae: Any, own_world: bool) -> dict[str, torch.Tensor]:
 
 
 def _weights_in_use(
-    patcher: Any, prefix: str, renamed: str = "", half: bool = False
+    patcher: Any, prefix: str, renamed: str = "", half: bool = False, kept: bool = False
 ) -> dict[str, torch.Tensor]:
     """CPU copies of a patcher's weights, whatever of them is loaded or patched at the moment, in fp32.
 
-    `half`: those that are stored in less than fp32, in bf16.
+    `half`: those that are stored in less than fp32, in bf16. `kept`: layers in fp8 and int8 without patches
+    as they are, with their scales (out, 1) as `….weight_scale`.
     """
     weights = {}
     for name in patcher.model_state_dict(prefix):
         if not name.endswith(_ENDINGS):
             continue  # the scales of fp8 layers, which their weights are multiplied with below
+        stored = _eight_bits(patcher, name) if kept and name not in patcher.patches else None
+        if stored is not None:
+            new, (weight, scale) = renamed + name.removeprefix(prefix), stored
+            weights[new] = weight.detach().to("cpu", copy=True)
+            if scale is not None:
+                rows = scale.detach().to("cpu", torch.float32).reshape(-1, 1)
+                weights[f"{new}_scale"] = rows.repeat(len(weight) // len(rows), 1)
+            continue
         weight = _stored_weight(patcher, name)
         if name in patcher.patches:
             with torch.no_grad():
@@ -223,6 +235,24 @@ def _weights_in_use(
             weight = weight.bfloat16()
         weights[renamed + name.removeprefix(prefix)] = weight
     return weights
+
+
+def _eight_bits(patcher: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """A layer's weight (out, in) as ComfyUI holds it in fp8 or int8, and its scale, where it has one."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, name)
+    if name in patcher.backup or name in patcher.hook_backup or weight.ndim != 2:
+        return None
+    scale = None
+    if hasattr(weight, "_qdata"):  # comfy_kitchen's QuantizedTensor
+        told = weight._params
+        scale = told.scale
+        turned = getattr(told, "convrot", False) or getattr(told, "transposed", False)
+        if turned or hasattr(told, "block_scale") or scale.numel() not in (1, weight.shape[0]):
+            return None
+        weight = weight._qdata
+    elif convert is not None:  # an older host's layers with scales
+        return None
+    return (weight, scale) if weight.dtype in EIGHT_BITS and weight.ndim == 2 else None
 
 
 def _stored_weight(patcher: Any, name: str) -> torch.Tensor:

@@ -25,7 +25,7 @@ from .probe import META, meta_copy, peak_of
 from .sharding import sharding_asked
 
 _HALF = torch.bfloat16
-_MARGIN = 1.05  # the allocator's rounding and gaps
+MARGIN = 1.05  # the allocator's rounding and gaps
 HOPELESS = 1.2  # times what is free: not even worth a try
 STATE_BYTES = {  # that an optimiser remembers per trained number; the others: see `remembered_bytes`
     "adamw": 8, "prodigy": 16, "schedulefree": 8, "lion": 4, "muon": 8,
@@ -120,16 +120,53 @@ def rungs(method: Method, job: Job, device: torch.device) -> list[MemorySettings
 
 def estimate(method: Method, measures: MemorySettings) -> Estimate:
     """What the run needs under these measures; nothing is computed, nothing of the method changes."""
-    with torch.random.fork_rng(devices=[]):  # layers that are put in draw their first weights
-        return _estimate(method, measures)
+    return Estimates(method).of(measures)
 
 
-def _estimate(method: Method, measures: MemorySettings) -> Estimate:
+class Estimates:
+    """Estimates of one run under several measures, of which those that change no step are probed once."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self._steps: dict[MemorySettings, int] = {}
+        self._pictures: int | None = None
+
+    def of(self, measures: MemorySettings) -> Estimate:
+        """What the run needs under these measures."""
+        with torch.random.fork_rng(devices=[]):  # layers that are put in draw their first weights
+            return _estimate(self._method, measures, self)
+
+    def least(self, measures: MemorySettings) -> int:
+        """What it needs at least, known without probing: the weights that stay on the device."""
+        if measures.turns:
+            return 0
+        base = self._method.base
+        resident = [base.network, *([] if measures.text_away else base.text_encoders.values())]
+        most = _HALF.itemsize if measures.half else 8
+        bytes_ = sum(weight.numel() * min(weight.element_size(), most)
+                     for part in resident for weight in part.parameters())  # fmt: skip
+        return bytes_ + (0 if measures.vae_away else bytes_of([base.vae]))
+
+    def step(self, twin: Method, measures: MemorySettings) -> int:
+        """Of the twin under these measures, or of an earlier one that steps alike."""
+        alike = replace(measures, vae_away=False, text_away=False, small_moments=False)
+        if alike not in self._steps:
+            self._steps[alike] = max(_peak_of_phase(twin, phase) for phase in twin.phases())
+        return self._steps[alike]
+
+    def pictures(self, twin: Method) -> int:
+        """The autoencoder's inner states, which no measure changes."""
+        if self._pictures is None:
+            self._pictures = peak_of(lambda: _pictures(twin), twin)
+        return self._pictures
+
+
+def _estimate(method: Method, measures: MemorySettings, probed: Estimates) -> Estimate:
     twin = meta_copy(method, shared=[method.examples, method.concepts, *method.base.tokenizers.values()])
     base: BaseModel = twin.base
     if measures.half:
         for weight in [weight for part in halved(base) for weight in part.parameters()]:
-            weight.data = weight.data.to(_HALF)
+            weight.data = weight.data.to(_HALF if weight.element_size() > 1 else weight.dtype)
     resident = [base.network]
     resident += [] if measures.text_away else list(base.text_encoders.values())
     weights = bytes_of(resident) + (0 if measures.vae_away else bytes_of([base.vae]))
@@ -148,8 +185,8 @@ def _estimate(method: Method, measures: MemorySettings) -> Estimate:
         base.recompute(True)
     for weight in trained.values():
         weight.requires_grad_(True)
-    step = max(_peak_of_phase(twin, phase) for phase in twin.phases())
-    pictures = peak_of(lambda: _pictures(twin), twin) + (bytes_of([base.vae]) if measures.vae_away else 0)
+    step = probed.step(twin, measures)
+    pictures = probed.pictures(twin) + (bytes_of([base.vae]) if measures.vae_away else 0)
     if recipe.ema is not None or kind == "schedulefree":  # what is kept takes the place of what is trained
         pictures += 4 * numbers
     if turns:  # a step holds a part at a time, the largest of them at its worst moment or not
@@ -294,10 +331,13 @@ class MemoryPlan:
     def choose(self) -> Estimate:
         """Settles on the first rung that fits, says so, and takes it as far as networks are concerned."""
         free = self._limit or free_bytes(self.device, self.method.base)
-        needs = estimate(self.method, self.measures)
-        while needs.total * _MARGIN > free and self.at + 1 < len(self.rungs):
+        estimates, last = Estimates(self.method), len(self.rungs) - 1
+        while self.at < last and estimates.least(self.measures) * MARGIN > free:
             self.at += 1
-            needs = estimate(self.method, self.measures)
+        needs = estimates.of(self.measures)
+        while needs.total * MARGIN > free and self.at < last:
+            self.at += 1
+            needs = estimates.of(self.measures)
         if needs.total > HOPELESS * free:
             raise LikenessError(
                 f"this run needs {needs.words()} even with all measures "
@@ -316,7 +356,8 @@ class MemoryPlan:
         if self.measures.half:
             for part in halved(base):
                 for weight in part.parameters():
-                    if weight not in self._own and not weight.requires_grad and weight.dtype != _HALF:
+                    wide = weight.dtype != _HALF and weight.element_size() > 1
+                    if wide and weight not in self._own and not weight.requires_grad:
                         self._own[weight] = weight.data.cpu()
                         weight.data = weight.data.to(_HALF)
         if self.measures.checkpointing:

@@ -40,6 +40,28 @@ def peak_of(work: Callable[[], None], module: nn.Module) -> int:
     return counter.peak
 
 
+# the commonest operations number by number: PyTorch works out their results on meta in Python, at length
+_EACH = {getattr(torch.ops.aten, name) for name in (
+    "add", "sub", "mul", "div", "neg", "pow", "rsqrt", "exp", "silu", "gelu", "sigmoid", "silu_backward",
+    "gelu_backward",
+)}  # fmt: skip
+_OVERLOADS = ("default", "Tensor", "Scalar", "Tensor_Scalar")
+
+
+def _number_by_number(func: Any, args: Any) -> Tensor | None:
+    """The result of such an operation on meta, by its shape; None of others, which PyTorch is asked."""
+    if func.overloadpacket not in _EACH or func._overloadname not in _OVERLOADS:
+        return None
+    tensors = [part for part in args if isinstance(part, Tensor)]
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.device != META or tensor.dtype != first.dtype or not tensor.is_floating_point():
+            return None
+    shape = torch.broadcast_shapes(*[tensor.shape for tensor in tensors])
+    like = next((tensor for tensor in tensors if tensor.shape == shape), None)
+    return first.new_empty(shape) if like is None else torch.empty_like(like)
+
+
 class _Counter(TorchDispatchMode):
     """Adds up the storages of the meta tensors that are alive."""
 
@@ -49,7 +71,9 @@ class _Counter(TorchDispatchMode):
         self._known = {weight.untyped_storage()._cdata for weight in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = _number_by_number(func, args)
+        if result is None:
+            result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.device == META:
                 self._seen(tensor)

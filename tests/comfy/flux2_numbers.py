@@ -9,6 +9,7 @@ on them. Prints one JSON object; of a host that does not know FLUX.2, what it is
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ import comfy_api.latest  # noqa: E402, F401 (there before any pack is)
 import folder_paths  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.artifact.other_tools import export_stock, import_file  # noqa: E402
@@ -44,6 +45,7 @@ from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
 from likeness_portraits.engine.bases.process.flow import flux2_flow  # noqa: E402
 from likeness_portraits.engine.bases.sampling import dpmpp_2m, euler, seeded_noise  # noqa: E402
+from likeness_portraits.engine.bases.stored import StoredLinear  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
@@ -389,6 +391,50 @@ def both() -> tuple[tuple[Any, Any, Any], BaseModel]:
     return (model, clip, vae), load_base(spec)
 
 
+def in_eight_bits(spec: BaseSpec, clip: Any, vae: Any) -> dict[str, Any]:
+    """A transformer in fp8 and int8, as ComfyUI loads it and as the engine reads the file: whether both hold
+    the same numbers, and what of the layers is kept in 8 bits, bytes too."""
+    state = {key: value.bfloat16() for key, value in load_file(spec.path or "").items()}
+    found = {}
+    for how in ("plain fp8", "float8_e4m3fn", "int8_tensorwise"):
+        path = FOLDER / f"klein-base-{how.replace(' ', '-')}.safetensors"
+        save_file(dict(part for key, value in state.items() for part in parts_of(key, value, how)), path)
+        model = comfy.sd.load_diffusion_model(str(path))
+        with torch.inference_mode(), torch.inference_mode(False):
+            graph = base_from_graph(take_weights(model, clip, vae)).network
+        ours = load_base(replace(spec, path=str(path))).network
+        theirs, ours_too = graph.state_dict(), ours.state_dict()
+        layers = [layer for layer in graph.modules() if isinstance(layer, StoredLinear)]
+        found[how] = {
+            "same": theirs.keys() == ours_too.keys()
+            and all(torch.equal(theirs[key], ours_too[key]) for key in theirs),
+            "layers": len(layers),
+            "of": sum(isinstance(layer, torch.nn.Linear) for layer in graph.modules()),
+            "kinds": sorted({str(layer.stored.dtype) for layer in layers}),
+            "bytes": sum(weight.nbytes for weight in graph.parameters()),
+            "in bf16": 2 * sum(weight.numel() for weight in graph.parameters()),
+        }
+    return found
+
+
+def parts_of(key: str, value: torch.Tensor, how: str) -> list[tuple[str, torch.Tensor]]:
+    """A tensor as a file in 8 bits has it, by name: layers alone, but all where fp8 is plain."""
+    layer, _, part = key.rpartition(".")
+    if how == "plain fp8":
+        return [(key, value.to(torch.float8_e4m3fn))]
+    if part != "weight" or value.ndim != 2:
+        return [(key, value)]
+    whole = value.float()
+    told = torch.tensor(list(json.dumps({"format": how}).encode()), dtype=torch.uint8)
+    if how == "int8_tensorwise":
+        scale = whole.abs().amax(1, keepdim=True) / 127
+        stored = (whole / scale).round().to(torch.int8)
+    else:
+        scale = whole.abs().max() / 448
+        stored = (whole / scale).to(torch.float8_e4m3fn)
+    return [(key, stored), (f"{layer}.weight_scale", scale), (f"{layer}.comfy_quant", told)]
+
+
 def main() -> dict[str, Any]:
     found: dict[str, Any] = {"process": process_apart()}
     loaded, base = both()
@@ -399,6 +445,7 @@ def main() -> dict[str, Any]:
     found["graph"] = differences(loaded, graph)
     found["same fingerprint"] = graph.fingerprint == base.fingerprint
     found["layouts"], found["dev"] = layouts(loaded, base), refused_on_dev(loaded[1])
+    found["in 8 bits"] = in_eight_bits(written(*loaded[1:]), *loaded[1:])
     write_person(FOLDER / "person")
     found["used"] = {name: used(loaded, graph, learned(name, graph))
                      for name in ("textual-inversion", "dreambooth-lora")}  # fmt: skip

@@ -66,6 +66,7 @@ from likeness_portraits.engine.artifact.lora import adaptable  # noqa: E402
 from likeness_portraits.engine.bases.base import BaseModel, load_base  # noqa: E402
 from likeness_portraits.engine.bases.denoisers.conditional_unet import LORA_TARGETS  # noqa: E402
 from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noqa: E402
+from likeness_portraits.engine.bases.stored import StoredLinear  # noqa: E402
 from likeness_portraits.engine.bases.text.clip import ATTENTION as TEXT_ATTENTION  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature, miniature_person  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.weights import take_weights  # noqa: E402
@@ -321,6 +322,10 @@ def main() -> None:
         "sdxl": differences(sdxl, taken_out(sdxl), 8),
         "fp8": differences(plain_fp8, taken_out(plain_fp8), 8),
         "scaled fp8": differences(scaled_fp8, taken_out(scaled_fp8), 8),
+        "in 8 bits": [
+            [isinstance(layer, StoredLinear) for layer in taken_out(parts).unet.modules()
+             if isinstance(layer, torch.nn.Linear)] for parts in (plain_fp8, scaled_fp8)
+        ],
         "taesd": {"sd1": through_taesd(*sd1[:2]), "sdxl": through_taesd(*sdxl[:2])},
         "schedule": apart(headless.process.alphas_cumprod, from_graph.process.alphas_cumprod),
         "same fingerprint": headless.fingerprint == from_graph.fingerprint,

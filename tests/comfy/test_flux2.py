@@ -76,3 +76,11 @@ def test_a_lora_is_loaded_by_comfyui_itself_with_each_of_its_layers(known: dict[
     assert used["layers"] == 8 + 2 * 2 + 4 * 3
     assert used["exported velocity"] <= 1e-4 < used["seen"]
     assert used["hears"]
+
+
+@pytest.mark.parametrize("how", ["plain fp8", "float8_e4m3fn", "int8_tensorwise"])
+def test_what_comfyui_loads_in_8_bits_is_learned_on_in_8_bits(how: str, known: dict[str, Any]):
+    found = known["in 8 bits"][how]
+    assert found["same"] and found["layers"] == found["of"] - 1  # the first is widened
+    assert found["kinds"] == ["torch.int8" if how == "int8_tensorwise" else "torch.float8_e4m3fn"]
+    assert found["bytes"] < 0.53 * found["in bf16"]

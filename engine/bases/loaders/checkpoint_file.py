@@ -75,10 +75,22 @@ def read_checkpoint_tensors(path: Path) -> Stored:
             _check_whole(path, start)
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return Stored(tensors, dict(file.metadata() or {}))
+                told = dict(file.metadata() or {})
+                return Stored(tensors | _formats(told), told)
         state = read_checkpoint(path, mmap=True)
         state = state.get("state_dict", state)
         return Stored({str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {})
+
+
+def _formats(metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """What metadata say of the formats of quantised layers, which other files have beside each."""
+    if "_quantization_metadata" not in metadata:
+        return {}
+    layers = json.loads(metadata["_quantization_metadata"])["layers"]
+    return {
+        f"{layer}.comfy_quant": torch.tensor(list(json.dumps(format_).encode()), dtype=torch.uint8)
+        for layer, format_ in layers.items()
+    }
 
 
 def _check_whole(path: Path, start: bytes) -> None:

@@ -1,14 +1,13 @@
 """FLUX.2 Klein out of a diffusers folder, or out of the single files that people keep: transformer, text
 encoder and VAE each in one, under Black Forest Labs', ComfyUI's or diffusers' names.
 
-Weights stay in the precision that most of them are stored in (fp8 becomes bf16): in fp32 a Klein 4B would
-take 32 GB.
+Weights stay in the precision that most of them are stored in, those of layers in fp8 and int8 as they are: in
+fp32 a Klein 4B would take 32 GB.
 """
 
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,11 @@ from ...artifact.inert_folder import check_config, pretrained
 from ...config import BaseSpec
 from ...errors import LikenessError, first_line
 from ..families import FAMILIES, family_of_flux2
+from ..stored import keep_stored
 from ..text.qwen import LENGTH, PADDING, taps_for
 from .checkpoint_file import read_checkpoint_tensors
+from .eight_bits import GET, as_kept
+from .eight_bits import as_stored as as_stored  # what reads other transformers takes it from here
 from .networks import empty, numbers_in
 from .tokenizer import find_tokenizer
 from .vae import build_kl
@@ -35,9 +37,6 @@ NEEDED_DIFFUSERS = "0.36"
 _NEEDED_TRANSFORMERS = "4.51"  # for Qwen3
 _FOLDERS = ("transformer", "vae", "text_encoder", "tokenizer")
 _TEXT_FRONTS = ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.", "")
-_SCALES = (".weight_scale", ".scale_weight")  # that fp8 weights are multiplied with
-_NO_WEIGHTS = (".comfy_quant", ".input_scale", ".scale_input", "scaled_fp8", "lm_head.weight")
-_GET = "get it in bf16, fp16, fp32 or fp8"
 _TAKE = "take qwen_3_4b.safetensors for Klein 4B, qwen_3_8b.safetensors for Klein 9B"
 _STATES = 3  # of the text encoder, side by side
 
@@ -92,11 +91,12 @@ def build_transformer(where: object, state: Mapping[str, Tensor], config: Mappin
     kind, _ = flux2_classes()
 
     def build() -> Any:
-        weights = for_diffusers(as_stored(where, state))
+        kept, most = as_kept(where, state)
+        weights = for_diffusers(kept)
         if "time_guidance_embed.guidance_embedder.linear_1.weight" in weights:
             raise _dev(where)
         network = empty(kind, {**_transformer_config(weights), **config})
-        network.load_state_dict(weights, assign=True)
+        network.load_state_dict(keep_stored(network, weights, most), assign=True)
         return network.eval()
 
     return built_whole(where, "FLUX.2 transformer", build)
@@ -128,13 +128,14 @@ def build_text(
     from transformers import Qwen3Config, Qwen3Model
 
     def build() -> Any:
-        weights = {key.removeprefix("model."): value for key, value in as_stored(where, state).items()}
+        kept, most = as_kept(where, state)
+        weights = {key.removeprefix("model."): value for key, value in kept.items()}
         words, width = weights["embed_tokens.weight"].shape
         head = weights["layers.0.self_attn.q_norm.weight"].shape[0]
         stored = len(numbers_in(weights, "layers."))
         read = max(taps or taps_for(stored))
         if stored < max(read, 4):
-            raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for {reader}; {_GET}")
+            raise LikenessError(f"{where} is a text encoder of {stored} layers, too few for {reader}; {GET}")
         rope: Any = {"rope_theta": theta}  # newer transformers name it otherwise, and still take it so
         config = Qwen3Config(
             vocab_size=words,
@@ -151,7 +152,7 @@ def build_text(
             network = Qwen3Model(config)
         unheard = tuple(f"layers.{number}." for number in range(read, stored))
         heard = {key: value for key, value in weights.items() if not key.startswith(unheard)}
-        network.load_state_dict(heard, assign=True)
+        network.load_state_dict(keep_stored(network, heard, most), assign=True)
         return network.eval()
 
     if not any(key.endswith("layers.0.self_attn.q_norm.weight") for key in state):
@@ -252,7 +253,7 @@ def refuse_quantised(path: Path, read: Mapping[str, Mapping[str, Any]]) -> None:
         if "quantization_config" in read[name]:
             scheme = read[name]["quantization_config"]
             method = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else scheme
-            raise LikenessError(f"{path / name} is quantised by {method} and cannot be learned on; {_GET}")
+            raise LikenessError(f"{path / name} is quantised by {method} and cannot be learned on; {GET}")
 
 
 def folder_tensors(folder: Path) -> dict[str, Tensor]:
@@ -327,43 +328,6 @@ def qwen_tokenizer(folder: Path) -> Any:
     from transformers import Qwen2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
     return pretrained(Qwen2TokenizerFast, folder)
-
-
-# ---------------------------------------------------------------------------------------------------- numbers
-
-
-def as_stored(where: object, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's weights in the precision that most of them have, fp8 in bf16 with its scales multiplied in.
-
-    Raises LikenessError for numbers that are packed.
-    """
-    scales = {
-        key.removesuffix(ending): value
-        for ending in _SCALES
-        for key, value in state.items()
-        if key.endswith(ending)
-    }
-    plain = {key: value for key, value in state.items() if not key.endswith((*_SCALES, *_NO_WEIGHTS))}
-    for key, value in plain.items():
-        if not value.is_floating_point() or ".weight_scale_2" in key:
-            kind = str(value.dtype).removeprefix("torch.")
-            raise LikenessError(f"{where} is quantised and cannot be learned on ({key} is {kind}); {_GET}")
-    kinds: Counter[torch.dtype] = Counter()
-    for value in plain.values():
-        kinds[_computed(value.dtype)] += value.numel()
-    most = kinds.most_common(1)[0][0]
-    weights = {}
-    for key, value in plain.items():
-        scale = scales.get(key.removesuffix(".weight"))
-        weights[key] = value.to(most) if scale is None else (value.float() * scale.float()).to(most)
-    return weights
-
-
-def _computed(stored: torch.dtype) -> torch.dtype:
-    """What numbers stored so are computed with."""
-    if stored == torch.float64:
-        return torch.float32
-    return stored if stored in (torch.float32, torch.float16) else torch.bfloat16
 
 
 def built_whole(where: object, what: str, build: Callable[[], Any]) -> Any:

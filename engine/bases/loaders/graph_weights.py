@@ -18,7 +18,8 @@ class TextTower:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseWeights:
-    """A single-file checkpoint in memory, fp32 copies that nobody else holds, and what no shape tells."""
+    """A single-file checkpoint in memory, fp32 copies that nobody else holds, and what no shape tells; of the
+    U-Net, layers in fp8 and int8 as they are, with scales (out, 1) as `….weight_scale`."""
 
     family: str  # a key of FAMILIES
     prediction_type: str  # "epsilon" or "v_prediction"

@@ -6,6 +6,7 @@ import torch
 
 from ...errors import LikenessError, nearest
 from ...miniature import model as miniature
+from ...miniature import second
 from ..base import BaseModel, flux2_base, krea2_base, unet_base, z_image_base
 from ..denoisers.z_image import z_image_class
 from ..families import FAMILIES
@@ -40,7 +41,7 @@ _WORDS = 49_408  # of CLIP's vocabulary
 
 
 def random_base(name: str, device: torch.device) -> BaseModel:
-    """A base of this architecture, made on the device; it reads words with the Miniature's tokenizer."""
+    """A base of this architecture, made on the device; it reads words with a Miniature's tokenizer."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     if name not in SIZED:
@@ -87,7 +88,7 @@ def _random_klein(family: str, device: torch.device) -> BaseModel:
         vae = vae_class()
     parts = Flux2Parts(
         family=family, transformer=transformer.bfloat16(), vae=vae, text_encoder=text.bfloat16(), taps=TAPS,
-        tokenizer=miniature.tokenizer(),
+        tokenizer=second.chat_tokenizer(),
     )  # fmt: skip
     return flux2_base(parts, fingerprint="random")
 

@@ -17,6 +17,7 @@ from ...errors import LikenessError
 from ...files import read_text, reading
 from ..families import FAMILIES, family_of_unet
 from ..process.ddpm import SD_SCHEDULE, noise_schedule
+from ..stored import EIGHT_BITS, keep_stored
 from ..text.clip_weights import load_text
 from .checkpoint_file import UNET, Stored, check_checkpoint_kind, read_checkpoint_tensors
 from .folder import Parts, checked_prediction, read_text_folder
@@ -31,6 +32,7 @@ _HEAD_WIDTH = 64  # of the attention layers of SD 2.x, SDXL and all text encoder
 TIME_WIDTH = 256  # of each of SDXL's six size numbers
 VELOCITY_SPREAD = 0.09  # of one bias; SD 2.x models that predict velocity have more (as ComfyUI tells them)
 SPREAD_KEY = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_SCALE = ".weight_scale"
 _SPOKEN = {"v": "v_prediction", "velocity": "v_prediction", "eps": "epsilon", "noise": "epsilon"}
 CLIP_ON_THE_HUB = "openai/clip-vit-large-patch14"
 
@@ -109,14 +111,29 @@ def _told_beside(path: Path) -> str | None:
 
 
 def build_unet(state: Mapping[str, Tensor], side: int, heads: int | list[int]) -> Any:
-    """The U-Net out of LDM's names; `side` of its latents and attention `heads` stand in no shape."""
+    """The U-Net out of LDM's names; `side` of its latents and attention `heads` stand in no shape.
+
+    All in fp32, but layers in fp8 and int8 as they are, with scales (out, 1) as `….weight_scale`.
+    """
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    weights = {key: value for key, value in state.items() if key.startswith(UNET)}
+    whole = {key: value for key, value in state.items() if key.startswith(UNET)}
+    weights = {key: value for key, value in whole.items() if not key.endswith(_SCALE)}
+    # by the tensors themselves: diffusers knows no such names
+    scales = {id(weights[key.removesuffix("_scale")]): whole[key] for key in whole.keys() - weights.keys()}
     config = unet_config({key[len(UNET) :]: value for key, value in weights.items()})
     unet = empty(UNet2DConditionModel, {**config, "sample_size": side, "attention_head_dim": heads})
-    unet.load_state_dict(in_full(convert_ldm_unet_checkpoint(weights, unet.config)), assign=True)
+    renamed: dict[str, Tensor] = {}
+    for name, weight in convert_ldm_unet_checkpoint(weights, unet.config).items():
+        scale = scales.pop(id(weight), None)
+        kept = weight.dtype in EIGHT_BITS and weight.ndim == 2
+        renamed[name] = weight if kept else weight.float()
+        if scale is not None:
+            renamed[f"{name}_scale"] = scale
+    if scales:
+        raise ValueError("scales of layers that a U-Net does not have")
+    unet.load_state_dict(keep_stored(unet, renamed, torch.float32), assign=True)
     return unet
 
 

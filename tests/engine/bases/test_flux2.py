@@ -110,7 +110,7 @@ def test_single_files_are_the_folders_base(base: BaseModel, tmp_path: Path):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_fp8_with_scales_and_bf16_stay_as_small_as_they_are(tmp_path: Path):
+def test_fp8_and_bf16_stay_as_small_as_they_are_and_scales_count(tmp_path: Path):
     plain = tiny_flux2.bfl_names(tiny_flux2.tiny_parts()["transformer"].state_dict())
     name, fp8 = "double_blocks.0.img_attn.proj", torch.float8_e4m3fn
     scale = plain[f"{name}.weight"].abs().max() / 448
@@ -119,7 +119,11 @@ def test_fp8_with_scales_and_bf16_stay_as_small_as_they_are(tmp_path: Path):
     stored[f"{name}.weight_scale"] = scale
     stored["single_blocks.0.linear1.weight"] = plain["single_blocks.0.linear1.weight"].to(fp8)
     found = load(tiny_flux2.write_files(tmp_path, transformer=stored)).network
-    assert {weight.dtype for weight in found.parameters()} == {torch.bfloat16}
+    kinds = {path: weight.dtype for path, weight in found.named_parameters()}
+    # double_blocks.0.img_attn.proj and single_blocks.0.linear1
+    eight_bits = ["transformer_blocks.0.attn.to_out.0.", "single_transformer_blocks.0.attn.to_qkv_mlp_proj."]
+    assert {kinds.pop(f"{path}stored") for path in eight_bits} == {fp8}
+    assert set(kinds.values()) == {torch.bfloat16}
     expected = (stored[f"{name}.weight"].float() * scale).bfloat16()
     assert torch.equal(found.transformer_blocks[0].attn.to_out[0].weight, expected)
     single = found.single_transformer_blocks[0].attn.to_qkv_mlp_proj.weight

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from likeness_portraits.engine.bases.base import BaseModel, load_base
+from likeness_portraits.engine.bases.stored import StoredLinear
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.miniature import model as miniature
@@ -72,9 +73,18 @@ def test_a_checkpoint_gives_the_same_model(base: BaseModel, tmp_path: Path, suff
 def test_every_plain_precision_is_read_exactly(base: BaseModel, tmp_path: Path, kind: torch.dtype):
     state = {key: value.to(kind) for key, value in checkpoint_of(base).items()}
     loaded = load_base(spec(written(tmp_path / "model.safetensors", state)))
-    assert all(weight.dtype == torch.float32 for weight in loaded.parameters())
-    kept = base.unet.state_dict()["conv_in.weight"].to(kind).float()
-    assert torch.equal(loaded.unet.state_dict()["conv_in.weight"], kept)
+    layers = [layer for layer in loaded.unet.modules() if isinstance(layer, StoredLinear)]
+    stored = {id(layer.stored) for layer in layers}  # in 8 bits, as long as nothing is computed
+    assert {layer.stored.dtype for layer in layers} == ({kind} if kind.itemsize == 1 else set())
+    assert all(weight.dtype == torch.float32 for weight in loaded.parameters() if id(weight) not in stored)
+    wide = {key: value.float() for key, value in state.items()}
+    plain = load_base(spec(written(tmp_path / "wide.safetensors", wide)))
+    assert plain.fingerprint == loaded.fingerprint
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([0.5, 0.02])
+    context = plain.encode_text(["a photo of a woman", ""])
+    for autocast in (False, True):  # in bf16
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert torch.equal(loaded.predict(noisy, t, context), plain.predict(noisy, t, context))
 
 
 def test_mixed_precisions_are_read_and_said(sd1: dict[str, torch.Tensor], tmp_path: Path, caplog):
