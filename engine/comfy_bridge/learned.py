@@ -24,8 +24,8 @@ from .folders import FOLDER, inside, kept_folder
 
 # of a job: how it is watched and where things lie, which decides nothing
 WATCHING = (
-    "preview_every", "preview_prompt", "log", "output", "cache", "resume", "overwrite", "device", "concepts",
-    "memory", "checkpoint_every", "checkpoint_minutes", "processes",
+    "preview_every", "preview_prompt", "log", "output", "cache", "cache_on_disk", "resume", "overwrite",
+    "device", "concepts", "memory", "checkpoint_every", "checkpoint_minutes", "processes",
 )  # fmt: skip
 
 

@@ -142,6 +142,10 @@ _COMMON: dict[str, dict[str, Any]] = {
             bool, Option("--mirror", help="Learn each picture mirrored too; not for faces, which are uneven.")
         ],
         "cache": Annotated[str | None, Option(help="Folder for pictures of the class, to use them again.")],
+        "cache_on_disk": Annotated[
+            bool,
+            Option("--cache-on-disk", help="Keep latents and text states there too, or beside the output."),
+        ],
     },
     "Learning": {
         "optimizer": Annotated[

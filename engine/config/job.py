@@ -25,7 +25,7 @@ LAST_SEED = 2**63 - 1  # that all libraries' random numbers can begin from
 
 
 # what runs did not have before, of a job and of its settings: as by default, it is the same run as then
-LATER = ("recipe", "caption_dropout", "caption_shuffle", "caption_keep", "hold_out")
+LATER = ("recipe", "caption_dropout", "caption_shuffle", "caption_keep", "hold_out", "cache_on_disk")
 LATER_SETTINGS = ("adapter", "layers", "rslora", "rank_by_block", "min_rank", "orthogonal")
 
 
@@ -62,6 +62,7 @@ class Job:
     overwrite: bool = False  # replace an output that is there, and begin again where a run was broken off
     processes: int | None = None  # that must train together, so that none is missing unseen; None: any
     cache: str | None = None  # folder for pictures of the class to be used again; None: redraw for each run
+    cache_on_disk: bool = False  # latents and text states too, there or in a folder beside the output
     shards_from_web: bool = False  # shards may be addresses; only a person says so, no file: not in the JSON
 
     def __post_init__(self) -> None:

@@ -39,7 +39,8 @@ OURS = re.compile(r"state\.safetensors|job\.json|lock|\.(state|job)-[0-9a-f]{12}
 IGNORED = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs\w+")
 IRRELEVANT = (
     "output", "resume", "overwrite", "checkpoint_every", "checkpoint_minutes", "preview_every",
-    "preview_prompt", "log", "cache", "device", "processes", "memory", "channels_last", "compile",
+    "preview_prompt", "log", "cache", "cache_on_disk", "device", "processes", "memory",
+    "channels_last", "compile",
 )  # fmt: skip
 LENGTHS = (  # settings that say how long phases are, in the order of the phases
     "steps", "inversion_steps", "tuning_steps", "warm_up_steps", "balance_steps", "identity_steps",

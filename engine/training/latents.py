@@ -10,6 +10,7 @@ from ..bases.numbers import check_encoded
 from ..data.augment import mirrored
 from ..data.examples import Batch
 from ..data.ragged import Ragged, buckets_of
+from .kept_on_disk import KeptOnDisk
 
 AT_ONCE = 8  # pictures that are read together
 
@@ -21,15 +22,22 @@ class LatentCache:
     """
 
     def __init__(
-        self, base: BaseModel, pictures: Any, both: bool = False, to_read: Tensor | None = None
+        self,
+        base: BaseModel,
+        pictures: Any,
+        both: bool = False,
+        to_read: Tensor | None = None,
+        kept: KeptOnDisk | None = None,
     ) -> None:
-        """`pictures` (N, 3, H, W) in [-1, 1], or `Ragged`; `to_read` (N,) bool: these alone, else all."""
+        """`pictures` (N, 3, H, W) in [-1, 1], or `Ragged`; `to_read` (N,) bool: these alone, else all.
+        `kept`: where what was read before is found."""
         parts = pictures.parts if isinstance(pictures, Ragged) else (pictures,)
         self._buckets = buckets_of(pictures)
         self._places = pictures.place if isinstance(pictures, Ragged) else torch.arange(len(pictures))
         self._places_there = self._places.to(base.device) if len(parts) > 1 else None
         self._counts = [len(part) for part in parts]
         self._both = both
+        self._kept = kept
         self._parts: list[tuple[Tensor, Tensor]] = []
         for part in parts:
             shape = (len(part) * (1 + both), *base.latent_shape(*part.shape[-2:]))
@@ -46,7 +54,7 @@ class LatentCache:
                 continue
             pixels = torch.cat([part[places], mirrored(part[places])]) if self._both else part[places]
             where = torch.cat([places, places + self._counts[bucket]]) if self._both else places
-            mean[where.to(mean.device)], std[where.to(std.device)] = _encoded(base, pixels)
+            mean[where.to(mean.device)], std[where.to(std.device)] = _encoded(base, pixels, self._kept)
 
     def to(self, device: torch.device) -> "LatentCache":
         """Moved there, where nothing is copied if it is there already."""
@@ -64,7 +72,9 @@ class LatentCache:
         return mean[rows], std[rows]
 
 
-def _encoded(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    posteriors = [base.encode_posterior(some) for some in pixels.split(AT_ONCE)]
+def _encoded(base: BaseModel, pixels: Tensor, kept: KeptOnDisk | None) -> tuple[Tensor, Tensor]:
+    read = base.encode_posterior if kept is None else kept.posterior
+    passes = [part for some in pixels.split(AT_ONCE) for part in some.split(base.at_once(*some.shape[-2:]))]
+    posteriors = [read(part) for part in passes]
     mean, std = torch.cat([mean for mean, _ in posteriors]), torch.cat([std for _, std in posteriors])
     return check_encoded(mean), std

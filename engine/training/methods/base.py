@@ -26,6 +26,7 @@ from ...data.ragged import buckets_of
 from ...errors import LikenessError
 from ..capabilities import Capabilities
 from ..drawing import PreviewDrawing, drawn
+from ..kept_on_disk import kept_on_disk
 from ..latents import AT_ONCE, LatentCache
 from ..observer import Progress
 
@@ -85,6 +86,7 @@ class Method(nn.Module, ABC):
         self._moments: LatentCache | None = None
         self.say: Callable[[str], None] = _unheard  # told what takes time before or between steps
         self._states: dict[str, Conditioning] = {}  # by prompt, where text is frozen
+        self.kept = kept_on_disk(job, base)  # latents and text states, for other runs
 
     def examples_for(self, concepts: Sequence[Concept]) -> Examples:
         """The concepts' pictures, square or in buckets."""
@@ -311,14 +313,19 @@ class Method(nn.Module, ABC):
             self._states.clear()
         for prompt in different:
             if prompt not in self._states:
-                with torch.no_grad():
-                    self._states[prompt] = self.base.encode_text([prompt], self.rows())
+                self._states[prompt] = self._frozen_states(prompt)
         return Conditioning.cat([self._states[prompt] for prompt in prompts])
+
+    def _frozen_states(self, prompt: str) -> Conditioning:
+        if self.kept is not None:
+            return self.kept.states(prompt, self.rows())
+        with torch.no_grad():
+            return self.base.encode_text([prompt], self.rows())
 
     def cache_latents(self) -> None:
         """Encodes all examples once, for methods that do not change the pixels from step to step."""
         self.say(f"reading {len(self.examples)} pictures into latents")
-        self._moments = LatentCache(self.base, self.examples.pixels, both=self.mirrors)
+        self._moments = LatentCache(self.base, self.examples.pixels, both=self.mirrors, kept=self.kept)
 
     @property
     def mirrors(self) -> bool:

@@ -102,7 +102,7 @@ class BesidePrior(PlainDiffusion):
             self.examples = self.examples.joined(self._places_for_prior())
         self.attach()
         self.say(f"reading {int((~self._lacking).sum())} pictures into latents")
-        self._moments = LatentCache(self.base, self.examples.pixels, self.mirrors, ~self._lacking)
+        self._moments = LatentCache(self.base, self.examples.pixels, self.mirrors, ~self._lacking, self.kept)
         # other processes would wait for one that stops in between; a compiled U-Net reads rows as in a step
         if torch.distributed.is_initialized() or self.job.compile or self.job.channels_last:
             self._draw_classes(self._lacking.nonzero()[:, 0], check)
