@@ -68,6 +68,7 @@ demo --method textual-inversion --rounds 1
 bench miniature --people 2 --drawn 1
 bench claims --quick --minutes 0.1 --people 2
 bench sweep textual-inversion --set steps=2 --people 1 --quick
+bench memory --base sd15 --method textual-inversion --resolution 512
 """
 
 

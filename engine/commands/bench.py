@@ -70,6 +70,36 @@ def bench_speed(
     return 0
 
 
+@bench_app.command("memory")
+def bench_memory(
+    out: Annotated[Path | None, Option("--out", "-o", help="Write the rows there as JSON.")] = None,
+    base: Annotated[
+        list[str] | None, Option(help="sd15, sdxl, klein4b …; may be repeated. By default all there are.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, Option(help="Only this method; may be repeated. By default all of them.")
+    ] = None,
+    resolution: Annotated[
+        list[int] | None, Option(help="Pixels a side; may be repeated. By default 512, 768 and 1024.")
+    ] = None,
+    fp8: Annotated[bool, Option("--fp8", help="Transformers as files in fp8 have them, too.")] = False,
+    publish: Annotated[
+        Path | None, Option(help="A checkout of this project: put the table on its page on bases.")
+    ] = None,
+) -> int:
+    """Estimate what learning needs on each base, and what fits cards of 8, 12, 16 and 24 GB, and how."""
+    from ..bench import memory
+
+    rows = memory.measure_memory(base or [], method or [], resolution or memory.SIDES, note, fp8)
+    if out is not None:
+        with write_atomically(replacing(out)) as temporary:
+            temporary.write_text(json.dumps(memory.as_json(rows), indent=1) + "\n")
+    if publish is not None:
+        note(str(memory.publish(rows, publish)))
+    say(memory.table(rows))
+    return 0
+
+
 @bench_app.command("claims")
 def bench_claims(
     out: Annotated[
