@@ -33,6 +33,7 @@ JOB_LINES = (
     "caption_shuffle",
     "caption_keep",
     "hold_out",
+    "cache_on_disk",
 )  # of more settings: the run's own
 YES_NO = {"yes": True, "no": False}
 

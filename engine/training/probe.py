@@ -40,28 +40,6 @@ def peak_of(work: Callable[[], None], module: nn.Module) -> int:
     return counter.peak
 
 
-# the commonest operations number by number: PyTorch works out their results on meta in Python, at length
-_EACH = {getattr(torch.ops.aten, name) for name in (
-    "add", "sub", "mul", "div", "neg", "pow", "rsqrt", "exp", "silu", "gelu", "sigmoid", "silu_backward",
-    "gelu_backward",
-)}  # fmt: skip
-_OVERLOADS = ("default", "Tensor", "Scalar", "Tensor_Scalar")
-
-
-def _number_by_number(func: Any, args: Any) -> Tensor | None:
-    """The result of such an operation on meta, by its shape; None of others, which PyTorch is asked."""
-    if func.overloadpacket not in _EACH or func._overloadname not in _OVERLOADS:
-        return None
-    tensors = [part for part in args if isinstance(part, Tensor)]
-    first = tensors[0]
-    for tensor in tensors:
-        if tensor.device != META or tensor.dtype != first.dtype or not tensor.is_floating_point():
-            return None
-    shape = torch.broadcast_shapes(*[tensor.shape for tensor in tensors])
-    like = next((tensor for tensor in tensors if tensor.shape == shape), None)
-    return first.new_empty(shape) if like is None else torch.empty_like(like)
-
-
 class _Counter(TorchDispatchMode):
     """Adds up the storages of the meta tensors that are alive."""
 
@@ -69,15 +47,42 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._known = {weight.untyped_storage()._cdata for weight in held}
+        self._anew: dict[Any, bool] = {}  # by operation: whether it makes new tensors
+        self._results: dict[Any, tuple[Any, list[Any]]] = {}  # of operations, by what goes in
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = _number_by_number(func, args)
-        if result is None:
-            result = func(*args, **(kwargs or {}))
+        result = self._made(func, args, kwargs or {})
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.device == META:
                 self._seen(tensor)
         return result
+
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation gives. PyTorch works out what is on meta in Python, at length, while equal blocks
+        do the same over and over: results that are new tensors are remembered by what they were made of."""
+        if func not in self._anew:
+            parts = (*func._schema.arguments, *func._schema.returns)
+            self._anew[func] = all(part.alias_info is None for part in parts)  # no view, nothing in place
+        if not self._anew[func]:
+            return func(*args, **kwargs)
+        try:
+            key = func, _shapes(args), _shapes(tuple(kwargs.items()))
+            known = self._results.get(key)
+        except TypeError:  # of something else than shapes and numbers
+            return func(*args, **kwargs)
+        if known is None:
+            result = func(*args, **kwargs)
+            each = result if isinstance(result, tuple | list) else (result,)
+            if all(part is None or isinstance(part, Tensor) and part.device == META for part in each):
+                kinds = [None if part is None else _shapes(part) for part in each]
+                self._results[key] = type(result) if each is result else None, kinds
+            return result
+        several, kinds = known
+        made = [
+            None if kind is None else torch.empty_strided(kind[0], kind[1], dtype=kind[2], device=META)
+            for kind in kinds
+        ]
+        return made[0] if several is None else several(made)
 
     def _seen(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -93,6 +98,19 @@ class _Counter(TorchDispatchMode):
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _shapes(part: Any) -> Any:
+    """What a result's shape hangs on, as a key. Raises TypeError for what is none."""
+    if isinstance(part, Tensor):
+        if part.device != META:
+            raise TypeError
+        return part.shape, part.stride(), part.dtype
+    if isinstance(part, tuple | list):
+        return tuple(_shapes(inner) for inner in part)
+    if isinstance(part, torch.Generator):
+        raise TypeError
+    return type(part), part  # 1, 1.0 and True are equal, and promote otherwise
 
 
 @contextmanager

@@ -399,7 +399,8 @@ def in_eight_bits(spec: BaseSpec, clip: Any, vae: Any) -> dict[str, Any]:
     for how in ("plain fp8", "float8_e4m3fn", "int8_tensorwise"):
         path = FOLDER / f"klein-base-{how.replace(' ', '-')}.safetensors"
         save_file(dict(part for key, value in state.items() for part in parts_of(key, value, how)), path)
-        model = comfy.sd.load_diffusion_model(str(path))
+        told = {"dtype": torch.float8_e4m3fn} if how == "plain fp8" else {}  # as the loader's weight_dtype
+        model = comfy.sd.load_diffusion_model(str(path), model_options=told)
         with torch.inference_mode(), torch.inference_mode(False):
             graph = base_from_graph(take_weights(model, clip, vae)).network
         ours = load_base(replace(spec, path=str(path))).network
