@@ -14,9 +14,9 @@ from torch import Tensor, nn
 EIGHT_BITS = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.int8})
 
 
-def widened(stored: Tensor, scale: Tensor | None, kind: torch.dtype) -> Tensor:
+def widened_weight(stored: Tensor, scale: Tensor | None, kind: torch.dtype) -> Tensor:
     """Weights (out, in) in `kind`; `scale` (out, 1) or (), fp32: what their stored numbers are multiplied
-    with, before anything is rounded."""
+    with, before anything is put_in_fp8."""
     return stored.to(kind) if scale is None else (stored.float() * scale.to(stored.device)).to(kind)
 
 
@@ -40,7 +40,7 @@ class StoredLinear(nn.Linear):
     def weight(self) -> Tensor:  # type: ignore[override]
         other = self._parameters.get("weight")
         scale: Any = self.scale
-        return widened(self.stored, scale, self.kind) if other is None else other
+        return widened_weight(self.stored, scale, self.kind) if other is None else other
 
     def forward(self, input: Tensor) -> Tensor:
         other, device = self._parameters.get("weight"), input.device.type
@@ -58,13 +58,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stored: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(stored, scale)
-        return F.linear(x, widened(stored, scale, x.dtype), bias)
+        return F.linear(x, widened_weight(stored, scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         stored, scale = ctx.saved_tensors
         whole = gradient.sum(tuple(range(gradient.ndim - 1))) if ctx.needs_input_grad[3] else None
-        return gradient @ widened(stored, scale, gradient.dtype), None, None, whole
+        return gradient @ widened_weight(stored, scale, gradient.dtype), None, None, whole
 
 
 def keep_stored(network: nn.Module, weights: dict[str, Tensor], kind: torch.dtype) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def keep_stored(network: nn.Module, weights: dict[str, Tensor], kind: torch.dtyp
         except AttributeError:  # what else is wrong with it is said where it is loaded
             layer = None
         if type(layer) is not nn.Linear or key == first:
-            loaded[key] = widened(tensor, scale, kind)
+            loaded[key] = widened_weight(tensor, scale, kind)
             continue
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, StoredLinear(layer, tensor, scale, kind))
@@ -98,7 +98,7 @@ def keep_stored(network: nn.Module, weights: dict[str, Tensor], kind: torch.dtyp
     return loaded
 
 
-def rounded(network: nn.Module, stored: torch.dtype = torch.float8_e4m3fn) -> None:
+def put_in_fp8(network: nn.Module) -> None:
     """The network's layers as a plain file in 8 bits gives them, but for the first."""
     first = next(name for name, _ in network.named_parameters())
     layers = [(path, layer) for path, layer in network.named_modules() if type(layer) is nn.Linear]
@@ -106,7 +106,7 @@ def rounded(network: nn.Module, stored: torch.dtype = torch.float8_e4m3fn) -> No
         if f"{path}.weight" != first:
             weight = layer.weight.detach()
             parent, _, leaf = path.rpartition(".")
-            new = StoredLinear(layer, weight.to(stored), None, weight.dtype)
+            new = StoredLinear(layer, weight.to(torch.float8_e4m3fn), None, weight.dtype)
             setattr(network.get_submodule(parent), leaf, new)
 
 
@@ -123,5 +123,5 @@ def first_numbers(network: nn.Module, count: int) -> Iterator[tuple[str, torch.S
         layer = layers[name]
         rows = slice(-(-count // layer.in_features))
         scale: Any = layer.scale
-        some = widened(layer.stored[rows], None if scale is None else scale[rows], layer.kind)
+        some = widened_weight(layer.stored[rows], None if scale is None else scale[rows], layer.kind)
         yield name, layer.stored.shape, some.flatten()[:count]

@@ -15,7 +15,7 @@ import torch
 
 from ..bases.base import BaseModel
 from ..bases.loaders.random_base import SIZED, random_base
-from ..bases.stored import rounded
+from ..bases.stored import put_in_fp8
 from ..config import METHODS
 from ..data.concepts import load_concept
 from ..errors import LikenessError, nearest
@@ -72,7 +72,7 @@ def measure_memory(
         if base.text.blocks():
             named.append((f"{name} in fp8", random_base(name, META)))
             for network in (named[-1][1].network, *named[-1][1].text_encoders.values()):
-                rounded(network)
+                put_in_fp8(network)
     for name, base in named:
         for method in methods or METHODS:
             for side in sides:
@@ -126,7 +126,7 @@ def _cells(row: Needs) -> str:
     return ", ".join(f"{card} GB: {_cell(row.fits[card])}" for card in reversed(CARDS))
 
 
-def table(rows: Sequence[Needs]) -> str:
+def fits_table(rows: Sequence[Needs]) -> str:
     """A table in Markdown: GB that are needed, with the measures taken, where it fits at all."""
     head = ["base", "method", "px", "as it is", *(f"{card} GB" for card in reversed(CARDS))]
     lines = [head, ["---"] * len(head)]
@@ -142,7 +142,7 @@ def publish(rows: Sequence[Needs], checkout: Path) -> Path:
     text = read_text(page)
     if _BEGIN not in text:
         raise LikenessError(f"{page} has no place for the table ({_BEGIN}); give a checkout of this project")
-    written = f"{_BEGIN}\n\n{table(rows)}\n{_END}"
+    written = f"{_BEGIN}\n\n{fits_table(rows)}\n{_END}"
     changed = re.sub(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", lambda _: written, text, flags=re.DOTALL)
     with write_atomically(page) as temporary:
         temporary.write_text(changed, "utf-8")

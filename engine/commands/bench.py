@@ -96,7 +96,7 @@ def bench_memory(
             temporary.write_text(json.dumps(memory.as_json(rows), indent=1) + "\n")
     if publish is not None:
         note(str(memory.publish(rows, publish)))
-    say(memory.table(rows))
+    say(memory.fits_table(rows))
     return 0
 
 

@@ -26,7 +26,7 @@ from .host import content_of_host
 
 log = logging.getLogger(__name__)
 
-BESIDE = "likeness-cache"  # the folder beside a run's output, where the job names none
+CACHE_FOLDER = "likeness-cache"  # the folder beside a run's output, where the job names none
 _PARTS = ("states", "values", "pooled", "mask")  # of what a prompt says
 
 
@@ -49,7 +49,7 @@ class KeptOnDisk:
             return {"mean": mean, "std": std}
 
         scaled = f"{base.latent_scale} {base.latent_shift} {dtype_of(base.vae)}"
-        found = self._kept("latents", [base.identities["vae"], scaled, digest_of({"": pixels})], make)
+        found = self._kept("latents", [base.identities["vae"], scaled, digest_of_tensors({"": pixels})], make)
         return found["mean"], found["std"]
 
     def states(self, prompt: str, rows: Rows) -> Conditioning:
@@ -66,7 +66,13 @@ class KeptOnDisk:
         vectors = {f"{word} {name}": row for word, own in rows.items() for name, row in own.items()}
         how = {name: value for name, value in sorted(vars(base.text).items())
                if isinstance(value, bool | int | float | str | tuple)}  # fmt: skip
-        made_of = [self._text, prompt, digest_of(ids), digest_of(vectors), f"{base.family} {how}"]
+        made_of = [
+            self._text,
+            prompt,
+            digest_of_tensors(ids),
+            digest_of_tensors(vectors),
+            f"{base.family} {how}",
+        ]
         return Conditioning(**self._kept("text", made_of, make))
 
     def _kept(
@@ -87,7 +93,7 @@ class KeptOnDisk:
     def _write(self, path: Path, name: str, tensors: dict[str, Tensor]) -> None:
         try:
             with write_atomically(path) as temporary:
-                save_file(tensors, temporary, {"made_of": name, "content": digest_of(tensors)})
+                save_file(tensors, temporary, {"made_of": name, "content": digest_of_tensors(tensors)})
         except LikenessError as error:  # a full disk: the run itself needs nothing of it
             if not self._failed:
                 log.warning("%s; latents and text states are not kept", error)
@@ -98,7 +104,7 @@ def kept_on_disk(job: Job, base: BaseModel) -> KeptOnDisk | None:
     """Where the job asks for it."""
     if not job.cache_on_disk:
         return None
-    folder = Path(os.path.expanduser(job.cache)) if job.cache else Path(job.output).parent / BESIDE
+    folder = Path(os.path.expanduser(job.cache)) if job.cache else Path(job.output).parent / CACHE_FOLDER
     return KeptOnDisk(folder, base, " ".join(content_of_host(text) for text in job.on))
 
 
@@ -113,13 +119,13 @@ def read_kept(path: Path, name: str) -> dict[str, Tensor] | None:
             tensors = {part: file.get_tensor(part).clone() for part in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, ValueError):
         tensors, about = {}, {}
-    if about.get("made_of") != name or about.get("content") != digest_of(tensors):
+    if about.get("made_of") != name or about.get("content") != digest_of_tensors(tensors):
         log.warning("%s is damaged or of something else; it is made again", path)
         return None
     return tensors
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """A digest of names, shapes, precisions and numbers."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

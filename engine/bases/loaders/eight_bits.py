@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LikenessError
-from ..stored import EIGHT_BITS, widened
+from ..stored import EIGHT_BITS, widened_weight
 
 SCALES = (".weight_scale", ".scale_weight")  # that stored weights are multiplied with
 _NO_WEIGHTS = (".comfy_quant", ".input_scale", ".scale_input", "scaled_fp8", "lm_head.weight")
@@ -58,7 +58,7 @@ def as_stored(where: object, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A network's weights in the precision that most of them have, those in 8 bits widened to it."""
     kept, most = as_kept(where, state)
     weights = {key: value for key, value in kept.items() if not key.endswith(SCALES)}
-    return {key: widened(value, kept.get(f"{key}_scale"), most) for key, value in weights.items()}
+    return {key: widened_weight(value, kept.get(f"{key}_scale"), most) for key, value in weights.items()}
 
 
 def _by_row(where: object, layer: str, scale: Tensor, weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from likeness_portraits.engine.bases.loaders.random_base import random_base
-from likeness_portraits.engine.bases.stored import StoredLinear, rounded
+from likeness_portraits.engine.bases.stored import StoredLinear, put_in_fp8
 from likeness_portraits.engine.bench import memory
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.training.memory import MARGIN
@@ -49,7 +49,7 @@ def test_an_unknown_base_is_named_with_the_nearest():
 def test_a_klein_in_fp8_has_its_layers_so():
     base = random_base("klein4b", META)
     before = sum(weight.nbytes for weight in base.network.parameters())
-    rounded(base.network)
+    put_in_fp8(base.network)
     layers = [layer for layer in base.network.modules() if isinstance(layer, StoredLinear)]
     assert len(layers) > 100
     assert sum(weight.nbytes for weight in base.network.parameters()) < 0.51 * before

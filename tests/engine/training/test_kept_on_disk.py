@@ -9,7 +9,7 @@ from safetensors.torch import load
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel
-from likeness_portraits.engine.training.kept_on_disk import BESIDE
+from likeness_portraits.engine.training.kept_on_disk import CACHE_FOLDER
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.tests.engine.tiny import tiny_base, tiny_job, write_person
 
@@ -34,7 +34,7 @@ def test_a_run_from_what_is_kept_is_the_run_without_it_and_asks_no_network_again
     sdxl: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_person(tmp_path / "person")
-    kept = tmp_path / BESIDE
+    kept = tmp_path / CACHE_FOLDER
     plain = learned(sdxl, tmp_path, "plain")
     assert not kept.exists()
     assert same(plain, learned(sdxl, tmp_path, "first", cache_on_disk=True))
