@@ -230,11 +230,11 @@ def merged(
                 module._parameters[kind] = nn.Parameter(new, requires_grad=False)
         yield
     finally:
-        for module, kind, own in reversed(originals):
-            if own is None:
+        for module, kind, before in reversed(originals):
+            if before is None:
                 del module._parameters[kind]
             else:
-                module._parameters[kind] = own
+                module._parameters[kind] = before
 
 
 def _by_parameter(parts: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -158,14 +158,14 @@ class BaseModel(nn.Module):
         whole, alone = hashlib.sha256(self.process.recipe()), {}
         parts = {"network": self.network, "vae": self.vae, **self.text_encoders}
         for part, module in parts.items():
-            own = hashlib.sha256()
+            alone_hash = hashlib.sha256()
             for name, weight in sorted(module.state_dict().items()):
                 numbers = weight.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy()
                 line = f"{part} {name} {weight.dtype} {crc32(numbers)}".encode()
                 whole.update(line)
-                own.update(line)
-            own.update(_settled(module).encode())
-            alone[part] = own.hexdigest()
+                alone_hash.update(line)
+            alone_hash.update(_settled(module).encode())
+            alone[part] = alone_hash.hexdigest()
         return whole.hexdigest()[:16], alone
 
     def send_away(self, part: nn.Module) -> None:

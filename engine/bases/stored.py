@@ -114,7 +114,7 @@ def first_numbers(network: nn.Module, count: int) -> Iterator[tuple[str, torch.S
     """Names, shapes and first numbers of a network's weights, in the order of names; stored ones widened."""
     layers = {f"{path}.weight": layer for path, layer in network.named_modules()
               if isinstance(layer, StoredLinear)}  # fmt: skip
-    inside = {f"{name.removesuffix('weight')}{own}" for name in layers for own in ("stored", "scale")}
+    inside = {f"{name.removesuffix('weight')}{leaf}" for name in layers for leaf in ("stored", "scale")}
     plain = {name: weight for name, weight in network.state_dict().items() if name not in inside}
     for name in sorted({*plain, *layers}):
         if name in plain:

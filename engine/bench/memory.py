@@ -20,13 +20,13 @@ from ..config import METHODS
 from ..data.concepts import load_concept
 from ..errors import LikenessError, nearest
 from ..files import read_text, write_atomically
-from ..training.memory import GB, MARGIN, Estimates, MemorySettings, rungs
+from ..training.memory import FREE_MARGIN, GB, Estimates, MemorySettings, rungs
 from ..training.methods import method_class
 from ..training.probe import META
 from .speed import speed_job
 
 CARDS = (24, 16, 12, 8)  # GB that are free: what a card of so many GiB has left beside the driver's own
-SIDES = (512, 768, 1024)  # pixels
+LEARNED_SIDES = (512, 768, 1024)  # pixels
 _SMALL = 64  # pixels of the pictures in the files, which are made as large as they are learned at
 _LETTERS = {  # of the measures, in the order of the ladder
     "vae_away": "V", "text_away": "T", "checkpointing": "C", "turns": "", "small_moments": "A",
@@ -61,10 +61,10 @@ def measure_memory(
 ) -> list[Needs]:
     """A row for each that can be learned; what cannot is said. `fp8`: transformers and what reads prompts for
     them in fp8 too, as many people have their files."""
-    for kind, asked, known in (("architecture", bases, SIZED), ("method", methods, METHODS)):
+    for kind, asked, valid in (("architecture", bases, SIZED), ("method", methods, METHODS)):
         for name in asked:
-            if name not in known:
-                hint = nearest(name, known) or f"; valid are {', '.join(known)}"
+            if name not in valid:
+                hint = nearest(name, valid) or f"; valid are {', '.join(valid)}"
                 raise LikenessError(f"unknown {kind} '{name}'{hint}")
     rows = []
     named = [(name, random_base(name, META)) for name in bases or SIZED]
@@ -98,10 +98,10 @@ def needs_of(name: str, base: BaseModel, method: str, side: int) -> Needs:
             fits[card] = None
             for number in range(at, len(ladder)):
                 at, measures = number, ladder[number]
-                if estimates.least(measures) * MARGIN > card * GB:
+                if estimates.least(measures) * FREE_MARGIN > card * GB:
                     continue
                 total = estimates.of(measures).total
-                if total * MARGIN <= card * GB:
+                if total * FREE_MARGIN <= card * GB:
                     fits[card] = total / GB, letters(measures)
                     break
             else:

@@ -244,10 +244,10 @@ def _eight_bits(patcher: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | N
         return None
     scale = None
     if hasattr(weight, "_qdata"):  # comfy_kitchen's QuantizedTensor
-        told = weight._params
-        scale = told.scale
-        turned = getattr(told, "convrot", False) or getattr(told, "transposed", False)
-        if turned or hasattr(told, "block_scale") or scale.numel() not in (1, weight.shape[0]):
+        params = weight._params
+        scale = params.scale
+        turned = getattr(params, "convrot", False) or getattr(params, "transposed", False)
+        if turned or hasattr(params, "block_scale") or scale.numel() not in (1, weight.shape[0]):
             return None
         weight = weight._qdata
     elif convert is not None:  # an older host's layers with scales

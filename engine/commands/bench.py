@@ -90,7 +90,7 @@ def bench_memory(
     """Estimate what learning needs on each base, and what fits cards of 8, 12, 16 and 24 GB, and how."""
     from ..bench import memory
 
-    rows = memory.measure_memory(base or [], method or [], resolution or memory.SIDES, note, fp8)
+    rows = memory.measure_memory(base or [], method or [], resolution or memory.LEARNED_SIDES, note, fp8)
     if out is not None:
         with write_atomically(replacing(out)) as temporary:
             temporary.write_text(json.dumps(memory.as_json(rows), indent=1) + "\n")

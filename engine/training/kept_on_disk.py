@@ -49,8 +49,8 @@ class KeptOnDisk:
             return {"mean": mean, "std": std}
 
         scaled = f"{base.latent_scale} {base.latent_shift} {dtype_of(base.vae)}"
-        found = self._kept("latents", [base.identities["vae"], scaled, digest_of_tensors({"": pixels})], make)
-        return found["mean"], found["std"]
+        kept = self._kept("latents", [base.identities["vae"], scaled, digest_of_tensors({"": pixels})], make)
+        return kept["mean"], kept["std"]
 
     def states(self, prompt: str, rows: Rows) -> Conditioning:
         """`encode_text` of a prompt, outside gradients."""
@@ -63,7 +63,7 @@ class KeptOnDisk:
             return {name: part for name in _PARTS if (part := getattr(said, name)) is not None}
 
         ids = {name: base.tokenize([prompt], rows, name).ids for name in base.text_encoders}
-        vectors = {f"{word} {name}": row for word, own in rows.items() for name, row in own.items()}
+        vectors = {f"{word} {name}": row for word, each in rows.items() for name, row in each.items()}
         how = {name: value for name, value in sorted(vars(base.text).items())
                if isinstance(value, bool | int | float | str | tuple)}  # fmt: skip
         made_of = [
@@ -81,14 +81,14 @@ class KeptOnDisk:
         device = self._base.device
         name = hashlib.sha256("\0".join([kind, *made_of, conditions(device)]).encode()).hexdigest()
         path = self.folder / f"{kind}-{name}.safetensors"
-        found = read_kept(path, name)
-        if found is None:
+        kept = read_kept(path, name)
+        if kept is None:
             made = make()
             self._write(
                 path, name, {part: tensor.detach().cpu().contiguous() for part, tensor in made.items()}
             )
             return made
-        return {part: tensor.to(device) for part, tensor in found.items()}
+        return {part: tensor.to(device) for part, tensor in kept.items()}
 
     def _write(self, path: Path, name: str, tensors: dict[str, Tensor]) -> None:
         try:

@@ -25,7 +25,7 @@ from .probe import META, meta_copy, peak_of
 from .sharding import sharding_asked
 
 _HALF = torch.bfloat16
-MARGIN = 1.05  # the allocator's rounding and gaps
+FREE_MARGIN = 1.05  # the allocator's rounding and gaps
 HOPELESS = 1.2  # times what is free: not even worth a try
 STATE_BYTES = {  # that an optimiser remembers per trained number; the others: see `remembered_bytes`
     "adamw": 8, "prodigy": 16, "schedulefree": 8, "lion": 4, "muon": 8,
@@ -332,10 +332,10 @@ class MemoryPlan:
         """Settles on the first rung that fits, says so, and takes it as far as networks are concerned."""
         free = self._limit or free_bytes(self.device, self.method.base)
         estimates, last = Estimates(self.method), len(self.rungs) - 1
-        while self.at < last and estimates.least(self.measures) * MARGIN > free:
+        while self.at < last and estimates.least(self.measures) * FREE_MARGIN > free:
             self.at += 1
         needs = estimates.of(self.measures)
-        while needs.total * MARGIN > free and self.at < last:
+        while needs.total * FREE_MARGIN > free and self.at < last:
             self.at += 1
             needs = estimates.of(self.measures)
         if needs.total > HOPELESS * free:

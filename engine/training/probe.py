@@ -67,17 +67,17 @@ class _Counter(TorchDispatchMode):
             return func(*args, **kwargs)
         try:
             key = func, _shapes(args), _shapes(tuple(kwargs.items()))
-            known = self._results.get(key)
+            earlier = self._results.get(key)
         except TypeError:  # of something else than shapes and numbers
             return func(*args, **kwargs)
-        if known is None:
+        if earlier is None:
             result = func(*args, **kwargs)
             each = result if isinstance(result, tuple | list) else (result,)
             if all(part is None or isinstance(part, Tensor) and part.device == META for part in each):
                 kinds = [None if part is None else _shapes(part) for part in each]
                 self._results[key] = type(result) if each is result else None, kinds
             return result
-        several, kinds = known
+        several, kinds = earlier
         made = [
             None if kind is None else torch.empty_strided(kind[0], kind[1], dtype=kind[2], device=META)
             for kind in kinds

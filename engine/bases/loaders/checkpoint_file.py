@@ -75,8 +75,8 @@ def read_checkpoint_tensors(path: Path) -> Stored:
             _check_whole(path, start)
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                told = dict(file.metadata() or {})
-                return Stored(tensors | _formats(told), told)
+                metadata = dict(file.metadata() or {})
+                return Stored(tensors | _formats(metadata), metadata)
         state = read_checkpoint(path, mmap=True)
         state = state.get("state_dict", state)
         return Stored({str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {})

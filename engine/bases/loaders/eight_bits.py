@@ -26,9 +26,9 @@ def as_kept(where: object, state: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
     scales = {key.removesuffix(ending): value for ending in SCALES for key, value in state.items()
               if key.endswith(ending)}  # fmt: skip
     plain = {key: value for key, value in state.items() if not key.endswith((*SCALES, *_NO_WEIGHTS))}
-    told = {key.removesuffix(".comfy_quant"): _told(value) for key, value in state.items()
-            if key.endswith(".comfy_quant")}  # fmt: skip
-    for layer, format_ in told.items():
+    formats = {key.removesuffix(".comfy_quant"): _format_of(value) for key, value in state.items()
+               if key.endswith(".comfy_quant")}  # fmt: skip
+    for layer, format_ in formats.items():
         if format_ not in _FORMATS and f"{layer}.weight" in plain:
             raise _refused(where, f"{layer} is {format_}")
     kinds: Counter[torch.dtype] = Counter()
@@ -68,13 +68,13 @@ def _by_row(where: object, layer: str, scale: Tensor, weight: Tensor) -> Tensor:
     return scale.float().reshape(-1, 1).expand(weight.shape[0], 1).contiguous()
 
 
-def _told(packed: Tensor) -> str:
+def _format_of(packed: Tensor) -> str:
     """What ComfyUI calls a layer's format; rotated weights are another."""
     try:
-        told: Any = json.loads(bytes(packed.tolist()))
-        inner = told.get("params") or {}
-        rotated = told.get("convrot", isinstance(inner, dict) and inner.get("convrot"))
-        return f"{told.get('format')}{' with rotated weights' if rotated else ''}"
+        about: Any = json.loads(bytes(packed.tolist()))
+        inner = about.get("params") or {}
+        rotated = about.get("convrot", isinstance(inner, dict) and inner.get("convrot"))
+        return f"{about.get('format')}{' with rotated weights' if rotated else ''}"
     except (ValueError, TypeError, AttributeError):
         return "of an unknown format"
 

@@ -8,7 +8,7 @@ from likeness_portraits.engine.bases.loaders.random_base import random_base
 from likeness_portraits.engine.bases.stored import StoredLinear, put_in_fp8
 from likeness_portraits.engine.bench import memory
 from likeness_portraits.engine.errors import LikenessError
-from likeness_portraits.engine.training.memory import MARGIN
+from likeness_portraits.engine.training.memory import FREE_MARGIN
 from likeness_portraits.engine.training.probe import META
 
 
@@ -23,7 +23,7 @@ def test_each_card_gets_the_first_measures_that_fit_it(rows: list[memory.Needs])
     needed = [row.fits[card] for card in memory.CARDS]
     assert needed[0] is not None and needed[0] == (pytest.approx(row.without), "")  # 24 GB: as it is
     for card, fit in row.fits.items():
-        assert fit is not None and fit[0] * MARGIN <= card
+        assert fit is not None and fit[0] * FREE_MARGIN <= card
     sizes = [fit[0] for fit in needed if fit is not None]
     assert sizes == sorted(sizes, reverse=True) and 2 < sizes[-1] <= sizes[0] < 24
 
