@@ -18,7 +18,8 @@ def first_broken(base: "BaseModel") -> str | None:
     parts |= {f"text encoder {name}": encoder for name, encoder in base.text_encoders.items()}
     for part, network in parts.items():
         for name, weight in network.state_dict().items():
-            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            wide = weight.float() if weight.element_size() == 1 else weight  # nobody asks 8 bits
+            if weight.is_floating_point() and not bool(wide.isfinite().all()):
                 return f"{name} of its {part}"
     return None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.numbers import first_broken
 from likeness_portraits.engine.bases.stored import EIGHT_BITS, StoredLinear
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
@@ -138,6 +139,18 @@ def test_no_measure_widens_what_is_stored_and_turns_take_it_as_it_is(bases, fold
         assert all(torch.equal(now, once) for now, once in zip(seen(narrow), plain, strict=True))
     finally:
         MemoryPlan.undo(plan)  # type: ignore[arg-type]
+
+
+def test_a_value_that_is_no_number_is_found_in_8_bits(bases):
+    narrow, _ = bases["plain fp8"]
+    assert first_broken(narrow) is None
+    layer = narrow.network.single_transformer_blocks[0].attn.to_out
+    before = layer.stored.data.clone()
+    layer.stored.data[0, 0] = float("nan")
+    try:
+        assert first_broken(narrow) == "single_transformer_blocks.0.attn.to_out.stored of its transformer"
+    finally:
+        layer.stored.data = before
 
 
 REFUSED = {  # what lies in the place of a layer, and what is said of it
