@@ -48,7 +48,6 @@ class Needs:
     base: str
     method: str
     resolution: int
-    without: float  # GB, with no measure but frozen weights in bf16
     fits: Mapping[int, tuple[float, str] | None]  # by card: GB and the measures' letters; None: it does not
 
 
@@ -91,7 +90,6 @@ def needs_of(name: str, base: BaseModel, method: str, side: int) -> Needs:
         job = replace(speed_job(method, base, Path(folder), 1, "bf16", _SMALL), resolution=side)
         learner = method_class(method)(job, base, [load_concept(concept) for concept in job.concepts])
         ladder, estimates = rungs(learner, job, torch.device("cuda")), Estimates(learner)
-        without = estimates.of(ladder[0]).total
         fits: dict[int, tuple[float, str] | None] = {}
         at = 0
         for card in CARDS:
@@ -107,7 +105,7 @@ def needs_of(name: str, base: BaseModel, method: str, side: int) -> Needs:
             else:
                 at = len(ladder)
         learner.close()
-    return Needs(base=name, method=method, resolution=side, without=without / GB, fits=fits)
+    return Needs(base=name, method=method, resolution=side, fits=fits)
 
 
 def letters(measures: MemorySettings) -> str:
@@ -128,11 +126,11 @@ def _cells(row: Needs) -> str:
 
 def fits_table(rows: Sequence[Needs]) -> str:
     """A table in Markdown: GB that are needed, with the measures taken, where it fits at all."""
-    head = ["base", "method", "px", "as it is", *(f"{card} GB" for card in reversed(CARDS))]
+    head = ["base", "method", "px", *(f"{card} GB" for card in reversed(CARDS))]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         cells = [_cell(row.fits[card]) for card in reversed(CARDS)]
-        lines.append([row.base, row.method, str(row.resolution), f"{row.without:.1f}", *cells])
+        lines.append([row.base, row.method, str(row.resolution), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{LEGEND}.\n"
 
 
