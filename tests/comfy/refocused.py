@@ -32,6 +32,7 @@ from likeness_portraits.engine.artifact import Artifact, Token  # noqa: E402
 from likeness_portraits.engine.bases.base import load_base  # noqa: E402
 from likeness_portraits.engine.comfy_bridge import refocus as bridge  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.miniature import build_miniature  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.people import people_in_regions  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.sampling import Sampling  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.staged import staged_prompt  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
@@ -411,6 +412,29 @@ def stock_prompts(bench: Bench) -> dict[str, bool]:
     }
 
 
+def encodes(count: int) -> list[int]:
+    """How many prompts are encoded for so many people in regions, and for one more who is drawn again."""
+    model, clip, _ = build_miniature()
+    kind, encoded = type(clip), []
+    genuine = kind.encode_from_tokens_scheduled
+
+    def counted(self: Any, *tokens: Any, **about: Any) -> Any:
+        encoded.append(tokens)
+        return genuine(self, *tokens, **about)
+
+    kind.encode_from_tokens_scheduled = counted
+    try:
+        words = " and ".join(f"<v{number}>" for number in range(count))
+        shown = [person(number) for number in range(count)]
+        _, _, people, _ = people_in_regions(model, clip, f"a photo of {words}", shown, "side by side")
+        drawn = len(encoded)
+        for _ in range(2):
+            assert people.persons[0].positive
+    finally:
+        kind.encode_from_tokens_scheduled = genuine
+    return [drawn, len(encoded)]
+
+
 def _finite(tensor: torch.Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
@@ -424,7 +448,7 @@ def main() -> None:
         facts = {
             "psnr": likeness_of_pictures(bench), "same": untouched(bench), "families": families(tiny_model),
             "neighbours": neighbours(bench), "node": whole_node(bench), "told": mistakes(bench),
-            "stock": stock_prompts(bench), "control": controlled(bench),
+            "stock": stock_prompts(bench), "control": controlled(bench), "encodes": encodes(6),
         }  # fmt: skip
     print(json.dumps(facts))  # noqa: T201 (the answer)
 

@@ -36,6 +36,10 @@ def test_all_families_odd_sizes_batches_and_areas(facts: dict[str, Any], family:
     assert [name for name, holds in facts["families"][family].items() if not holds] == []
 
 
+def test_six_people_are_seven_prompts_and_one_more_only_for_each_who_is_drawn_again(facts: dict[str, Any]):
+    assert facts["encodes"] == [7, 8]
+
+
 def test_the_sampler_finds_regions_and_shows_where_words_looked(facts: dict[str, Any]):
     node = facts["node"]
     assert node["shapes"] == [[2, 4, 16, 32], [4, 128, 256, 3], [4, 128, 256]]

@@ -60,6 +60,16 @@ def pair(folder: Path, **settings: Any) -> Any:
     return replace(job, concepts=(*job.concepts, hair))
 
 
+def test_inner_states_are_computed_again_in_the_language_model_too_where_the_settings_say_so(base, folder):
+    job = pair(folder, gradient_checkpointing=True, intensity=0.5)
+    method = method_class("magictailor")(job, base, [load_concept(concept) for concept in job.concepts])
+    before = base.text.checkpointing
+    method.attach()
+    meanwhile = base.text.checkpointing
+    method.close()
+    assert (before, meanwhile, base.text.checkpointing) == (False, True, False)
+
+
 # ---------------------------------------------------------------------------------- noise outside the masks
 
 
