@@ -99,6 +99,15 @@ FLUX2_VAE = File(
     f"{_HUGGING_FACE}/Comfy-Org/flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors",
     "vae",
 )
+_Z_IMAGE = f"{_HUGGING_FACE}/Comfy-Org/z_image/resolve/main/split_files"
+_Z_IMAGE_TURBO = f"{_HUGGING_FACE}/Comfy-Org/z_image_turbo/resolve/main/split_files"
+Z_IMAGE = File(
+    "z_image_bf16.safetensors", f"{_Z_IMAGE}/diffusion_models/z_image_bf16.safetensors", "diffusion_models"
+)
+QWEN_3_4B_Z = File(
+    "qwen_3_4b.safetensors", f"{_Z_IMAGE_TURBO}/text_encoders/qwen_3_4b.safetensors", "text_encoders"
+)
+Z_IMAGE_VAE = File("ae.safetensors", f"{_Z_IMAGE_TURBO}/vae/ae.safetensors", "vae")
 
 # --- the same prompt and seed without and with what was learned, as one node ------------------------------
 
