@@ -52,6 +52,10 @@ class Sites:
         """The network, of what a wrapper is around."""
         return wrapped
 
+    def words_read(self, states: int) -> int:
+        """How many words the picture reads of so many text states."""
+        return states
+
     def queries_like(self, wrapped: Any, x: Tensor) -> Tensor:
         """(B, …) in the precision and on the device of the queries in a pass of x (B, …)."""
         return x

@@ -68,6 +68,10 @@ class JointSites:
         """The network, of what a wrapper is around."""
         return wrapped.diffusion_model
 
+    def words_read(self, states: int) -> int:
+        """How many words the picture reads of so many text states."""
+        return states
+
     def queries_like(self, wrapped: Any, x: Tensor) -> Tensor:
         """(B,) in the precision and on the device of the queries in a pass of x (B, …)."""
         return torch.empty(len(x), dtype=wrapped.get_dtype_inference(), device=x.device)

@@ -203,7 +203,7 @@ class Run:
         stands = about.get(PLACES, {}).get(aim.focus.token, ())
         return Spot(spot.focus, places, stands, states.keys.shape[1])
 
-    def prompt(self, entry: Mapping[str, Any], x: torch.Tensor, progress: float) -> FocusedPrompt:
+    def prompt(self, entry: Mapping[str, Any], x: torch.Tensor, progress: float, sites: Any) -> FocusedPrompt:
         """A prompt of a step (an entry of ComfyUI's), at its noise level."""
         aims = [aim for aim, _ in entry[AIMS]]
         spots = [self.spot(aim, places, progress) for aim, places in entry[AIMS]]
@@ -214,7 +214,8 @@ class Run:
         if key not in self._masks:
             self._masks[key] = LogMasks(spots, [_region(spot, latents, area, x) for spot in spots])
         maps = [self.maps.setdefault(aim, Maps(latents)) for aim in aims]
-        return FocusedPrompt(self._masks[key], entry["cross_attn"].shape[1], own_states, maps, area)
+        words = sites.words_read(entry["cross_attn"].shape[1])
+        return FocusedPrompt(self._masks[key], words, own_states, maps, area)
 
     def looking(self, aim: Aim) -> bool:
         return aim.focus.region is None and aim not in self.found and self.sigmas is not None
@@ -244,7 +245,7 @@ def _step(
     progress = _progress(model.model_sampling, sigma)
     aims = {entry["uuid"]: [aim for aim, _ in entry[AIMS]] for _, entry in bearing}
     record = run.record or any(run.looking(aim) for here in aims.values() for aim in here)
-    prompts = {entry["uuid"]: run.prompt(entry, x, progress) for _, entry in bearing}
+    prompts = {entry["uuid"]: run.prompt(entry, x, progress, sites) for _, entry in bearing}
     if not record and not any(prompt.masks.acts(progress) for prompt in prompts.values()):
         return executor(model, conds, x, timestep, model_options)
     lengths = {

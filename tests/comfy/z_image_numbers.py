@@ -86,6 +86,7 @@ DIM, HEADS, LATENTS, SIDE = (
 LONG = "a photo of a man,  (smiling:1.3)\non a beach \\(by day\\), with a hat and a coat and a dog and a boat"
 PROMPTS = [LONG, ""]
 TOGETHER = "Anna and Ben on a beach"
+OWN = "Anna on a beach, with a hat and a coat and a dog and a boat and a house and a tree and a bird"
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -265,7 +266,7 @@ def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, An
     model, clip, vae = loaded
     prompt = f"{TOGETHER}, {LONG}"  # longer than the negative one
     focuses = [
-        Focus(token="Anna", region=(0.0, 0.0, 0.5, 1.0), scope="word"),
+        Focus(token="Anna", region=(0.0, 0.0, 0.5, 1.0), own_prompt=OWN),
         Focus(token="Ben", region=(torch.arange(8) > 3).float().expand(1, 8, 8), scope="word", strength=0.8),
     ]
     maps: list[torch.Tensor] = []
@@ -276,7 +277,7 @@ def regions_alike(loaded: tuple[Any, Any, Any], base: BaseModel) -> dict[str, An
     patched, positive, neutral = model, None, (model, None)
     for focus in focuses:
         patched, positive = refocused_prompt(patched, clip, prompt, focus, conditioning=positive)
-        off = replace(focus, strength=0.0)
+        off = replace(focus, strength=0.0, scope="word", own_prompt=None)
         neutral = refocused_prompt(neutral[0], clip, prompt, off, conditioning=neutral[1])
     plain, run = sampled(model, clip, said(clip, prompt)), Run(record=True)
     drawn = sampled(with_refocus(patched, run), clip, positive)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import LikenessError
-from ..attention import AttentionSite, AttentionUser, Bias, Pass, attend
+from ..attention import AttentionSite, AttentionUser, Behind, Bias, Pass, attend
 
 WORDS_MULTIPLE = 32  # words and tokens of the picture are filled up to a multiple of so many
 _ARGUMENTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")
@@ -53,13 +53,18 @@ def rounded_up(count: int) -> int:
 def _batched(
     network: Any, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor,
     encoder_attention_mask: Tensor | None = None, joint_attention_kwargs: Mapping[str, Any] | None = None,
+    behind: Behind | None = None,
 ) -> Tensor:  # fmt: skip
     users: Pass | None = (joint_attention_kwargs or {}).get(ZImageSites.name)
     patches, grid, size = _patches(hidden_states)
     words, there, lengths = _words(network, encoder_hidden_states, encoder_attention_mask)
     time = network.t_embedder(timestep * network.t_scale).type_as(patches)
-    many, count = words.shape[1], patches.shape[1]
-    text_rotary, image_rotary = _rotary(network, many, grid, lengths, patches.device)
+    count = patches.shape[1]
+    text_rotary, image_rotary = _rotary(network, words.shape[1], grid, lengths, patches.device)
+    among = there  # whom words are refined among
+    if behind is not None:
+        words, there, among, text_rotary = _with_behind(network, behind, words, there, text_rotary)
+    many = words.shape[1]
     picture = network.all_x_embedder["2-1"](patches)
     more = rounded_up(count) - count
     picture = torch.cat([picture, network.x_pad_token.expand(len(picture), more, -1).to(picture)], 1)
@@ -73,9 +78,9 @@ def _batched(
         return states
 
     picture = through(network.noise_refiner, picture, None, image_rotary, time)
-    words = through(network.context_refiner, words, there, text_rotary)
-    rows = len(image_rotary)
-    rotary = torch.cat([text_rotary.expand(rows, -1, -1), image_rotary], 1)
+    words = through(network.context_refiner, words, among, text_rotary)
+    rows = max(len(image_rotary), len(text_rotary))
+    rotary = torch.cat([text_rotary.expand(rows, -1, -1), image_rotary.expand(rows, -1, -1)], 1)
     mask: Any = None
     if there is not None:
         mask = nn.functional.pad(there, (0, picture.shape[1]), value=True)  # (B, N)
@@ -120,6 +125,33 @@ def _words(network: Any, states: Tensor, mask: Tensor | None) -> tuple[Tensor, T
     if mask.is_meta or bool((ends == mask.shape[1]).all()):
         return words, None, None
     return words, torch.arange(mask.shape[1], device=mask.device) < ends[:, None], ends
+
+
+def _with_behind(
+    network: Any, behind: Behind, words: Tensor, there: Tensor | None, rotary: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Words with other prompts' behind them, each refined among itself: words (B, T + n, width), which there
+    are (B, T + n), who reads whom (B, 1, T + n, T + n), and how they are turned."""
+    states, places, prompts = behind
+    if there is None:
+        there = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
+    there = torch.cat([there, prompts > 0], 1)
+    turns = _tables(network, words.device)[0][places.view(-1, places.shape[-1]) + 1]  # (1 or B, n, d0)
+    rest = turns.new_ones(*turns.shape[:2], rotary.shape[-1] - turns.shape[-1])
+    turns = torch.cat([turns, rest], -1)
+    rows = max(len(turns), len(rotary))
+    rotary = torch.cat([rotary.expand(rows, -1, -1), turns.expand(rows, -1, -1)], 1)
+    among = refined_among(there, prompts)
+    return torch.cat([words, network.cap_embedder(states)], 1), there, among, rotary
+
+
+def refined_among(there: Tensor, prompts: Tensor) -> Tensor:
+    """Who reads whom (B, 1, T, T) before words and picture meet: words of one prompt each other, behind those
+    of a pass's own prompt the others, which `prompts` (B, n) numbers from 1."""
+    numbers = torch.cat([prompts.new_zeros(len(there), there.shape[1] - prompts.shape[1]), prompts], 1)
+    alike = (numbers[:, :, None] == numbers[:, None]) & there[:, None]
+    # what stands for none reads itself: nothing at all would be no number
+    return (alike | torch.eye(there.shape[1], dtype=torch.bool, device=there.device))[:, None]
 
 
 def _rotary(
@@ -188,11 +220,8 @@ class ZImageSites:
         self, inputs: tuple[Any, ...], options: dict[str, Any], user: AttentionUser
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         arguments = {**dict(zip(_ARGUMENTS, inputs)), **options}
-        if user.behind(arguments["encoder_hidden_states"]) is not None:
-            raise LikenessError(
-                "regions with prompts of their own cannot be drawn with Z-Image yet; say it all in one prompt"
-            )
-        return inputs, options
+        behind = user.behind(arguments["encoder_hidden_states"])
+        return (inputs, options) if behind is None else ((), {**arguments, "behind": behind})
 
     def ready(self, options: dict[str, Any], users: Pass) -> None:
         """Layers are told by the carrier."""
@@ -206,6 +235,7 @@ class ZImageSites:
         latents = arguments["hidden_states"]
         grid = tuple(-(-side // 2) for side in latents.shape[-2:])
         text = rounded_up(arguments["encoder_hidden_states"].shape[1])
+        text += arguments["behind"].states.shape[1] if arguments.get("behind") else 0
         return latents, 1 - arguments["timestep"], Pass({}, grid, text)  # type: ignore[arg-type]
 
 

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from likeness_portraits.engine.bases.base import BaseModel, load_base
 from likeness_portraits.engine.bases.conditioning import Conditioning
+from likeness_portraits.engine.bases.denoisers.seam import using
 from likeness_portraits.engine.bases.families import distilled_by_name
 from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.errors import LikenessError
 from likeness_portraits.engine.inference.generate import generate
+from likeness_portraits.engine.inference.refocus import Focus, LogMasks, Spot
+from likeness_portraits.engine.inference.regions import FocusedPrompt, Regions
+from likeness_portraits.engine.staged.text import TextStates
 from likeness_portraits.engine.training.launch import train
 from likeness_portraits.engine.training.plan import remarks
 from likeness_portraits.tests.engine import tiny_z_image
@@ -194,3 +198,27 @@ _HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in
 @pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora", *_HEAVY])
 def test_z_image_is_learned_on(check, method, base, folder):
     check(method, base, folder)
+
+
+# -------------------------------------------------------------------------------------------- own prompts
+
+
+def test_a_regions_own_prompt_is_the_same_with_and_without_what_fills_it_up(base: BaseModel):
+    """In ComfyUI it comes with as many states as it has words, here filled up."""
+    noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    times, said = torch.tensor([0.5, 0.5]), base.encode_text(["a man on a beach " * 3, "a cat"])
+    words = int(said.mask[1].sum())  # type: ignore[index]
+    region = (torch.arange(16) < 8).float().expand(1, 16, 16)
+    drawn = []
+    for length in (said.length, words):
+        own, there = said.states[1:, :length], said.mask[1:, :length]  # type: ignore[index]
+        spot = Spot(Focus(token="x", region=region), (5,), (5,), length)
+        prompt = FocusedPrompt(LogMasks([spot], [region]), said.length, [TextStates(own, own, there=there)])
+        regions = Regions([(1, None), (1, prompt)], 0.5, {})
+        with torch.no_grad(), using(base.network, "regions", regions):
+            drawn.append(base.predict(noisy, times, said.rows([1, 0])))
+    with torch.no_grad():
+        plain = base.predict(noisy, times, said.rows([1, 0]))
+    torch.testing.assert_close(*drawn, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(drawn[0][0], plain[0], atol=1e-5, rtol=1e-5)  # a prompt beside it
+    assert (drawn[0][1] - plain[1]).abs().max() > 1e-3
