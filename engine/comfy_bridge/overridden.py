@@ -200,8 +200,8 @@ def _attended(
         return as_usual(q, k, v, mask)
     number = about.get("block_index")
     # refiners and other networks have other lengths; what a patch does behind a layer comes after its own
-    meeting = number is not None and q.shape[2] == users.now["turns"].shape[1]
-    if meeting and number not in users.now["seen"]:
+    many: int = users.now["turns"].shape[1]
+    if number is not None and q.shape[2] == many and number not in users.now["seen"]:
         users.now["seen"].add(number)
         return _with_users(users, _site(users, number), q, k, v, mask, as_usual)
     if "behind" in users.now and not users.now["seen"]:
