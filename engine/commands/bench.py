@@ -50,7 +50,7 @@ def bench_speed(
     out: Annotated[Path, Option("--out", "-o", help="The JSON list to write.")] = Path("speed.json"),
     arch: Annotated[
         str,
-        Option(help="miniature, or of real size, random: sd15, sd2, sdxl, klein4b or z-image."),
+        Option(help="miniature, or of real size, random: sd15, sd2, sdxl, klein4b, z-image or krea2."),
     ] = "miniature",
     method: Annotated[
         list[str] | None, Option(help="Only this method, or drawing; may be repeated. By default all.")
