@@ -5,7 +5,8 @@ LoRA tensors have kohya names with explicit alpha (`lora_unet_…`, `lora_te_…
 (`transformer.<diffusers' path>.lora_A.weight`). A placeholder's rows are
 `token.<name without brackets>.<encoder>`, (vectors, width), encoder clip_l, clip_g, clip_h, qwen3_4b,
 qwen3_8b or qwen3vl_4b. Where training moved all words of the vocabulary, their table is
-`table.<encoder>`. Files come from anywhere: what is read is checked first, and nothing in them is ever executed.
+`table.<encoder>`. Files come from anywhere: what is read is checked first, and nothing in them is ever
+executed.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Krea 2 out of a diffusers folder, or out of the single files that people keep: transformer, text encoder
 and VAE each in one, under its makers', ComfyUI's or diffusers' names.
 
-Weights stay in the precision that most of them are stored in (fp8 becomes bf16), but for norms, which are
-small and computed in fp32: in fp32 a Krea 2 would take 52 GB.
+Weights stay in the precision that most of them are stored in, those of layers in 8 bits as they are, but for
+norms, which are small and computed in fp32: in fp32 a Krea 2 would take 52 GB.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ from ...artifact.inert_folder import check_config
 from ...artifact.krea2_names import krea2_for_diffusers, krea2_front
 from ...config import BaseSpec
 from ...errors import LikenessError
+from ..stored import keep_stored
 from ..text.krea2 import KREA2_TAPS, krea2_taps
 from ..text.qwen import LENGTH, PADDING
+from .eight_bits import as_kept
 from .flux2 import (
-    as_stored,
     build_text,
     built_whole,
     config_told,
@@ -77,12 +78,12 @@ def build_krea2_transformer(where: object, state: Mapping[str, Tensor], config: 
     kind, _ = krea2_classes()
 
     def build() -> Any:
-        weights, stored = krea2_for_diffusers(as_stored(where, state)), krea2_for_diffusers(state)
-        for key in weights:
-            if "norm" in key:
-                weights[key] = stored[key].float()
+        kept, most = as_kept(where, state)
+        weights = krea2_for_diffusers(kept)
+        exact = krea2_for_diffusers({key: state[key] for key in kept if key in state})
+        weights |= {key: exact[key].float() for key in weights if "norm" in key}
         network = empty(kind, {**_transformer_config(weights), **config})
-        network.load_state_dict(weights, assign=True)
+        network.load_state_dict(keep_stored(network, weights, most), assign=True)
         return network.eval()
 
     return built_whole(where, "Krea 2 transformer", build)

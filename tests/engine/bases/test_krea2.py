@@ -111,6 +111,7 @@ def test_single_files_are_read_by_their_makers_names_in_the_precision_they_have(
     scale = plain[f"{name}.weight"].abs().max() / 448
     stored[f"{name}.weight"] = (plain[f"{name}.weight"] / scale).to(fp8)
     stored[f"{name}.weight_scale"] = scale
+    stored["scaled_fp8"] = torch.zeros(2, dtype=fp8)  # as ComfyUI marks such files
     files = tiny_krea2.write_files(tmp_path, parts, transformer=stored)
     words = str(write_tokenizer(tmp_path / "words"))
     found = load_base(
@@ -118,8 +119,10 @@ def test_single_files_are_read_by_their_makers_names_in_the_precision_they_have(
     )
     assert found.distilled is False and found.resolution == 1024 and len(found.text.taps) == 12
     network, expected = found.network.state_dict(), parts["transformer"].state_dict()
+    eight_bits = "transformer_blocks.0.attn.to_out.0."
+    assert network.pop(f"{eight_bits}stored").dtype == fp8 and len(network.pop(f"{eight_bits}scale")) == 256
     wide = (stored[f"{name}.weight"].float() * scale).bfloat16()
-    assert torch.equal(network.pop("transformer_blocks.0.attn.to_out.0.weight"), wide)
+    assert torch.equal(found.network.transformer_blocks[0].attn.to_out[0].weight, wide)
     assert all(torch.equal(value, expected[key].to(value)) for key, value in network.items())
     kept = {key for key, value in network.items() if value.dtype == torch.float32}
     assert kept == {key for key in network if "norm" in key}
