@@ -41,7 +41,7 @@ def chosen_intensity(
     pictures = range(0, len(examples), max(1, len(examples) // _PICTURES))[:_PICTURES]
     pixels, masks = (torch.stack([part[i] for i in pictures]) for part in (examples.pixels, examples.masks))
     latents, _ = base.encode_posterior(pixels)
-    outside = (F.adaptive_avg_pool2d(masks, latents.shape[-2:]) == 0).to(latents)
+    outside = (F.adaptive_avg_pool2d(masks, (latents.shape[-2], latents.shape[-1])) == 0).to(latents)
     if not outside.any():
         return PUBLISHED_NOISE, 0.0
     noise = torch.randn(_DRAWS, *pixels.shape, generator=generator)

@@ -114,9 +114,9 @@ def _words(network: Any, states: Tensor, mask: Tensor | None) -> tuple[Tensor, T
     if more or mask is not None:
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        mask = nn.functional.pad(mask, (0, more))
+        mask = filled = nn.functional.pad(mask, (0, more))
         words = torch.where(
-            mask[..., None], nn.functional.pad(words, (0, 0, 0, more)), network.cap_pad_token.to(words)
+            filled[..., None], nn.functional.pad(words, (0, 0, 0, more)), network.cap_pad_token.to(words)
         )
     if mask is None:
         return words, None, None
