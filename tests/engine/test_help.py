@@ -126,6 +126,10 @@ def test_shells_are_told_what_may_follow(monkeypatch: pytest.MonkeyPatch, capsys
         main([])
     assert capsys.readouterr().out.split() == ["dreambooth-lora"]
     monkeypatch.delenv("_LIKENESS_COMPLETE")
+    shellingham = pytest.importorskip("shellingham")
+    monkeypatch.setattr(
+        shellingham, "detect_shell", lambda: ("bash", "bash")
+    )  # none where no shell began this
     with pytest.raises(SystemExit):
         main(["--show-completion", "bash"])
     assert "_LIKENESS_COMPLETE=complete_bash" in capsys.readouterr().out
