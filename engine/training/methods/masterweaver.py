@@ -707,7 +707,11 @@ def _of_pairs(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _in_fp16(device: torch.device) -> bool:
-    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+    """Whether autocast computes in fp16 there; where there is no autocast at all, it does not."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind):
+        return False
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

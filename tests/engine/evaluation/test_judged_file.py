@@ -13,6 +13,7 @@ from likeness_portraits.engine.bases.base import load_base
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import write_concept
+from likeness_portraits.engine.evaluation import drawn_grid
 from likeness_portraits.engine.evaluation.backends import MiniatureBackend
 from likeness_portraits.engine.evaluation.judged_file import Judging, _row, _scores
 from likeness_portraits.engine.evaluation.measure import measure
@@ -129,7 +130,7 @@ def test_a_grid_compares_foreign_files_at_strengths_with_words_and_the_base(
         return measure(pictures, *known, **told)
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("likeness_portraits.engine.evaluation.drawn_grid.measure", listening)
+    monkeypatch.setattr(drawn_grid, "measure", listening)
     command = ["grid", foreign.name, "anna.safetensors", "-r", "person", "--without", "-o", "out"]
     command += ["--strengths", "0,0.5", "--prompt", "a photo of {}", "--seeds", "1", "--steps", "2"]
     assert main([*command, "--trigger", "a man", "--trigger", "a <anna>", "--class-word", "man"]) == 0
