@@ -72,6 +72,8 @@ def build_job(
     """The job that results when options go before the config file, which goes before the preset."""
     asked = {name: value for name, value in options.items() if name != "shards_from_web"}
     plain = {**config, **asked}
+    if "resolution" in asked:
+        plain.pop("resolutions", None)  # of the config file: what is typed is all there is
     configured = plain.get("settings")
     configured = {} if configured is None else configured
     if not isinstance(configured, Mapping):

@@ -34,6 +34,7 @@ JOB_LINES = (
     "caption_keep",
     "hold_out",
     "cache_on_disk",
+    "resolutions",
 )  # of more settings: the run's own
 YES_NO = {"yes": True, "no": False}
 

@@ -130,7 +130,13 @@ _COMMON: dict[str, dict[str, Any]] = {
                 help="Pictures of others of the class, to learn beside, for drawn ones; repeat per folder.",
             ),
         ],
-        "resolution": Annotated[int | None, Option(help="Pixels a side; by default the base's own.")],
+        "resolution": Annotated[
+            str | None,
+            Option(
+                metavar="PIXELS",
+                help="Pixels a side; by default the base's own. 512,768: each picture at both.",
+            ),
+        ],
         "buckets": Annotated[
             bool | None,
             Option(

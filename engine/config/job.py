@@ -19,13 +19,17 @@ from .specs import TOKEN, BaseSpec, ConceptSpec
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu")
+_MOST_SIDES = 8  # resolutions of one run
 TRACKERS = ("tensorboard", "wandb")  # by their packages' names
 MOST = 10_000_000  # of anything that is counted
 LAST_SEED = 2**63 - 1  # that all libraries' random numbers can begin from
 
 
 # what runs did not have before, of a job and of its settings: as by default, it is the same run as then
-LATER = ("recipe", "caption_dropout", "caption_shuffle", "caption_keep", "hold_out", "cache_on_disk")
+LATER = (
+    "recipe", "caption_dropout", "caption_shuffle", "caption_keep", "hold_out", "cache_on_disk",
+    "resolutions",
+)  # fmt: skip
 LATER_SETTINGS = ("adapter", "layers", "rslora", "rank_by_block", "min_rank", "orthogonal")
 
 
@@ -42,6 +46,7 @@ class Job:
     recipe: Recipe = field(default_factory=Recipe)  # how it steps: optimiser, moving average
     seed: int = 0  # of everything random in the run
     resolution: int | None = None  # pixels a side that pictures are cropped to; None: the base's own
+    resolutions: tuple[int, ...] = ()  # where each picture is learned at several: all of them
     buckets: bool | None = None  # pictures keep their proportions; None: on real bases, where the method can
     mirror: bool = False  # learn each picture mirrored too, half of the time; faces are uneven and suffer
     caption_dropout: float = 0.0  # share of steps' prompts that are left empty, for guidance to work with
@@ -108,8 +113,21 @@ class Job:
                     f"the preview prompt '{self.preview_prompt:.80}' mentions {name}, which is not learned; "
                     f"{there}"
                 )
-        at_least(self, 8, "resolution")
+        self._settle_sides()
         above_zero(self, "memory")
+
+    def _settle_sides(self) -> None:
+        """`resolution` is the largest of several; one alone is no several."""
+        given = {*self.resolutions} | ({self.resolution} if self.resolution is not None else set[int]())
+        sides: list[int] = sorted(given, reverse=True)
+        if len(sides) > _MOST_SIDES:
+            raise LikenessError(f"{len(sides)} resolutions cannot be meant; give {_MOST_SIDES} at most")
+        if self.resolutions:
+            object.__setattr__(self, "resolution", sides[0])
+            object.__setattr__(self, "resolutions", tuple(sides) if len(sides) > 1 else ())
+        at_least(self, 8, "resolution")
+        if sides and sides[-1] < 8:
+            raise LikenessError(f"'resolution' is {sides[-1]}; it must be 8 or more")
 
     @property
     def checkpoints(self) -> Path:
@@ -136,7 +154,7 @@ class Job:
         if not isinstance(source, Mapping):
             raise LikenessError('a job must be a mapping of keys to values, such as {"method": ...}')
         check_plain(source, "the job")
-        plain = gathered(source)
+        plain = _with_sides(gathered(source))
         if "shards_from_web" in plain:
             raise LikenessError("'shards_from_web' is not for files; leave it out, type --shards-from-web")
         method = plain.get("method")
@@ -161,12 +179,22 @@ class Job:
         return read(cls, {**plain, "settings": start, "shards_from_web": shards_from_web}, "job")
 
 
+def _with_sides(plain: dict[str, Any]) -> dict[str, Any]:
+    """A job's keys, with `resolution: 512,768` or a list of sides as `resolutions`."""
+    sides = plain.get("resolution")
+    if isinstance(sides, str) and "," in sides:
+        sides = [side.strip() for side in sides.split(",") if side.strip()]
+    if not isinstance(sides, list | tuple):
+        return plain
+    return {**plain, "resolution": None, "resolutions": [*sides, *(plain.get("resolutions") or ())]}
+
+
 def as_earlier(job: Job, plain: Mapping[str, Any]) -> dict[str, Any]:
     """Parts of `job.to_dict()` without what earlier versions did not know, where that is as by default: a
     name made of them is the one that they gave."""
     usual = {entry.name: entry.default for entry in (*fields(Job), *fields(job.settings))}
     usual["recipe"] = asdict(Recipe())
-    usual["rank_by_block"] = []  # as JSON has it
+    usual["rank_by_block"] = usual["resolutions"] = []  # as JSON has them
     left = {name: value for name, value in plain.items() if name not in LATER or value != usual[name]}
     left["settings"] = {
         name: value

@@ -139,7 +139,7 @@ def _learn(
     home, alone = base.device, accelerator.num_processes == 1
     method = _method_of(job, base, concepts)
     method.say = lambda text: mention(observer, text)
-    tell(observer, plan_in_words(job, method.phases(), concepts, method.size))
+    tell(observer, plan_in_words(job, method.phases(), concepts, method.sizes))
     concept_remarks = {remark for concept in concepts for remark in concept.remarks}
     for remark in [remark for concept in method.concepts for remark in concept.remarks]:
         if remark not in concept_remarks:  # what the method found out by itself

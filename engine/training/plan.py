@@ -14,10 +14,12 @@ OWN_TURNS = ("magictailor", "magicapture", "masterweaver")  # methods that choos
 LOOKED_THROUGH = 300  # pictures; each is compared with all others
 
 
-def plan_in_words(job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], size: int) -> str:
-    """The method, its steps, rates and sizes, and the pictures; `size` is pixels a side of a square."""
+def plan_in_words(
+    job: Job, phases: Sequence[Phase], concepts: Sequence[Concept], sizes: Sequence[int]
+) -> str:
+    """The method, its steps, rates and sizes, and the pictures; `sizes` are pixels a side of squares."""
     said = [job.method, _steps(phases), _rates(phases), *_own(job.settings), *_recipe(job.recipe)]
-    said += [job.precision, f"{size} px"]
+    said += [job.precision, f"{' and '.join(map(str, sizes))} px"]
     pictures = [picture for concept in concepts for picture in concept.pictures]
     masked = sum(picture.mask is not None for picture in pictures)
     if masked and getattr(job.settings, "masked_loss", False):

@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,9 @@ class Method(nn.Module, ABC):
         self.job = job
         self.base = base
         self.concepts = tuple(concepts)
-        self.size = checked_size(job.resolution or base.resolution, base)  # pixels a side of a square
+        sides = job.resolutions or [job.resolution or base.resolution]
+        self.sizes = [checked_size(side, base) for side in sides]  # pixels a side of squares, falling
+        self.size = self.sizes[0]
         self.capabilities = self.capabilities_for(job)
         if job.mirror and not self.capabilities.mirroring:
             raise LikenessError(f"{job.method} decides itself what it mirrors; set mirror to false")
@@ -89,16 +92,24 @@ class Method(nn.Module, ABC):
         self.kept = kept_on_disk(job, base)  # latents and text states, for other runs
 
     def examples_for(self, concepts: Sequence[Concept]) -> Examples:
-        """The concepts' pictures, square or in buckets."""
+        """The concepts' pictures, square or in buckets: all of them in each of the resolutions, the largest
+        first."""
         if self.job.buckets and not self.capabilities.buckets:
             raise LikenessError(
                 f"{self.job.method} needs all pictures in one size and has no buckets; set buckets to false, "
                 "or leave it away"
             )
         bucketed = self.base.traits.buckets if self.job.buckets is None else self.job.buckets
+        if len(self.sizes) > 1 and not self.capabilities.buckets:
+            raise LikenessError(
+                f"{self.job.method} needs all pictures in one size and learns at one resolution; give one"
+            )
         if not bucketed or not self.capabilities.buckets or not concepts:
-            return examples_of(concepts, self.size)
-        return bucketed_examples(concepts, sizes_of(self.size, size_step(self.size, self.base)))
+            parts = [examples_of(concepts, size) for size in self.sizes]
+        else:
+            buckets = [sizes_of(size, size_step(size, self.base)) for size in self.sizes]
+            parts = [bucketed_examples(concepts, sizes) for sizes in buckets]
+        return reduce(Examples.joined, parts)
 
     # ---------------------------------------------------------------------------- what each method answers
 
@@ -162,7 +173,8 @@ class Method(nn.Module, ABC):
     @property
     def captions(self) -> list[tuple[str, ...]]:
         """Of each picture of the concepts, in the order of the examples: choices of what is said of it."""
-        return [picture.captions for concept in self.concepts for picture in concept.pictures]
+        pictures = [picture.captions for concept in self.concepts for picture in concept.pictures]
+        return pictures * len(self.sizes)
 
     @property
     def longest_caption(self) -> str:
@@ -193,6 +205,7 @@ class Method(nn.Module, ABC):
     def _as_often(self, choices: Tensor) -> Tensor:
         """The concepts' pictures among `choices`, each as often as its folder says."""
         repeats = [picture.repeats for concept in self.concepts for picture in concept.pictures]
+        repeats *= len(self.sizes)
         if all(often == 1 for often in repeats):
             return choices
         return choices.repeat_interleave(torch.tensor(repeats)[choices])

@@ -191,7 +191,7 @@ class PersonaMagic(Method):
             rows = {name: to_device(row, device) for name, row in self.class_rows.items()}
             self._moved[device] = rows, to_device(self.features, device)
         rows, features = self._moved[device]
-        vectors, bypass = self.mapper(when, rows, self.norms, features[batch.indices])
+        vectors, bypass = self.mapper(when, rows, self.norms, features[batch.indices % len(features)])
         return vectors, {name: rows * batch.keep_bypass[:, None, None] for name, rows in bypass.items()}
 
     def _text_states(

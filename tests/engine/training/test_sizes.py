@@ -81,6 +81,55 @@ def test_a_method_learns_from_pictures_of_all_proportions_and_resumes_bit_for_bi
         assert torch.equal(tensor, rest.tensors[name]), name
 
 
+def test_each_picture_is_learned_at_each_of_several_resolutions_and_a_resume_is_exact(folder: Path):
+    base, shapes = tiny_base(), Counter()
+    base.unet.register_forward_pre_hook(
+        lambda module, inputs: shapes.update([tuple(inputs[0].shape[-2:])] * torch.is_grad_enabled())
+    )
+    changes = {"resolution": "32,24", "settings": {"steps": 10, "batch_size": 1, "prior_batch_size": 1}}
+    whole = Artifact.load(train(tiny_job("dreambooth-lora", folder, "whole", **changes), base=base))
+    large = {(10, 6), (6, 10), (8, 8)}  # of 32 x 32 pixels; of 24 x 24:
+    assert large < set(shapes) and {h * w for h, w in set(shapes) - large} <= set(range(24, 37))
+    assert sum(shapes[size] for size in large) == sum(shapes[size] for size in set(shapes) - large) == 5
+    watcher = StopAt(3)
+    train(tiny_job("dreambooth-lora", folder, "part", **changes), watcher, base)
+    assert "32 and 24 px" in " ".join(watcher.notes)
+    rest = Artifact.load(
+        train(tiny_job("dreambooth-lora", folder, "part", resume=True, **changes), base=base)
+    )
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, rest.tensors[name]), name
+
+
+@pytest.mark.parametrize("method", IN_BUCKETS)
+def test_captions_repeats_and_features_go_with_a_picture_into_all_resolutions(method: str, folder: Path):
+    (folder / "person" / "images" / "1.txt").write_text("at sea")
+    learning: Any = learner(tiny_job(method, folder, resolution=[24, 32]), tiny_base())
+    assert learning.size == 32 and len(learning.examples) == 10
+    assert [bool(choices) for choices in learning.captions] == [n % 5 == 1 for n in range(10)]
+    once = learner(tiny_job(method, folder, resolution=24, buckets=True), tiny_base())
+    same = torch.equal(learning.examples.pixels[torch.tensor([6])], once.examples.pixels[torch.tensor([1])])
+    assert same and (learning.examples.prior == False).all()  # noqa: E712
+    learning.close()
+
+
+def test_several_resolutions_are_refused_where_there_can_be_but_one_and_are_read_as_people_write_them(
+    folder: Path,
+):
+    for method, settings in (("magictailor", {}), ("personamagic", {"squash": True})):
+        job = tiny_job(method, folder, resolution="24,32", settings=settings)
+        with pytest.raises(LikenessError, match=f"{method} needs all .* one resolution; give one"):
+            learner(job, tiny_base())
+    for written, sides in (("512, 768", (768, 512)), ([512, "768"], (768, 512)), ("512", ()), ([512], ())):
+        job = tiny_job("textual-inversion", folder, resolution=written)
+        assert job.resolutions == sides and job.resolution == (768 if sides else 512)
+        assert Job.from_json(job.to_json()) == job
+    for wrong, said in (("512,many", "must be a whole number"), ("4,512", "8 or more"),
+                        (list(range(64, 640, 64)), "8 at most")):  # fmt: skip
+        with pytest.raises(LikenessError, match=said):
+            tiny_job("textual-inversion", folder, resolution=wrong)
+
+
 def test_pictures_of_one_shape_are_learned_in_that_shape(tmp_path: Path):
     pictures = tuple(Picture(str(i), np.full((60, 40, 3), 50 * i, np.uint8)) for i in range(3))
     write_concept(tmp_path / "person", Concept("<v0>", "woman", "subject", pictures))
