@@ -24,7 +24,8 @@ def test_a_run_is_told_with_steps_rates_size_and_pictures_in_one_line():
     told = plan_in_words(job("dreambooth-lora", rank=8, masked_loss=True), [phase], [PEOPLE], [768, 512])
     assert told == (
         "dreambooth-lora · 800 steps · learning rate unet 0.0001, tokens 0.0005 · rank 8 · 1 vector · "
-        "text encoder off · 64 class pictures · bf16 · 768 and 512 px · inside masks only · 2 pictures, 1 with masks"
+        "text encoder off · 64 class pictures · bf16 · 768 and 512 px · inside masks only · 2 pictures, 1 "
+        "with masks"
     )
 
 

@@ -291,8 +291,9 @@ def test_in_a_folder_of_many_a_run_is_found_by_what_it_learns_and_prolonged(tmp_
 def test_a_run_is_named_as_by_versions_that_knew_fewer_settings(tmp_path):
     job = tiny_job("dreambooth-lora", tmp_path)
     made = Checkpoints(job, "pictures", tmp_path)
+    newer = ("recipe", "resolutions")
     plan = {name: value for name, value in made._plan.items()
-            if name not in ("recipe", "resolutions") and not name.startswith(("caption_", "hold_"))}  # fmt: skip
+            if name not in newer and not name.startswith(("caption_", "hold_"))}  # fmt: skip
     newer = ("steps", "adapter", "layers", "rslora", "rank_by_block", "min_rank", "orthogonal")
     plan["settings"] = {name: value for name, value in plan["settings"].items() if name not in newer}
     name = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
