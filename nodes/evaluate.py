@@ -237,13 +237,14 @@ class LikenessGrid(io.ComfyNode):
         from ..engine.comfy_bridge import grid as drawing
         from ..engine.comfy_bridge.pictures import image_of
         from ..engine.comfy_bridge.weights import own_side
+        from ..engine.data.at_hand import read_at_hand
         from ..engine.evaluation import grid as judged
         from ..engine.evaluation.measure import likeness_in_words
 
         lines, levels = judged.lines_of(prompts), judged.parse_numbers(strengths)
         learned = [one for one in (likeness, likeness_2, likeness_3) if one is not None]
         names = judged.names_of(
-            [one.method for one in learned], [[token.token for token in one.tokens] for one in learned]
+            [one.method for one in learned], [[token.token for token in one.tokens] for one in learned], lines
         )
         variants = max(1, len(learned)) * len(levels)
         judged.check_size(len(lines), variants, seeds)
@@ -253,7 +254,11 @@ class LikenessGrid(io.ComfyNode):
             steps=steps, cfg=cfg, sampler="euler", scheduler="simple", width=side, height=side,
             negative=negative,
         )  # fmt: skip
-        pictures = drawing.draw_grid((model, clip, vae), learned or [None], lines, columns, levels, how)
+        kind = f"a {read_at_hand(concept).class_word}"
+        subjects = [next((token.token for token in one.tokens), kind) for one in learned] or [kind]
+        pictures = drawing.draw_grid(
+            (model, clip, vae), learned or [None], lines, columns, levels, how, subjects
+        )
         spoken = [line for line in lines for _ in range(variants * seeds)]
         measures = _measured(pictures, concept, faces, spoken)
         grid = judged.Grid(
@@ -297,7 +302,8 @@ def _measured(
     looked_by = face_model_for([picture.pixels for picture in subject.pictures], faces)
     judge = load_face_judge(looked_by, packs_folder())
     text, looks = judges_there(judge, helpers_folder())
-    spoken = [prompt.replace(subject.token, f"a {subject.class_word}") for prompt in prompts]
+    kind = f"a {subject.class_word}"
+    spoken = [prompt.replace("{}", kind).replace(subject.token, kind) for prompt in prompts]
     return measure(
         pictures, [picture.pixels for picture in subject.pictures], judge,
         prompts=spoken, text=text, looks=looks, strangers=strangers, style=style,

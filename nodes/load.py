@@ -170,10 +170,10 @@ class LikenessLoad(io.ComfyNode):
     @classmethod
     def execute(cls, name: str, trigger_word: str = "") -> io.NodeOutput:
         from ..engine.comfy_bridge.folders import find
-        from ..engine.identity.adapter import read_adapter
+        from ..engine.identity.adapter import read_likeness
 
         path = find(name, "likeness")
-        likeness = renamed(read_adapter(path), trigger_word)  # or any other likeness
+        likeness = renamed(read_likeness(path), trigger_word)
         words = " ".join(token.token for token in likeness.tokens)
         return told(cls, likeness, words, text=_card(likeness, path), **_thumbnail(likeness, cls))
 

@@ -44,11 +44,12 @@ def report_file(name: str) -> Path:
 
 def draw_grid(
     loaded: tuple[Any, Any, Any], artifacts: Sequence[Artifact | None], prompts: Sequence[str],
-    seeds: Sequence[int], strengths: Sequence[float], how: GridDrawing,
+    seeds: Sequence[int], strengths: Sequence[float], how: GridDrawing, subjects: Sequence[str] = (),
 ) -> list[np.ndarray]:  # fmt: skip
     """Pictures (H, W, 3) uint8, by prompt, then by artifact, by strength and by seed.
 
-    Each is the one that KSampler gives with that seed. For None MODEL and CLIP draw as they are.
+    `subjects`: of each artifact, what {} in the prompts stands for. Each picture is the one that KSampler gives
+    with that seed. For None MODEL and CLIP draw as they are.
     """
     variants = [(place, strength) for place in range(len(artifacts)) for strength in strengths]
     total = len(prompts) * len(variants) * len(seeds)
@@ -56,7 +57,7 @@ def draw_grid(
     for place, strength in variants:  # outermost: weights are patched once for each
         painter = _painter(loaded, artifacts[place], strength, how)
         for number, prompt in enumerate(prompts):
-            paint = painter(prompt)
+            paint = painter(prompt.replace("{}", subjects[place]) if subjects else prompt)
             for seed in seeds:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 drawn[number, place, strength, seed] = paint(seed)

@@ -69,15 +69,20 @@ def parse_numbers(text: str) -> list[float]:
     return strengths
 
 
-def names_of(methods: Sequence[str], placeholders: Sequence[Sequence[str]]) -> list[str]:
+def names_of(
+    methods: Sequence[str], placeholders: Sequence[Sequence[str]], prompts: Sequence[str] = ("",)
+) -> list[str]:
     """Names for likenesses by what learned them, numbered where two are alike; one alone needs none.
 
-    LikenessError where they are not called by the same placeholders: a prompt would mean only some of them.
+    LikenessError where they are not called by the same placeholders, and not every prompt has {} for what
+    calls each: it would mean only some of them.
     """
-    if any(set(those) != set(placeholders[0]) for those in placeholders):
+    everybody = all("{}" in prompt for prompt in prompts)
+    if not everybody and any(set(those) != set(placeholders[0]) for those in placeholders):
         lists = "; ".join(", ".join(those) or "none" for those in placeholders)
         raise LikenessError(
-            f"the likenesses have different placeholders ({lists}); learn them under the same ones to compare"
+            f"the likenesses have different placeholders ({lists}); write {{}} in every prompt for "
+            "what calls each, or learn them under the same ones"
         )
     if len(methods) < 2:
         return [""] * len(methods)

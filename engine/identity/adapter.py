@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifact import Artifact
+from ..artifact import Artifact, import_file
 from ..artifact.tensors import read_pickle
 from ..bases.families import FAMILIES
 from ..errors import LikenessError, first_line
@@ -56,6 +56,13 @@ def read_adapter(path: str | Path) -> Artifact:
     if path.suffix.lower() == ".safetensors":
         return Artifact.load(path)
     return import_released(path)
+
+
+def read_likeness(path: str | Path) -> Artifact:
+    """Any file that was learned: ours, the reference's adapter, a LoRA or embedding of any trainer."""
+    path = Path(path)
+    known = path.suffix.lower() == ".safetensors" or not is_released(path)
+    return import_file(path) if known else import_released(path)
 
 
 def miniature_adapter() -> Artifact:

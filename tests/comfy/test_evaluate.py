@@ -4,8 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from likeness_portraits.engine.artifact import Artifact
+from likeness_portraits.engine.bases.base import load_base
+from likeness_portraits.engine.config import BaseSpec
 from likeness_portraits.engine.data.concepts import Picture
 from likeness_portraits.engine.data.segment import Request, find_masks, load_segmenter
 from likeness_portraits.engine.evaluation.backends import MiniatureBackend
@@ -156,6 +160,36 @@ def test_two_likenesses_are_drawn_and_scored_side_by_side(server: Server):
     report = (server.base / "output" / "two.html").read_text("utf-8")
     for name in ("textual-inversion", "custom-diffusion", "textual-inversion 2"):
         assert f"{name}, strength 1" in report and f"<td>{name}</td>" in report
+
+
+def test_a_lora_of_another_trainer_stands_beside_ours_under_its_own_words(server: Server):
+    base = load_base(BaseSpec())
+    path = next(name for name, _ in base.network.named_modules() if name.endswith("attn2.to_v"))
+    layer, name = base.network.get_submodule(path), f"lora_unet_{path.replace('.', '_')}"
+    chance = torch.Generator().manual_seed(0)
+    place = server.base / "models" / "likeness"
+    place.mkdir(parents=True, exist_ok=True)
+    halves = {f"{name}.lora_down.weight": torch.randn(4, layer.in_features, generator=chance),
+              f"{name}.lora_up.weight": torch.randn(layer.out_features, 4, generator=chance)}  # fmt: skip
+    save_file(halves, place / "theirs.safetensors")
+    parts = {name: ["base", place] for place, name in enumerate(("model", "clip", "vae"))}
+    words = node(
+        "LikenessTrainTextualInversion", **parts, concept=["concept", 0], preset="automatic", steps=2,
+        vectors=0, seed=0, masked="as the preset says", preview_every=0, preview_prompt="",
+        learning_rate=0.01,
+    )  # fmt: skip
+    drawn = node(
+        "LikenessGrid", **parts, concept=["concept", 0], prompts="a photo of {}", strengths="0, 1", seed=3,
+        seeds=1, faces="miniature", name="theirs", steps=4, size=128, likeness=["load", 0],
+        likeness_2=["words", 0],
+    )  # fmt: skip
+    load = node("LikenessLoad", name="theirs.safetensors", trigger_word="")
+    keep = {"class_type": "PreviewImage", "inputs": {"images": ["grid", 1]}}
+    shown = server.run(graph(words=words, load=load, grid=drawn, keep=keep))
+    none, full, ours, _ = (server.picture(file) for file in shown["keep"]["images"])
+    assert not np.array_equal(none, full) and not np.array_equal(none, ours)
+    report = (server.base / "output" / "theirs.html").read_text("utf-8")
+    assert "imported, strength 1" in report and "textual-inversion, strength 1" in report
 
 
 def sampled(model: list) -> dict[str, Any]:

@@ -87,8 +87,9 @@ def test_two_likenesses_have_rows_and_points_of_their_own(tmp_path: Path):
 def test_likenesses_are_called_by_what_learned_them_and_must_share_their_placeholders():
     assert names_of([], []) == [] and names_of(["a"], [["<v0>"]]) == [""]
     assert names_of(["a", "b", "a"], [["<v0>"]] * 3) == ["a", "b", "a 2"]
-    with pytest.raises(LikenessError, match="different placeholders .<v0>; <v1>."):
-        names_of(["a", "b"], [["<v0>"], ["<v1>"]])
+    with pytest.raises(LikenessError, match="different placeholders .<v0>; <v1>.; write {} in every prompt"):
+        names_of(["a", "b"], [["<v0>"], ["<v1>"]], ["a {}", "a <v0>"])
+    assert names_of(["a", "imported"], [["<v0>"], []], ["a {}", "b {}"]) == ["a", "imported"]
 
 
 def test_prompts_come_one_per_line_and_strengths_with_commas():
