@@ -48,8 +48,8 @@ def draw_grid(
 ) -> list[np.ndarray]:  # fmt: skip
     """Pictures (H, W, 3) uint8, by prompt, then by artifact, by strength and by seed.
 
-    `subjects`: of each artifact, what {} in the prompts stands for. Each picture is the one that KSampler gives
-    with that seed. For None MODEL and CLIP draw as they are.
+    `subjects`: of each artifact, what {} in the prompts stands for. Each picture is the one that KSampler
+    gives with that seed. For None MODEL and CLIP draw as they are.
     """
     variants = [(place, strength) for place in range(len(artifacts)) for strength in strengths]
     total = len(prompts) * len(variants) * len(seeds)

@@ -61,8 +61,7 @@ def read_adapter(path: str | Path) -> Artifact:
 def read_likeness(path: str | Path) -> Artifact:
     """Any file that was learned: ours, the reference's adapter, a LoRA or embedding of any trainer."""
     path = Path(path)
-    known = path.suffix.lower() == ".safetensors" or not is_released(path)
-    return import_file(path) if known else import_released(path)
+    return import_released(path) if is_released(path) else import_file(path)
 
 
 def miniature_adapter() -> Artifact:
