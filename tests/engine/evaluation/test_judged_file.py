@@ -162,6 +162,7 @@ def test_a_grid_refuses_files_of_different_bases_and_triggers_that_fit_no_file(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # two minutes of a processor, which others may share
 def test_a_learned_person_is_nearer_to_pictures_not_learned_from_than_the_base(folder: Path, capsys):
     plain = {
         "method": "dreambooth-lora", "concepts": [{"folder": str(folder / "person"), "token": "<anna>"}],
