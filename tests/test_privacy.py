@@ -61,6 +61,7 @@ measure ann/images/0.png -r ann/images --faces auraface --packs packs
 restore drawn/000-seed0.png --prompt a.woman --with redraw;denoise=0.1 -o restored
 doctor --data ann --faces auraface --models packs
 bench speed --method textual-inversion --steps 1
+grid others/ann-stock.safetensors -r ann --strengths 1 --prompt {} --trigger woman --seeds 1 --steps 1 -o grid
 """
 LONG = """
 evaluate ann.safetensors -p ann --rounds 1
@@ -189,8 +190,7 @@ def test_every_command_is_tried_here():
     for name, command in get_command(app).commands.items():
         inner = getattr(command, "commands", None)
         known |= {f"{name} {entry}" for entry in inner} if inner else {name}
-    # one takes somebody's model (tests/engine/data/test_captioner.py makes one), one is not tried here yet
-    known -= {"captions", "grid"}
+    known -= {"captions"}  # takes somebody's model: tests/engine/data/test_captioner.py makes one
     assert tried == known and set(TRAINED) == set(METHODS)
 
 

@@ -79,3 +79,14 @@ def test_other_pictures_weights_and_precisions_are_kept_apart(sdxl: BaseModel, t
     assert reworded["latents"] == smaller["latents"] and reworded["text"] == 2 * before["text"]
     rounded = count("e", precision="bf16")
     assert rounded["text"] == 3 * before["text"]
+
+
+def test_pictures_at_several_resolutions_are_kept_each(
+    sdxl: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_person(tmp_path / "person")
+    changes: dict[str, Any] = {"resolution": "24,32", "buckets": False}
+    plain = learned(sdxl, tmp_path, "plain", **changes)
+    assert same(plain, learned(sdxl, tmp_path, "first", cache_on_disk=True, **changes))
+    monkeypatch.setattr(sdxl.vae, "encode", lambda *_: pytest.fail("a picture was read again"))
+    assert same(plain, learned(sdxl, tmp_path, "second", cache_on_disk=True, **changes))
