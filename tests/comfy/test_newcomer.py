@@ -51,7 +51,7 @@ def screenshots(tmp_path: Path) -> Path:
 
 
 @needs_editor
-@pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"])
+@pytest.mark.parametrize("renderer", ["classic", pytest.param("Nodes 2.0", marks=pytest.mark.slow)])
 def test_three_clicks_lead_from_the_gallery_to_a_picture(
     server: Server, nodes: dict[str, Any], checkout: Path, screenshots: Path, renderer: str
 ):

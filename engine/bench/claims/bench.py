@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -21,7 +21,7 @@ import numpy as np
 
 from ...artifact import Artifact
 from ...bases.base import BaseModel, load_base
-from ...config import BaseSpec, Job, one_of, read, settings_for
+from ...config import BaseSpec, Job, Recipe, one_of, read, settings_for
 from ...data.concepts import Concept, digest, write_concept
 from ...evaluation.people import DEMO_TOKEN, Shot, all_shots, concept_of, render_person
 from ...evaluation.portraits import PortraitJudges
@@ -41,6 +41,7 @@ BUDGET = 1200  # pictures through the U-Net in a training, those of the class in
 WAIT = 2.0  # seconds between looks whether another run has finished a training
 OPEN_PROMPT = "a photo of {}"  # asks for nothing: shows what comes along unasked
 OPEN_SEEDS = range(1000, 1004)
+_RECIPE = [entry.name for entry in fields(Recipe)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Arm:
 
     name: str
     method: str | None = None  # one of config.METHODS; None: nothing is learned, the base's class word stands
-    settings: Mapping[str, Any] = field(default_factory=dict)  # changes on the method's preset `miniature`
+    settings: Mapping[str, Any] = field(default_factory=dict)  # changes on preset `miniature`, and a recipe's
     options: Mapping[str, Any] = field(default_factory=dict)  # for the experiment's own `measure`
     headline: bool = True  # False: an ablation, left out of --quick
     also: tuple[str, ...] = ()  # methods that measuring it trains beside its own, such as a plug-in's host
@@ -206,7 +207,8 @@ class Bench:
                 "concepts": [{"folder": str(self._written(c)), "token": c.token} for c in concepts],
                 "output": str(output),
                 "on": [str(file) for file in on],
-                "settings": dict(settings),
+                "settings": own_settings(settings),
+                "recipe": recipe_settings(settings),
                 "base": asdict(self.base_spec),
                 "seed": seed,
                 "cache": str(self.folder / "class-pictures"),
@@ -314,8 +316,19 @@ class Bench:
 
 def resolved(method: str, settings: Mapping[str, Any], base: BaseSpec | None = None) -> dict[str, Any]:
     """All settings of a training with these changes on the method's preset for a Miniature, the first."""
-    start = settings_for(method, base)
-    return asdict(read(type(start), {**asdict(start), **settings}, "settings"))
+    start, recipe = settings_for(method, base), recipe_settings(settings)
+    whole = asdict(read(type(start), {**asdict(start), **own_settings(settings)}, "settings"))
+    return whole | ({"recipe": asdict(read(Recipe, recipe, "recipe"))} if recipe else {})
+
+
+def recipe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an arm's settings that say how a run steps, such as its optimizer."""
+    return {name: value for name, value in settings.items() if name in _RECIPE}
+
+
+def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an arm's settings that are its method's own."""
+    return {name: value for name, value in settings.items() if name not in _RECIPE}
 
 
 def cell_digest(*parts: object) -> str:

@@ -10,7 +10,7 @@ from ...config import METHODS, known_keys, one_of
 from ...errors import LikenessError
 from ...files import write_atomically
 from . import experiment
-from .bench import Arm, Bench, Claim, Metrics
+from .bench import Arm, Bench, Claim, Metrics, own_settings
 from .report import write_claims_report
 from .run import OnCell, measure_all
 from .statistics import average
@@ -39,7 +39,7 @@ class Sweep:
         one_of("method", method, METHODS)
         if pictures is not None and method in _OWN:
             raise LikenessError(f"{method} is measured on pictures of its own; leave their number away")
-        known_keys(METHODS[method], values, "the sweep")
+        known_keys(METHODS[method], own_settings(values), "the sweep")
         combinations = [dict(zip(values, combination)) for combination in itertools.product(*values.values())]
         if not values or len(combinations) > _MOST:
             raise LikenessError(

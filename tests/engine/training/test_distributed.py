@@ -48,6 +48,7 @@ def job_on(shards: Path, name: str, **changes) -> Job:
     return tiny_job("masterweaver", shards.parent, name, concepts=[], settings=settings, **changes)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_pictures_have_the_gradients_of_one_with_four(run, shards):
     for processes in (1, 2):
         done = run(processes, "gradients", job_on(shards, f"by{processes}"))

@@ -114,6 +114,7 @@ def capture_passes(base, count: int, decoded: int, rank: int) -> float:
     return min(times)
 
 
+@pytest.mark.slow
 def test_a_step_of_magicapture_costs_at_most_a_quarter_more_than_its_passes(base, tmp_path, one_thread):
     from likeness_portraits.engine.miniature import world
     from likeness_portraits.engine.miniature.styles import style_pictures

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from likeness_portraits.engine.artifact import Artifact
 from likeness_portraits.engine.bench.claims.bench import Arm, Bench
@@ -125,3 +126,17 @@ def test_unknown_settings_and_too_many_combinations_are_refused():
         Sweep("dreambooth-lora", {"ranc": [4]})
     with pytest.raises(LikenessError, match="100"):
         Sweep("dreambooth-lora", {"rank": range(1, 11), "steps": range(1, 11)})
+
+
+def test_how_a_run_steps_is_swept_as_a_methods_own_settings_are(tmp_path: Path):
+    bench = Bench(tmp_path)
+    trained = [
+        bench.learn("textual-inversion", settings, [bench.person(world.TUNING_SEEDS[0])])
+        for settings in ({"steps": 2}, {"steps": 2, "ema": 0.9}, {"steps": 2, "optimizer": "adafactor"})
+    ]
+    rows = [next(iter(artifact.tensors.values())) for artifact in trained]
+    assert not torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+    arms = Sweep("textual-inversion", {"optimizer": ["adamw", "lion"], "steps": [1]}).arms
+    assert [arm.settings["optimizer"] for arm in arms] == ["adamw", "lion"]
+    with pytest.raises(LikenessError, match="'optimiser' in the sweep"):
+        Sweep("textual-inversion", {"optimiser": ["adamw"]})
