@@ -36,6 +36,12 @@ _BY_ITSELF = re.compile(  # what cameras, phones and programs write into every p
     r"|cof|hdrpl|mde|dav|btf|null|none|unknown|n/?a|[\W\d_]*",
     re.IGNORECASE,
 )
+_CHATTING = re.compile(  # what models that chat put before a caption
+    r"(?:(?:sure|certainly|of course|absolutely|okay|ok)\b[!,.]*\s*)?here(?:'s|\u2019s| is| are)\b[^:]{0,60}"
+    r"\b(?:captions?|descriptions?|sentences?)\b[^:]{0,60}:[\s*]*|\**caption\**:[\s*]*",
+    re.IGNORECASE,
+)
+_QUOTES = ('""', "\u201c\u201d")
 _TEXT_KEYS = ("text", "caption", "captions", "prompt", "description", "tags")
 
 Captions = Mapping[Path, tuple[str, ...]]  # by picture: the choices of what is said of it
@@ -87,9 +93,12 @@ def in_words(pictures: int, captions: int) -> str:
 
 
 def caption_lines(text: str, where: object) -> tuple[str, ...]:
-    """The captions in a text, a line each; LikenessError where `where` holds what can be none."""
+    """The captions in a text, a line each; LikenessError where `where` holds what can be none.
+
+    What a model that chats says before (*Sure! Here is a caption:*) and quotes around a line are left out.
+    """
     check_text(text, where)
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = tuple(line for line in map(_said_plainly, text.splitlines()) if line)
     for line in lines:
         if len(line) > LONGEST:
             raise LikenessError(
@@ -97,6 +106,17 @@ def caption_lines(text: str, where: object) -> tuple[str, ...]:
                 "on lines of their own"
             )
     return lines
+
+
+def _said_plainly(line: str) -> str:
+    """A caption's line without what is said about it and without quotes around all of it."""
+    line = line.strip()
+    if chatting := _CHATTING.match(line):
+        line = line[chatting.end() :].strip()
+    for first, last in _QUOTES:
+        if len(line) > 1 and line[0] == first and line[-1] == last and first not in line[1:-1]:
+            line = line[1:-1].strip()
+    return line
 
 
 def prompt_of(

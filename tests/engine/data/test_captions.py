@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from likeness_portraits.engine.cli import main
 from likeness_portraits.engine.config import ConceptSpec
-from likeness_portraits.engine.data.captions import prompt_of
+from likeness_portraits.engine.data.captions import caption_lines, prompt_of
 from likeness_portraits.engine.data.concepts import digest, load_concept, write_concept
 from likeness_portraits.engine.errors import LikenessError
 
@@ -186,3 +186,24 @@ def test_a_sound_picture_with_broken_words_in_it_is_read(folder: Path):
     exif[0x9C9C] = (104, 0, 300, 105, 0)  # of bytes, and of what is none
     Image.new("RGB", (48, 40)).save(folder / "c.png", exif=exif)
     assert captions(folder, "pictures") == {"a": (), "b": (), "c": ("hi",)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    [
+        ("Sure! Here is a caption:\n\nA woman at the sea.\n", ("A woman at the sea.",)),
+        (
+            'Here\'s a one-sentence description of the picture: "A woman at the sea."',
+            ("A woman at the sea.",),
+        ),
+        ("**Caption:** a woman at the sea", ("a woman at the sea",)),
+        ("\u201cA woman\u201d", ("A woman",)),
+        ('a sign that says "open"', ('a sign that says "open"',)),
+        ('"open" and "closed"', ('"open" and "closed"',)),
+        ("here is a street: a woman walks", ("here is a street: a woman walks",)),
+        (" \n\n", ()),
+        ('""', ()),
+    ],
+)
+def test_what_a_model_that_chats_says_around_a_caption_is_left_out(answer: str, meant: tuple[str, ...]):
+    assert caption_lines(answer, "an answer") == meant
