@@ -18,7 +18,8 @@ from ..data.concepts import Concept
 from ..errors import LikenessError
 from ..inference.generate import generate
 from .backends import FaceSimilarity, LookJudge, MiniatureBackend, Pictures, TextJudge
-from .metrics import copying, distances_within, mean_interval, similarity_to_references
+from .intervals import mean_interval
+from .metrics import copying, distances_within, similarity_to_references
 
 if TYPE_CHECKING:
     from ..artifact import Artifact

@@ -35,13 +35,6 @@ def copying(embeddings: "ArrayLike", learned: "ArrayLike", real: "ArrayLike") ->
     return nearest_similarity(embeddings, learned) - own_nearness(real)
 
 
-def mean_interval(samples: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
-    """The mean of samples (N,), and the ends of its 95 % bootstrap interval over them."""
-    means = np.random.default_rng(seed).choice(samples, (resamples, len(samples))).mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(samples.mean()), float(low), float(high)
-
-
 def attributes_kept(read: Mapping[str, Sequence[str]], asked: Sequence[Mapping[str, str]]) -> np.ndarray:
     """Share (N,) of the attributes asked for in each prompt that a judge read in its picture."""
     shares = [

@@ -45,8 +45,9 @@ def _head(plan: Plan, bench: Bench, rows: Sequence[Row]) -> Iterator[str]:
     yield paragraph(
         "A claim holds (✓) when the whole 95 % interval of the paired difference lies on its side, is "
         "contradicted (✗) when all of it lies on the other, and is undecided (○) otherwise. From "
-        f"{ENOUGH_PEOPLE} people on, the interval is a bootstrap over people, widened as Student's t is for "
-        "few; with fewer people it only resamples their pictures, and speaks of these people alone.",
+        f"{ENOUGH_PEOPLE} people on, the interval is Student's t over people, the side of its longer tail "
+        "lengthened for skewness; with fewer people it only resamples their pictures, and speaks of these "
+        "people alone.",
         quiet=True,
     )
     yield paragraph(

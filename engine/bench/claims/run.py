@@ -7,6 +7,7 @@ in a quick run the most telling ones first.
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 QUICK_PEOPLE, QUICK_MINUTES = 2, 15.0
 NOT_QUICK = "an ablation: only in a full run"
+_VALUES = re.compile(r'"values": \{[^}]*\}')  # many short lists: on one line
 OnCell = Callable[[int, int, str], None]  # cells done, of how many, the cell that comes
 
 
@@ -168,7 +170,8 @@ def run_claims(
 
 
 def _json(plain: object) -> str:
-    return json.dumps(plain, indent=1) + "\n"
+    text = json.dumps(plain, indent=1) + "\n"
+    return _VALUES.sub(lambda found: " ".join(found[0].split()), text)
 
 
 def _command(experiments: Sequence[Experiment], plan: Plan) -> str:

@@ -1,10 +1,11 @@
-"""Paired differences with bootstrap intervals over people."""
+"""Paired differences with intervals over people."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import special
+
+from ...evaluation.intervals import mean_interval
 
 RESAMPLES = 4000
 ENOUGH_PEOPLE = 3  # from here on people are resampled; below, only the pictures of those there are
@@ -22,6 +23,8 @@ class Comparison:
     low: float
     high: float
     people: int
+    values: Mapping[int, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """Both arms' means over pictures, by person and training."""
 
 
 def compare(
@@ -29,23 +32,29 @@ def compare(
 ) -> Comparison | None:
     """The comparison of two arms' cells by person, one entry per training seed; None without any.
 
-    A person counts as the mean over their cells. From three people on, the interval is a bootstrap over
-    people, widened as Student's t is for so few. With fewer, people stand as they are and their pictures are
+    A person counts as the mean over their cells. From three people on, the interval is one of the mean
+    over people (`mean_interval`). With fewer, people stand as they are and their pictures are
     resampled: the interval then speaks of these people only.
     """
-    people = sorted(set(first) & set(second))
+    people = sorted(person for person in set(first) & set(second) if first[person] and second[person])
     pairs = [list(zip(first[person], second[person])) for person in people]
-    pairs = [cells for cells in pairs if cells]
     if not pairs:
         return None
-    value = float(np.mean([np.mean([np.mean(a) for a, _ in cells]) for cells in pairs]))
-    other = float(np.mean([np.mean([np.mean(b) for _, b in cells]) for cells in pairs]))
-    differences = [_differences(cells) for cells in pairs]
-    low, high = confidence_interval(differences, seed)
-    difference = value - other
-    return Comparison(
-        value=value, other=other, difference=difference, low=low, high=high, people=len(pairs)
-    )  # fmt: skip
+    values = {person: [(float(np.mean(a)), float(np.mean(b))) for a, b in cells]
+              for person, cells in zip(people, pairs)}  # fmt: skip
+    if len(people) < ENOUGH_PEOPLE:
+        interval = confidence_interval([_differences(cells) for cells in pairs], seed)
+        return replace(compared_means(values), low=interval[0], high=interval[1])
+    return compared_means(values)
+
+
+def compared_means(values: Mapping[int, Sequence[tuple[float, float]]]) -> Comparison:
+    """The comparison that `compare` makes of three people or more, from `Comparison.values` alone."""
+    means = np.array([np.mean(cells, axis=0) for cells in values.values()])  # (people, 2)
+    value, other = (float(mean) for mean in means.mean(0))
+    _, low, high = mean_interval(means[:, 0] - means[:, 1])
+    return Comparison(value=value, other=other, difference=value - other, low=low, high=high,
+                      people=len(means), values=values)  # fmt: skip
 
 
 def average(
@@ -67,18 +76,7 @@ def confidence_interval(differences: Sequence[np.ndarray], seed: int = 0) -> tup
         resampled = [rng.choice(samples, (RESAMPLES, len(samples))).mean(1) for samples in differences]
         low, high = np.quantile(np.mean(resampled, axis=0), (0.025, 0.975))
         return float(low), float(high)
-    means = np.array([samples.mean() for samples in differences])
-    middle = means.mean()
-    low, high = np.quantile(rng.choice(means, (RESAMPLES, people)).mean(1), (0.025, 0.975))
-    wider = widening(people)
-    return float(middle - wider * (middle - low)), float(middle + wider * (high - middle))
-
-
-def widening(people: int) -> float:
-    """By how much a bootstrap over so few people falls short: t over normal, and the spread's lost degree."""
-    degrees = people - 1
-    student = special.stdtrit(degrees, 0.975)  # scipy.stats.t.ppf, which takes a second to import
-    return float(student / special.ndtri(0.975) * (people / degrees) ** 0.5)
+    return mean_interval(np.array([samples.mean() for samples in differences]))[1:]
 
 
 def _differences(cells: Sequence[tuple[SampleValues, SampleValues]]) -> np.ndarray:

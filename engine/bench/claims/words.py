@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.page import CELL_MARKS
-from .statistics import ENOUGH_PEOPLE
+from .statistics import ENOUGH_PEOPLE, Comparison
 from .table import Plan, Row
 
 Record = Mapping[str, Any]  # a table as plain data: what `record_of` gives and JSON keeps
@@ -112,7 +112,8 @@ def record_of(rows: Sequence[Row], plan: Plan, command: str, instrument: str) ->
         "seeds": plan.seeds,
         "words": sentences(rows, plan),
         "rows": [
-            {"experiment": row.experiment, **row.plain(), "people": row.found.people}
+            {"experiment": row.experiment, **row.plain(), "people": row.found.people,
+             "values": _values(row.found)}
             for row in rows if row.found is not None
         ],
         "missing": [
@@ -122,9 +123,19 @@ def record_of(rows: Sequence[Row], plan: Plan, command: str, instrument: str) ->
     }  # fmt: skip
 
 
+def _values(found: Comparison) -> dict[str, list[list[float]]]:
+    return {str(person): [[round(number, 5) for number in pair] for pair in cells]
+            for person, cells in found.values.items()}  # fmt: skip
+
+
 def as_markdown(record: Record) -> str:
     """The record for people: one table per experiment, a mark where a claim holds or is contradicted."""
     parts = [f"`{record['command']}`, Miniature `{record['miniature']}`. " + " ".join(record["words"])]
+    if bare := sum("values" not in row for row in record["rows"]):
+        parts.append(
+            f"Of {_times(bare, 'claim')} only the means were kept: their intervals and verdicts are those of "
+            "an earlier method, a bootstrap over people widened for few as Student's t is."
+        )
     for name in dict.fromkeys(row["experiment"] for row in record["rows"]):
         rows = [row for row in record["rows"] if row["experiment"] == name]
         head = [f"**`{name}`** ({rows[0]['paper']})", "", _cells(_COLUMNS), _cells(["---"] * len(_COLUMNS))]

@@ -15,9 +15,10 @@ from likeness_portraits.engine.config import BaseSpec, Job
 from likeness_portraits.engine.data.concepts import write_concept
 from likeness_portraits.engine.evaluation import drawn_grid
 from likeness_portraits.engine.evaluation.backends import MiniatureBackend
+from likeness_portraits.engine.evaluation.intervals import mean_interval
 from likeness_portraits.engine.evaluation.judged_file import Judging, _row, _scores
 from likeness_portraits.engine.evaluation.measure import measure
-from likeness_portraits.engine.evaluation.metrics import copying, mean_interval
+from likeness_portraits.engine.evaluation.metrics import copying
 from likeness_portraits.engine.evaluation.people import concept_of, render_person
 from likeness_portraits.engine.miniature import model, world
 from likeness_portraits.engine.training.launch import train
@@ -75,9 +76,9 @@ def test_scores_tell_the_person_from_a_stranger_and_a_copy_from_a_picture():
 
 def test_an_interval_holds_the_mean_and_grows_narrow_with_pictures():
     few, many = np.array([0.0, 1.0] * 4), np.array([0.0, 1.0] * 200)
-    for samples, width in ((few, 0.35), (many, 0.049)):  # 1.96 times 0.5 / sqrt(N)
+    for samples, width in ((few, 0.447), (many, 0.049)):  # t times the spread / sqrt(N)
         mean, low, high = mean_interval(samples)
-        assert mean == 0.5 and high - mean == pytest.approx(width, abs=0.03) and mean - low > 0
+        assert mean == 0.5 and high - mean == pytest.approx(width, abs=0.001) and mean - low > 0
     row = _row("copying", np.array([0.5, np.nan, 0.3]), np.array([0.1, 0.2, np.nan]))
     assert row is not None
     assert (row.file[0], row.base[0], row.difference) == (0.4, pytest.approx(0.15), (0.4, 0.4, 0.4))
