@@ -29,7 +29,7 @@ def check_checkout(checkout: Path) -> str:
 def published(out: Path, checkout: Path) -> None:
     """Keeps the record of the run in `out` in the checkout, and shows it on the checkout's page of claims."""
     kept = (out / "record.json").read_text("utf-8")
-    record = read_record(kept, out / "record.json")
+    record = read_claims_record(kept, out / "record.json")
     if not record["rows"]:
         raise LikenessError(f"nothing was measured in {out}; name the folder of a run")
     text = with_table(check_checkout(checkout), as_markdown(record))
@@ -38,7 +38,7 @@ def published(out: Path, checkout: Path) -> None:
             temporary.write_text(content, "utf-8")
 
 
-def read_record(text: str, where: Path = RECORD) -> dict[str, Any]:
+def read_claims_record(text: str, where: Path = RECORD) -> dict[str, Any]:
     """The record as it is in a file, checked: means and intervals are those of its single values.
 
     A row's `values` are by person (their seed), then by training, pairs of the method's and the other arm's

@@ -8,7 +8,14 @@ import pytest
 
 from likeness_portraits.engine.bench.claims import EXPERIMENTS, experiment
 from likeness_portraits.engine.bench.claims.bench import Arm, Bench, Claim
-from likeness_portraits.engine.bench.claims.record import BEGIN, END, PAGE, RECORD, read_record, with_table
+from likeness_portraits.engine.bench.claims.record import (
+    BEGIN,
+    END,
+    PAGE,
+    RECORD,
+    read_claims_record,
+    with_table,
+)
 from likeness_portraits.engine.bench.claims.run import cells_of, run_claims
 from likeness_portraits.engine.bench.claims.table import Plan
 from likeness_portraits.engine.bench.claims.words import as_markdown
@@ -25,7 +32,7 @@ def test_the_page_shows_the_recorded_run():
 
 
 def recorded() -> dict:
-    return read_record((ROOT / RECORD).read_text("utf-8"))
+    return read_claims_record((ROOT / RECORD).read_text("utf-8"))
 
 
 def test_the_record_is_of_this_miniature_and_of_claims_that_are_made(tmp_path: Path):
@@ -75,7 +82,7 @@ def test_the_markdown_has_the_rows_of_claims_json_and_how_many_people(tmp_path: 
 def test_the_record_keeps_single_values_and_figures_that_are_not_theirs_are_noticed(tmp_path: Path):
     run_claims([Two()], Plan(people=4), Bench(tmp_path))
     text = (tmp_path / "record.json").read_text("utf-8")
-    first, *others = read_record(text)["rows"]
+    first, *others = read_claims_record(text)["rows"]
     assert first["values"]["200002"] == [[0.7, 0.2]] and len(first["values"]) == 4
     assert '"200002": [ [ 0.7, 0.2 ] ]' in text  # on one line
     for old, new, told in (
@@ -85,11 +92,11 @@ def test_the_record_keeps_single_values_and_figures_that_are_not_theirs_are_noti
         ("[ [ 0.7, 0.2 ] ]", "[ [ NaN, 0.2 ] ]", "not those of its single values"),
     ):
         with pytest.raises(LikenessError, match=told):
-            read_record(text.replace(old, new, 1))
+            read_claims_record(text.replace(old, new, 1))
     for row in (first, *others):
         del row["values"]
     bare = {**json.loads(text), "rows": [first, *others]}
-    assert read_record(json.dumps(bare)) == bare  # as written before there were any
+    assert read_claims_record(json.dumps(bare)) == bare  # as written before there were any
     assert "Of 2 claims only the means were kept" in as_markdown(bare)
     assert "only the means" not in as_markdown(json.loads(text))
 
