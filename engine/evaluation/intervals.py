@@ -20,7 +20,7 @@ def mean_interval(samples: np.ndarray) -> tuple[float, float, float]:
     spread = float(samples.std(ddof=1))
     if spread <= 1e-12 * max(1.0, abs(middle)):  # all alike but for rounding
         return middle, middle, middle
-    student = float(special.stdtrit(count - 1, (1 + _LEVEL) / 2))  # scipy.stats.t.ppf takes a second to import
+    student = float(special.stdtrit(count - 1, (1 + _LEVEL) / 2))  # scipy.stats is slow to import
     half = student * spread / count**0.5
     unbiased = count**2 / ((count - 1) * max(count - 2, 1))
     third = float(np.mean((samples - middle) ** 3)) * unbiased
