@@ -66,9 +66,9 @@ def _agrees(row: Mapping[str, Any]) -> bool:
     numbers = [number for cells in values.values() for pair in cells for number in pair]
     if len(values) != row["people"] or not all(values.values()) or not all(map(math.isfinite, numbers)):
         return False
-    found = compared_means(values)
+    again = compared_means(values)
     names = ["value", "other", "difference", *(["low", "high"] if len(values) >= ENOUGH_PEOPLE else [])]
-    return all(abs(getattr(found, name) - row[name]) < 5e-4 for name in names)
+    return all(abs(getattr(again, name) - row[name]) < 5e-4 for name in names)
 
 
 def with_table(text: str, table: str) -> str:

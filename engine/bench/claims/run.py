@@ -171,7 +171,7 @@ def run_claims(
 
 def _json(plain: object) -> str:
     text = json.dumps(plain, indent=1) + "\n"
-    return _VALUES.sub(lambda found: " ".join(found[0].split()), text)
+    return _VALUES.sub(lambda match: " ".join(match[0].split()), text)
 
 
 def _command(experiments: Sequence[Experiment], plan: Plan) -> str:

@@ -123,9 +123,9 @@ def record_of(rows: Sequence[Row], plan: Plan, command: str, instrument: str) ->
     }  # fmt: skip
 
 
-def _values(found: Comparison) -> dict[str, list[list[float]]]:
+def _values(compared: Comparison) -> dict[str, list[list[float]]]:
     return {str(person): [[round(number, 5) for number in pair] for pair in cells]
-            for person, cells in found.values.items()}  # fmt: skip
+            for person, cells in compared.values.items()}  # fmt: skip
 
 
 def as_markdown(record: Record) -> str:
