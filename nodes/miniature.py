@@ -4,6 +4,8 @@ from comfy_api.latest import io
 
 from .types import schema
 
+SD, FLUX2 = "SD 1.x", "FLUX.2"
+_BASES = (SD, FLUX2)  # of the first Miniature and of the second
 _STYLES = ("sketch", "poster", "watercolor")  # engine.miniature.styles.STYLES; that file is heavy
 
 
@@ -29,11 +31,18 @@ class LikenessMiniature(io.ComfyNode):
                     tooltip="How many different pictures of that person to give. Raise it to see how much "
                     "more pictures help.",
                 ),
+                io.Combo.Input(
+                    "architecture", options=list(_BASES), display_name="architecture", default=SD,
+                    optional=True,
+                    tooltip="What kind of model it is, in small. FLUX.2 has joint attention, rectified flow "
+                    "and latents of 16 channels, and needs ComfyUI 0.26 or newer. Change it to try the "
+                    "kind that you draw with.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
                     display_name="MODEL",
-                    tooltip="The Miniature's U-Net, for 128 x 128 pictures.",
+                    tooltip="The Miniature's U-Net or transformer, for 128 x 128 pictures.",
                 ),
                 io.Clip.Output(
                     display_name="CLIP",
@@ -47,11 +56,12 @@ class LikenessMiniature(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, person: int, pictures: int) -> io.NodeOutput:
-        from ..engine.comfy_bridge import miniature
+    def execute(cls, person: int, pictures: int, architecture: str = SD) -> io.NodeOutput:
+        from ..engine.comfy_bridge.miniature import build_miniature, miniature_person
+        from ..engine.comfy_bridge.second_miniature import build_second_miniature
 
-        model, clip, vae = miniature.build_miniature()
-        return io.NodeOutput(model, clip, vae, *miniature.miniature_person(person, pictures))
+        build = build_miniature if architecture == SD else build_second_miniature
+        return io.NodeOutput(*build(), *miniature_person(person, pictures))
 
 
 class LikenessMiniatureStyle(io.ComfyNode):

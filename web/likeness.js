@@ -43,6 +43,7 @@ function showTheEnd({ detail }) {
 
 const AUTOMATIC = "automatic";
 const DEMO = "LikenessMiniature";
+const DEMO_PRESETS = { "FLUX.2": "miniature-2" }; // by its architecture; else the first Miniature's
 
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
@@ -54,7 +55,16 @@ function presetOf(node) {
   if (chosen !== AUTOMATIC) return chosen;
   const slot = node.inputs?.findIndex((input) => input.name === "model") ?? -1;
   const source = slot < 0 ? null : node.getInputNode?.(slot);
-  return (source?.comfyClass ?? source?.type) === DEMO ? "miniature" : "default";
+  if ((source?.comfyClass ?? source?.type) !== DEMO) return "default";
+  return DEMO_PRESETS[widgetOf(source, "architecture")?.value] ?? "miniature";
+}
+
+/** Another architecture of the demo model: the nodes that learn on it show its numbers. */
+function tellLearners(demo) {
+  for (const id of demo.outputs?.[0]?.links ?? []) {
+    const learner = demo.graph?.getNodeById?.(demo.graph.getLink?.(id)?.target_id);
+    if (learner && numbersOf(learner)) fillIn(learner, false);
+  }
 }
 
 /** Puts the preset's numbers into the widgets; what somebody typed stays where a preset is only guessed. */
@@ -189,6 +199,8 @@ app.registerExtension({
       }
       showWhatCounts(this);
       if (nodeData.name === LOAD) tellFiles(this);
+      const architecture = nodeData.name === DEMO && widgetOf(this, "architecture");
+      if (architecture) after(architecture, "callback", () => tellLearners(this));
       if (!window.LiteGraph?.vueNodesMode) offerAdvanced(this);
     });
     after(nodeType.prototype, "onConfigure", function () {

@@ -39,6 +39,7 @@ from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
 from likeness_portraits.engine.inference.generate import applied, generate  # noqa: E402
 from likeness_portraits.engine.miniature import model  # noqa: E402
+from likeness_portraits.nodes.miniature import LikenessMiniature  # noqa: E402
 from likeness_portraits.tests.comfy.hosts import psnr  # noqa: E402
 from likeness_portraits.tests.engine.second import write_weights  # noqa: E402
 
@@ -128,7 +129,7 @@ def main() -> dict[str, Any]:
     folder_paths.set_temp_directory(str(FOLDER / "temp"))
     model.WEIGHTS = FOLDER / "none"
     try:
-        build_second_miniature()
+        LikenessMiniature.execute(0, 1, "FLUX.2")
     except LikenessError as error:
         refused = str(error)
     if not hasattr(comfy.supported_models, "Flux2"):
@@ -137,6 +138,8 @@ def main() -> dict[str, Any]:
     loaded, base = build_second_miniature(), load_base(SPEC)
     found: dict[str, Any] = {"missing": refused, "files": differences(loaded, base)}
     found["tables"], found["progress"] = whole_tables(loaded, base), counted(loaded[0], base)
+    shown = LikenessMiniature.execute(0, 1, "FLUX.2").args
+    found["node"] = [type(shown[0].model.model_config).__name__, *shown[3].shape]
     found["used"] = used(loaded, base)  # before sampling, which leaves the weights in place
     found["drawn"] = drawn_alike(loaded, base)
     with torch.inference_mode(), torch.inference_mode(False):

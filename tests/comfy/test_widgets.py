@@ -157,6 +157,16 @@ LOOK = """
   found.grows = learn.size[1] > low + 100;
   demo.connect(0, learn, 0);
   found.demo = numbers(learn);
+  const shows = name => learn.constructor.nodeData.input.required.preset[1].numbers[name];
+  found.second = {...shows('miniature-2')};
+  shows('miniature-2').steps = 7;  // whatever it is, another than the first's
+  const choice = demo.widgets.find(widget => widget.name === 'architecture');
+  const choose = value => { choice.value = value; choice.callback?.(value) };
+  choose('FLUX.2');
+  found.chosen = numbers(learn);
+  choose('SD 1.x');
+  shows('miniature-2').steps = found.second.steps;
+  found.back = numbers(learn);
   const set = (name, value) => {
     const widget = learn.widgets.find(one => one.name === name);
     widget.value = value; widget.callback?.(value);
@@ -194,7 +204,8 @@ def test_six_widgets_are_shown_the_rest_on_asking_and_numbers_are_those_of_the_p
     assert found["values"] == len(golden("widgets.json")["LikenessTrainDreamBoothLora"])
     assert found["grows"] and {"rank", "prior", "precision", "more_settings"} <= set(found["all"])
     assert found["fresh"] == [800, 1e-4, 16]
-    assert found["demo"] == [150, 5e-3, 8]
+    assert found["demo"] == found["back"] == [150, 5e-3, 8]
+    assert found["chosen"] == [7, found["second"]["learning_rate"], found["second"]["rank"]]
     assert found["typed"] == [77, 5e-3, 8]  # what somebody typed stays
     assert found["reference"][0] != 77
 
