@@ -144,7 +144,7 @@ _ROWS = (
     ),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.key: row for row in _ROWS}
-KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image, Krea 2, or 'miniature'"
+KNOWN = "an SD 1.x, SD 2.x or SDXL checkpoint, FLUX.2 Klein, Z-Image, Krea 2, 'miniature' or 'miniature-2'"
 
 
 def family_of_unet(told_sizes: bool, linear_projection: bool) -> Family:

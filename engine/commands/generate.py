@@ -33,7 +33,9 @@ class Drawing:
         list[str] | None,
         Option(help="Concept file, FILE:STRENGTH or FILE:STRENGTH:<anna>; repeat for several."),
     ] = None
-    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature"
+    base: Annotated[str, Option(help="miniature, miniature-2, a checkpoint or a diffusers folder.")] = (
+        "miniature"
+    )
     out: Annotated[Path, Option("--out", "-o", help="A folder, or a .png, .jpg or .webp for one.")] = Path(
         "likeness-pictures"
     )

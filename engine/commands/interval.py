@@ -17,7 +17,9 @@ from .options import grouped
 def interval(
     folder: Annotated[Path, Argument(help="A concept folder with masks.")],
     parts: BaseParts,
-    base: Annotated[str, Option(help="miniature, a checkpoint or a diffusers folder.")] = "miniature",
+    base: Annotated[
+        str, Option(help="miniature, miniature-2, a checkpoint or a diffusers folder.")
+    ] = "miniature",
     class_word: Annotated[str | None, Option(help="By default as concept.json says.")] = None,
     share: Annotated[
         float, Option(min=0.0, max=1.0, help="Keep what is above this share of the peak.")

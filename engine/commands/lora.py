@@ -97,7 +97,9 @@ def resize_file(
 
 @lora_app.command("extract")
 def extract_difference(
-    base: Annotated[str, Argument(help="The model before: miniature, a checkpoint or a diffusers folder.")],
+    base: Annotated[
+        str, Argument(help="The model before: miniature, miniature-2, a checkpoint or a diffusers folder.")
+    ],
     tuned: Annotated[str, Argument(help="The model after.")],
     output: _OUTPUT,
     rank: _RANK = 32,

@@ -211,7 +211,9 @@ _COMMON: dict[str, dict[str, Any]] = {
         ],
     },
     "Base": {
-        "base": Annotated[str | None, Option(help="miniature, a checkpoint or a diffusers folder.")],
+        "base": Annotated[
+            str | None, Option(help="miniature, miniature-2, a checkpoint or a diffusers folder.")
+        ],
         "vae": VAE_OPTION,
         "clip": CLIP,
         "tokenizer": TOKENIZER,

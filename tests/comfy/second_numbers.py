@@ -33,7 +33,7 @@ from likeness_portraits.engine.bases.loaders.graph import base_from_graph  # noq
 from likeness_portraits.engine.bases.sampling import seeded_noise  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.joint_attention import JointSites  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.second_miniature import build_second_miniature  # noqa: E402
-from likeness_portraits.engine.comfy_bridge.weights import name_of_model, take_weights  # noqa: E402
+from likeness_portraits.engine.comfy_bridge.weights import name_of_model, own_side, take_weights  # noqa: E402
 from likeness_portraits.engine.comfy_bridge.words import apply  # noqa: E402
 from likeness_portraits.engine.config import BaseSpec  # noqa: E402
 from likeness_portraits.engine.errors import LikenessError  # noqa: E402
@@ -140,6 +140,7 @@ def main() -> dict[str, Any]:
     found["tables"], found["progress"] = whole_tables(loaded, base), counted(loaded[0], base)
     shown = LikenessMiniature.execute(0, 1, "FLUX.2").args
     found["node"] = [type(shown[0].model.model_config).__name__, *shown[3].shape]
+    found["side"] = own_side(shown[0])
     found["used"] = used(loaded, base)  # before sampling, which leaves the weights in place
     found["drawn"] = drawn_alike(loaded, base)
     with torch.inference_mode(), torch.inference_mode(False):

@@ -17,7 +17,7 @@ def test_an_older_comfyui_is_refused_with_the_version_that_is_needed(measured: d
 
 
 def test_the_node_gives_it_and_a_person_where_its_architecture_is_chosen(known: dict[str, Any]):
-    assert known["node"] == ["SecondMiniatureModel", 1, 128, 128, 3]
+    assert known["node"] == ["SecondMiniatureModel", 1, 128, 128, 3] and known["side"] == 128
 
 
 def test_without_its_weights_the_first_is_named(known: dict[str, Any]):
