@@ -84,6 +84,7 @@ class DreamBoothLoraSettings(PriorSettings):
             "reference": {"steps": 500, "rank": 4, "alpha": 4.0, "batch_size": 1, "prior_batch_size": 1,
                           "prior_pictures": 100, "train_token": False, "templates": ("a photo of {}",),
                           "prior_templates": ("a photo of {}",)},
-            "miniature": small, "miniature-2": {**small, "min_snr_gamma": None},
+            "miniature": small,
+            "miniature-2": {**small, "min_snr_gamma": None, "prior_weight": 0.0},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

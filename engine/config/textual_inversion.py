@@ -52,6 +52,6 @@ class TextualInversionSettings:
             "paper": {"steps": 5000, "learning_rate": 0.04, "batch_size": 8, "max_grad_norm": None},
             "reference": {"steps": 5000, "learning_rate": 1e-4, "batch_size": 16, "max_grad_norm": None,
                           "weight_decay": 1e-2},
-            "miniature": small, "miniature-2": {**small, "min_snr_gamma": None},
+            "miniature": small, "miniature-2": {**small, "min_snr_gamma": None, "learning_rate": 0.04},
         }  # fmt: skip
         return cls(**chosen_preset(cls, name, presets))

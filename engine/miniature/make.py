@@ -35,7 +35,7 @@ _STEPS = {
     "text": 300, "autoencoder64": 1100, "autoencoder": 450, "decoder": 560, "unet": 1900, "recogniser": 1000,
     "reporting_recogniser": 600, "reader": 700, "reader2": 400, "parser": 450, "parser2": 120, "clip": 2000,
     "autoencoder16": 2200, "text16": 300, "decoder16": 400,
-    "transformer16": 2600,
+    "transformer16": 5000,
 }  # fmt: skip
 
 
